@@ -1,0 +1,36 @@
+"""Fine-tune ResNets and DenseNets on your own images, and know how far to trust the result.
+
+Importing this package is cheap: torch, timm and lightning load when a name below is first used.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["FinetuneError", "create_model", "fold_batch_norm", "list_models", "load"]
+
+if TYPE_CHECKING:
+    from finetune.backbones import list_models
+    from finetune.backbones.folding import fold_batch_norm
+    from finetune.errors import FinetuneError
+    from finetune.network import create_model
+    from finetune.package import load
+
+_HOME = {
+    "FinetuneError": "finetune.errors",
+    "create_model": "finetune.network",
+    "fold_batch_norm": "finetune.backbones.folding",
+    "list_models": "finetune.backbones",
+    "load": "finetune.package",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'finetune' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,108 @@
+"""python -m finetune [job=fit] backbone=... data=... key=value: from the command line to a job."""
+
+import os
+import sys
+from pathlib import Path
+
+HELP = """\
+Fine-tune ResNets and DenseNets on your own images, and know how far to trust the result.
+
+  python -m finetune backbone=resnet50 data=chestxray
+  python -m finetune data=folder data.root=photos backbone=densenet121 trainer.max_epochs=20
+  python -m finetune data=csv data.table=images.csv data.label=diagnosis data.patient=patient_id
+  python -m finetune -m backbone=resnet18,densenet121 seed=0,1       one run after the other
+  python -m finetune resume=outputs/chestxray-resnet50/RUN           go on with a stopped run
+  python -m finetune job=evaluate model=outputs/latest split=test
+  python -m finetune job=predict model=outputs/latest input=photos output=preds.csv
+
+Groups, chosen as group=choice; each choice is a file conf/<group>/<choice>.yaml that explains its keys:
+{groups}
+
+Keys, set as key=value (all of them: python -m finetune --cfg job):
+  data.root=DIR  data.image_size=224  data.batch_size=32 (over all devices)  data.seed=0 (splits only)
+  backbone.weights=default|none|TAG|PATH  backbone.in_channels=1|3
+  trainer.max_epochs=N  trainer.devices=N  trainer.accelerator=cpu|gpu  optimizer.lr=X  seed=0
+  hydra.run.dir=DIR  the run folder; by default outputs/<data>-<backbone>/<stamp>
+
+-m, --multirun  run every combination of the comma-separated values
+-c, --cfg job   print the composed configuration and stop
+-h, --help      this text
+"""
+
+
+def help_text() -> str:
+    """The help, from the names of files alone: nothing is imported for it."""
+    inside, beside = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
+    conf = inside if inside.is_dir() else beside
+    lines = []
+    for folder in sorted(p for p in conf.iterdir() if p.is_dir()):
+        names = sorted(p.stem for p in folder.glob("*.yaml") if not p.stem.startswith("_"))
+        line = f"  {folder.name:<13}"
+        for name in names:
+            if len(line) + len(name) > 116:
+                lines.append(line.rstrip(", ") + ",")
+                line = " " * 15
+            line += f"{name}, "
+        lines.append(line.rstrip(", "))
+    return HELP.format(groups="\n".join(lines))
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; a problem the user can mend is one message and exit status 1."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word in ("-h", "--help") for word in argv):
+        print(help_text())
+        return
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+    from finetune.errors import FinetuneError
+
+    try:
+        dispatch(argv)
+    except FinetuneError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\nstopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def dispatch(argv: list[str]) -> None:
+    """Which of the ways in was taken: a rank of a run, a resume, or a configuration to compose."""
+    from finetune.training import ranks
+
+    if run := os.environ.get(ranks.RUN):
+        from finetune.compose import read
+        from finetune.jobs import run_job
+
+        run_job(read(Path(run)), Path(run))
+    elif any(word.startswith("resume=") for word in argv):
+        from finetune.jobs.resume import resume
+
+        resume(argv)
+    else:
+        compose_and_run(argv)
+
+
+def compose_and_run(argv: list[str]) -> None:
+    """Check the whole configuration, then let Hydra make the run folder (or several) and start the job."""
+    import argparse
+
+    from finetune import compose
+
+    parser = argparse.ArgumentParser(prog="python -m finetune", add_help=False, allow_abbrev=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-c", "--cfg", choices=["job"])
+    options, words = parser.parse_known_args(argv)
+    if flags := [word for word in words if word.startswith("-")]:
+        raise compose.FinetuneError(f"{flags[0]} is not a flag of this program: --multirun, --cfg job and --help are.")
+    words = compose.expand(words, sweep=options.multirun)
+    if options.cfg:
+        from omegaconf import OmegaConf
+
+        print(OmegaConf.to_yaml(compose.compose(words)))
+        return
+    compose.run(words, multirun=options.multirun)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What every backbone offers. A family fills in `forward_stem`, `forward_stage`, `parts` and a classifier's name."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune.errors import one_of
+
+RELU = nn.ReLU(inplace=True).eval()
+"""A ReLU to put into a row of modules; it is part of no network."""
+
+
+def in_order(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+class Backbone(nn.Module):
+    """A network in pieces: stem, stages 1 to N, an optional tail (a last norm), pooling, classifier.
+
+    The pieces are methods, so that a caller may stop at a stage, go on from one, or put other code in its place:
+    `forward_features` is stem, stages, tail; `forward` adds pooling and classifier. Submodules carry timm's names.
+    """
+
+    classifier_name = "fc"
+    """Dotted name of the classifier, as in timm."""
+
+    feature_info: list[dict[str, Any]]
+    """One {num_chs, reduction, module} per map, as in timm; in the ImageNet forms the first is the stem's."""
+
+    options: tuple[str, ...] = ("output_stride", "drop_path", "zero_init_last")
+    """What `build` takes besides num_classes, in_channels and memory."""
+
+    memory = "standard"
+    """How training spends memory; set by `apply_memory`."""
+
+    run: Callable[[Iterable[nn.Module], Tensor], Tensor] = staticmethod(in_order)
+    """How `forward_stem`, `forward_stage` and `forward_tail` run their modules; set by `apply_memory`."""
+
+    num_features: int
+    num_classes: int
+    in_channels: int
+
+    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> what stage 1 reads
+        raise NotImplementedError
+
+    def forward_stage(self, number: int, x: Tensor) -> Tensor:  # numbers go from 1, as in the papers
+        raise NotImplementedError
+
+    def forward_tail(self, x: Tensor) -> Tensor:  # what lies between the last map and the pooling
+        return x
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """Ordered "stem", "stage1", ..., "stageN": with the classifier they hold every parameter and buffer once."""
+        raise NotImplementedError
+
+    @property
+    def num_stages(self) -> int:
+        return len(self.parts()) - 1
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The map after each stage: of strides 4, 8, 16, 32 in the ImageNet forms, 1, 2, 4 in the CIFAR forms."""
+        maps: list[Tensor] = []
+        x = self.forward_stem(x)
+        for number in range(1, self.num_stages + 1):
+            x = self.forward_stage(number, x)
+            maps.append(x)
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = self.forward_stem(x)
+        for number in range(1, self.num_stages + 1):
+            x = self.forward_stage(number, x)
+        return self.forward_tail(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return x if pre_logits else self.get_classifier()(x)
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, num_classes)
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self) -> nn.Module:
+        return self.get_submodule(self.classifier_name)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new classifier, freshly initialised; 0 classes leave the pooled features as the output."""
+        like = next(self.parameters())
+        self.num_classes = num_classes
+        self.set_submodule(self.classifier_name, self.make_classifier(num_classes).to(like.device, like.dtype))
+        self.get_classifier().train(self.training)
+
+    def make_classifier(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+
+def check_output_stride(output_stride: int) -> None:
+    if output_stride not in (32, 16, 8) or isinstance(output_stride, float):
+        raise one_of("output_stride", output_stride, (32, 16, 8))

@@ -1,0 +1,65 @@
+"""From a name to a network: `build` and `list_models`."""
+
+from functools import partial
+from typing import Any
+
+from finetune.backbones import cifar, densenet, lean, legacy_senet, preact, resnet
+from finetune.backbones.base import Backbone, in_order
+from finetune.errors import FinetuneError, one_of
+
+MODELS: dict[str, partial[Any]] = {
+    **resnet.MODELS,
+    **preact.MODELS,
+    **legacy_senet.MODELS,
+    **densenet.MODELS,
+    **cifar.MODELS,
+}
+MEMORY = ("standard", "lean", "minimal")
+
+
+def list_models() -> list[str]:
+    """The names that `build` knows, sorted."""
+    return sorted(MODELS)
+
+
+def build(
+    name: str, *, num_classes: int | None = None, in_channels: int = 3, memory: str = "standard", **options: Any
+) -> Backbone:
+    """The named network with random weights.
+
+    num_classes: None is the name's own (1000, or 10 for the CIFAR forms); 0 leaves the classifier out.
+    memory: standard, lean or minimal: what training keeps for the backward pass.
+    options: output_stride, drop_path, zero_init_last and, for CIFAR ResNets, shortcut; None is the name's own default.
+    """
+    if name not in MODELS:
+        raise one_of("backbone", name, list_models())
+    model = MODELS[name]
+    known = model.func.options  # type: ignore[attr-defined]
+    for key, value in options.items():
+        if key not in known and value:  # an option left off asks for nothing: every name takes it
+            raise FinetuneError(f"{name} has no option {key}={value}. It takes {', '.join(['memory', *known])}.")
+    chosen = {key: value for key, value in options.items() if key in known and value is not None}
+    if num_classes is not None:
+        chosen["num_classes"] = at_least(0, "num_classes", num_classes)
+    rate = chosen.get("drop_path", 0.0)
+    if not isinstance(rate, float | int) or not 0 <= rate < 1:
+        raise FinetuneError(f"drop_path={rate} is not a probability. Choose 0.0 (none) to 0.99.")
+    if not isinstance(chosen.get("zero_init_last", False), bool):
+        raise one_of("zero_init_last", chosen["zero_init_last"], ("true", "false", "null"))
+    net = model(in_channels=at_least(1, "in_channels", in_channels), **chosen)
+    return apply_memory(net, memory)
+
+
+def at_least(least: int, argument: str, value: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise FinetuneError(f"{argument}={value!r} is not a whole number of at least {least}.")
+    return value
+
+
+def apply_memory(net: Backbone, memory: str) -> Backbone:
+    """Sets how training spends memory; what the network computes does not depend on it."""
+    if memory not in MEMORY:
+        raise one_of("memory", memory, MEMORY)
+    net.memory = memory
+    net.run = in_order if memory == "standard" else partial(lean.run, memory=memory)
+    return net

@@ -1,0 +1,332 @@
+"""From configuration to objects. What a configuration may build is a short list, and every value is held against the
+signature that receives it before anything is read."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from finetune import losses
+from finetune.data.transforms import Augment
+from finetune.errors import FinetuneError, one_of
+from finetune.heads import HEADS
+from finetune.network import NetworkSpec
+from finetune.plan import Plan
+from finetune.preprocessing import Preprocessing
+from finetune.training import ranks
+
+OWN = {
+    "finetune.data.sources.chestxray.ChestXray",
+    "finetune.data.sources.csv_table.CsvTable",
+    "finetune.data.sources.folder.Folder",
+    "finetune.data.transforms.Augment",
+    "finetune.losses.BinaryCrossEntropy",
+    "finetune.losses.CrossEntropy",
+    "finetune.losses.auto",
+    "finetune.plan.Phase",
+    "finetune.plan.Plan",
+    "finetune.training.schedules.Cosine",
+    "finetune.training.schedules.OneCycle",
+    "finetune.training.schedules.Step",
+}
+"""Names of this project that a configuration may build."""
+
+LIBRARIES = {
+    "torch.optim.": "torch.optim.Optimizer",
+    "lightning.pytorch.callbacks.": "lightning.pytorch.callbacks.Callback",
+    "lightning.pytorch.loggers.": "lightning.pytorch.loggers.Logger",
+    "albumentations.": "albumentations.BasicTransform",
+}
+"""Module prefix -> the class that whatever is built from it must descend from."""
+
+UNSAFE = {"albumentations.Lambda", "lightning.pytorch.callbacks.LambdaCallback"}
+"""Classes that take code as an argument."""
+
+
+def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
+    """The class or function behind a `_target_`, if a configuration may build it.
+
+    Raises:
+        FinetuneError: a name that is on no list, or that does not exist.
+    """
+    trusted = any(name == module or name.startswith(f"{module}.") for module in trust)
+    prefix = next((p for p in LIBRARIES if name.startswith(p)), None)
+    if name in UNSAFE or not (name in OWN or prefix or trusted):
+        raise FinetuneError(
+            f"{where}._target_={name} is not something a configuration may build. If it is your own code, "
+            f"type trust=[{name.rpartition('.')[0]}] to allow it."
+        )
+    try:
+        found = get_object(name)
+    except (ImportError, ValueError, AttributeError):
+        raise FinetuneError(f"{where}._target_={name} does not exist in what is installed.") from None
+    if not (trusted or name in OWN) and prefix:
+        base = get_object(LIBRARIES[prefix])
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise FinetuneError(f"{where}._target_={name} is not a {base.__name__}; only these may be built from there.")
+    return found
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Hold every node of a fit's configuration against what receives it, before any data is read.
+
+    Raises:
+        FinetuneError: naming the key, its value and the choices.
+    """
+    trust = list(config.get("trust") or [])
+    if not all(isinstance(module, str) for module in trust):
+        raise FinetuneError(f"trust={trust} must be a list of module names.")
+    check_value("seed", config["seed"], int)
+    check_value("compile", config["compile"], bool)
+    check_data(config["data"])
+    check_trainer(config["trainer"])
+    _check_targets(config, trust)
+    check_head(config["head"])
+    check_value("backbone.weights", config["backbone"]["weights"], str | None)
+    if config["backbone"]["in_channels"] not in (1, 3):
+        raise one_of("backbone.in_channels", config["backbone"]["in_channels"], (1, 3))
+    with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed
+        parts = network_spec(config, num_classes=2).build().parts()
+    plan(config).check(list(parts), config["trainer"]["max_epochs"])
+    for kind in ("multilabel", "multiclass"):
+        make(config, "loss", _convert_="all", **_kind(config, kind))
+    make(config, "schedule")
+    make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    augment(config)
+    extra_callbacks(config, "val/auroc")
+
+
+def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
+    """Walk the configuration: each `_target_` allowed, each argument known and of its type."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            if not isinstance(node["_target_"], str):
+                raise FinetuneError(f"{where}._target_={node['_target_']} must be a name.")
+            check_call(where, node, target(node["_target_"], trust, where))
+        for key, value in node.items():
+            if key.startswith("_") and key.endswith("_") and key not in ("_target_", "_partial_", "_convert_"):
+                raise FinetuneError(f"{where}.{key} is not taken: only _target_, _partial_ and _convert_ are.")
+            _check_targets(value, trust, f"{where}.{key}" if where else key)
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            _check_targets(value, trust, f"{where}[{i}]")
+
+
+def check_call(where: str, node: Mapping[str, Any], callee: Callable[..., Any]) -> None:
+    """Every key of `node` is an argument of `callee`, and its value has the argument's type."""
+    parameters = inspect.signature(callee).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    try:
+        hints = get_type_hints(callee.__init__ if inspect.isclass(callee) else callee)
+    except (NameError, TypeError, AttributeError):  # a library's own annotations that cannot be resolved
+        hints = {}
+    for key, value in node.items():
+        if str(key).startswith("_"):
+            continue
+        if key not in parameters:
+            if open_ended:
+                continue
+            raise unknown_key(where, key, value, list(parameters))
+        if key in hints and not _has_target(value):
+            check_value(f"{where}.{key}", value, hints[key])
+
+
+def _has_target(value: Any) -> bool:
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return (isinstance(value, Mapping) and "_target_" in value) or any(_has_target(v) for v in inner)
+
+
+def unknown_key(where: str, key: str, value: Any, known: list[str]) -> FinetuneError:
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return FinetuneError(f"{where}.{key}={value}: there is no such key.{hint} Known here: {', '.join(known)}.")
+
+
+def check_value(argument: str, value: Any, hint: Any) -> Any:
+    """`value` if it is of the type `hint`.
+
+    Raises:
+        FinetuneError: naming argument, value and what is wanted.
+    """
+    if value is None and hint in (int, float, bool, str):
+        raise FinetuneError(f"{argument}=null must be given a value ({hint.__name__}).")
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception:  # noqa: BLE001 a library's annotation that pydantic has no schema for: nothing to hold it against
+        return value
+    if hint is bool and not isinstance(value, bool):
+        raise FinetuneError(f"{argument}={value} must be true or false.")
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        wanted = sorted({detail["msg"].removeprefix("Input should be ") for detail in error.errors()})
+        raise FinetuneError(f"{argument}={value} should be {' or '.join(wanted)}.") from None
+
+
+COMMON_DATA: dict[str, Any] = {
+    "image_size": int,
+    "batch_size": int,
+    "num_workers": int,
+    "seed": int,
+    "fold": int | None,
+    "folds": int,
+    "val_fraction": float,
+    "test_fraction": float,
+    "root": str | None,
+}
+
+
+def check_data(data: Mapping[str, Any]) -> None:
+    """The values every data set shares."""
+    for key, hint in COMMON_DATA.items():
+        check_value(f"data.{key}", data[key], hint)
+    for key, least in {"image_size": 8, "batch_size": 1, "num_workers": 0, "seed": 0, "folds": 2}.items():
+        if data[key] < least:
+            raise FinetuneError(f"data.{key}={data[key]} must be {least} or more.")
+    for key in ("val_fraction", "test_fraction"):
+        if not 0 < data[key] < 1:
+            raise FinetuneError(f"data.{key}={data[key]} must lie between 0 and 1.")
+    if data["val_fraction"] + data["test_fraction"] >= 1:
+        raise FinetuneError(
+            f"data.val_fraction={data['val_fraction']} and data.test_fraction={data['test_fraction']} leave nothing to "
+            "train on: together they must stay below 1."
+        )
+    if data["fold"] is not None and not 0 <= data["fold"] < data["folds"]:
+        raise FinetuneError(f"data.fold={data['fold']} must lie between 0 and data.folds - 1 = {data['folds'] - 1}.")
+    if data["on_bad"] not in ("stop", "skip"):
+        raise one_of("data.on_bad", data["on_bad"], ("stop", "skip"))
+    if data["audit"]["on_leak"] not in ("stop", "warn"):
+        raise one_of("data.audit.on_leak", data["audit"]["on_leak"], ("stop", "warn"))
+
+
+def check_head(head: Mapping[str, Any]) -> None:
+    """Build the head once, small, for its own checks."""
+    if head["name"] not in HEADS:
+        raise one_of("head.name", head["name"], HEADS)
+    options = {key: value for key, value in head.items() if key != "name"}
+    check_call("head", options, HEADS[head["name"]])
+    HEADS[head["name"]](1, 1, **options)
+
+
+def check_trainer(trainer: Mapping[str, Any]) -> None:
+    """Each key is one of Lightning's Trainer, and the few values that everything hangs on are sound."""
+    import lightning as L
+
+    known = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
+    hints = get_type_hints(L.Trainer.__init__)
+    for key, value in trainer.items():
+        if key not in known:
+            raise unknown_key("trainer", key, value, known)
+        check_value(f"trainer.{key}", value, hints[key])
+    ranks.count(trainer["devices"], trainer["accelerator"])
+    if not isinstance(trainer["max_epochs"], int) or trainer["max_epochs"] < 1:
+        raise FinetuneError(f"trainer.max_epochs={trainer['max_epochs']} must be a whole number of 1 or more.")
+    if trainer["accumulate_grad_batches"] < 1:
+        raise FinetuneError(f"trainer.accumulate_grad_batches={trainer['accumulate_grad_batches']} must be 1 or more.")
+    if trainer["accelerator"] not in (accelerators := ("auto", "cpu", "gpu", "cuda", "mps")):
+        raise one_of("trainer.accelerator", trainer["accelerator"], accelerators)
+
+
+# -- the objects ------------------------------------------------------------------------------------------------------
+
+
+def make(config: Mapping[str, Any], key: str, **more: Any) -> Any:
+    """What the group `key` describes, its classes held against the list."""
+    node = config[key]
+    _check_targets(node, list(config.get("trust") or []), key)
+    return _built(key, node, **more)
+
+
+def _built(key: str, node: Any, **more: Any) -> Any:
+    """Hydra's instantiate, its wrapping taken off what went wrong inside."""
+    try:
+        return instantiate(node, **more)
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, FinetuneError | ImportError):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        inner = error.__cause__ or error
+        lines = [line.strip() for line in str(inner).splitlines()]
+        what = " ".join(lines[1:3]) if "validation error" in lines[0] else lines[0]  # pydantic: a count, then each
+        raise FinetuneError(f"{key} cannot be built: {what}") from None
+
+
+def source(config: Mapping[str, Any]) -> Any:
+    """The data source."""
+    node = config["data"]["source"]
+    _check_targets(node, list(config.get("trust") or []), "data.source")
+    return _built("data", node, _convert_="all")
+
+
+def plan(config: Mapping[str, Any]) -> Plan:
+    return make(config, "finetuning")
+
+
+def loss(config: Mapping[str, Any], kind: str) -> losses.Loss:
+    """The loss, refused where it does not go with the labels."""
+    built = make(config, "loss", _convert_="all", **_kind(config, kind))
+    losses.check_kind(built, kind)
+    return built
+
+
+def _kind(config: Mapping[str, Any], kind: str) -> dict[str, str]:
+    return {"kind": kind} if config["loss"]["_target_"] == "finetune.losses.auto" else {}
+
+
+def augment(config: Mapping[str, Any]) -> Augment | None:
+    """The augmentation of training pictures; None where the group is `none`."""
+    image_size = config["data"]["image_size"]
+    return make(config, "transforms", image_size=image_size) if config["transforms"] else None
+
+
+def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:
+    """The network to build, as plain values."""
+    backbone, head = dict(config["backbone"]), dict(config["head"])
+    name, in_channels, _ = (backbone.pop(key) for key in ("name", "in_channels", "weights"))
+    return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head)
+
+
+def preprocessing(config: Mapping[str, Any], of_weights: Preprocessing | None) -> Preprocessing:
+    """How pictures reach the network: what the weights were trained with, at the configuration's size."""
+    data, channels = config["data"], config["backbone"]["in_channels"]
+    base = of_weights or Preprocessing()
+    base = base if base.in_channels == channels else base.with_channels(channels)
+    fit = data["fit"]
+    return replace(
+        base, image_size=data["image_size"], fit=fit, crop_fraction=base.crop_fraction if fit == "crop" else 1.0
+    )
+
+
+def loggers(config: Mapping[str, Any], run: Path) -> list[Any]:
+    """Lightning loggers beside metrics.csv, writing below the run folder."""
+    built = []
+    for name, node in (config["logger"] or {}).items():
+        filled = {**node, "save_dir": str(run)} if node.get("save_dir") == "auto" else node
+        try:
+            built.append(make({**config, "node": filled}, "node"))
+        except ImportError:
+            raise FinetuneError(f"logger={name} needs a package: pip install 'finetune[{name}]'.") from None
+    return built
+
+
+def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
+    """The user's own callbacks; a monitor left open is filled in."""
+    built = []
+    for node in (config["callbacks"]["extra"] or {}).values():
+        filled = dict(node)
+        if filled.get("monitor") == "auto":
+            filled["monitor"] = monitor
+        if filled.get("mode") == "auto":
+            filled["mode"] = "min" if str(filled.get("monitor")).endswith("loss") else "max"
+        built.append(make({**config, "node": filled}, "node"))
+    return built
+

@@ -1,0 +1,222 @@
+"""Composing a configuration from what was typed, and saying in a line what is wrong with it."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from finetune.errors import FinetuneError, one_of
+
+DEMO = "demo"
+"""The experiment that stands in for data=chestxray where there is no data yet."""
+
+
+def conf_dir() -> Path:
+    """The folder conf/: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def choices() -> dict[str, list[str]]:
+    """Configuration group -> its choices."""
+    return {
+        folder.name: sorted(file.stem for file in folder.glob("*.yaml") if not file.stem.startswith("_"))
+        for folder in sorted(conf_dir().iterdir())
+        if folder.is_dir()
+    }
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    """Typed words -> Hydra's overrides; a word that is none is an error."""
+    parser = OverridesParser.create()
+    parsed = []
+    for word in overrides:
+        try:
+            parsed.append(parser.parse_override(word))
+        except HydraException:  # OverrideParseException, or what the grammar raises itself
+            hint = "Quote values with spaces, commas or brackets: 'data.findings=[Mass,Nodule]'." if "=" in word else ""
+            raise FinetuneError(
+                f"{word!r} is not of the form key=value. {hint or 'python -m finetune --help shows examples.'}"
+            ) from None
+    return parsed
+
+
+def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
+    """The configuration for `overrides`, without Hydra's own node; of a sweep, that of its first job.
+
+    Raises:
+        FinetuneError: a group, choice or key that does not exist, or a word that is not key=value.
+    """
+    parsed = parse(overrides)
+    words = []
+    for word, override in zip(overrides, parsed, strict=True):
+        if override.is_sweep_override():
+            if not sweep:
+                raise FinetuneError(f"{word!r} names several values. Add -m to run one after the other, or choose one.")
+            for value in override.sweep_string_iterator():  # each value must be a known one, not the first alone
+                _compose([*_without_sweeps(overrides, parsed), f"{override.input_line.split('=')[0]}={value}"])
+            first = next(iter(override.sweep_string_iterator()))
+            words.append(f"{override.get_key_element()}={first}")
+        else:
+            words.append(word)
+    return _compose(words)
+
+
+def _without_sweeps(overrides: list[str], parsed: list[Override]) -> list[str]:
+    return [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
+
+
+def _compose(words: list[str]) -> DictConfig:
+    _check_groups(parse(words))
+    try:
+        with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
+            return hydra_compose("config", overrides=words)
+    except (HydraException, OmegaConfBaseException, MissingConfigException) as error:
+        raise _explain(error, words) from None
+
+
+def _check_groups(parsed: list[Override]) -> None:
+    groups = choices()
+    for override in parsed:
+        key, value = override.key_or_group, override.value()
+        first = key.split(".")[0].split("@")[0]
+        if override.is_add() and first not in {*groups, "hydra"} or (override.is_add() and first == "data"):
+            raise FinetuneError(f"{override.input_line!r}: no key can be added there, nothing would read it.")
+        if override.is_delete() and key in groups:
+            raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
+        if key in groups and not override.is_sweep_override() and not override.is_delete():
+            for chosen in value if isinstance(value, list) else [value]:
+                if chosen is not None and (not isinstance(chosen, str) or chosen not in groups[key]):
+                    raise one_of(key, chosen, groups[key])
+
+
+def _explain(error: Exception, words: list[str]) -> FinetuneError:
+    """Hydra's message in terms of the key, its value and the choices."""
+    found = re.search(r"Could not (?:override|append to|delete from)(?: config)?[^']*'([^']+)'", str(error))
+    if not found:
+        cause = error.__cause__ or error
+        return FinetuneError(f"The configuration cannot be composed: {str(cause).splitlines()[0]}")
+    key = found.group(1).split("=")[0].lstrip("+~")
+    word = next((w for w in words if w.lstrip("+~").startswith(f"{key}=")), key)
+    others = [w for w in words if w != word]
+    known = list(dict.fromkeys([*sorted(leaf_keys(_compose(others))), *choices()]))
+    parent = key.rpartition(".")[0]
+    near = difflib.get_close_matches(key, known, n=1)
+    beside = [name for name in known if name.rpartition(".")[0] == parent]
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return FinetuneError(f"{word!r}: there is no key {key}.{hint} Known here: {', '.join(beside or sorted(choices()))}.")
+
+
+def leaf_keys(config: Any, prefix: str = "") -> list[str]:
+    """Dotted names of all values that can be set."""
+    plain = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
+    names = []
+    for key, value in plain.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            names += leaf_keys(value, f"{name}.")
+        elif not key.startswith("_"):
+            names.append(name)
+    return names
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain types, every interpolation resolved.
+
+    Raises:
+        FinetuneError: a value that must be given and was not.
+    """
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise FinetuneError(f"{missing[0]} must be given: add {missing[0]}=... to the command.")
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
+    """Whether this fit has to do with the synthetic set: data=chestxray, no root named, nothing at the default root."""
+    return (
+        config.job == "fit"
+        and config.data.name == "chestxray"
+        and not Path(config.data.root).exists()
+        and not any(o.key_or_group in ("data.root", "experiment") for o in parse(overrides))
+    )
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The resolved configuration of a run folder, as plain values.
+
+    Raises:
+        FinetuneError: no run folder, or a config.yaml that is damaged or still holds interpolations.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise FinetuneError(f"{run} is not a run folder: it has no config.yaml.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FinetuneError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(config, dict):
+        raise FinetuneError(f"{path} is empty or not a configuration.")
+    if "${" in path.read_text(encoding="utf-8"):
+        raise FinetuneError(f"{path} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it.")
+    return config
+
+
+def same_words(overrides: list[str], key: str) -> list[str]:
+    """Those of the typed words that set `key` or something below it."""
+    return [w for w, o in zip(overrides, parse(overrides), strict=True) if re.match(rf"{key}(\.|$)", o.key_or_group)]
+
+
+def expand(words: list[str], *, sweep: bool = False) -> list[str]:
+    """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
+    from finetune import build
+
+    config = compose(words, sweep=sweep)
+    if wants_demo(config, words):
+        words = [f"experiment={DEMO}", *words]
+        config = compose(words, sweep=sweep)
+    if config.job == "fit":
+        build.check(plain(config))
+    return words
+
+
+def run(words: list[str], *, multirun: bool = False) -> None:
+    """Let Hydra make the run folder, or one after the other, and start the job in it."""
+    import os
+    import sys
+
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+
+    from finetune.jobs import run_job
+    from finetune.training import ranks
+
+    def task(config: DictConfig) -> None:
+        run_job(plain(config), Path(HydraConfig.get().runtime.output_dir), words)
+
+    if ranks.started_elsewhere() and ranks.rank() > 0:
+        # one rank of several owns the run folder; the others get it by broadcast and leave nothing behind
+        words = [*words, "hydra.run.dir=."]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
+    old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *words]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None or "finetune" in str(error.filename):
+            raise
+        raise FinetuneError(
+            f"The run folder cannot be made: {error.filename} is in the way ({error.strerror}). Move it, or name "
+            "another place: hydra.run.dir=DIR."
+        ) from None
+    finally:
+        sys.argv = old

@@ -1,0 +1,212 @@
+"""Every picture decoded and resized once, then read from a memory-mapped file by all processes and later runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.data.images import BadImage, read_picture
+from finetune.data.store import NoRoom, PictureStore, StoreFolder
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError, one_of
+from finetune.preprocessing import Preprocessing
+
+AT_ONCE = 256  # pictures handed to the threads between two reports
+TALK_EVERY = 10.0  # seconds between two sentences on how far it is
+
+Say = Callable[[str], Any]
+
+
+class PictureCache:
+    """Pictures of a table at `preprocessing.stored_size`: `cache[row]` is uint8 (S, S), or (S, S, 3) for all rows as
+    soon as one of them is coloured.
+
+    Built by `build`, which reads every file once and so knows: `bad` (row -> why it cannot be read), `digests` (of the
+    decoded pixels before resizing, "" for bad rows), `extremes` ((N, 2) darkest and brightest value). With
+    directory="off" nothing is kept and pictures are decoded each time they are asked for; the answers are the same.
+    """
+
+    def __init__(self, files: Sequence[Path], preprocessing: Preprocessing, facts: dict[str, Any], npy: Path | None):
+        self.files = list(files)
+        self.preprocessing = preprocessing
+        self.channels: int = facts["channels"]
+        self.digests: list[str] = facts["digests"]
+        self.bad: dict[int, str] = {int(row): reason for row, reason in facts["bad"].items()}
+        self.extremes = np.array(facts["extremes"], np.uint8).reshape(-1, 2)
+        self.npy = npy
+        """The file of pictures, None where nothing is kept."""
+        self._pictures: np.ndarray | None = None
+
+    @classmethod
+    def build(
+        cls,
+        table: SampleTable,
+        preprocessing: Preprocessing,
+        directory: str | Path = "auto",
+        workers: int | None = None,
+        on_bad: str = "stop",
+        *,
+        say: Say | None = None,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> PictureCache:
+        """Decode what is not decoded yet, in `workers` threads (Pillow decodes outside Python's lock).
+
+        `directory` is "off", "auto" ($FINETUNE_CACHE or ~/.cache/finetune, unless that would take more than half of
+        the free disk) or a folder. Unreadable pictures are collected first; then on_bad="stop" raises one error that
+        names them and on_bad="skip" goes on without them. `progress` is called with (done, total).
+        """
+        if on_bad not in ("stop", "skip"):
+            raise one_of("data.on_bad", on_bad, ("stop", "skip"))
+        say = say or _nothing
+        files = [table.root / path for path in table.paths]
+        survey = _Survey(files, preprocessing, workers or os.cpu_count() or 1, say, progress or _nothing)
+        facts, npy = survey.facts_in(directory)
+        cache = cls(files, preprocessing, facts, npy)
+        if cache.bad:
+            shown = "".join(f"\n  {table.paths[row]}: {reason}" for row, reason in sorted(cache.bad.items())[:5])
+            count = f"{len(cache.bad):,} of {len(files):,} images cannot be read"
+            if on_bad == "stop" or len(cache.bad) == len(files):
+                way = "\ndata.on_bad=skip goes on without them." if len(cache.bad) < len(files) else ""
+                raise FinetuneError(f"{count}, first:{shown}{way}")
+            say(f"{count} and are left out, first:{shown}")
+        return cache
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3), not to be written to
+        """The resized picture of a row of the table."""
+        if row in self.bad:
+            raise BadImage(self.files[row], self.bad[row])
+        if self.npy is not None:
+            return self._stored()[row]
+        picture = self.preprocessing.resize(read_picture(self.files[row]))
+        if self.channels == 3 and picture.ndim == 2:
+            picture = np.repeat(picture[..., None], 3, axis=2)
+        return picture
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:  # -> uint8 (n, S, S) or (n, S, S, 3), a copy
+        """Several pictures at once."""
+        if self.npy is None or not self.bad.keys().isdisjoint(rows):
+            return np.stack([self[int(row)] for row in rows])
+        return self._stored()[np.asarray(rows)]
+
+    def _stored(self) -> np.ndarray:
+        if self._pictures is None:
+            assert self.npy is not None  # the callers look
+            self._pictures = np.asarray(np.load(self.npy, mmap_mode="r"))  # a plain view: memmap's own indexing is slow
+        return self._pictures
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pictures": None}  # a spawned worker maps the file itself
+
+
+class _Survey:
+    """Reads each file once, into a store if there is one, and gathers the facts."""
+
+    def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Say, progress: Callable):
+        self.files, self.preprocessing, self.workers = files, preprocessing, workers
+        self.say, self.progress = say, progress
+
+    def facts_in(self, directory: str | Path) -> tuple[dict[str, Any], Path | None]:
+        """The facts and the file of pictures; from an earlier run where that is possible."""
+        if str(directory) == "off":
+            return self.read_all(None), None
+        auto = str(directory) == "auto"
+        base = default_directory() if auto else Path(directory).expanduser()
+        try:
+            folder = StoreFolder(base, cache_key(self.files, self.preprocessing))
+            if (facts := folder.facts()) is not None:
+                return facts, folder.npy
+            with folder.locked(lambda: self.say(f"Waiting for another process that fills {folder.path}.")):
+                if (facts := folder.facts()) is not None:
+                    return facts, folder.npy
+                size = self.preprocessing.stored_size
+                with folder.begin(len(self.files), size, share=0.5 if auto else 1.0) as store:
+                    facts = self.read_all(store, quit_on_no_room=not auto)
+                    if store.full:
+                        self.say(f"Pictures are not cached: {store.full} They are decoded each time (data.cache=DIR).")
+                        return facts, None
+                    store.finish(facts)
+                return facts, folder.npy
+        except NoRoom as error:
+            raise FinetuneError(f"data.cache={directory}: {error} Choose another folder or data.cache=off.") from None
+        except OSError as error:  # a folder that cannot be written to
+            if not auto:
+                raise FinetuneError(f"data.cache={directory}: {error}. Choose another folder or off.") from None
+            self.say(f"Pictures are not cached ({error}); they are decoded each time (data.cache=DIR).")
+            return self.read_all(None), None
+
+    def read_all(self, store: PictureStore | None, quit_on_no_room: bool = False) -> dict[str, Any]:
+        """Facts of all files: channels, digests, bad, extremes."""
+        total = len(self.files)
+        channels, bad = 1, {}
+        digests, extremes = [""] * total, [[0, 0]] * total
+        spoken = time.monotonic()
+        with warnings.catch_warnings(), ThreadPoolExecutor(self.workers) as threads:
+            warnings.filterwarnings("ignore", module="PIL")  # of broken EXIF and the like, without the file's name
+            for start in range(0, total, AT_ONCE):
+                block = range(start, min(start + AT_ONCE, total))
+                for row, (picture, digest, extreme, reason) in zip(
+                    block, threads.map(self.read_one, block), strict=True
+                ):
+                    if picture is None:
+                        bad[row] = reason
+                        continue
+                    digests[row], extremes[row] = digest, extreme
+                    channels = max(channels, 3 if picture.ndim == 3 else 1)
+                    if store is not None and not store.full:
+                        store.put(row, picture)
+                        if store.full and quit_on_no_room:
+                            raise NoRoom(store.full)
+                self.progress(block.stop, total)
+                if time.monotonic() - spoken > TALK_EVERY:
+                    spoken = time.monotonic()
+                    self.say(f"Decoding pictures: {block.stop:,} of {total:,}.")
+        return {"channels": channels, "digests": digests, "bad": bad, "extremes": extremes}
+
+    def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], str]:
+        try:
+            picture = read_picture(self.files[row])
+        except BadImage as error:
+            return None, "", [0, 0], error.reason
+        digest = hashlib.sha256(repr(picture.shape).encode())
+        digest.update(picture.data)
+        extreme = [int(picture.min()), int(picture.max())]
+        return self.preprocessing.resize(picture), digest.hexdigest()[:32], extreme, ""
+
+
+def default_directory() -> Path:
+    """$FINETUNE_CACHE, or ~/.cache/finetune."""
+    return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune")
+
+
+def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
+    """Names the pictures by their files' place, size and times, and by all that resizing depends on.
+
+    The time of the last change of status is in it: files unpacked over others keep size and date more often than not.
+    """
+    import PIL
+
+    p = preprocessing
+    digest = hashlib.sha256(f"1 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
+    for file in files:
+        try:
+            info = os.stat(file)
+            state = f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
+        except OSError as error:
+            state = f"error {error.errno}"
+        digest.update(f"\x1e{os.path.abspath(file)}\x1f{state}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:24]
+
+
+def _nothing(*_: Any) -> None:
+    pass

@@ -1,0 +1,99 @@
+"""The one LightningDataModule: batches whose content depends on (seed, epoch, sample), not on workers or ranks."""
+
+from collections.abc import Callable
+
+import lightning as L
+import numpy as np
+from torch.utils.data import DataLoader
+
+from finetune.data.cache import PictureCache
+from finetune.data.dataset import ImageDataset
+from finetune.data.sampling import EpochBatchSampler, EvalBatchSampler
+from finetune.data.table import SampleTable
+from finetune.data.transforms import Augment
+from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
+
+
+class EpochLoader(DataLoader):
+    """A loader that asks for the epoch each time it begins, so that order and augmentation follow it after a resume."""
+
+    epoch_of: Callable[[], int] | None = None
+
+    def __iter__(self):
+        if self.epoch_of is not None:
+            self.batch_sampler.set_epoch(self.epoch_of())  # type: ignore[union-attr]
+        return super().__iter__()
+
+
+class ImageData(L.LightningDataModule):
+    """Loaders over a split, decoded sample table.
+
+    Args:
+        pictures: the decoded pictures, one per row of the table; unreadable ones are left out of every loader.
+        augment: changes training pictures; None leaves them as they are.
+        batch_size: over all ranks together.
+    """
+
+    def __init__(
+        self,
+        table: SampleTable,
+        pictures: PictureCache,
+        preprocessing: Preprocessing,
+        augment: Augment | None,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.table = table
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        targets = table.targets()
+        self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed)
+        self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of the readable samples of `split`."""
+        rows = np.flatnonzero((self.table.frame["split"] == split).to_numpy())
+        return rows[~np.isin(rows, list(self.pictures.bad))] if self.pictures.bad else rows
+
+    def train_dataloader(self) -> "EpochLoader":
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        rows = self.rows("train")
+        if len(rows) < world:
+            raise FinetuneError(f"{len(rows)} training images cannot be shared by trainer.devices={world} processes.")
+        sampler = EpochBatchSampler(rows, self.batch_size, seed=self.seed, rank=rank, world_size=world)
+        loader = self._loader(self.training, sampler)
+        if trainer is not None:
+            # `processed`, not current_epoch: after a resume the loader begins before that one is counted up
+            loader.epoch_of = lambda: trainer.fit_loop.epoch_progress.current.processed
+        return loader
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not len(self.rows("val")):
+            return []
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return self.eval_loader("val", rank=rank, world_size=world)
+
+    def eval_loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """Every readable sample of `split`, in batches that do not depend on the number of ranks."""
+        return self._loader(
+            self.plain, EvalBatchSampler(self.rows(split), self.batch_size, rank=rank, world_size=world_size)
+        )
+
+    def _loader(self, dataset: ImageDataset, sampler: EpochBatchSampler | EvalBatchSampler) -> "EpochLoader":
+        return EpochLoader(
+            dataset,
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            num_workers=self.num_workers,
+            collate_fn=dataset.collate,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=False,
+        )

@@ -1,0 +1,5 @@
+"""Data sources: each turns its own folder or table into the one SampleTable.
+
+A source of your own is a dataclass whose fields are its configuration and which has `def table(self) -> SampleTable`.
+It reads tables and lists folders; it never decodes a picture.
+"""

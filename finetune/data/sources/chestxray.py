@@ -1,0 +1,170 @@
+"""NIH ChestX-ray14 as published: 112,120 frontal chest X-rays of 30,805 patients, 14 findings mined from reports.
+
+Wang et al., CVPR 2017. The whole set and any partial download work alike.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, some
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError, one_of
+
+FINDINGS = [  # the paper's order
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hernia",
+]
+NO_FINDING = "No Finding"
+TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")  # the first one found is read
+LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
+WHERE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
+OLDEST = 120  # years; the tables give ages up to 414
+METADATA = {"age": "Patient Age", "sex": "Patient Gender", "view": "View Position", "follow_up": "Follow-up #"}
+
+
+@dataclass
+class ChestXray:
+    """Source of NIH ChestX-ray14, in the published layout or with images_001 ... images_012 folders."""
+
+    root: str | Path = "data/chestxray"
+    """Folder with Data_Entry_2017*.csv and the images in images/ or images_001/images/ and so on."""
+    findings: list[str] | None = None
+    """Findings to learn, by default all 14; "No Finding" may be one of them."""
+    official_split: bool | None = None
+    """Use train_val_list.txt and test_list.txt; by default when both are there."""
+
+    def table(self) -> SampleTable:
+        """One row per image that is present."""
+        root = Path(self.root)
+        findings = self._findings()
+        listing = self._listing(root)
+        rows = read_rows(listing)
+        rows = rows.rename(columns={"Patient Sex": "Patient Gender"})
+        need_columns(rows, {c: c for c in ("Image Index", "Finding Labels", "Patient ID", *METADATA.values())}, listing)
+        notes = []
+        where = _find_images(root)
+        paths = rows["Image Index"].map(lambda name: where.get(name.rpartition(".")[0]))
+        kept = paths.notna().to_numpy()
+        if not kept.any():
+            raise FinetuneError(
+                f"data.root={self.root}: none of the {len(rows):,} images of {listing.name} is in images/ or "
+                f"images_*/ there. Unpack the archives from {WHERE} into it, or set data.root=DIR."
+            )
+        notes += absent_note(int(kept.sum()), len(rows), root)
+        split, list_notes = self._official(root, rows["Image Index"])
+        notes += list_notes
+        if split is not None:
+            listed = split.notna().to_numpy()
+            if dropped := int((kept & ~listed).sum()):
+                notes.append(f"{dropped:,} images are in neither {' nor '.join(LISTS.values())} and are left out.")
+            kept = kept & listed
+        rows = rows[kept]
+        frame = pd.DataFrame({"path": paths[kept].astype(object)})
+        frame["patient"] = rows["Patient ID"].str.strip().astype(object)
+        frame["split"] = None if split is None else split[kept]
+        frame["split"] = frame["split"].astype(object)
+        for name, values in zip(findings, _targets(rows["Finding Labels"], findings, listing).T, strict=True):
+            frame[f"target_{name}"] = values
+        age, odd = _years(rows["Patient Age"])
+        if odd:
+            notes.append(f"{odd:,} row(s) give no possible age (0 to {OLDEST} years); their age is left unknown.")
+        frame["age"] = age
+        frame["sex"] = rows["Patient Gender"].str.strip().astype(object)
+        frame["view"] = rows["View Position"].str.strip().astype(object)
+        frame["follow_up"] = pd.to_numeric(rows["Follow-up #"], errors="coerce").astype(float)
+        return SampleTable(
+            frame=frame.reset_index(drop=True),
+            classes=findings,
+            kind="multilabel",
+            root=root,
+            name="chestxray",
+            metadata=list(METADATA),
+            has_patients=True,
+            notes=notes,
+        ).check()
+
+    def _findings(self) -> list[str]:
+        if self.findings is None:
+            return list(FINDINGS)
+        findings = [self.findings] if isinstance(self.findings, str) else list(self.findings)
+        for finding in findings:
+            if finding not in (*FINDINGS, NO_FINDING):
+                raise one_of("data.findings", finding, (*FINDINGS, NO_FINDING))
+        if not findings or len(set(findings)) < len(findings):
+            raise FinetuneError(f"data.findings={findings} must name at least one finding, each once.")
+        return findings
+
+    def _listing(self, root: Path) -> Path:
+        for name in TABLES:
+            if (root / name).is_file():
+                return root / name
+        what = f"has no {TABLES[1]} or {TABLES[0]}" if root.is_dir() else "is not a folder"
+        raise FinetuneError(
+            f"data.root={self.root} {what} (looked in {root.absolute()}).\n"
+            f"Get NIH ChestX-ray14 at {WHERE} and set data.root=DIR; data=folder and data=csv take your own images."
+        )
+
+    def _official(self, root: Path, names: pd.Series) -> tuple[pd.Series | None, list[str]]:
+        there = {split: (root / name).is_file() for split, name in LISTS.items()}
+        if self.official_split and not all(there.values()):
+            lacking = some(LISTS[split] for split in LISTS if not there[split])
+            raise FinetuneError(f"official_split=true needs {lacking} in {root}; get it at {WHERE} or leave it out.")
+        if self.official_split is False or not all(there.values()):
+            note = f"Only one of {' and '.join(LISTS.values())} is in {root}: the official split is not used."
+            return None, [note] if any(there.values()) and self.official_split is None else []
+        stems = {s: {Path(line).stem for line in (root / n).read_text().split()} for s, n in LISTS.items()}
+        if both := sorted(stems["train"] & stems["test"]):
+            raise FinetuneError(f"{len(both):,} images are in both lists of {root}: {some(both)}.")
+        of = dict.fromkeys(stems["train"], "train") | dict.fromkeys(stems["test"], "test")
+        return names.map(lambda name: of.get(name.rpartition(".")[0])), ["The official test list is the test split."]
+
+
+def _find_images(root: Path) -> dict[str, str]:
+    """Stem -> path relative to root, for every picture in the folders that the archives unpack to."""
+    parts = sorted(name for name in list_files(root) if re.fullmatch(r"images_?\d+", name))
+    where: dict[str, str] = {}
+    for folder in ("images", *(f"{part}/images" for part in parts), *parts, "."):
+        for name in list_files(root / folder):
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                where.setdefault(stem, name if folder == "." else f"{folder}/{name}")
+    return where
+
+
+def _targets(labels: pd.Series, findings: list[str], listing: Path) -> np.ndarray:  # -> (N, K) of 1 and 0
+    codes, texts = pd.factorize(labels)  # 836 combinations in 112,120 rows
+    table = np.zeros((len(texts), len(findings)))
+    for i, text in enumerate(texts):
+        names = {name.strip() for name in text.split("|")}
+        if unknown := sorted(names - {*FINDINGS, NO_FINDING}):
+            line = labels.index[np.flatnonzero(codes == i)[0]] + 2
+            raise FinetuneError(f"{listing}, line {line}: Finding Labels {text!r} holds unknown {some(unknown)}.")
+        table[i] = [name in names for name in findings]
+    return table[codes]
+
+
+def _years(ages: pd.Series) -> tuple[pd.Series, int]:
+    """058Y, 011M, 003D or 58 as years; NaN and counted where impossible."""
+    parts = ages.str.strip().str.extract(r"^(\d+)([YMD]?)$")
+    years = pd.to_numeric(parts[0]) / parts[1].map({"M": 12, "D": 365.25}).fillna(1.0)
+    possible = years.between(0, OLDEST)
+    return years.where(possible).round(2).astype(float), int((~possible).sum())

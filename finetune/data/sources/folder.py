@@ -1,0 +1,88 @@
+"""Folders of images: DIR/<class>/ or DIR/{train,val,test}/<class>/; data=folder data.root=DIR."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.sources.listing import list_files, some
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+
+SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass
+class Folder:
+    """Source for pictures sorted into one folder per class; each picture has exactly one class.
+
+    With a folder `train` at the top, the top level is taken as the split; a missing val or test is cut from train.
+    """
+
+    root: str | Path | None = None
+    """Folder that holds the class folders, or train, val and test with the class folders in each."""
+
+    def table(self) -> SampleTable:
+        """One row per picture, by split and class in order of their names."""
+        if not self.root:
+            raise FinetuneError("data=folder needs data.root=DIR, a folder with one folder per class.")
+        root = Path(self.root)
+        if not root.is_dir():
+            raise FinetuneError(f"data.root={self.root} is not a folder (looked at {root.absolute()}).")
+        top = _folders(root)
+        given = "train" in top
+        branches = {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if given else {"": None}
+        ignored: Counter[str] = Counter()
+        found: list[tuple[str, str, str | None]] = []  # path, class, split
+        classes: set[str] = set()
+        for branch, split in branches.items():
+            names = _folders(root / branch)
+            classes |= set(names)
+            for label in names:
+                prefix = f"{branch}/{label}" if branch else label
+                pictures, other = _pictures(root / prefix)
+                ignored += other
+                found += [(f"{prefix}/{picture}", label, split) for picture in pictures]
+        if not found:
+            raise FinetuneError(
+                f"data.root={self.root} has no pictures in class folders; its folders are: {some(top) or 'none'}. "
+                f"Expected DIR/<class>/ or DIR/train/<class>/ with files {', '.join(IMAGE_SUFFIXES)}."
+            )
+        paths, labels, splits = zip(*found, strict=True)
+        notes = ["No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."]
+        if empty := sorted(classes - set(labels)):
+            notes.append(f"Class folder(s) without pictures are left out: {some(empty)}.")
+        if given and (others := [name for name in top if name not in branches]):
+            notes.append(f"Folder(s) beside train, val and test are left out: {some(others)}.")
+        notes += [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
+        names = sorted(set(labels))
+        targets = (np.array(labels, dtype=object)[:, None] == np.array(names, dtype=object)).astype(float)
+        frame = pd.DataFrame({"path": paths, "patient": paths, "split": splits}, dtype=object)
+        frame = pd.concat([frame, pd.DataFrame(targets, columns=[f"target_{name}" for name in names])], axis=1)
+        return SampleTable(
+            frame=frame, classes=names, kind="multiclass", root=root, name=root.absolute().name, notes=notes
+        ).check()
+
+
+def _folders(folder: Path) -> list[str]:
+    return [name for name in list_files(folder) if not name.startswith(".") and (folder / name).is_dir()]
+
+
+def _pictures(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Names of the pictures straight in a folder, and what else lies there, counted."""
+    pictures, other = [], Counter[str]()
+    for name in list_files(folder):
+        if name.startswith("."):
+            other["hidden files"] += 1
+        elif name.lower().endswith(IMAGE_SUFFIXES):
+            pictures.append(name)
+        elif (folder / name).is_dir():
+            other["folders inside class folders (with all that is in them)"] += 1
+        else:
+            other[f"files that are no pictures ({Path(name).suffix or 'no suffix'})"] += 1
+    return pictures, other

@@ -1,0 +1,103 @@
+"""What sources share: read a table as text, list folders once, and say how many listed images are absent."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from finetune.errors import FinetuneError
+
+
+def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
+    """Every cell of a CSV or TSV file as text, blanks as ""; row i of the frame is line i + 2 of a plain file."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+        separator = separator or _separator(table, first)
+        header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
+        frame = pd.read_csv(
+            table,
+            sep=separator,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            encoding="utf-8-sig",
+            index_col=None,
+        )
+    except FileNotFoundError:
+        raise FinetuneError(f"table {table} is missing.") from None
+    except IsADirectoryError:
+        raise FinetuneError(f"table {table} is a folder; name the CSV file in it.") from None
+    except UnicodeDecodeError as error:
+        raise FinetuneError(f"table {table} is not UTF-8 ({error.reason}); save it as CSV in UTF-8.") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
+        raise FinetuneError(f"table {table} cannot be read as CSV: {error}") from None
+    except OSError as error:
+        raise FinetuneError(f"table {table} cannot be read: {error}") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise FinetuneError(f"table {table}: rows have more fields than the header's {len(header)} columns.")
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        raise FinetuneError(f"table {table}: column name(s) {twice} appear twice in the header.")
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    if frame.empty:
+        raise FinetuneError(f"table {table} has a header but no rows.")
+    return frame
+
+
+def need_columns(frame: pd.DataFrame, wanted: dict[str, str], table: Path) -> None:
+    """An error for the first wanted column (setting -> column) that is absent, with the nearest names first."""
+    for setting, column in wanted.items():
+        if column not in frame.columns:
+            lower = {str(name).lower(): str(name) for name in frame.columns}
+            near = [lower[n] for n in difflib.get_close_matches(column.lower(), lower, n=3)]
+            columns = [*near, *(str(name) for name in frame.columns if name not in near)]
+            raise FinetuneError(f"{setting}={column} is not a column of {table}. It has: {', '.join(columns)}.")
+
+
+def list_files(folder: Path) -> list[str]:
+    """Names in a folder, sorted; empty when there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise FinetuneError(f"folder {folder} cannot be listed: {error}") from None
+
+
+def present(root: Path, paths: Sequence[str]) -> list[bool]:
+    """Which of the relative paths exist: each folder is listed once, no file is touched."""
+    folders: dict[str, set[str]] = {}
+    found = []
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in folders:
+            folders[folder] = set(list_files(root / folder))
+        found.append(name in folders[folder])
+    return found
+
+
+def absent_note(there: int, listed: int, root: Path) -> list[str]:
+    """The sentence that says how many listed images are absent, or none."""
+    if there == listed:
+        return []
+    return [
+        f"{listed - there:,} of {listed:,} listed images are absent under {root}; going on with the {there:,} present."
+    ]
+
+
+def some(items: Iterable[object], limit: int = 3) -> str:
+    """The first few of many, for a message: a, b, c, ..."""
+    items = list(items)
+    return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")
+
+
+def _separator(table: Path, header: str) -> str:
+    if table.suffix.lower() in (".tsv", ".tab"):
+        return "\t"
+    return max(",;\t", key=header.count)  # ties go to the comma

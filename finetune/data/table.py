@@ -1,0 +1,159 @@
+"""The sample table: one row per image. Every source ends here, and everything before the model starts here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from finetune.errors import FinetuneError
+
+KINDS = ("multilabel", "multiclass")
+SPLITS = ("train", "val", "test")
+RESERVED = ("path", "patient", "split")
+
+
+@dataclass
+class SampleTable:
+    """What is known about every image before any is decoded. `check()` says whether it holds together."""
+
+    frame: pd.DataFrame
+    """One row per image, RangeIndex: path, patient, split, target_<class>..., then the metadata columns.
+
+    `path` is relative to root and written with /. `patient` equals path where unknown. `split` is train, val, test
+    or None. A target is 1, 0, NaN (unknown) or a soft value between."""
+    classes: list[str]
+    """Names of the classes, in the order of the network's outputs."""
+    kind: str
+    """multilabel (each class by itself) or multiclass (exactly one per image)."""
+    root: Path
+    """Every path lies under it. A symbolic link under root may lead elsewhere: data often live on another disk."""
+    name: str
+    """Name of the data set."""
+    metadata: list[str] = field(default_factory=list)
+    """Names of the metadata columns."""
+    has_patients: bool = False
+    """False: no patient is known and every image counts as its own."""
+    notes: list[str] = field(default_factory=list)
+    """What the source wants said, in sentences."""
+    synthetic: bool = False
+    """Made-up pictures: every report says so."""
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def target_columns(self) -> list[str]:
+        """Columns of the targets, in the order of `classes`."""
+        return [f"target_{name}" for name in self.classes]
+
+    @property
+    def paths(self) -> list[str]:
+        """Paths relative to root, one per row."""
+        return list(self.frame["path"])
+
+    def file(self, row: int) -> Path:
+        """Where the image of a row lies."""
+        return self.root / self.frame["path"].iloc[row]
+
+    def targets(self) -> np.ndarray:
+        """(N, K) float32 with NaN where unknown."""
+        return self.frame[self.target_columns].to_numpy(np.float32)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of a split, ascending."""
+        return np.flatnonzero(self.frame["split"].to_numpy(object) == split)
+
+    def with_split(self, split: Iterable[str | None], notes: Iterable[str] = ()) -> SampleTable:
+        """The same table with another split column, and notes on how it came about."""
+        frame = self.frame.assign(split=pd.Series(list(split), index=self.frame.index, dtype=object))
+        return replace(self, frame=frame, notes=[*self.notes, *notes])
+
+    def hash(self) -> str:
+        """sha256 of everything but root and notes: the same table has the same hash on every machine."""
+        digest = hashlib.sha256(f"table 1\x1e{self.name}\x1e{self.kind}\x1e{self.has_patients}\x1e".encode())
+        digest.update("\x1f".join(self.classes).encode())
+        for column in [*RESERVED, *self.target_columns, *self.metadata]:
+            values = self.frame[column]
+            digest.update(f"\x1e{column}\x1e".encode())
+            if pd.api.types.is_numeric_dtype(values.dtype):
+                numbers = values.to_numpy(np.float64, na_value=np.nan)
+                digest.update((np.where(np.isnan(numbers), np.nan, numbers) + 0.0).astype("<f8").tobytes())
+            else:  # a missing value is told from an empty one
+                digest.update("\x1f".join("\x00" if missing(v) else str(v) for v in values).encode())
+        return digest.hexdigest()
+
+    def check(self) -> SampleTable:
+        """The table itself, or a FinetuneError that names the table, the column and the first rows at fault."""
+        self._check_classes()
+        if unknown := [c for c in [*RESERVED, *self.target_columns, *self.metadata] if c not in self.frame.columns]:
+            raise FinetuneError(
+                f"table {self.name}: column(s) {unknown} are missing; it has {list(self.frame.columns)}."
+            )
+        if self.frame.empty:
+            raise FinetuneError(f"table {self.name} has no images (root: {self.root}).")
+        if not (isinstance(self.frame.index, pd.RangeIndex) and self.frame.index.start == 0):
+            raise FinetuneError(f"table {self.name}: rows must be numbered 0, 1, 2, ...; use reset_index(drop=True).")
+        paths, splits = self.frame["path"].to_numpy(object), self.frame["split"].to_numpy(object)
+        self._refuse("path", np.array([not isinstance(p, str) or not p for p in paths]), "is empty")
+        self._refuse("path", np.array([_leaves(p) for p in paths]), f"must stay under data.root={self.root}")
+        self._refuse("path", self.frame["path"].duplicated().to_numpy(), "is listed twice")
+        patients = self.frame["patient"].to_numpy(object)
+        self._refuse("patient", np.array([not isinstance(p, str) or not p for p in patients]), "is empty")
+        wrong = np.array([not missing(s) and s not in SPLITS for s in splits])
+        self._refuse("split", wrong, f"must be one of {', '.join(SPLITS)}, or empty throughout")
+        self._check_targets()
+        return self
+
+    def _check_classes(self) -> None:
+        if self.kind not in KINDS:
+            raise FinetuneError(f"table {self.name}: kind={self.kind!r}, choose from {', '.join(KINDS)}.")
+        wrong = [c for c in self.classes if not isinstance(c, str) or not c.strip()]
+        if wrong or not self.classes or len(set(self.classes)) < len(self.classes):
+            raise FinetuneError(f"table {self.name}: classes must be distinct names, at least one, not {self.classes}.")
+        if self.kind == "multiclass" and len(self.classes) < 2:
+            raise FinetuneError(
+                f"table {self.name} has the one class {self.classes[0]!r}; one of several classes needs at least two."
+            )
+
+    def _check_targets(self) -> None:
+        for column in self.target_columns:
+            if not pd.api.types.is_float_dtype(self.frame[column].dtype):
+                raise FinetuneError(
+                    f"table {self.name}: column {column} must be float, not {self.frame[column].dtype}."
+                )
+            values = self.frame[column].to_numpy()
+            with np.errstate(invalid="ignore"):
+                self._refuse(column, (values < 0) | (values > 1), "must be 1, 0, NaN (unknown) or between 0 and 1")
+        if self.kind == "multiclass":
+            targets = self.frame[self.target_columns].to_numpy(np.float64)
+            unknown = np.isnan(targets)
+            odd = unknown.any(axis=1) & ~unknown.all(axis=1)
+            odd |= ~unknown.any(axis=1) & (np.abs(np.nansum(targets, axis=1) - 1) > 1e-3)
+            self._refuse("target_*", odd, "must sum to 1 over the classes, or be unknown for all of them")
+
+    def _refuse(self, column: str, wrong: np.ndarray, reason: str) -> None:
+        rows = np.flatnonzero(wrong)
+        if len(rows) == 0:
+            return
+        found = "; ".join(
+            f"row {row}" + (f": {self.frame[column].iloc[row]!r}" if column in self.frame else "") for row in rows[:3]
+        )
+        raise FinetuneError(f"table {self.name}: {column} {reason}; {len(rows):,} row(s) differ, first {found}.")
+
+
+def missing(value: object) -> bool:
+    """None, NaN or pandas' NA: nothing was said."""
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)
+
+
+def _leaves(path: str) -> bool:
+    """Whether a path is absolute, climbs with .. or is written with backslashes."""
+    if "\\" not in path and ".." not in path and path[0] != "/" and ":" not in path:
+        return False  # nearly all of them; PurePath would take a second per 100,000
+    drive = len(path) > 1 and path[1] == ":"
+    return "\\" in path or drive or path[0] == "/" or ".." in PurePosixPath(path).parts

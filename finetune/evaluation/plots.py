@@ -1,0 +1,228 @@
+"""The report's figures as SVG text: small, without outside references, in the page's own light and dark colours."""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from finetune.evaluation.ranking import curves
+from finetune.evaluation.reliability import Bins
+
+# Written into the drawing, then replaced: a page may set --series-0..3 (once for light, once for dark); alone they are
+# the colours behind the comma. Blue, vermilion, green, purple after Okabe and Ito, told apart by colour-blind eyes too.
+SERIES = {"#010100": "#0072b2", "#010101": "#d55e00", "#010102": "#009e73", "#010103": "#a6559d"}
+INK = "#010110"
+MARKS = ("o", "s", "^", "D")
+DASHES = ("-", "--", "-.", ":")
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+    "svg.hashsalt": "finetune",  # the same figure is the same file
+    "text.parse_math": False,  # a class may be called $x$
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    **{f"{part}.color": INK for part in ("text", "xtick", "ytick")},
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+}
+MOST_POINTS = 300  # of a curve; more cannot be seen
+FEW = 20  # images in a bin below which its point is hollow
+
+
+def _styled(draw: Callable[..., str]) -> Callable[..., str]:
+    """The style holds while a figure is drawn, and no longer."""
+
+    @wraps(draw)
+    def styled(*args: Any, **kwargs: Any) -> str:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+@_styled
+def roc(target: np.ndarray, score: np.ndarray, label: str) -> str:
+    """Sensitivity over 1 - specificity of one class."""
+    true, false = curves(target, score)
+    figure, axes = _figure(2.7, 2.6)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    if true[-1] and false[-1]:
+        axes.plot(*thinned(false / false[-1], true / true[-1]), color=_color(0))
+    _square(axes, "1 − specificity", "sensitivity")
+    return _svg(figure, label)
+
+
+@_styled
+def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
+    """Precision over recall of one class; dotted is the share of positives, what guessing gives."""
+    true, false = curves(target, score)
+    figure, axes = _figure(2.7, 2.6)
+    if true[-1]:
+        share = true[-1] / (true[-1] + false[-1])
+        axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
+        precision = true[1:] / (true[1:] + false[1:])
+        axes.plot(*thinned(true[1:] / true[-1], precision), color=_color(0), drawstyle="steps-pre")
+    _square(axes, "recall (sensitivity)", "precision (PPV)")
+    return _svg(figure, label)
+
+
+@_styled
+def reliability(bins: Bins, label: str) -> str:
+    """What happened over what was said; points of fewer than 20 images are hollow."""
+    figure, axes = _figure(2.7, 2.6)
+    end = min(1.0, max(0.05, 1.1 * float(np.max([*bins.said, *bins.happened], initial=0))))
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+    axes.plot(bins.said, bins.happened, color=_color(0), linewidth=1, clip_on=False)
+    for many, face in ((bins.count >= FEW, _color(0)), (bins.count < FEW, "none")):
+        axes.plot(
+            bins.said[many],
+            bins.happened[many],
+            "o",
+            markersize=4.5,
+            color=_color(0),
+            markerfacecolor=face,
+            clip_on=False,
+        )
+    _square(axes, "probability said", "share that was positive", end)
+    return _svg(figure, label)
+
+
+@_styled
+def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], label: str, x_label: str = "epoch") -> str:
+    """Up to four courses over the epochs; gaps (NaN) are bridged."""
+    figure, axes = _figure(4.2, 2.6)
+    for i, (name, values) in enumerate(series.items()):
+        known = ~np.isnan(np.asarray(values, np.float64))
+        points = thinned(np.asarray(x, np.float64)[known], np.asarray(values, np.float64)[known])
+        mark = MARKS[i % 4] if len(points[0]) <= 30 else ""
+        axes.plot(*points, color=_color(i), linestyle=DASHES[i % 4], marker=mark, markersize=3.5, label=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    axes.set_xlabel(x_label)
+    axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
+    if series:
+        axes.legend(loc="best", fontsize=9)
+    return _svg(figure, label)
+
+
+@_styled
+def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str, x_label: str) -> str:
+    """Shares between 0 and 1, one group of bars per name and one bar per series."""
+    figure, axes = _figure(6.4, 0.8 + len(names) * (0.13 * len(series) + 0.14))
+    thick = 0.8 / max(len(series), 1)
+    for i, (name, values) in enumerate(series.items()):
+        y = np.arange(len(names)) + (i - (len(series) - 1) / 2) * thick
+        axes.barh(y, np.nan_to_num(np.asarray(values, np.float64)), thick * 0.9, color=_color(i), label=name)
+    axes.set_yticks(np.arange(len(names)), [_short(name) for name in names])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
+    axes.set_xlabel(x_label)
+    axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(series), fontsize=9, borderaxespad=0)
+    return _svg(figure, label)
+
+
+@_styled
+def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
+    """Rows are the true class, columns the answer; a cell is as dark as its share of the row."""
+    counts = np.asarray(counts, np.float64)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = 0.8 + 0.34 * len(classes) + 0.075 * max(len(_short(name)) for name in classes)
+    figure, axes = _figure(side, side)
+    for row, column in np.argwhere(counts > 0):
+        alpha = 0.06 + 0.74 * float(shares[row, column])
+        axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=_color(0), alpha=alpha, lw=0))
+        if len(classes) <= 30:
+            axes.text(column, row, f"{int(counts[row, column])}", ha="center", va="center", fontsize=8)
+    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="answer", ylabel="truth")
+    axes.set_xticks(np.arange(len(classes)), [_short(name) for name in classes], rotation=90)
+    axes.set_yticks(np.arange(len(classes)), [_short(name) for name in classes])
+    axes.tick_params(length=0)
+    axes.set_aspect("equal")
+    return _svg(figure, label)
+
+
+def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
+    """At most `most` points of a curve, evenly along its length, its ends among them."""
+    if len(x) <= most:
+        return x, y
+
+    def steps(values: np.ndarray) -> np.ndarray:
+        return np.abs(np.diff(values)) / max(float(np.ptp(values)), 1e-300)
+
+    length = np.r_[0, np.cumsum(steps(x) + steps(y))]
+    keep = np.unique(np.r_[0, np.searchsorted(length, np.linspace(0, length[-1], most - 2)), len(x) - 1])
+    keep = keep[keep < len(x)]
+    return x[keep], y[keep]
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Inches at 72 px; the axes take the room that their labels leave."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _square(axes: Axes, x_label: str, y_label: str, end: float = 1.0) -> None:
+    margin = 0.02 * end
+    axes.set(xlim=(-margin, end + margin), ylim=(-margin, end + margin), xlabel=x_label, ylabel=y_label)
+    axes.set_aspect("equal")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+
+
+def _color(number: int) -> str:
+    return list(SERIES)[number % len(SERIES)]
+
+
+def _short(name: str, most: int = 28) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The drawing as one <svg> element for a page: colours as variables, ids of its own, a text for screen readers."""
+    text = io.StringIO()
+    with warnings.catch_warnings():
+        # the browser has the letters that matplotlib's own font lacks
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.patch.set_visible(False)
+        for axes in figure.axes:
+            axes.patch.set_visible(False)
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<style.*?</style>\s*", "", svg, count=1, flags=re.DOTALL)  # it would hold for the whole page
+    svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)  # the page's own
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)  # the same as matplotlib < 3.10 writes it
+    svg = re.sub(r'(?<= )(d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), svg)
+    own = f"f{zlib.crc32((label + svg).encode()):08x}-"  # figures of one page must not share ids
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", svg)
+    for number, (mark, alone) in enumerate(SERIES.items()):
+        svg = svg.replace(mark, f"var(--series-{number}, {alone})")
+    svg = svg.replace(INK, "currentColor")
+    width, height = figure.get_size_inches() * 72
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+        f'aria-label="{html.escape(label)}" viewBox="0 0 {width:g} {height:g}" '
+        f'style="max-width: {1.25 * width:.0f}px; stroke-linejoin: round">'
+    )
+    return re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)

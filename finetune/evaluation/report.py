@@ -1,0 +1,283 @@
+"""report.html: what a run did, how far its numbers can be trusted, and where they came from, in one file.
+
+Everything is read from the run folder, so the report can be made again at any time; what is missing is named.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from finetune.errors import FinetuneError
+from finetune.evaluation import plots, wording
+from finetune.evaluation.files import write_text_atomic
+from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.reliability import binned, top_label
+from finetune.evaluation.scores import Scorer
+
+MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
+MOST_CELLS = 20  # classes up to which the confusion matrix is a table
+AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
+NAMES = {
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "ppv": "PPV",
+    "npv": "NPV",
+    "f1": "F1",
+    "brier": "Brier score",
+    "log_loss": "log loss",
+    "ece": "calibration error",
+    "top5_accuracy": "top-5 accuracy",
+    "kappa": "Cohen's kappa",
+}
+
+
+@dataclass
+class Run:
+    """What a run folder holds; an empty value where a file is missing or cannot be read."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    audit: dict[str, Any]
+    metrics: pd.DataFrame
+    scores: dict[str, Any]
+    predictions: dict[str, Predictions]
+    problems: list[str] = field(default_factory=list)
+    """Which files are missing or cannot be read, in sentences."""
+
+    @classmethod
+    def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
+        """Read all there is; `scores` stand in for a scores.json that is still to be written."""
+        problems: list[str] = []
+
+        def load(name: str, parse, empty):
+            path = folder / name
+            if not path.is_file():
+                problems.append(f"{name} is missing.")
+                return empty
+            try:
+                return parse(path) or empty
+            except (FinetuneError, ValueError, OSError, yaml.YAMLError) as error:
+                problems.append(f"{name} cannot be read: {wording.shortened(str(error))}")
+                return empty
+
+        def parse_json(path: Path) -> dict[str, Any]:
+            return json.loads(path.read_text(encoding="utf-8"))
+
+        config = load("config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), {})
+        environment = load("environment.json", parse_json, {})
+        audit = load("audit.json", parse_json, {})
+        metrics = load("metrics.csv", lambda path: [pd.read_csv(path)], [pd.DataFrame()])[0]
+        if scores is None:
+            scores = load("scores.json", parse_json, {})
+        predictions = {}
+        for split in scores or ("val", "test"):
+            kind = scores.get(split, {}).get("kind")
+            found = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [])
+            predictions |= {split: table for table in found}
+        return cls(config, environment, audit, metrics, scores, predictions, problems)
+
+
+def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Path:
+    """Write `folder`/report.html from the files of the run in `folder`.
+
+    Args:
+        scores: what scores.json will say, for a run that writes it last; else it is read.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FinetuneError(f"{folder} is not a folder; name a run folder, such as outputs/latest.")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # class names and paths come from users' tables
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": wording.number, "interval": wording.interval, "shortened": wording.shortened}
+    page = environment.get_template("report.html.j2").render(context(Run.read(folder, scores)))
+    return write_text_atomic(folder / "report.html", page)
+
+
+def context(run: Run) -> dict[str, Any]:
+    """What the page says, in the names of its template."""
+    data, weights = run.environment.get("data") or {}, run.environment.get("weights") or {}
+    split = next((s for s in ("test", "val") if s in run.scores), next(iter(run.scores), None))
+    scores = run.scores.get(split, {}) if split else {}
+    has_patients = run.audit.get("has_patients", True)
+    name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
+    backbone = (run.config.get("backbone") or {}).get("name")
+    return {
+        "title": f"{name}, {backbone}" if backbone else str(name),
+        "synthetic": bool(data.get("synthetic")),
+        "random_weights": bool(weights.get("random")),
+        "split": split,
+        "scores": scores,
+        "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
+        "cautions": [*scores.get("warnings", []), *run.audit.get("warnings", [])],
+        "has_patients": has_patients,
+        "problems": run.problems,
+        "data": data,
+        "weights": weights,
+        "audit": run.audit,
+        "leaks": [leak.get("text", str(leak)) if isinstance(leak, dict) else str(leak) for leak in run.audit.get("leaks", [])],
+        "splits": splits(run),
+        "class_names": list(scores.get("classes", {})) or data.get("classes") or [],
+        "share_figure": share_figure(run),
+        "training_figures": training_figures(run.metrics),
+        "best_epoch": best_epoch(run.metrics),
+        "rows": rows(scores, run.scores.get("val", {}) if split == "test" else {}),
+        "figures": class_figures(run.predictions[split], scores) if split in run.predictions else [],
+        "overall": {NAMES.get(m, m): score for m, score in scores.get("overall", {}).items()},
+        "confusion": confusion(scores),
+        "names": NAMES,
+        "at_threshold": AT_THRESHOLD,
+        "command": wording.shortened_command(run.environment.get("command") or ""),
+        "environment": run.environment,
+        "settings": wording.settings(run.config),
+    }
+
+
+def splits(run: Run) -> list[dict[str, Any]]:
+    """One row per split: images, patients, and per class how many are positive, from the audit, else the scores."""
+    found = [{"name": name, **counts} for name, counts in (run.audit.get("counts") or {}).items()]
+    if found:
+        return found
+    singular = {"positives": "positive", "negatives": "negative", "unknown": "unknown"}
+    return [
+        {
+            "name": name,
+            "images": of_split.get("n"),
+            "patients": of_split.get("patients"),
+            "classes": {c: {one: v[many] for many, one in singular.items()} for c, v in of_split.get("classes", {}).items()},
+        }
+        for name, of_split in run.scores.items()
+    ]
+
+
+def share_figure(run: Run) -> Markup | None:
+    """Bars: the share of positives per class and split, of the images whose label is known."""
+    by_split = {s["name"]: s.get("classes") or {} for s in splits(run)}
+    names = list(dict.fromkeys(name for classes in by_split.values() for name in classes))[:40]
+    if not names:
+        return None
+
+    def share(counts: dict[str, int] | None) -> float:
+        known = counts.get("positive", 0) + counts.get("negative", 0) if counts else 0
+        return counts["positive"] / known if counts and known else np.nan
+
+    series = {split: [share(classes.get(name)) for name in names] for split, classes in by_split.items()}
+    label = "Share of positive images per class and split; the numbers are in the table"
+    return Markup(plots.bars(names, series, label, "positive images"))
+
+
+def training_figures(metrics: pd.DataFrame) -> list[tuple[str, Markup]]:
+    """Captions and figures of loss, validation scores and learning rate over the epochs, where they were written."""
+    if metrics.empty or "epoch" not in metrics:
+        return []
+    numbers = metrics.apply(pd.to_numeric, errors="coerce")
+    numbers = numbers.groupby("epoch", as_index=False).last()  # a step-wise logger has several rows per epoch
+    groups = {
+        "Loss": [c for c in numbers if str(c).endswith("/loss")],
+        "Validation scores": [c for c in numbers if str(c).startswith("val/") and not str(c).endswith("/loss")],
+        "Learning rate": [c for c in numbers if c == "lr"],
+    }
+    figures = []
+    for caption, columns in groups.items():
+        series = {str(c): numbers[c].to_list() for c in columns[:4] if numbers[c].notna().any()}
+        if series:
+            last = ", ".join(f"{name} ends at {pd.Series(v).dropna().iloc[-1]:.4g}" for name, v in series.items())
+            figures.append((caption, Markup(plots.lines(numbers["epoch"].to_list(), series, f"{caption}: {last}"))))
+    return figures
+
+
+def best_epoch(metrics: pd.DataFrame) -> str | None:
+    """Which epoch did best on the validation split, by AUROC, else by loss."""
+    for column, pick in (("val/auroc", "idxmax"), ("val/loss", "idxmin")):
+        values = pd.to_numeric(metrics.get(column, pd.Series(dtype=float)), errors="coerce").dropna()
+        if len(values) and "epoch" in metrics:
+            row = getattr(values, pick)()
+            return f"Best {column} {values[row]:.4f} in epoch {metrics['epoch'][row]}, counted from 0."
+    return None
+
+
+def rows(scores: dict[str, Any], val: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per class of the score tables: each score as text, or why there is none."""
+    table = []
+    for name, of_class in scores.get("classes", {}).items():
+        cells = {
+            metric: wording.interval(score) if score["value"] is not None else wording.undefined(metric, of_class)
+            for metric, score in of_class.items()
+            if isinstance(score, dict)
+        }
+        known = of_class["positives"] + of_class["negatives"]
+        table.append(
+            {
+                "name": name,
+                "counts": of_class,
+                "cells": cells,
+                "auroc": of_class["auroc"],
+                "share": of_class["positives"] / known if known else None,
+                "val": val.get("classes", {}).get(name, {}).get("auroc", {}).get("value"),
+            }
+        )
+    return table
+
+
+def class_figures(predictions: Predictions, scores: dict[str, Any]) -> list[dict[str, Any]]:
+    """ROC, precision over recall and reliability of each class that has positives and negatives."""
+    scorer = Scorer(predictions)
+    truth, ranks, probs = scorer.truth, scorer.ranks, predictions.probs
+    positives = (truth == 1).sum(axis=0)
+    shown = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
+    shown = sorted(sorted(shown, key=lambda k: -positives[k])[:MOST_FIGURES])
+    figures = []
+    if predictions.kind == "multiclass" and len(predictions):
+        drawn = Markup(plots.reliability(binned(*top_label(predictions)), "Reliability of the most probable class"))
+        figures.append({"name": "All classes", "drawn": [("Reliability of the most probable class", drawn)]})
+    for k in shown:
+        name = predictions.classes[k]
+        of_class = scores.get("classes", {}).get(name, {})
+        auroc, average = (wording.interval(of_class.get(m)) for m in ("auroc", "average_precision"))
+        error = wording.number((of_class.get("ece") or {}).get("value"))
+        drawn = [
+            (f"ROC, area {auroc}", plots.roc(truth[:, k], ranks[:, k], f"ROC curve of {name}, area {auroc}")),
+            (
+                f"Average precision {average}",
+                plots.precision_recall(truth[:, k], ranks[:, k], f"Precision over recall of {name}, average {average}"),
+            ),
+            (
+                f"Calibration error {error}",
+                plots.reliability(binned(truth[:, k], probs[:, k]), f"Reliability of {name}, calibration error {error}"),
+            ),
+        ]
+        figures.append({"name": name, "drawn": [(caption, Markup(svg)) for caption, svg in drawn]})
+    return figures
+
+
+def confusion(scores: dict[str, Any]) -> dict[str, Any] | None:
+    """The matrix as a table or, of many classes, as a figure; and its largest errors in words."""
+    found = scores.get("confusion")
+    if not found:
+        return None
+    counts, classes = np.array(found["counts"]), found["classes"]
+    small = len(classes) <= MOST_CELLS
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return {
+        "classes": classes,
+        "rows": [(c, list(zip(counts[i], shares[i], strict=True))) for i, c in enumerate(classes)] if small else [],
+        "figure": None if small else Markup(plots.confusion(counts, classes, "Confusion matrix; the largest errors are named")),
+        "pairs": wording.most_confused(counts, classes),
+    }

@@ -1,0 +1,134 @@
+"""Numbers and facts of a run in the words of its report."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+
+WITHIN_TEXT = re.compile(r"(?:^|(?<=[\s='\"(\[,]))(?:~|[A-Za-z]:)?[\\/][\w.~][^\s'\",;)\]]*")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Three decimals, or a dash where there is nothing."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def interval(score: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """0.812 (0.775–0.846)"""
+    if not score or score.get("value") is None:
+        return "undefined"
+    if score.get("low") is None or score.get("high") is None:
+        return number(score["value"], digits)
+    return f"{score['value']:.{digits}f} ({score['low']:.{digits}f}–{score['high']:.{digits}f})"
+
+
+def undefined(metric: str, counts: Mapping[str, Any]) -> str:
+    """Why a class's score is not defined."""
+    positives, negatives = counts.get("positives", 0), counts.get("negatives", 0)
+    if not positives and not negatives:
+        return "undefined (nothing known)"
+    needs_positive = metric in ("auroc", "average_precision", "balanced_accuracy", "sensitivity")
+    needs_negative = metric in ("auroc", "average_precision", "balanced_accuracy", "specificity")
+    if not positives and needs_positive:
+        return "undefined (no positives)"
+    if not negatives and needs_negative:
+        return "undefined (no negatives)"
+    return {"ppv": "undefined (never a yes)", "npv": "undefined (never a no)"}.get(metric, "undefined")
+
+
+def in_words(score: Mapping[str, Any]) -> str:
+    """0.81 (95 % interval 0.78 to 0.85), without the part that is not there."""
+    if score.get("low") is None or score.get("high") is None:
+        return number(score["value"])
+    return f"{score['value']:.3f} (95 % interval {score['low']:.3f} to {score['high']:.3f})"
+
+
+def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
+    """What was found, in a few sentences, the most important first."""
+    macro = scores.get("macro", {}).get("auroc") or {}
+    classes = scores.get("classes", {})
+    images = f"{scores['n']:,} images" if "n" in scores else "the images"
+    people = f" of {scores['patients']:,} patients" if has_patients and "patients" in scores else ""
+    accuracy = scores.get("overall", {}).get("accuracy") or {}
+    said = []
+    if accuracy.get("value") is not None:
+        said.append(f"On the {split} split ({images}{people}) the accuracy is {in_words(accuracy)}.")
+    if macro.get("value") is None:
+        return [*said, f"On the {split} split ({images}{people}) no class has a defined AUROC."]
+    defined = {name: c["auroc"]["value"] for name, c in classes.items() if c["auroc"]["value"] is not None}
+    over = f", the mean over {len(defined)} of {len(classes)} classes" if len(classes) > 1 else ""
+    name = "macro AUROC" if len(classes) > 1 else "AUROC"
+    where = "The" if said else f"On the {split} split ({images}{people}) the"
+    said.append(f"{where} {name} is {in_words(macro)}{over}.")
+    if macro.get("low") is not None and macro["low"] <= 0.5 <= macro["high"]:
+        said.append("This cannot be told from guessing, which gives 0.5.")
+    elif macro["value"] < 0.5:
+        said.append("This is worse than guessing, which gives 0.5: look for labels that are the wrong way round.")
+    if len(defined) > 2:
+        best, worst = max(defined, key=lambda c: defined[c]), min(defined, key=lambda c: defined[c])
+        said.append(
+            f"Best told apart is {best} ({interval(classes[best]['auroc'])}), worst {worst} "
+            f"({interval(classes[worst]['auroc'])})."
+        )
+    guessed = [c for c in defined if (low := classes[c]["auroc"]["low"]) is None or low <= 0.5]
+    if guessed and len(classes) > 1:
+        said.append(f"Not shown to be better than guessing: {', '.join(guessed)}.")
+    return said
+
+
+def most_confused(counts: np.ndarray, classes: list[str], most: int = 8) -> list[str]:
+    """The largest numbers off the diagonal: truth taken for answer."""
+    counts = np.asarray(counts)
+    wrong = counts - np.diag(np.diag(counts))
+    order = [i for i in np.argsort(-wrong, axis=None, kind="stable")[:most] if wrong.flat[i] > 0]
+    pairs = []
+    for row, column in (divmod(int(i), len(classes)) for i in order):
+        n, of = int(wrong[row, column]), int(counts[row].sum())
+        pairs.append(f"{classes[row]} taken for {classes[column]}: {n:,} of {of:,} ({100 * n / of:.1f} %)")
+    return pairs
+
+
+def shortened(text: str) -> str:
+    """`text` with absolute paths cut down to their last name: a report is passed on, folders may name people."""
+    return WITHIN_TEXT.sub(lambda found: last_name(found[0]), text)
+
+
+def last_name(path: str) -> str:
+    """…/name of an absolute path; anything else as it is."""
+    kind = PureWindowsPath if "\\" in path or re.match(r"[A-Za-z]:", path) else PurePosixPath
+    absolute = kind(path).is_absolute() or path.startswith("~")
+    return f"…/{kind(path).name}" if absolute and kind(path).name else path
+
+
+def shortened_command(command: str) -> str:
+    """A command line with the absolute paths among its values cut down, those with spaces too."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return shortened(command)
+    cut = []
+    for word in words:
+        key, sign, value = word.partition("=")
+        cut.append(key + sign + last_name(value) if sign else last_name(word))
+    return " ".join(shortened(word if re.fullmatch(r"[^\s'\"$&|;<>()*]*", word) else shlex.quote(word)) for word in cut)
+
+
+def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A nested configuration as dotted names with values; what is unset is left out, paths are cut down."""
+    flat: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat |= settings(value, f"{name}.")
+        elif isinstance(value, str):
+            flat[name] = shortened(last_name(value))
+        elif isinstance(value, list):
+            flat[name] = "[" + ", ".join(shortened(last_name(str(item))) for item in value) + "]"
+        elif value is not None:
+            flat[name] = str(value)
+    return flat

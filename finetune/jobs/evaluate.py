@@ -1,0 +1,53 @@
+"""job=evaluate: a finished model on a split of its own data or on another data set."""
+
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from finetune import package
+from finetune.data.module import ImageData
+from finetune.errors import FinetuneError, one_of
+from finetune.jobs import prepare, run_folder, scoring
+from finetune.training import ranks
+
+SPLITS = ("train", "val", "test", "all")
+
+
+def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
+    """Load, read the data as for a fit, predict, and write predictions and scores."""
+    first = ranks.rank() == 0
+    say = prepare.sayer(first)
+    split = config["split"]
+    if split not in SPLITS:
+        raise one_of("split", split, SPLITS)
+    model = package.load(config["model"])
+    if first:
+        run_folder.begin(run, config, words)
+    table = prepare.renamed(prepare.table(config, say), model.classes, model.kind)
+    if split == "all":
+        table.frame["split"] = "all"
+    elif not (table.frame["split"] == split).any():
+        raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
+    pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
+    data = ImageData(
+        table,
+        pictures,
+        model.preprocessing,
+        None,
+        batch_size=config["data"]["batch_size"],
+        num_workers=config["data"]["num_workers"],
+        seed=config["seed"],
+    )
+    n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
+    with ranks.launched(run, n_ranks), ranks.group(n_ranks):
+        found = scoring.predictions(model.network, data, split, config["trainer"]["accelerator"])
+        if dist.is_initialized():
+            dist.barrier()
+    if not first:
+        return
+    run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash}, notes=table.notes)
+    scores = scoring.write(run, {split: found}, seed=config["seed"])
+    run_folder.write_json(run / "scores.json", scores)
+    scoring.show(scores, table, say)
+    say(f"predictions and scores: {run}")

@@ -1,0 +1,179 @@
+"""job=fit: from a configuration to a complete run folder."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from finetune import build
+from finetune import weights as weight_files
+from finetune.data.module import ImageData
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+from finetune.evaluation import report
+from finetune.jobs import prepare, run_folder, scoring
+from finetune.network import Network, NetworkSpec
+from finetune.package import Model
+from finetune.preprocessing import Preprocessing
+from finetune.training import ranks
+from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
+from finetune.training.task import Classification
+
+
+def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = False) -> None:
+    """Read and check the data, build the network, train, evaluate the best epoch, and write the run folder.
+
+    The order matters: what can fail without a picture being decoded comes first, scores.json comes last.
+    """
+    first = ranks.rank() == 0
+    say = prepare.sayer(first)
+    if first and not resumed:
+        run_folder.begin(run, config, words)
+    prepare.demo(config, say)
+    table = prepare.table(config, say)
+    prepare.check_trainable(table)
+    spec, network, of_weights, source = make_network(config, table, say)
+    preprocessing = build.preprocessing(config, of_weights)
+    pictures, audit = prepare.pictures(config, table, preprocessing, say, run if first else None)
+    if first:
+        run_folder.note(
+            run,
+            weights=source,
+            data={
+                "name": table.name,
+                "root": table.root.name,
+                "hash": table.hash(),
+                "kind": table.kind,
+                "classes": table.classes,
+                "synthetic": table.synthetic,
+                "notes": table.notes,
+            },
+        )
+    data = ImageData(
+        table,
+        pictures,
+        preprocessing,
+        build.augment(config),
+        batch_size=config["data"]["batch_size"],
+        num_workers=config["data"]["num_workers"],
+        seed=config["seed"],
+    )
+    n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
+    with ranks.launched(run, n_ranks):
+        train(config, run, table, network, data, say)
+        best = run / "checkpoints" / "best.ckpt"
+        load_best(network, best)
+        tables = {
+            split: scoring.predictions(network, data, split, config["trainer"]["accelerator"])
+            for split in ("val", "test")
+            if len(data.rows(split))
+        }
+    if not first:
+        return
+    environment = json.loads((run / "environment.json").read_text())
+    model = Model(network, spec, table.classes, table.kind, preprocessing, provenance(environment))
+    model.save(run / "model.safetensors")
+    scores = scoring.write(run, tables, seed=config["seed"])
+    report.write_report(run, scores=scores)
+    run_folder.write_json(run / "scores.json", scores)
+    run_folder.point_latest(run)
+    scoring.show(scores, table, say)
+    say(f"report: {run / 'report.html'}")
+
+
+def make_network(
+    config: dict[str, Any], table: SampleTable, say: prepare.Say
+) -> tuple[NetworkSpec, Network, Preprocessing | None, dict[str, Any]]:
+    """The network with its weights loaded, what pictures they want, and where they came from."""
+    L.seed_everything(config["seed"], verbose=False)
+    spec = build.network_spec(config, len(table.classes))
+    network = spec.build()
+    wanted = config["backbone"]["weights"]
+    if wanted in (None, "none"):
+        say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
+        return spec, network, None, {"source": None, "random": True}
+    loaded = weight_files.load_into(network.backbone, spec.backbone, wanted)
+    say(f"{spec.backbone} starts from {loaded}.")
+    trained, size = loaded.preprocessing, config["data"]["image_size"]
+    if trained is not None and trained.image_size != size:
+        say(f"These weights were trained at {trained.image_size} px, pictures go in at data.image_size={size}.")
+    account = loaded.to_dict()
+    account["used"] = len(loaded.used)
+    return spec, network, trained, {**account, "random": False}
+
+
+def train(
+    config: dict[str, Any], run: Path, table: SampleTable, network: Network, data: ImageData, say: prepare.Say
+) -> None:
+    """Fit with Lightning, from the last checkpoint where there is one."""
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config["compile"]:
+        network.compile()
+    plan = build.plan(config)
+    task = Classification(
+        network,
+        build.loss(config, table.kind),
+        build.make(config, "optimizer"),
+        build.make(config, "schedule"),
+        plan,
+        classes=table.classes,
+        seed=config["seed"],
+        config=config,
+    )
+    monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
+    if monitor == "val/loss":
+        say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
+    metrics = MetricsTable(run / "metrics.csv")
+    callbacks = [
+        metrics,
+        EpochLines(metrics),
+        Checkpoint(run / "checkpoints", monitor, keep_all=config["callbacks"]["keep_all_checkpoints"]),
+        *build.extra_callbacks(config, monitor),
+    ]
+    settings = {key: value for key, value in config["trainer"].items() if value is not None}
+    settings["enable_progress_bar"] = settings["enable_progress_bar"] and sys.stdout.isatty()
+    if settings["enable_progress_bar"]:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        callbacks.append(RichProgressBar())
+    n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"]) * settings["num_nodes"]
+    if n_ranks > 1:
+        settings["strategy"] = DDPStrategy(find_unused_parameters=plan.changes(list(task.parts)))
+        if any(state.norms in ("train", "stats") for state in task.plan.at(0, list(task.parts)).values()):
+            say(f"Batch norms that train use the statistics of each of the {n_ranks} processes' own part of a batch.")
+    trainer = L.Trainer(
+        default_root_dir=run,
+        logger=build.loggers(config, run),
+        callbacks=callbacks,
+        use_distributed_sampler=False,
+        enable_checkpointing=True,
+        **settings,
+    )
+    last = run / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:
+            print(f"stopped. Go on by: python -m finetune resume={run}", file=sys.stderr)
+            raise SystemExit(130) from None
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+def load_best(network: Network, path: Path) -> None:
+    """The best epoch's weights, every key of them."""
+    if not path.is_file():
+        raise FinetuneError(f"{path} is missing: no epoch was finished. Train for at least one whole epoch.")
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=True)
+
+
+def provenance(environment: dict[str, Any]) -> dict[str, Any]:
+    """What the model file says of where it came from."""
+    return {key: environment.get(key) for key in ("command", "versions", "commit", "seed", "weights", "data")}

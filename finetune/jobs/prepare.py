@@ -1,0 +1,113 @@
+"""From the data configuration to split, audited, decoded pictures: what every job with a data set begins with."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune import build
+from finetune.data import audit as audits
+from finetune.data import splits
+from finetune.data.cache import PictureCache
+from finetune.data.table import SampleTable
+from finetune.jobs import run_folder
+from finetune.preprocessing import Preprocessing
+
+Say = Callable[[str], None]
+"""Takes a sentence for the user."""
+
+
+def sayer(first: bool) -> Say:
+    """Sentences are printed by the first rank alone."""
+    return (lambda sentence: print(sentence, flush=True)) if first else (lambda sentence: None)
+
+
+def demo(config: dict[str, Any], say: Say) -> None:
+    """Make the synthetic chest X-rays where the configuration asks for them."""
+    if not config["demo"]:
+        return
+    from finetune.data.phantom import make_phantoms
+
+    say(
+        "DEMO: no images at ./data/chestxray, so this run uses SYNTHETIC chest X-ray phantoms and random weights.\n"
+        "      Its numbers say that the program works, nothing about patients. For your own images:\n"
+        "      data.root=DIR, or data=csv data.table=FILE, or data=folder data.root=DIR.\n"
+        f"      Recipe (conf/experiment/demo.yaml; what you type wins): {config['data']['image_size']} px, "
+        f"{config['trainer']['max_epochs']} epochs, batches of {config['data']['batch_size']}, full fine-tuning."
+    )
+    make_phantoms(Path(config["data"]["root"]), seed=0)
+
+
+def table(config: dict[str, Any], say: Say) -> SampleTable:
+    """The sample table, split by patient; the split depends on data.* alone."""
+    data = config["data"]
+    read = build.source(config).table()
+    read.check()
+    for sentence in read.notes:
+        say(sentence)
+    return splits.assign_splits(
+        read,
+        seed=data["seed"],
+        val=data["val_fraction"],
+        test=data["test_fraction"],
+        folds=data["folds"],
+        fold=data["fold"],
+    )
+
+
+check_trainable = audits.check_trainable
+
+
+def pictures(
+    config: dict[str, Any], table: SampleTable, preprocessing: Preprocessing, say: Say, run: Path | None
+) -> tuple[PictureCache, audits.Audit]:
+    """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here."""
+    data = config["data"]
+    early = audits.audit_table(table)
+    if run is not None:
+        run_folder.write_json(run / "audit.json", early.to_dict())
+    early.stop_on_leak(data["audit"]["on_leak"])
+    cache = PictureCache.build(
+        table, preprocessing, data["cache"], workers=max(1, data["num_workers"]), on_bad=data["on_bad"], say=say
+    )
+    found = audits.audit_pictures(early, table, cache)
+    if run is not None:
+        run_folder.write_json(run / "audit.json", found.to_dict())
+    for sentence in found.warnings:
+        say(f"audit: {sentence}")
+    found.stop_on_leak(data["audit"]["on_leak"])
+    say(counts(table))
+    return cache, found
+
+
+def counts(table: SampleTable) -> str:
+    """One line: images and patients per split."""
+    parts = []
+    for split in ("train", "val", "test"):
+        rows = table.frame[table.frame["split"] == split]
+        if len(rows):
+            people = f" of {rows['patient'].nunique():,} patients" if table.has_patients else ""
+            parts.append(f"{split} {len(rows):,} images{people}")
+    return f"{table.name}: " + ", ".join(parts) + f"; {len(table.classes)} classes ({table.kind})."
+
+
+def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
+    """The table in a model's classes: those it does not label are unknown, not negative.
+
+    Raises:
+        FinetuneError: no class in common, or labels of another kind.
+    """
+    from finetune.errors import FinetuneError
+
+    if table.kind != kind:
+        raise FinetuneError(f"The model's labels are {kind}, the data set's are {table.kind}: they cannot be compared.")
+    common = [name for name in classes if name in table.classes]
+    if not common:
+        raise FinetuneError(f"The model knows {classes}, the data set labels {table.classes}: no class in common.")
+    if kind == "multiclass" and set(table.classes) - set(classes):
+        raise FinetuneError(f"The data set has classes that the model does not know: {set(table.classes) - set(classes)}.")
+    frame = table.frame.drop(columns=[f"target_{name}" for name in table.classes if name not in classes])
+    for name in classes:
+        if name not in table.classes:
+            frame[f"target_{name}"] = 0.0 if kind == "multiclass" else float("nan")
+    return replace(table, frame=frame, classes=list(classes))

@@ -1,0 +1,106 @@
+"""The run folder: what is written into it besides results, and what makes it count as complete."""
+
+import contextlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.errors import FinetuneError
+
+PACKAGES = ("finetune", "torch", "torchvision", "lightning", "timm", "torchmetrics", "albumentations", "numpy", "pandas")
+
+
+def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
+    """Take the folder for a new run: config.yaml and environment.json.
+
+    Raises:
+        FinetuneError: the folder holds another run.
+    """
+    if (run / "config.yaml").exists():
+        raise FinetuneError(
+            f"{run} holds a run already. Go on with it by resume={run}, or name another folder: hydra.run.dir=DIR."
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    write(run / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    write_json(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})
+
+
+def command(words: list[str]) -> str:
+    """The command as it could be typed again."""
+    return "python -m finetune " + shlex.join(words) if words else "python -m finetune"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit: nothing that names a person or a place."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "versions": versions,
+        "commit": commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {device}",
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout this code runs from, with `+changes` where it differs; None outside a checkout."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return None
+    git = ["git", "-C", str(here)]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
+        status = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+        )
+        return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
+    return None
+
+
+def note(run: Path, **facts: Any) -> None:
+    """Add facts to environment.json."""
+    path = run / "environment.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    write_json(path, {**known, **facts})
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def is_complete(run: Path) -> bool:
+    """scores.json is written last."""
+    return (run / "scores.json").is_file()
+
+
+def point_latest(run: Path) -> None:
+    """Make outputs/latest the newest completed fit; another process may be doing the same."""
+    link = Path("outputs", "latest")
+    link.parent.mkdir(exist_ok=True)
+    partial = link.with_name(f".latest.{os.getpid()}")
+    try:
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(os.path.relpath(run.resolve(), link.parent.resolve()), target_is_directory=True)
+        os.replace(partial, link)
+    except OSError as error:  # a real folder of that name, or a file system without links
+        partial.unlink(missing_ok=True)
+        print(f"outputs/latest could not be set ({error.strerror}); the run is at {run}.", file=sys.stderr)

@@ -1,0 +1,70 @@
+"""From a network and a split to predictions, scores and the lines that say them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from finetune.data.module import ImageData
+from finetune.data.table import SampleTable
+from finetune.evaluation import summary
+from finetune.evaluation.predictions import Predictions
+from finetune.inference import best_device, by_index, predict
+from finetune.network import Network
+
+
+def predictions(network: Network, data: ImageData, split: str, accelerator: str) -> Predictions | None:
+    """Every readable sample of `split` once, whatever the number of ranks; None on all ranks but the first."""
+    several = dist.is_available() and dist.is_initialized()
+    rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    loader = data.eval_loader(split, rank=rank, world_size=world)
+    index, logits = predict(network, loader, best_device(accelerator))
+    if several:
+        gathered: list[Any] = [None] * world
+        dist.all_gather_object(gathered, (index, logits))
+        index, logits = (np.concatenate([g[i] for g in gathered]) for i in (0, 1))
+    if rank != 0:
+        return None
+    index, logits = by_index(index, logits)
+    table, rows = data.table, data.table.frame.iloc[index]
+    return Predictions.from_arrays(
+        rows["path"].tolist(),
+        rows["patient"].tolist(),
+        table.classes,
+        table.kind,
+        table.targets()[index],
+        logits,
+        rows[table.metadata].reset_index(drop=True),
+    )
+
+
+def has_auroc(table: SampleTable, split: str) -> bool:
+    """Whether at least one class has a positive and a negative in `split`."""
+    target = table.targets()[(table.frame["split"] == split).to_numpy()]
+    return bool(((target >= 0.5).any(axis=0) & (target < 0.5).any(axis=0)).any())
+
+
+def write(run: Path, tables: dict[str, Predictions | None], *, seed: int) -> dict[str, Any]:
+    """predictions_<split>.csv for each split; the scores, for scores.json."""
+    scores = {}
+    for split, table in tables.items():
+        assert table is not None
+        table.write(run / f"predictions_{split}.csv")
+        scores[split] = summary.summarise(table, seed=seed)
+    return scores
+
+
+def show(scores: dict[str, Any], table: SampleTable, say: Callable[[str], None]) -> None:
+    """The numbers that matter, each with its interval."""
+    for split, of_split in scores.items():
+        for metric in ("auroc", "accuracy"):
+            found = of_split["macro"].get(metric)
+            if found and found["value"] is not None:
+                interval = f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else ""
+                made_up = " (SYNTHETIC images)" if table.synthetic else ""
+                name = "macro AUROC" if metric == "auroc" else metric
+                say(f"{split}: {name} {found['value']:.3f}{interval} (95 %){made_up}")
+        for sentence in of_split.get("warnings", []):
+            say(f"  {sentence}")

@@ -1,0 +1,134 @@
+"""The fine-tuning plan: which part of the network learns when, at what rate, and what its batch norms do.
+
+A plan is a pure function of the epoch. Nothing is remembered from step to step, so resuming at any epoch gives the
+state that never stopping would have given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from finetune.errors import FinetuneError, one_of
+
+NORMS = {
+    "train": (True, True),  # normalise by the batch and update the running statistics; scale and shift learn
+    "stats": (True, False),  # the same, but scale and shift stay
+    "affine": (False, True),  # normalise by the running statistics, which stay; scale and shift learn
+    "frozen": (False, False),  # a fixed linear map
+}
+"""What a batch norm does: (module in train mode, scale and shift learn)."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs in which the same parts learn."""
+
+    epoch: int = 0
+    """First epoch (from 0) in which the phase holds; it lasts until the next one begins."""
+    train: tuple[str, ...] | list[str] = ("all",)
+    """Parts that learn: stem, stage1 ..., head, or backbone, or all. Every other part is frozen."""
+    rate: float = 1.0
+    """Factor on the learning rate while the phase holds."""
+    norms: str | None = None
+    """What batch norms in learning parts do: train, stats, affine or frozen; by default as the plan says."""
+
+
+@dataclass(frozen=True)
+class PartState:
+    """What one part does in one epoch."""
+
+    learns: bool
+    rate: float
+    norms: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Phases in time, and how rates and norms vary over the parts."""
+
+    phases: dict[str, Phase] = field(default_factory=lambda: {"full": Phase()})
+    """Named phases, in any order; one of them begins at epoch 0."""
+    norms: str = "train"
+    """What batch norms in learning parts do: train, stats, affine or frozen."""
+    frozen_norms: str = "frozen"
+    """What batch norms in frozen parts do: frozen, or stats to let the running statistics follow the new images."""
+    lr_decay: float = 1.0
+    """Factor on the learning rate for each part that lies further from the head (layer-wise decay); 1 is none."""
+    head_rate: float = 1.0
+    """Factor on the learning rate of the head alone, which starts from random weights."""
+
+    def __post_init__(self) -> None:
+        for argument in ("norms", "frozen_norms"):
+            if getattr(self, argument) not in NORMS:
+                raise one_of(f"finetuning.{argument}", getattr(self, argument), NORMS)
+        if not 0 < self.lr_decay <= 1:
+            raise FinetuneError(f"finetuning.lr_decay={self.lr_decay} must lie above 0 and be at most 1.")
+        if not self.head_rate > 0:
+            raise FinetuneError(f"finetuning.head_rate={self.head_rate} must be above 0.")
+        if not self.phases:
+            raise FinetuneError("finetuning.phases is empty: at least one phase must say what learns.")
+        starts: dict[int, str] = {}
+        for name, phase in self.phases.items():
+            where = f"finetuning.phases.{name}"
+            if not phase.train:
+                raise FinetuneError(f"{where}.train=[] leaves nothing to learn. Name parts, or use train=[all].")
+            if phase.norms is not None and phase.norms not in NORMS:
+                raise one_of(f"{where}.norms", phase.norms, NORMS)
+            if not phase.rate > 0:
+                raise FinetuneError(f"{where}.rate={phase.rate} must be above 0.")
+            if phase.epoch < 0:
+                raise FinetuneError(f"{where}.epoch={phase.epoch} must be 0 or more.")
+            if phase.epoch in starts:
+                raise FinetuneError(
+                    f"finetuning.phases.{starts[phase.epoch]} and finetuning.phases.{name} both begin at epoch "
+                    f"{phase.epoch}. Give each its own first epoch."
+                )
+            starts[phase.epoch] = name
+        if 0 not in starts:
+            first = min(starts)
+            raise FinetuneError(
+                f"finetuning.phases.{starts[first]}.epoch={first} is the first phase: no phase covers epoch 0."
+            )
+
+    def phase(self, epoch: int) -> tuple[str, Phase]:
+        """Name and phase that hold in `epoch`."""
+        return max(
+            ((name, phase) for name, phase in self.phases.items() if phase.epoch <= epoch), key=lambda p: p[1].epoch
+        )
+
+    def at(self, epoch: int, parts: Sequence[str]) -> dict[str, PartState]:
+        """What each of `parts` (ordered from the stem to the head) does in `epoch`."""
+        name, phase = self.phase(epoch)
+        learning = expand(phase.train, parts, f"finetuning.phases.{name}.train")
+        last = len(parts) - 1
+        states = {}
+        for depth, part in enumerate(parts):
+            rate = phase.rate * self.lr_decay ** (last - depth) * (self.head_rate if part == "head" else 1.0)
+            norms = (phase.norms or self.norms) if part in learning else self.frozen_norms
+            states[part] = PartState(part in learning, rate if part in learning else 0.0, norms)
+        return states
+
+    def changes(self, parts: Sequence[str]) -> bool:
+        """Whether a part that is frozen at some time learns at another."""
+        learning = {frozenset(expand(phase.train, parts, "train")) for phase in self.phases.values()}
+        return len(learning) > 1
+
+    def check(self, parts: Sequence[str], max_epochs: int | None = None) -> None:
+        """Refuse phases that name no part of this network or begin after the last epoch."""
+        for name, phase in self.phases.items():
+            expand(phase.train, parts, f"finetuning.phases.{name}.train")
+            if max_epochs is not None and 0 < max_epochs <= phase.epoch:
+                raise FinetuneError(
+                    f"finetuning.phases.{name}.epoch={phase.epoch} never comes: trainer.max_epochs={max_epochs}. "
+                    "Train longer or begin the phase earlier."
+                )
+
+
+def expand(names: Sequence[str], parts: Sequence[str], argument: str = "train") -> set[str]:
+    """Part names with `all` and `backbone` (everything but the head) written out."""
+    groups = {"all": list(parts), "backbone": [part for part in parts if part != "head"]}
+    wanted: set[str] = set()
+    for name in names:
+        if name not in parts and name not in groups:
+            raise one_of(argument, name, [*parts, *groups])
+        wanted.update(groups.get(name, [name]))
+    return wanted

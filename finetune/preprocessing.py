@@ -1,0 +1,198 @@
+"""Everything between a decoded picture and the network: resize, crop, normalise.
+
+One frozen value that travels inside the model file, so validation, predict and any outside program do the same.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from finetune.errors import FinetuneError
+
+if TYPE_CHECKING:  # torch is imported where tensors are made, so decoding processes stay light
+    import torch
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FITS = ("squash", "crop", "pad")
+
+# A picture more than this many times longer than wide is cut to it before `fit=crop` enlarges it: a 1 x 1,000,000
+# strip would need gigabytes. What is cut lies far outside the centre square that is kept.
+LONGEST_ASPECT = 64
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a network's input. Plain values only; `to_dict` and `from_dict` round-trip.
+
+    Resizing is Pillow's antialiased filter on uint8, sizes and offsets are rounded as timm and torchvision do:
+    `fit="crop"` equals timm's evaluation transform with crop_pct = `crop_fraction`, to the last bit.
+    """
+
+    image_size: int = 224
+    """Side of the square the network sees, in pixels."""
+    in_channels: int = 3
+    """1 or 3; gray pictures are repeated to 3, coloured ones are reduced to 1 by luminance."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean of pictures scaled to [0, 1], one per channel."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Standard deviation of pictures scaled to [0, 1], one per channel."""
+    interpolation: str = "bilinear"
+    """bilinear or bicubic, both antialiased."""
+    fit: str = "squash"
+    """squash: resize to the square; crop: shorter side, then the centre; pad: longer side, then a black border."""
+    crop_fraction: float = 1.0
+    """With fit=crop the part of the shorter side that is kept (timm's crop_pct)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", _floats("mean", self.mean))
+        object.__setattr__(self, "std", _floats("std", self.std))
+        if isinstance(self.image_size, bool) or not isinstance(self.image_size, int) or self.image_size < 1:
+            raise FinetuneError(f"image_size={self.image_size!r} must be a whole number of pixels, 1 or more.")
+        if self.in_channels not in (1, 3):
+            raise FinetuneError(f"in_channels={self.in_channels!r} must be 1 or 3.")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.in_channels:
+                raise FinetuneError(
+                    f"{name}={getattr(self, name)} must have {self.in_channels} value(s), one per channel "
+                    f"(in_channels={self.in_channels}); with_channels() averages them."
+                )
+        if not all(math.isfinite(m) for m in self.mean) or not all(math.isfinite(s) and s > 0 for s in self.std):
+            raise FinetuneError(f"mean={self.mean} must be finite and std={self.std} finite and above 0.")
+        if self.interpolation not in FILTERS:
+            raise FinetuneError(f"interpolation={self.interpolation!r}: choose from {', '.join(FILTERS)}.")
+        if self.fit not in FITS:
+            raise FinetuneError(f"fit={self.fit!r}: choose from {', '.join(FITS)}.")
+        if not 0 < self.crop_fraction <= 1:
+            raise FinetuneError(f"crop_fraction={self.crop_fraction!r} must lie above 0 and at most at 1.")
+        if self.fit != "crop" and self.crop_fraction != 1.0:
+            raise FinetuneError(f"crop_fraction={self.crop_fraction} is for fit=crop only, not fit={self.fit}.")
+
+    @property
+    def stored_size(self) -> int:
+        """Side of the resized square that is cached; `crop` cuts `image_size` out of its centre."""
+        return math.floor(self.image_size / self.crop_fraction)  # floor: as timm, 224 / 0.95 -> 235
+
+    def resize(self, picture: np.ndarray) -> np.ndarray:  # (H, W[, 3]) -> (S, S[, 3]), S = stored_size
+        """Resize a uint8 picture to the square that is cached."""
+        picture = check_picture(picture)
+        height, width = picture.shape[:2]
+        size = self.stored_size
+        if self.fit == "squash":
+            return self._scale(picture, size, size)
+        if self.fit == "pad":
+            scale = size / max(height, width)
+            inner = self._scale(picture, max(1, round(height * scale)), max(1, round(width * scale)))
+            square = np.zeros((size, size, *picture.shape[2:]), np.uint8)
+            top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+            square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+            return square
+        if max(height, width) > LONGEST_ASPECT * min(height, width):
+            keep_h, keep_w = min(height, LONGEST_ASPECT * width), min(width, LONGEST_ASPECT * height)
+            picture = _cut(picture, (height - keep_h) // 2, (width - keep_w) // 2, keep_h, keep_w)
+            height, width = keep_h, keep_w
+        if height <= width:
+            height, width = size, int(size * width / height)  # int(): as torchvision's Resize
+        else:
+            height, width = int(size * height / width), size
+        scaled = self._scale(picture, height, width)
+        # Cropping here and again in `crop` must meet the very pixels of one crop from the long picture.
+        top = _offset(height, self.image_size) - _offset(size, self.image_size)
+        left = _offset(width, self.image_size) - _offset(size, self.image_size)
+        return np.ascontiguousarray(_cut(scaled, top, left, size, size))
+
+    def crop(self, picture: np.ndarray) -> np.ndarray:  # (S, S[, 3]) -> (image_size, image_size[, 3])
+        """Cut the centre out of a resized picture; nothing to do unless fit=crop."""
+        if picture.shape[:2] != (self.stored_size, self.stored_size):
+            raise FinetuneError(f"crop() takes a resized picture of side {self.stored_size}, not {picture.shape}.")
+        start = _offset(self.stored_size, self.image_size)
+        return _cut(picture, start, start, self.image_size, self.image_size)
+
+    def to_tensor(self, picture: np.ndarray) -> torch.Tensor:  # (S, S[, 3]) -> (in_channels, S, S), S = image_size
+        """Normalise one uint8 picture of side image_size; gray is repeated, RGB reduced, as in_channels asks."""
+        return self.batch_to_tensor(check_picture(picture)[None])[0]
+
+    def batch_to_tensor(self, pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Normalise a whole uint8 batch at once: (N, S, S[, 3]) -> (N, in_channels, S, S) float32, on its device."""
+        import torch
+
+        if isinstance(pictures, np.ndarray):
+            pictures = np.require(pictures, requirements=["C", "W"])  # copies only what torch could not share
+        batch = torch.as_tensor(pictures)
+        side = self.image_size
+        if batch.dtype != torch.uint8 or tuple(batch.shape[1:]) not in ((side, side), (side, side, 3)):
+            raise FinetuneError(
+                f"expected uint8 pictures (N, {side}, {side}) or (N, {side}, {side}, 3), "
+                f"got {batch.dtype} {tuple(batch.shape)}; resize() and crop() come first."
+            )
+        if batch.ndim == 4 and self.in_channels == 1:
+            # ITU-R 601 luminance in whole numbers, as Pillow's convert("L"); gray stays what it is.
+            red, green, blue = batch.int().unbind(-1)
+            batch = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)  # (N, S, S)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
+        out = torch.empty((len(batch), self.in_channels, side, side), dtype=torch.float32, device=batch.device)
+        for picture, tensor in zip(
+            batch, out, strict=True
+        ):  # one by one they stay in the processor's cache: twice as fast
+            channels = picture.unsqueeze(0) if picture.ndim == 2 else picture.permute(2, 0, 1)
+            tensor.copy_(channels).div_(255).sub_(mean).div_(std)  # a gray picture spreads over 3 channels here
+        return out
+
+    def __call__(self, picture: np.ndarray) -> torch.Tensor:
+        """Decoded picture to network input: exactly what validation, test and predict do."""
+        return self.to_tensor(self.crop(self.resize(picture)))
+
+    def with_channels(self, in_channels: int) -> Preprocessing:
+        """The same for another number of channels: mean and std are averaged to 1 or repeated to 3."""
+        if in_channels == self.in_channels:
+            return self
+        if in_channels == 1:
+            return replace(self, in_channels=1, mean=(sum(self.mean) / 3,), std=(sum(self.std) / 3,))
+        return replace(self, in_channels=in_channels, mean=self.mean * 3, std=self.std * 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, fit for JSON and YAML."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of to_dict; an unknown key is an error, a missing one takes its default."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise FinetuneError(f"preprocessing has unknown keys {unknown}; this version knows {known}.")
+        return cls(**values)
+
+    def _scale(self, picture: np.ndarray, height: int, width: int) -> np.ndarray:
+        if picture.shape[:2] == (height, width):
+            return picture.copy()
+        return np.array(Image.fromarray(picture).resize((width, height), FILTERS[self.interpolation]))
+
+
+def check_picture(picture: np.ndarray) -> np.ndarray:
+    """The picture itself when it is uint8 (H, W) or (H, W, 3) and not empty, else a FinetuneError."""
+    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
+        kind = getattr(picture, "dtype", type(picture).__name__)
+        raise FinetuneError(f"a picture must be a uint8 array, not {kind}.")
+    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3) or 0 in picture.shape:
+        raise FinetuneError(f"a picture must have shape (H, W) or (H, W, 3), not {picture.shape}.")
+    return np.ascontiguousarray(picture)
+
+
+def _floats(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise FinetuneError(f"{name}={values!r} must be a list of numbers, one per channel.") from None
+
+
+def _offset(length: int, size: int) -> int:
+    return round((length - size) / 2)  # half to even, as torchvision's center_crop
+
+
+def _cut(picture: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    return picture[top : top + height, left : left + width]

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, what learns when, checkpoints, ranks."""

@@ -1,0 +1,132 @@
+"""Callbacks of a run: checkpoints under plain names, one table of metrics, one line per epoch."""
+
+import csv
+import math
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
+
+COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds")
+
+
+class Checkpoint(CheckpointBase):
+    """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`.
+
+    Saved after validation, at the very end of an epoch, so that a resumed run begins with the next one. Plain names:
+    a `=` in a path breaks overrides. The extra names are hard links; nothing is written twice.
+    """
+
+    def __init__(self, folder: str | Path, monitor: str, *, keep_all: bool = False):
+        self.folder = Path(folder)
+        self.monitor = monitor
+        self.keep_all = keep_all
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+
+    def better(self, score: float) -> bool:
+        """Whether `score` beats the best so far; equal is not better, the earlier epoch stays."""
+        if math.isnan(score):
+            return self.best_score is None
+        if self.best_score is None or math.isnan(self.best_score):
+            return True
+        return score < self.best_score if self.monitor.endswith("loss") else score > self.best_score
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.fast_dev_run or self.monitor not in trainer.callback_metrics:
+            return
+        epoch, score = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
+        if is_better := self.better(score):
+            self.best_score, self.best_epoch = score, epoch
+        path = self.folder / f"epoch_{epoch:03d}.ckpt"
+        trainer.save_checkpoint(path)  # every rank calls it, the first one writes
+        if trainer.is_global_zero:
+            link(path, self.folder / "last.ckpt")
+            if is_better:
+                link(path, self.folder / "best.ckpt")
+            if not self.keep_all:
+                for old in self.folder.glob("epoch_*.ckpt"):
+                    if old.name not in (path.name, f"epoch_{self.best_epoch:03d}.ckpt"):
+                        old.unlink()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, atomically; a copy where the file system knows no hard links."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    try:
+        os.link(source, partial)
+    except OSError:
+        shutil.copyfile(source, partial)
+    os.replace(partial, target)
+
+
+class MetricsTable(Callback):
+    """metrics.csv: one row per epoch, whole at any moment; a resumed run goes on below the epochs it keeps."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.rows: list[dict[str, Any]] = []
+        self.began = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # taken from the module: callbacks run before it logs at the end of an epoch; all ranks, since they add up
+        train_loss = float(pl_module.train_loss.compute())
+        if not trainer.is_global_zero:
+            return
+        seen = {name: float(value) for name, value in trainer.callback_metrics.items()} | {"train/loss": train_loss}
+        row: dict[str, Any] = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "phase": pl_module.plan.phase(trainer.current_epoch)[0],
+            "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
+            "seconds": time.monotonic() - self.began,
+        }
+        row |= {name: value for name, value in seen.items() if math.isfinite(value)}
+        self.rows = [*(old for old in self.rows if int(old["epoch"]) < trainer.current_epoch), row]
+        names = [*COLUMNS, *sorted({name for r in self.rows for name in r} - set(COLUMNS))]
+        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, restval="")
+            writer.writeheader()
+            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
+        os.replace(partial, self.path)
+
+
+class EpochLines(Callback):
+    """One plain line per epoch, readable in a terminal and in a log file."""
+
+    def __init__(self, table: MetricsTable):
+        self.table = table
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.table.rows or not trainer.is_global_zero:
+            return
+        row = self.table.rows[-1]
+        numbers = "  ".join(
+            f"{name} {float(row[name]):.4f}" for name in ("train/loss", "val/loss", "val/auroc") if name in row
+        )
+        last = trainer.max_epochs or 0
+        print(
+            f"epoch {row['epoch'] + 1:>{len(str(last))}}/{last}  {numbers}  lr {row['lr']:.2e}  {row['seconds']:.1f} s",
+            flush=True,
+        )

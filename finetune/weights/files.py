@@ -1,0 +1,113 @@
+"""Weight files to tensors. Nothing but tensors is read: a pickle that would run code is refused, unrun."""
+
+import hashlib
+import json
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from finetune.errors import FinetuneError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin")
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network", "net")
+"""Where training programs keep the tensors inside a checkpoint; averaged weights come first, as in timm."""
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a weight file by name, on the CPU; a training checkpoint is unwrapped.
+
+    Raises:
+        FinetuneError: no such file, not a weight file, broken, with objects that are not tensors, or with a tensor
+            that holds NaN or infinity.
+    """
+    path = check_file(path)
+    tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_pickle(path), path)
+    if not tensors:
+        raise FinetuneError(f"weights={path} holds no tensors.")
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise FinetuneError(
+            f"weights={path} holds NaN or infinity in {some(broken)}: the training it comes from went wrong, "
+            "or the file is damaged. Take an earlier checkpoint."
+        )
+    return tensors
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise FinetuneError(f"weights={path} is a folder. Name the file in it ({', '.join(SUFFIXES)}).")
+    if not path.is_file():
+        raise FinetuneError(f"weights={path} does not exist. Name a file, a tag, default or none.")
+    if path.suffix not in SUFFIXES:
+        raise FinetuneError(f"weights={path} is not a kind of weight file known here ({', '.join(SUFFIXES)}).")
+    return path
+
+
+def sha256(path: str | Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def header(path: str | Path) -> dict[str, Any]:
+    """What this project's own model.safetensors says of itself; {} for every other file."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get("finetune")
+    return json.loads(text) if text else {}
+
+
+def some(names: list[str], count: int = 4) -> str:
+    """The first few names, and how many there are."""
+    return ", ".join(names[:count]) + (f", ... ({len(names)} in all)" if len(names) > count else "")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise FinetuneError(f"weights={path} cannot be read as safetensors: {error}.") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise FinetuneError(
+            f"weights={path} is not opened: it holds more than tensors and plain values, and such a file can run any "
+            "program on this computer. If you trust it, open it where it was made and keep its tensors: "
+            f"torch.save(model.state_dict(), 'tensors.pth'). (torch: {reason[:200]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise FinetuneError(
+            f"weights={path} cannot be read: it is damaged or no torch file ({reason[:99]})."
+        ) from error
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(content, dict) and not _is_state(content):
+        inner = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
+        if not inner:
+            keys = some([str(key) for key in content])
+            raise FinetuneError(
+                f"weights={path} has no tensors by name: its keys are {keys}. "
+                f"They are looked for at the top and in {', '.join(WRAPPERS)}."
+            )
+        content = content[inner[0]]
+    if not isinstance(content, dict):
+        raise FinetuneError(f"weights={path} holds a {type(content).__name__}, not tensors by name (a state_dict).")
+    return dict(content)
+
+
+def _is_state(content: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())

@@ -1,0 +1,116 @@
+"""Published weights on disk: from the cache if they are there, else downloaded; a hub out of reach is known in seconds.
+
+What is cached is used without a question to the hub. HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, TORCH_HOME and
+the proxy variables are respected, and read when used, not when imported.
+"""
+
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from finetune.errors import FinetuneError
+from finetune.weights.files import sha256
+
+PATIENCE = 10.0
+"""Seconds after which a hub that has not answered is out of reach. Its own client tries for about a minute."""
+
+HUB_FILE = "model.safetensors"
+
+
+def from_hub(repo: str, filename: str = HUB_FILE) -> Path:
+    """A file of a Hugging Face repository, cached or downloaded.
+
+    Raises:
+        FinetuneError: not cached, and the hub is offline, out of reach or has no such file.
+    """
+    cached = try_to_load_from_cache(repo, filename, cache_dir=hub_cache())
+    if isinstance(cached, str):
+        return Path(cached)
+    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    url = f"{endpoint}/{repo}/resolve/main/{filename}"
+    if is_offline():
+        raise FinetuneError(f"{repo} is not in the cache {hub_cache()}, and HF_HUB_OFFLINE is set. {WAYS_OUT}")
+    if problem := unreachable(url):
+        raise FinetuneError(f"{repo} is not in the cache {hub_cache()}, and {url} {problem}. {WAYS_OUT}")
+    try:
+        return Path(hf_hub_download(repo, filename, cache_dir=hub_cache(), endpoint=endpoint))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise FinetuneError(f"{url} could not be downloaded: {reason} {WAYS_OUT}") from error
+
+
+def from_url(url: str) -> Path:
+    """A file by its address, in torch's hub cache; the digits in its name are the start of its sha256.
+
+    Raises:
+        FinetuneError: not cached and out of reach, or the bytes are not those that the name promises.
+    """
+    name = url.rsplit("/", 1)[-1]
+    path = torch_cache() / name
+    digits = match.group(1) if (match := re.search(r"-([a-f0-9]{8,})\.", name)) else ""
+    if path.is_file():
+        if not sha256(path).startswith(digits):
+            raise FinetuneError(f"{path} is damaged: its sha256 does not start with {digits}. Delete it and run again.")
+        return path
+    if is_offline():
+        raise FinetuneError(f"{name} is not in the cache {path.parent}, and HF_HUB_OFFLINE is set. {WAYS_OUT}")
+    if problem := unreachable(url):
+        raise FinetuneError(f"{name} is not in the cache {path.parent}, and {url} {problem}. {WAYS_OUT}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=digits or None, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise FinetuneError(f"{url} could not be downloaded: {error} {WAYS_OUT}") from error
+    return path
+
+
+WAYS_OUT = (
+    "Give a file (backbone.weights=PATH), run where the hub can be reached and take its cache along "
+    "(HF_HOME, HF_HUB_OFFLINE=1), or start from random weights (backbone.weights=none)."
+)
+
+
+def hub_cache() -> str:
+    """As huggingface_hub has it, but looked up now: it reads the environment only once, when imported."""
+    if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return str(Path(cache).expanduser())
+    if home := os.environ.get("HF_HOME"):
+        return str(Path(home).expanduser() / "hub")
+    return constants.HF_HUB_CACHE
+
+
+def torch_cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def is_offline() -> bool:
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def unreachable(url: str, patience: float = PATIENCE) -> str | None:
+    """Why the file cannot be had, or None. One question, asked in a thread: looking up a host has no time limit."""
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "finetune"})
+        try:
+            with urllib.request.urlopen(request, timeout=patience):
+                answer.append(None)
+        except urllib.error.HTTPError as error:
+            error.close()
+            answer.append(f"answers {error.code} {error.reason}")
+        except (OSError, ValueError) as error:
+            answer.append(f"is out of reach ({getattr(error, 'reason', error)})")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(patience)
+    return answer[0] if answer else f"has not answered in {patience:.0f} seconds"

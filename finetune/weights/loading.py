@@ -1,0 +1,111 @@
+"""From a source to a loaded backbone, with an account of every key and of where the weights come from."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from finetune.backbones import Backbone
+from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
+from finetune.weights import files, sources
+from finetune.weights.fitting import fit, looks_like
+
+IMAGENET = Preprocessing(interpolation="bicubic", fit="crop", crop_fraction=0.875)
+CIFAR_RESNET = Preprocessing(image_size=32)  # the published CIFAR ResNets were trained with ImageNet's mean and std
+CIFAR_DENSENET = Preprocessing(image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
+
+XRAYVISION = Preprocessing(in_channels=1, mean=(0.5,), std=(1 / 2048,), fit="crop")
+"""torchxrayvision scales gray images to [-1024, 1024]: 2048 (x - 0.5) for x in [0, 1]."""
+XRAYVISION_FINDINGS = 18
+
+
+@dataclass
+class LoadReport:
+    """What was loaded and from where, for the run's record."""
+
+    source: str
+    """The file, or "none" for random weights."""
+    tag: str | None = None
+    licence: str | None = None
+    sha256: str | None = None
+    prefix: str = ""
+    """What stood before the names in the file, such as `module.`."""
+    layout: str = "timm"
+    """Whose names the file has."""
+    used: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
+    preprocessing: Preprocessing | None = None
+    """How images were prepared for these weights, for the network's number of channels (1 or 3)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**vars(self), "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None}
+
+    def __str__(self) -> str:
+        if self.source == "none":
+            return "random weights"
+        parts = [f"{len(self.used)} tensors from {self.source}"]
+        parts += [f"{self.tag}, {self.licence or 'licence unknown'}"] if self.tag else []
+        for what in ("adapted", "dropped", "fresh"):
+            names = getattr(self, what)
+            parts += [f"{what}: {files.some(names)}"] if names else []
+        return "; ".join(parts)
+
+
+def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -> LoadReport:
+    """Loads `weights` (None or none, default, a tag, a file) into `net`, a backbone of that name.
+
+    known: fields of the weights' Preprocessing that the caller knows better, such as mean and std.
+
+    Raises:
+        FinetuneError: the weights cannot be had or read, or do not fit.
+    """
+    file = sources.resolve(name, weights)
+    if file is None:
+        return LoadReport("none")
+    tensors = files.read_tensors(file.path)
+    try:
+        state, account = fit(tensors, net)
+    except FinetuneError as error:
+        other = looks_like(tensors)
+        hint = f" They look like those of {other}." if other and other != name else ""
+        raise FinetuneError(f"weights={file.path} do not fit {name}: {error}{hint}") from None
+    net.load_state_dict(state, strict=True)
+    preprocessing = None
+    if net.in_channels in (1, 3):
+        preprocessing = file.preprocessing or preprocessing_of_file(file, name, tensors)
+        preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
+    return LoadReport(
+        source=str(file.path),
+        tag=file.tag,
+        licence=file.licence,
+        sha256=files.sha256(file.path),
+        **vars(account),
+        preprocessing=preprocessing,
+    )
+
+
+def preprocessing_of_file(file: sources.WeightsFile, name: str, tensors: dict[str, Tensor]) -> Preprocessing:
+    """How images were prepared for weights of unknown origin: what the file says, or is usual for the model."""
+    if header := files.header(file.path):
+        return Preprocessing.from_dict(header["preprocessing"])
+    if is_xrayvision(tensors):
+        return XRAYVISION
+    if name.endswith("_cifar"):
+        return CIFAR_RESNET
+    if name.startswith("densenet_"):
+        return CIFAR_DENSENET
+    return sources.usual_preprocessing(name) or IMAGENET
+
+
+def is_xrayvision(tensors: dict[str, Tensor]) -> bool:
+    """torchxrayvision's DenseNets read one channel, and the file has their thresholds, or at least 18 findings."""
+    by_end = {key.rsplit("features.", 1)[-1]: value for key, value in tensors.items()}
+    stem = by_end.get("conv0.weight")
+    if stem is None or stem.ndim != 4 or stem.shape[1] != 1:
+        return False
+    findings = [value.shape[0] for key, value in tensors.items() if key.endswith("classifier.bias")]
+    return any(key.endswith("op_threshs") for key in tensors) or findings == [XRAYVISION_FINDINGS]

@@ -1,0 +1,95 @@
+"""What `weights` may name: nothing, timm's default, a timm tag, or a file; and what timm says of a tag."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
+from finetune.weights.files import SUFFIXES, check_file
+from finetune.weights.hub import HUB_FILE, from_hub, from_url
+
+Source = str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weight file on disk, and what is known of it before it is read."""
+
+    path: Path
+    tag: str | None = None
+    """timm's name of the recipe, such as a1_in1k; None for a file given by its path."""
+    preprocessing: Preprocessing | None = None
+    licence: str | None = None
+
+
+def resolve(name: str, weights: Source) -> WeightsFile | None:
+    """The file behind `weights` for the named model, downloaded if need be; None stands for random weights.
+
+    Raises:
+        FinetuneError: no such file or tag, or it cannot be had.
+    """
+    if weights is None or weights == "none":
+        return None
+    if is_path(weights):
+        return WeightsFile(check_file(weights))
+    tags = published(name)
+    if not tags:
+        raise FinetuneError(
+            f"backbone.weights={weights}: {name} has no published weights. "
+            "Choose backbone.weights=none (random weights) or backbone.weights=PATH (a file)."
+        )
+    default = default_tag(name)
+    tag = default if weights == "default" else str(weights).removeprefix(f"{name}.")
+    if tag not in tags:
+        raise FinetuneError(
+            f"backbone.weights={weights} is neither a file nor a tag of {name}. Choose default ({default}), "
+            f"one of {', '.join(sorted(tags))}, none (random weights) or PATH (a file)."
+        )
+    recipe = tags[tag]
+    path = from_hub(recipe.hf_hub_id, recipe.hf_hub_filename or HUB_FILE) if recipe.hf_hub_id else from_url(recipe.url)
+    return WeightsFile(path, tag, preprocessing_of(recipe), recipe.license)
+
+
+def is_path(weights: str | os.PathLike[str]) -> bool:
+    """Whether a file is meant: tags hold neither separators nor a weight file's suffix."""
+    if not isinstance(weights, str):
+        return True
+    return "/" in weights or os.sep in weights or weights.endswith(SUFFIXES) or Path(weights).is_file()
+
+
+def published(name: str) -> dict[str, Any]:
+    """timm's recipe of each tag under which weights of the model are published; {} for a model timm does not have."""
+    import timm
+
+    return {key.split(".", 1)[1]: timm.get_pretrained_cfg(key) for key in timm.list_pretrained(f"{name}.*")}
+
+
+def default_tag(name: str) -> str:
+    """The tag that `default` stands for, of a model with published weights."""
+    import timm
+
+    recipe = timm.get_pretrained_cfg(name)
+    assert recipe is not None, name  # a model with published weights is known to timm
+    return str(recipe.tag)
+
+
+def usual_preprocessing(name: str) -> Preprocessing | None:
+    """How timm prepares images for this model by default; None for a model that timm does not have."""
+    import timm
+
+    recipe = timm.get_pretrained_cfg(name)
+    return preprocessing_of(recipe) if recipe else None
+
+
+def preprocessing_of(recipe: Any) -> Preprocessing:
+    """How images are prepared for a published model, as timm evaluates it."""
+    return Preprocessing(
+        image_size=recipe.input_size[1],
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+        interpolation=recipe.interpolation,
+        fit="crop",
+        crop_fraction=recipe.crop_pct,
+    )

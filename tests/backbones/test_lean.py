@@ -1,0 +1,155 @@
+"""Lean training computes what standard training computes: in float64 to the last digits, in float32 as exactly."""
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.backbones import apply_memory
+from tests.backbones.lean_cases import NETS, assert_same, batch, in_double, make, relative_error, saved_bytes, step
+
+MEMORY = ("lean", "minimal")
+
+
+@pytest.mark.parametrize("case", NETS)
+def test_a_step_is_that_of_standard_training(case):
+    x, target = batch()
+    wanted = step(make(case).double(), x, target)
+    for memory in MEMORY:
+        assert_same(step(make(case, memory).double(), x, target), wanted)
+
+
+@pytest.mark.parametrize("case", ["bottleneck", "preact_d", "dense", "dense_plain", "plain"])
+def test_norms_may_be_fixed_and_parameters_frozen(case):
+    """A frozen prefix, norms in eval mode with weights that learn, single frozen parameters in between."""
+    x, target = batch()
+
+    def frozen(memory: str) -> nn.Module:
+        net = make(case, memory).double()
+        for number, (name, module) in enumerate(net.named_modules()):
+            if isinstance(module, nn.BatchNorm2d) and number % 3:
+                module.eval()
+            if isinstance(module, nn.Conv2d) and number % 4 == 0 and "fc" not in name:
+                module.requires_grad_(False)
+        for module in net.parts()["stem"]:
+            module.requires_grad_(False).eval()
+        return net
+
+    wanted = step(frozen("standard"), x, target)
+    for memory in MEMORY:
+        assert_same(step(frozen(memory), x, target), wanted)
+
+
+@pytest.mark.parametrize("case", ["bottleneck", "preact", "dense"])
+def test_the_image_may_want_a_gradient(case):
+    x, target = batch()
+    gradients = []
+    for memory in ("standard", *MEMORY):
+        image = x.clone().requires_grad_()
+        net = make(case, memory).double().requires_grad_(False)  # nothing else does
+        nn.functional.cross_entropy(net(image), target).backward()
+        gradients.append(image.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradients[2], gradients[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("case", ["basic", "bottleneck", "se", "preact", "dense", "dense_plain"])
+def test_gradients_are_as_exact_as_in_standard_training(case):
+    """Against float64, over a few seeds: one seed alone may be lucky."""
+    errors = {memory: 0.0 for memory in ("standard", *MEMORY)}
+    x, target = batch(8, 64)
+    for seed in range(3):
+        truth = step(make(case, seed=seed).double(), x, target)
+        for memory in errors:
+            errors[memory] += relative_error(step(make(case, memory, seed), x.float(), target), truth)
+    assert errors["lean"] <= 1.5 * errors["standard"]
+    assert errors["minimal"] <= 1.5 * errors["standard"]
+
+
+@pytest.mark.parametrize("case", ["bottleneck", "preact", "dense"])
+def test_gradients_in_bfloat16_autocast_are_as_exact_as_in_standard_training(case):
+    x, target = batch(8, 64)
+    truth = step(make(case).double(), x, target)
+    errors = {}
+    for memory in ("standard", *MEMORY):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = step(make(case, memory), x.float(), target)
+        assert found["logits"].dtype == torch.bfloat16
+        assert all(value.dtype == torch.float32 for name, value in found.items() if name.startswith("d"))
+        errors[memory] = relative_error(found, truth)
+    assert max(errors.values()) <= 1.2 * errors["standard"]
+
+
+@pytest.mark.parametrize("case", ["bottleneck", "dense"])
+@pytest.mark.parametrize("memory", MEMORY)
+def test_memory_layout_of_image_and_weights_does_not_matter(case, memory):
+    x, target = batch()
+    wanted = step(make(case, memory).double(), x, target)
+    last = make(case, memory).double().to(memory_format=torch.channels_last)
+    assert_same(step(last, x.contiguous(memory_format=torch.channels_last), target), wanted)
+    assert_same(step(last, x.transpose(2, 3).contiguous().transpose(2, 3), target) | {}, step(last, x, target), 1e-8)
+
+
+@pytest.mark.parametrize("memory", MEMORY)
+@pytest.mark.parametrize("momentum", [None, 0.0, 0.3])
+def test_running_statistics_with_every_momentum(memory, momentum):
+    x, target = batch()
+    nets = [make("dense").double(), make("dense", memory).double()]
+    for net in nets:
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = momentum
+        step(net, x, target)
+    assert_same(step(nets[1], 2 * x + 1, target), step(nets[0], 2 * x + 1, target))
+
+
+def test_running_statistics_agree_to_1e_6_in_float32():
+    x, target = batch(dtype=torch.float32)
+    for case in ("bottleneck", "dense"):
+        wanted = {**make(case).named_buffers()}
+        standard = make(case)
+        step(standard, x, target)
+        wanted = dict(standard.named_buffers())
+        for memory in MEMORY:
+            net = make(case, memory)
+            step(net, x, target)
+            for name, value in net.named_buffers():
+                torch.testing.assert_close(value, wanted[name], rtol=1e-6, atol=1e-6)
+
+
+def test_one_value_per_channel_is_refused_as_in_standard_training():
+    net = make("dense", "lean")
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        net(torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("case", "lean", "minimal"),
+    [("basic", 0.65, 0.6), ("bottleneck", 0.5, 0.3), ("preact", 0.55, 0.3), ("dense", 0.45, 0.25), ("plain", 0.65, 0.65)],
+)
+def test_less_is_kept(case, lean, minimal):
+    x, _ = batch(2, 64, torch.float32)
+    standard = saved_bytes(make(case), x)
+    assert saved_bytes(make(case, "lean"), x) < lean * standard
+    assert saved_bytes(make(case, "minimal"), x) < minimal * standard
+
+
+@pytest.mark.parametrize(
+    ("name", "standard", "lean", "minimal"), [("densenet121", 124, 27, 10), ("resnet50", 82, 40, 16)]
+)
+def test_mebibytes_per_image_of_224_pixels(name, standard, lean, minimal):
+    """Counted on the meta device, where nothing is computed."""
+    from finetune.backbones import build
+
+    with torch.device("meta"):
+        net, x = build(name).train(), torch.empty(2, 3, 224, 224)
+    mebibytes = {
+        memory: saved_bytes(apply_memory(net, memory), x) / 2**20 / len(x) for memory in ("standard", *MEMORY)
+    }
+    assert mebibytes["standard"] == pytest.approx(standard, abs=1)
+    assert mebibytes["lean"] <= lean
+    assert mebibytes["minimal"] <= minimal
+
+
+def test_in_double_is_a_copy():
+    net = make("basic")
+    assert in_double(net) is not net

@@ -1,0 +1,49 @@
+"""Small tables and pictures that the tests of the data rooms share."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from finetune.data.table import SampleTable
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(picture: np.ndarray, path: Path, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, **options)
+    return path
+
+
+def make_table(
+    root: Path,
+    patients: list[str] | None = None,
+    targets: list[list[float]] | None = None,
+    splits: list[str | None] | None = None,
+    *,
+    paths: list[str] | None = None,
+    kind: str = "multilabel",
+) -> SampleTable:
+    """A table of a.png, b.png, ... whose parts default to one patient each, one class, no split."""
+    n = next(len(part) for part in (patients, targets, splits, paths, ["x"]) if part is not None)
+    paths = paths or [f"{i:04d}.png" for i in range(n)]
+    values = np.array(targets if targets is not None else [[i % 2] for i in range(n)], dtype=float)
+    classes = [f"c{k}" for k in range(values.shape[1])]
+    frame = pd.DataFrame(
+        {"path": paths, "patient": patients or paths, "split": splits or [None] * n},
+        dtype=object,
+    )
+    for k, name in enumerate(classes):
+        frame[f"target_{name}"] = values[:, k]
+    return SampleTable(frame, classes, kind, root, "toy", has_patients=patients is not None)
+
+
+def make_pictures(root: Path, n: int, *, side: int = 8, colour: tuple[int, ...] = ()) -> SampleTable:
+    """n gray pictures on disk (RGB where named in `colour`) and their table."""
+    for i in range(n):
+        save(noise(side, side + 1, *((3,) if i in colour else ()), seed=i), root / f"{i:04d}.png")
+    return make_table(root, splits=["train"] * n)

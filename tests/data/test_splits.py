@@ -1,0 +1,157 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune.data.splits import assign_splits, deal
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+from tests.data.making import make_table
+
+ROOT = Path("/data")
+
+
+def of(table: SampleTable) -> list[str]:
+    return table.frame["split"].tolist()
+
+
+@st.composite
+def tables(draw):
+    """Tables of 30 to 60 patients with 1 to 4 images each and up to three findings, some unknown."""
+    patients = draw(st.lists(st.integers(1, 4), min_size=30, max_size=60))
+    names = [f"p{i}" for i, images in enumerate(patients) for _ in range(images)]
+    findings = draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    targets = rng.choice([0.0, 1.0, np.nan], size=(len(names), findings), p=[0.6, 0.3, 0.1])
+    return make_table(ROOT, names, targets.tolist())
+
+
+@settings(max_examples=40, deadline=None)
+@given(tables(), st.integers(0, 2**40), st.randoms())
+def test_properties_of_a_draw(table, seed, random):
+    split = assign_splits(table, seed=seed, val=0.15, test=0.25).check()
+    frame = split.frame
+    assert set(frame["split"]) == {"train", "val", "test"}  # every row, and no split empty
+    assert frame.groupby("patient")["split"].nunique().max() == 1
+    share = frame["split"].value_counts(normalize=True)
+    for name, part in {"train": 0.6, "val": 0.15, "test": 0.25}.items():
+        assert abs(share[name] - part) < 0.12
+    for column in split.target_columns:  # each finding by itself, up to a few patients of up to four images
+        positive = frame["split"][frame[column] == 1]
+        assert abs((positive == "test").sum() - 0.25 * len(positive)) <= 6
+    assert of(assign_splits(table, seed=seed, val=0.15, test=0.25)) == of(split)  # the same again
+    order = list(range(len(table)))
+    random.shuffle(order)
+    shuffled = replace(table, frame=table.frame.iloc[order].reset_index(drop=True))
+    again = assign_splits(shuffled, seed=seed, val=0.15, test=0.25).frame
+    assert dict(zip(again["path"], again["split"], strict=True)) == dict(
+        zip(frame["path"], frame["split"], strict=True)
+    )
+
+
+@settings(max_examples=15, deadline=None)
+@given(tables(), st.integers(0, 1000), st.integers(2, 5))
+def test_properties_of_folds(table, seed, folds):
+    drawn = [assign_splits(table, seed=seed, folds=folds, fold=k) for k in range(folds)]
+    tested = np.concatenate([one.rows("test") for one in drawn])
+    assert sorted(tested.tolist()) == list(range(len(table)))  # each image is tested exactly once
+    for one in drawn:
+        assert one.frame.groupby("patient")["split"].nunique().max() == 1
+        assert abs(len(one.rows("test")) / len(table) - 1 / folds) < 0.12
+        assert len(one.rows("val")) > 0
+
+
+def test_another_seed_is_another_draw():
+    table = make_table(ROOT, [f"p{i}" for i in range(60)])
+    assert len({tuple(of(assign_splits(table, seed=seed))) for seed in range(5)}) == 5
+
+
+def test_a_draw_never_changes_between_releases():
+    table = make_table(ROOT, ["a", "a", "b", "c", "d", "e", "f", "g", "h", "i"], [[i % 3 == 0] for i in range(10)])
+    assert "".join(s[1] for s in of(assign_splits(table, seed=0))) == "rrrrarrree"  # tRain, vAl, tEst
+
+
+def test_fractions_are_exact_where_they_can_be():
+    targets = np.eye(4)[np.arange(400) % 4]
+    table = make_table(ROOT, None, targets.tolist(), kind="multiclass")
+    frame = assign_splits(table, seed=3).frame
+    counts = frame.groupby("split")[table.target_columns].sum()
+    assert (counts.loc["train"] == 70).all()
+    assert (counts.loc["val"] == 10).all()
+    assert (counts.loc["test"] == 20).all()
+
+
+def test_the_rarest_class_goes_to_train_first():
+    targets = np.zeros((100, 2))
+    targets[:50, 0] = 1
+    for rare in (1, 2, 3):
+        targets[:, 1] = np.arange(100) >= 100 - rare
+        for seed in range(5):
+            split = assign_splits(make_table(ROOT, None, targets.tolist()), seed=seed)
+            assert split.frame["target_c1"][split.rows("train")].sum() >= 1
+
+
+def test_deal_by_hand():
+    # One label. Groups of 4, 2, 1, 1 rows into halves of 4: the large one fills one half, the rest the other.
+    dealt = deal(np.array([[1], [4], [2], [1]]), [0.5, 0.5], np.random.default_rng(0))
+    assert dealt[1] not in (dealt[0], dealt[2], dealt[3])
+    assert len({dealt[0], dealt[2], dealt[3]}) == 1
+
+
+def test_patients_with_many_images_are_in_every_split():
+    names = [f"p{i}" for i in range(200) for _ in range(8 if i < 40 else 1)]
+    frame = assign_splits(make_table(ROOT, names, [[1.0]] * len(names)), seed=0).frame
+    large = frame[frame.groupby("patient")["path"].transform("size") == 8]
+    assert large.groupby("split")["patient"].nunique().to_dict() == {"train": 28, "val": 4, "test": 8}
+
+
+def test_given_splits_are_kept():
+    table = make_table(ROOT, None, None, ["train", "val", "test", "train"])
+    assert assign_splits(table, seed=0) is table
+    only_test = make_table(ROOT, None, None, ["test"] * 3)
+    assert assign_splits(only_test, seed=0) is only_test
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["train"] * 50 + ["test"] * 10, {"train": 45, "val": 5, "test": 10}),
+        (["train"] * 50 + ["val"] * 10, {"train": 40, "val": 10, "test": 10}),
+        (["train"] * 60, {"train": 42, "val": 6, "test": 12}),
+    ],
+)
+def test_what_is_not_given_is_cut_from_train(given, expected):
+    table = make_table(ROOT, [f"p{i}" for i in range(60)], None, given)
+    split = assign_splits(table, seed=0)
+    assert split.frame["split"].value_counts().to_dict() == expected
+    kept = [(a, b) for a, b in zip(given, of(split), strict=True) if a != "train"]
+    assert all(a == b for a, b in kept)
+    assert "it is cut from train by patient (data.seed=0)" in split.notes[-1]
+    assert assign_splits(table, seed=0, val=0, test=0) is table
+
+
+@pytest.mark.parametrize(
+    ("splits", "options", "message"),
+    [
+        (["train", "test", None], {}, r"1 row\(s\) have no split"),
+        (["train", "test", "test"], {"fold": 0, "folds": 2}, "data.fold=0: table toy gives its own split"),
+        (None, {"fold": 5, "folds": 5}, "data.fold=5 is not one of the 5 folds: choose 0 to 4"),
+        (None, {"fold": 0, "folds": 1}, "data.folds of at least 2"),
+        (None, {"fold": 0}, "data.folds of at least 2"),
+        (None, {"val": 0.5, "test": 0.5}, "leave some for train"),
+        (None, {"val": -0.1}, "val_fraction=-0.1"),
+    ],
+)
+def test_contradictions_are_named(splits, options, message):
+    with pytest.raises(FinetuneError, match=message):
+        assign_splits(make_table(ROOT, ["p", "q", "r"], None, splits), seed=0, **options)
+
+
+def test_too_few_patients():
+    with pytest.raises(FinetuneError, match="1 patients cannot fill 3 splits"):
+        assign_splits(make_table(ROOT, ["p"] * 9), seed=0)
+    with pytest.raises(FinetuneError, match="2 images cannot fill 3 splits"):
+        assign_splits(make_table(ROOT, paths=["a.png", "b.png"], targets=[[0], [1]]), seed=0)

@@ -1,0 +1,53 @@
+"""The plan: which part learns when, worked out by hand."""
+
+import pytest
+
+from finetune.errors import FinetuneError
+from finetune.plan import Phase, Plan
+
+PARTS = ["stem", "stage1", "stage2", "head"]
+
+
+def test_phases_follow_one_another_and_rates_decay_away_from_the_head():
+    plan = Plan({"head": Phase(0, ["head"]), "all": Phase(3, ["all"], rate=0.5)}, lr_decay=0.5, head_rate=10)
+    early, late = plan.at(2, PARTS), plan.at(3, PARTS)
+    assert [early[p].learns for p in PARTS] == [False, False, False, True]
+    assert [early[p].rate for p in PARTS] == [0, 0, 0, 10]
+    assert [late[p].rate for p in PARTS] == [0.0625, 0.125, 0.25, 5]
+
+
+def test_norms_of_frozen_and_learning_parts():
+    plan = Plan({"head": Phase(0, ["stage2", "head"], norms="affine")}, frozen_norms="stats")
+    assert {p: s.norms for p, s in plan.at(0, PARTS).items()} == {
+        "stem": "stats", "stage1": "stats", "stage2": "affine", "head": "affine",
+    }  # fmt: skip
+
+
+def test_a_plan_knows_whether_parts_change():
+    assert not Plan().changes(PARTS)
+    assert not Plan({"a": Phase(0, ["all"]), "b": Phase(2, ["backbone", "head"])}).changes(PARTS)
+    assert Plan({"a": Phase(0, ["head"]), "b": Phase(2, ["all"])}).changes(PARTS)
+
+
+def test_order_of_naming_does_not_matter():
+    plan = Plan({"late": Phase(5, ["all"]), "early": Phase(0, ["head"])})
+    assert plan.phase(4)[0] == "early"
+    assert plan.phase(5)[0] == "late"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Plan({}), "phases is empty"),
+        (lambda: Plan({"a": Phase(0, [])}), r"finetuning.phases.a.train=\[\] leaves nothing"),
+        (lambda: Plan({"a": Phase(1, ["all"])}), "no phase covers epoch 0"),
+        (lambda: Plan({"a": Phase(0), "b": Phase(0)}), "both begin at epoch 0"),
+        (lambda: Plan(norms="frozn"), "finetuning.norms=frozn is not known. Did you mean frozen"),
+        (lambda: Plan(lr_decay=1.5), "lr_decay=1.5"),
+        (lambda: Plan({"a": Phase(0, ["stage9"])}).check(PARTS), "finetuning.phases.a.train=stage9 is not known"),
+        (lambda: Plan({"a": Phase(0), "b": Phase(10)}).check(PARTS, 10), "epoch=10 never comes"),
+    ],
+)
+def test_contradictions_name_key_and_value(make, message):
+    with pytest.raises(FinetuneError, match=message):
+        make()

@@ -1,0 +1,96 @@
+"""A network and a data set small enough to train in a second."""
+
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+
+from finetune.data.module import ImageData
+from finetune.data.table import SampleTable
+from finetune.losses import auto
+from finetune.network import NetworkSpec
+from finetune.plan import Plan
+from finetune.preprocessing import Preprocessing
+from finetune.training.callbacks import Checkpoint, MetricsTable
+from finetune.training.schedules import Cosine
+from finetune.training.task import Classification
+
+SIZE = 16
+
+
+class Pictures:
+    """Decoded pictures in memory, as the cache gives them."""
+
+    def __init__(self, pictures: np.ndarray):
+        self.pictures, self.bad = pictures, {}
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.pictures[row]
+
+    def take(self, rows) -> np.ndarray:
+        return self.pictures[np.asarray(rows)]
+
+
+def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[SampleTable, Pictures]:
+    """Gray noise, brighter on the left (class a) or at the top (class b)."""
+    rng = np.random.default_rng(0)
+    target = rng.integers(0, 2, (n, 2)).astype(float)
+    if kind == "multiclass":
+        target[:, 1] = 1 - target[:, 0]
+    pictures = rng.integers(0, 120, (n, SIZE, SIZE)).astype(np.uint8)
+    pictures[target[:, 0] == 1, :, : SIZE // 2] += 100
+    if kind == "multilabel":
+        pictures[target[:, 1] == 1, : SIZE // 2] += 30
+        target[rng.random(target.shape) < unknown] = np.nan
+    frame = pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(n)],
+            "patient": [f"p{i // 2}" for i in range(n)],
+            "split": ["val" if i % 4 == 0 else "train" for i in range(n)],
+            "target_a": target[:, 0],
+            "target_b": target[:, 1],
+        }
+    )
+    made = SampleTable(frame, ["a", "b"], kind, Path(), "tiny", [], True, [])
+    return made, Pictures(pictures)
+
+
+def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageData:
+    made, pictures = table(n, **options)
+    preprocessing = Preprocessing(image_size=SIZE, in_channels=1, mean=(0.5,), std=(0.25,))
+    return ImageData(made, pictures, preprocessing, augment, batch_size=batch_size)
+
+
+def task(plan: Plan | None = None, schedule=None, lr: float = 1e-2, **options) -> Classification:
+    torch.manual_seed(0)
+    network = NetworkSpec("resnet20_cifar", 2, in_channels=1, head_options={"dropout": 0.2}).build()
+    kind = options.pop("kind", "multilabel")
+
+    def optimizer(groups):
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=0.1)
+
+    return Classification(
+        network, auto(kind), optimizer, schedule or Cosine(), plan or Plan(), classes=["a", "b"], config={"x": [1]}, **options
+    )
+
+
+def trainer(folder: Path, max_epochs: int = 2, callbacks=(), **options) -> L.Trainer:
+    folder.mkdir(exist_ok=True)
+    return L.Trainer(
+        default_root_dir=folder,
+        max_epochs=max_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        callbacks=[MetricsTable(folder / "metrics.csv"), Checkpoint(folder / "checkpoints", "val/auroc"), *callbacks],
+        **options,
+    )
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
