@@ -95,13 +95,11 @@ def compose_and_run(argv: list[str]) -> None:
     options, words = parser.parse_known_args(argv)
     if flags := [word for word in words if word.startswith("-")]:
         raise compose.FinetuneError(f"{flags[0]} is not a flag of this program: --multirun, --cfg job and --help are.")
-    words = compose.expand(words, sweep=options.multirun)
+    expanded = compose.expand(words, sweep=options.multirun)
     if options.cfg:
-        from omegaconf import OmegaConf
-
-        print(OmegaConf.to_yaml(compose.compose(words)))
+        print(compose.as_yaml(compose.compose(expanded, sweep=options.multirun)))
         return
-    compose.run(words, multirun=options.multirun)
+    compose.run(expanded, words, multirun=options.multirun)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,27 @@
 """Composing a configuration from what was typed, and saying in a line what is wrong with it."""
 
 import difflib
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import hydra
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune import build
 from finetune.errors import FinetuneError, one_of
+from finetune.jobs import run_job
+from finetune.training import ranks
 
 DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
@@ -152,6 +159,11 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
     )
 
 
+def as_yaml(config: DictConfig) -> str:
+    """The composed configuration for reading."""
+    return OmegaConf.to_yaml(config)
+
+
 def read(run: Path) -> dict[str, Any]:
     """The resolved configuration of a run folder, as plain values.
 
@@ -172,15 +184,9 @@ def read(run: Path) -> dict[str, Any]:
     return config
 
 
-def same_words(overrides: list[str], key: str) -> list[str]:
-    """Those of the typed words that set `key` or something below it."""
-    return [w for w, o in zip(overrides, parse(overrides), strict=True) if re.match(rf"{key}(\.|$)", o.key_or_group)]
-
-
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
-    from finetune import build
-
+    words = _with_own_group(words)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
@@ -190,19 +196,43 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     return words
 
 
-def run(words: list[str], *, multirun: bool = False) -> None:
-    """Let Hydra make the run folder, or one after the other, and start the job in it."""
-    import os
-    import sys
+def _with_own_group(words: list[str]) -> list[str]:
+    """For job=evaluate without data=: the group of the run's own data set, so that its keys can be typed."""
+    parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
+    if parsed.get("job") != "evaluate" or "data" in parsed:
+        return words
+    config = compose([w for w in words if not w.startswith("data.")])
+    data = own_data(config)
+    return words if data is None or data["name"] not in choices()["data"] else [*words, f"data={data['name']}"]
 
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
 
-    from finetune.jobs import run_job
-    from finetune.training import ranks
+def own_data(config: DictConfig) -> dict[str, Any] | None:
+    """The data settings of the run whose model is to be evaluated; None for a model file by itself."""
+    folder = Path(str(config.model))
+    return read(folder)["data"] if (folder / "config.yaml").is_file() else None
 
+
+def adopt_data(config: DictConfig, words: list[str]) -> None:
+    """Where no data set was typed, evaluate a run on its own: its settings, with what was typed on top."""
+    data = own_data(config)
+    typed = {override.key_or_group for override in parse(words)}
+    if data is None or "data" in typed:
+        return
+    for key, value in data.items():
+        if key != "source" and key in config.data and f"data.{key}" not in typed:
+            OmegaConf.update(config, f"data.{key}", value, force_add=True)
+
+
+def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
+    """Let Hydra make the run folder, or one after the other, and start the job in it.
+
+    `words` is what `expand` made of what was `typed`.
+    """
     def task(config: DictConfig) -> None:
-        run_job(plain(config), Path(HydraConfig.get().runtime.output_dir), words)
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if config.job == "evaluate":
+            adopt_data(config, typed)
+        run_job(plain(config), folder, typed)
 
     if ranks.started_elsewhere() and ranks.rank() > 0:
         # one rank of several owns the run folder; the others get it by broadcast and leave nothing behind

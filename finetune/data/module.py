@@ -60,7 +60,7 @@ class ImageData(L.LightningDataModule):
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of the readable samples of `split`."""
-        rows = np.flatnonzero((self.table.frame["split"] == split).to_numpy())
+        rows = self.table.rows(split)
         return rows[~np.isin(rows, list(self.pictures.bad))] if self.pictures.bad else rows
 
     def train_dataloader(self) -> "EpochLoader":

@@ -29,8 +29,10 @@ from finetune.errors import FinetuneError
 
 VERSION = 1
 MARKER = "PHANTOM.json"
-PREVALENCE = 0.15
-"""Share of pictures with each finding; drawn independently, so 0.85^6 = 38 % have none."""
+PREVALENCE = 0.18
+"""Share of pictures with each finding."""
+HEALTHY = 0.38
+"""Share of pictures without any."""
 IMAGES_PER_PATIENT = (0.36, 0.25, 0.15, 0.09, 0.06, 0.04, 0.03, 0.02)
 """Share of patients with 1, 2, ... 8 pictures; 2.6 on average."""
 FIELD = 352.0
@@ -82,14 +84,19 @@ def plan(n_images: int, seed: int) -> list[Study]:
     counts[-1] -= sum(counts) - n_images
     patient = np.repeat(np.arange(len(counts)), counts)
     has = np.zeros((n_images, len(FINDINGS)), dtype=bool)
-    quota = round(PREVALENCE * n_images)
-    for k, finding in enumerate(FINDINGS):
-        if finding == "Cardiomegaly":
-            for p in rng.permutation(len(counts)):
-                if has[:, k].sum() + counts[p] <= quota:
-                    has[patient == p, k] = True
-        else:
-            has[rng.permutation(n_images)[:quota], k] = True
+    quota, heart = round(PREVALENCE * n_images), FINDINGS.index("Cardiomegaly")
+    for p in rng.permutation(len(counts)):
+        if has[:, heart].sum() + counts[p] <= quota:
+            has[patient == p, heart] = True
+    others = np.flatnonzero(~has[:, heart])
+    sick = rng.permutation(others)[: max(round((1 - HEALTHY) * n_images) - int(has[:, heart].sum()), 0)]
+    for place, image in enumerate(sick):  # every sick picture with a normal heart has one of the others, in turn
+        has[image, [k for k in range(len(FINDINGS)) if k != heart][place % (len(FINDINGS) - 1)]] = True
+    sick = np.flatnonzero(has.any(1))
+    for k in range(len(FINDINGS)):  # and then the findings share pictures at random until each has its quota
+        free = rng.permutation(sick[~has[sick, k]])
+        if k != heart:
+            has[free[: max(quota - int(has[:, k].sum()), 0)], k] = True
     studies = []
     for p, count in enumerate(counts):
         age, sex = int(np.clip(rng.normal(52, 16), 18, 92)), "F" if rng.random() < 0.45 else "M"
@@ -133,12 +140,12 @@ def render(study: Study, seed: int, size: int) -> Rendered:
     ap = study.view == "AP"
     breath = rng.uniform(4, 26) if ap else rng.uniform(-2, 14)
     # one half of the diaphragm often stands high without any finding (liver, stomach, nerve)
-    raised = rng.normal(0, 5, 2) + (rng.random(2) < 0.25) * rng.uniform(15, 40, 2)
+    raised = rng.normal(0, 5, 2) + (rng.random(2) < 0.15) * rng.uniform(15, 35, 2)
     pose = Pose(
-        scale=rng.uniform(0.88, 1.18),
+        scale=rng.uniform(0.84, 1.18),
         roll=np.deg2rad(rng.normal(0, 3.2)),
         yaw=np.deg2rad(rng.normal(0, 4.0 if ap else 2.5)),
-        shift=(rng.normal(0, 12), rng.normal(12, 12)),
+        shift=(rng.uniform(-26, 26), rng.normal(12, 12)),
         lean=rng.normal(0, 6),
         breath=(breath + raised[0], breath + raised[1]),
         heart=rng.uniform(1.06, 1.13) if ap else 1.0,
@@ -148,6 +155,7 @@ def render(study: Study, seed: int, size: int) -> Rendered:
     exposure = Exposure(
         scatter=rng.uniform(0.5, 1.2) if ap else rng.uniform(0.2, 0.6),
         photons=10 ** rng.uniform(3.9, 4.7),
+        tilt=(rng.normal(0, 0.16), rng.normal(0, 0.16)),
         detail=rng.uniform(0.5, 1.4),
         unsharpness=rng.uniform(0.3, 0.9),
         dark=dark,

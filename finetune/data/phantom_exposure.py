@@ -21,6 +21,8 @@ class Exposure:
     """Photons per pixel before the patient."""
     unsharpness: float
     """Blur of focus, motion and detector, mm."""
+    tilt: tuple[float, float]
+    """Fall of the beam from the centre to the picture's edge, in nepers (heel effect, a grid that stands askew)."""
     detail: float
     """Enhancement of structures below 25 mm by the machine's own processing."""
     dark: float
@@ -51,6 +53,8 @@ def expose(
     and nowhere else.
     """
     density = _film(total, chest, exposure, rng)
+    across = np.linspace(-1, 1, total.shape[0], dtype=np.float32)
+    density = density + np.float32(exposure.tilt[0]) * across + np.float32(exposure.tilt[1]) * across[:, None]
     density = density + np.float32(exposure.detail) * (density - _smooth(density, 25 / chest.grid.field))
     coarse = _film(reference[::4, ::4], chest, exposure, None)
     lung, body = chest.lung_mask[::4, ::4], reference[::4, ::4] > 1.0

@@ -30,9 +30,9 @@ FINDINGS = ("Cardiomegaly", "Consolidation", "Effusion", "Mass", "Nodule", "Pneu
 """The classes, by their NIH names, in NIH's order within a row."""
 
 CTR_ENLARGED = (0.56, 0.66)
-EFFUSION_HEIGHT = (32.0, 100.0)
+EFFUSION_HEIGHT = (40.0, 115.0)
 PNEUMOTHORAX_RIM = (18.0, 50.0)
-NODULE_DIAMETER = (16.0, 29.0)
+NODULE_DIAMETER = (18.0, 29.0)
 MASS_DIAMETER = (42.0, 80.0)
 CONSOLIDATION_DIAMETER = (60.0, 130.0)
 
@@ -115,14 +115,14 @@ def _pneumothorax(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mas
 
 def _effusion(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
     masks = []
-    for s in (side, -side) if rng.random() < 0.2 and not (lungs.gas - lungs.chest.gas).any() else (side,):
+    for s in (side, -side) if rng.random() < 0.3 and not (lungs.gas - lungs.chest.gas).any() else (side,):
         chest = lungs.chest
         x, y = chest.grid.x, chest.grid.y
         height = rng.uniform(*EFFUSION_HEIGHT)
         across = np.clip(s * x / np.maximum(chest.half_width, 1), 0, 1)  # 0 midline, 1 chest wall
         lift = rng.uniform(0.3, 0.5) + (1 - rng.uniform(0.3, 0.5)) * across ** rng.uniform(2.5, 5)
         surface = np.float32(chest.floor[s]) - np.float32(height) * lift.astype(np.float32)
-        share = step(y - surface - 4, 9.0) * (s * x > 0) * np.float32(rng.uniform(0.8, 1.0))
+        share = step(y - surface - 4, 9.0) * step(s * x - 16, 14.0) * np.float32(rng.uniform(0.8, 1.0))
         mask = (share > 0.3) & (chest.lung > 12)
         lungs.fill(share)
         lungs.free &= ~mask
@@ -157,7 +157,7 @@ def _mass(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
 
 
 def _nodule(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
-    count = int(rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15]))
+    count = int(rng.choice([1, 2, 3, 4], p=[0.2, 0.25, 0.3, 0.25]))
     return [_lump(lungs, rng, rng.uniform(*NODULE_DIAMETER), rough=0.03, spicules=0) for _ in range(count)]
 
 
@@ -178,8 +178,8 @@ def _lump(lungs: Lungs, rng: np.random.Generator, diameter: float, rough: float,
         chord = np.maximum(chord, 7 * rays * step(1.5 - r, 0.3))
     chord = np.minimum(chord, 0.92 * lungs.lung).astype(np.float32)
     lungs.lung = lungs.lung - chord
-    if not spicules and rng.random() < 0.35:
-        lungs.bone = lungs.bone + 0.25 * chord  # a calcified granuloma
+    if not spicules and rng.random() < 0.4:
+        lungs.bone = lungs.bone + 0.3 * chord  # a calcified granuloma
     mask = r < 1
     lungs.free &= ~mask
     return mask

@@ -63,11 +63,11 @@ def _styled(draw: Callable[..., str]) -> Callable[..., str]:
 def roc(target: np.ndarray, score: np.ndarray, label: str) -> str:
     """Sensitivity over 1 - specificity of one class."""
     true, false = curves(target, score)
-    figure, axes = _figure(2.7, 2.6)
+    figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     if true[-1] and false[-1]:
         axes.plot(*thinned(false / false[-1], true / true[-1]), color=_color(0))
-    _square(axes, "1 − specificity", "sensitivity")
+    _finish(axes, "1 − specificity", "sensitivity")
     return _svg(figure, label)
 
 
@@ -75,20 +75,20 @@ def roc(target: np.ndarray, score: np.ndarray, label: str) -> str:
 def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
     """Precision over recall of one class; dotted is the share of positives, what guessing gives."""
     true, false = curves(target, score)
-    figure, axes = _figure(2.7, 2.6)
+    figure, axes = _square()
     if true[-1]:
         share = true[-1] / (true[-1] + false[-1])
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         precision = true[1:] / (true[1:] + false[1:])
         axes.plot(*thinned(true[1:] / true[-1], precision), color=_color(0), drawstyle="steps-pre")
-    _square(axes, "recall (sensitivity)", "precision (PPV)")
+    _finish(axes, "recall (sensitivity)", "precision (PPV)")
     return _svg(figure, label)
 
 
 @_styled
 def reliability(bins: Bins, label: str) -> str:
     """What happened over what was said; points of fewer than 20 images are hollow."""
-    figure, axes = _figure(2.7, 2.6)
+    figure, axes = _square()
     end = min(1.0, max(0.05, 1.1 * float(np.max([*bins.said, *bins.happened], initial=0))))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     axes.plot(bins.said, bins.happened, color=_color(0), linewidth=1, clip_on=False)
@@ -102,7 +102,7 @@ def reliability(bins: Bins, label: str) -> str:
             markerfacecolor=face,
             clip_on=False,
         )
-    _square(axes, "probability said", "share that was positive", end)
+    _finish(axes, "probability said", "share that was positive", end)
     return _svg(figure, label)
 
 
@@ -134,7 +134,7 @@ def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str
     axes.set_yticks(np.arange(len(names)), [_short(name) for name in names])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None, symbol=" %"))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0 if axes.get_xlim()[1] > 0.05 else None, symbol=" %"))
     axes.set_xlabel(x_label)
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(series), fontsize=9, borderaxespad=0)
@@ -181,7 +181,13 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _square(axes: Axes, x_label: str, y_label: str, end: float = 1.0) -> None:
+def _square() -> tuple[Figure, Axes]:
+    """Small axes of equal sides, always in the same place, so that figures side by side line up."""
+    figure = Figure(figsize=(2.7, 2.6))
+    return figure, figure.add_axes((0.19, 0.175, 0.77, 0.8))
+
+
+def _finish(axes: Axes, x_label: str, y_label: str, end: float = 1.0) -> None:
     margin = 0.02 * end
     axes.set(xlim=(-margin, end + margin), ylim=(-margin, end + margin), xlabel=x_label, ylabel=y_label)
     axes.set_aspect("equal")

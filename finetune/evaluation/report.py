@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from finetune.errors import FinetuneError
@@ -25,7 +25,6 @@ from finetune.evaluation.scores import Scorer
 
 MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
 MOST_CELLS = 20  # classes up to which the confusion matrix is a table
-AT_THRESHOLD = ("sensitivity", "specificity", "ppv", "npv", "f1", "balanced_accuracy")
 NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -82,11 +81,12 @@ class Run:
         metrics = load("metrics.csv", lambda path: [pd.read_csv(path)], [pd.DataFrame()])[0]
         if scores is None:
             scores = load("scores.json", parse_json, {})
-        predictions = {}
+        predictions: dict[str, Predictions] = {}
         for split in scores or ("val", "test"):
             kind = scores.get(split, {}).get("kind")
-            found = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [])
-            predictions |= {split: table for table in found}
+            table = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
+            if table is not None:
+                predictions[split] = table
         return cls(config, environment, audit, metrics, scores, predictions, problems)
 
 
@@ -102,7 +102,7 @@ def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Pa
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # class names and paths come from users' tables
-        undefined=StrictUndefined,
+        undefined=ChainableUndefined,  # a file of the run may lack any key
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -116,11 +116,13 @@ def context(run: Run) -> dict[str, Any]:
     data, weights = run.environment.get("data") or {}, run.environment.get("weights") or {}
     split = next((s for s in ("test", "val") if s in run.scores), next(iter(run.scores), None))
     scores = run.scores.get(split, {}) if split else {}
-    has_patients = run.audit.get("has_patients", True)
+    has_patients = run.audit.get("has_patients", scores.get("patients") != scores.get("n"))
+    val = run.scores.get("val", {}) if split == "test" else {}
     name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
     backbone = (run.config.get("backbone") or {}).get("name")
     return {
         "title": f"{name}, {backbone}" if backbone else str(name),
+        "sentence": wording.what_was_run(backbone, name, splits(run), has_patients),
         "synthetic": bool(data.get("synthetic")),
         "random_weights": bool(weights.get("random")),
         "split": split,
@@ -128,22 +130,24 @@ def context(run: Run) -> dict[str, Any]:
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
         "cautions": [*scores.get("warnings", []), *run.audit.get("warnings", [])],
         "has_patients": has_patients,
+        "has_val": bool(val),
         "problems": run.problems,
         "data": data,
         "weights": weights,
         "audit": run.audit,
-        "leaks": [leak.get("text", str(leak)) if isinstance(leak, dict) else str(leak) for leak in run.audit.get("leaks", [])],
+        "leaks": [
+            leak.get("text", str(leak)) if isinstance(leak, dict) else str(leak) for leak in run.audit.get("leaks", [])
+        ],
         "splits": splits(run),
         "class_names": list(scores.get("classes", {})) or data.get("classes") or [],
         "share_figure": share_figure(run),
         "training_figures": training_figures(run.metrics),
         "best_epoch": best_epoch(run.metrics),
-        "rows": rows(scores, run.scores.get("val", {}) if split == "test" else {}),
+        "rows": rows(scores, val),
         "figures": class_figures(run.predictions[split], scores) if split in run.predictions else [],
         "overall": {NAMES.get(m, m): score for m, score in scores.get("overall", {}).items()},
         "confusion": confusion(scores),
         "names": NAMES,
-        "at_threshold": AT_THRESHOLD,
         "command": wording.shortened_command(run.environment.get("command") or ""),
         "environment": run.environment,
         "settings": wording.settings(run.config),
@@ -161,7 +165,9 @@ def splits(run: Run) -> list[dict[str, Any]]:
             "name": name,
             "images": of_split.get("n"),
             "patients": of_split.get("patients"),
-            "classes": {c: {one: v[many] for many, one in singular.items()} for c, v in of_split.get("classes", {}).items()},
+            "classes": {
+                c: {one: v[many] for many, one in singular.items()} for c, v in of_split.get("classes", {}).items()
+            },
         }
         for name, of_split in run.scores.items()
     ]
@@ -243,10 +249,11 @@ def class_figures(predictions: Predictions, scores: dict[str, Any]) -> list[dict
     positives = (truth == 1).sum(axis=0)
     shown = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
     shown = sorted(sorted(shown, key=lambda k: -positives[k])[:MOST_FIGURES])
-    figures = []
+    figures: list[dict[str, Any]] = []
     if predictions.kind == "multiclass" and len(predictions):
-        drawn = Markup(plots.reliability(binned(*top_label(predictions)), "Reliability of the most probable class"))
-        figures.append({"name": "All classes", "drawn": [("Reliability of the most probable class", drawn)]})
+        caption = "Reliability of the most probable class"
+        overall = Markup(plots.reliability(binned(*top_label(predictions)), caption))
+        figures.append({"name": "All classes", "drawn": [(caption, overall)]})
     for k in shown:
         name = predictions.classes[k]
         of_class = scores.get("classes", {}).get(name, {})
@@ -260,7 +267,9 @@ def class_figures(predictions: Predictions, scores: dict[str, Any]) -> list[dict
             ),
             (
                 f"Calibration error {error}",
-                plots.reliability(binned(truth[:, k], probs[:, k]), f"Reliability of {name}, calibration error {error}"),
+                plots.reliability(
+                    binned(truth[:, k], probs[:, k]), f"Reliability of {name}, calibration error {error}"
+                ),
             ),
         ]
         figures.append({"name": name, "drawn": [(caption, Markup(svg)) for caption, svg in drawn]})
@@ -278,6 +287,8 @@ def confusion(scores: dict[str, Any]) -> dict[str, Any] | None:
     return {
         "classes": classes,
         "rows": [(c, list(zip(counts[i], shares[i], strict=True))) for i, c in enumerate(classes)] if small else [],
-        "figure": None if small else Markup(plots.confusion(counts, classes, "Confusion matrix; the largest errors are named")),
+        "figure": None
+        if small
+        else Markup(plots.confusion(counts, classes, "Confusion matrix; the largest errors are named")),
         "pairs": wording.most_confused(counts, classes),
     }

@@ -48,6 +48,15 @@ def in_words(score: Mapping[str, Any]) -> str:
     return f"{score['value']:.3f} (95 % interval {score['low']:.3f} to {score['high']:.3f})"
 
 
+def what_was_run(backbone: str | None, data: str, splits: list[dict[str, Any]], has_patients: bool) -> str:
+    """resnet50, fine-tuned on chestxray: train 1,600 images of 800 patients, ..."""
+    parts = []
+    for split in splits:
+        people = f" of {split['patients']:,} patients" if has_patients and split.get("patients") else ""
+        parts.append(f"{split['name']} {split.get('images') or 0:,} images{people}")
+    return f"{backbone or 'A network'}, fine-tuned on {data}" + (f": {', '.join(parts)}." if parts else ".")
+
+
 def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
     """What was found, in a few sentences, the most important first."""
     macro = scores.get("macro", {}).get("auroc") or {}
@@ -69,11 +78,12 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
         said.append("This cannot be told from guessing, which gives 0.5.")
     elif macro["value"] < 0.5:
         said.append("This is worse than guessing, which gives 0.5: look for labels that are the wrong way round.")
-    if len(defined) > 2:
-        best, worst = max(defined, key=lambda c: defined[c]), min(defined, key=lambda c: defined[c])
+    sure = [name for name in defined if "note" not in classes[name]]  # few patients may top or bottom by chance
+    if len(sure) > 1 and len(classes) > 2:
+        best, worst = max(sure, key=lambda c: defined[c]), min(sure, key=lambda c: defined[c])
         said.append(
-            f"Best told apart is {best} ({interval(classes[best]['auroc'])}), worst {worst} "
-            f"({interval(classes[worst]['auroc'])})."
+            f"Best told apart is {best} at {interval(classes[best]['auroc'])}, worst {worst} at "
+            f"{interval(classes[worst]['auroc'])}."
         )
     guessed = [c for c in defined if (low := classes[c]["auroc"]["low"]) is None or low <= 0.5]
     if guessed and len(classes) > 1:

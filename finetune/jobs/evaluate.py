@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from finetune import package
+from finetune import build, package
 from finetune.data.module import ImageData
 from finetune.errors import FinetuneError, one_of
 from finetune.jobs import prepare, run_folder, scoring
@@ -21,13 +21,14 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     split = config["split"]
     if split not in SPLITS:
         raise one_of("split", split, SPLITS)
+    build.check_data(config["data"])
     model = package.load(config["model"])
     if first:
         run_folder.begin(run, config, words)
-    table = prepare.renamed(prepare.table(config, say), model.classes, model.kind)
+    table = prepare.renamed(prepare.table(config, say, split=split != "all"), model.classes, model.kind)
     if split == "all":
-        table.frame["split"] = "all"
-    elif not (table.frame["split"] == split).any():
+        table = table.with_split(["test"] * len(table))
+    elif not len(table.rows(split)):
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
     pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = ImageData(
@@ -41,7 +42,8 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     )
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks), ranks.group(n_ranks):
-        found = scoring.predictions(model.network, data, split, config["trainer"]["accelerator"])
+        wanted = "test" if split == "all" else split
+        found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
         if dist.is_initialized():
             dist.barrier()
     if not first:

@@ -163,6 +163,7 @@ def train(
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
 
 
 def load_best(network: Network, path: Path) -> None:

@@ -10,6 +10,7 @@ from finetune.data import audit as audits
 from finetune.data import splits
 from finetune.data.cache import PictureCache
 from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
 from finetune.jobs import run_folder
 from finetune.preprocessing import Preprocessing
 
@@ -38,21 +39,23 @@ def demo(config: dict[str, Any], say: Say) -> None:
     make_phantoms(Path(config["data"]["root"]), seed=0)
 
 
-def table(config: dict[str, Any], say: Say) -> SampleTable:
-    """The sample table, split by patient; the split depends on data.* alone."""
+def table(config: dict[str, Any], say: Say, *, split: bool = True) -> SampleTable:
+    """The sample table, split by patient; the split depends on data.* alone. `split=False` leaves it as it was read."""
     data = config["data"]
     read = build.source(config).table()
     read.check()
+    if split:
+        read = splits.assign_splits(
+            read,
+            seed=data["seed"],
+            val=data["val_fraction"],
+            test=data["test_fraction"],
+            folds=data["folds"],
+            fold=data["fold"],
+        )
     for sentence in read.notes:
         say(sentence)
-    return splits.assign_splits(
-        read,
-        seed=data["seed"],
-        val=data["val_fraction"],
-        test=data["test_fraction"],
-        folds=data["folds"],
-        fold=data["fold"],
-    )
+    return read
 
 
 check_trainable = audits.check_trainable
@@ -97,8 +100,6 @@ def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
     Raises:
         FinetuneError: no class in common, or labels of another kind.
     """
-    from finetune.errors import FinetuneError
-
     if table.kind != kind:
         raise FinetuneError(f"The model's labels are {kind}, the data set's are {table.kind}: they cannot be compared.")
     common = [name for name in classes if name in table.classes]

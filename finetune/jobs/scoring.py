@@ -42,7 +42,7 @@ def predictions(network: Network, data: ImageData, split: str, accelerator: str)
 
 def has_auroc(table: SampleTable, split: str) -> bool:
     """Whether at least one class has a positive and a negative in `split`."""
-    target = table.targets()[(table.frame["split"] == split).to_numpy()]
+    target = table.targets()[table.rows(split)]
     return bool(((target >= 0.5).any(axis=0) & (target < 0.5).any(axis=0)).any())
 
 
@@ -59,8 +59,8 @@ def write(run: Path, tables: dict[str, Predictions | None], *, seed: int) -> dic
 def show(scores: dict[str, Any], table: SampleTable, say: Callable[[str], None]) -> None:
     """The numbers that matter, each with its interval."""
     for split, of_split in scores.items():
-        for metric in ("auroc", "accuracy"):
-            found = of_split["macro"].get(metric)
+        for group, metric in (("macro", "auroc"), ("overall", "accuracy")):
+            found = (of_split.get(group) or {}).get(metric)
             if found and found["value"] is not None:
                 interval = f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else ""
                 made_up = " (SYNTHETIC images)" if table.synthetic else ""

@@ -35,6 +35,29 @@ class Collected(Metric):
         return unique, target, logits
 
 
+class MeanLoss(Metric):
+    """Sum of the losses over the number of known labels, of all batches and ranks.
+
+    (torchmetrics 1.9: MeanMetric with weights gives the plain mean of the ranks' means.)
+    """
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: Tensor) -> None:
+        self.total += total.detach()
+        self.count += count
+
+    def compute(self) -> Tensor:
+        return (self.total / self.count).float()
+
+
 def mean_loss(loss, logits: np.ndarray, target: np.ndarray, weights: Tensor | None) -> float:
     """The loss over all known labels; NaN where nothing is known."""
     total, count = loss(torch.from_numpy(logits), torch.from_numpy(target), weights)

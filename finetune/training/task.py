@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.scores import macro_auroc
@@ -16,7 +15,7 @@ from finetune.losses import Loss
 from finetune.network import Network
 from finetune.plan import Plan
 from finetune.training import parts as part_tools
-from finetune.training.metrics import Collected, mean_loss
+from finetune.training.metrics import Collected, MeanLoss, mean_loss
 from finetune.training.schedules import Schedule
 
 
@@ -52,7 +51,7 @@ class Classification(L.LightningModule):
         self.save_hyperparameters({"config": config or {}})
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", loss.weights(classes), persistent=False)
-        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.train_loss = MeanLoss()
         self.collected = Collected()
         self.parts = network.parts()
         part_tools.check_cover(network, self.parts)
@@ -75,7 +74,7 @@ class Classification(L.LightningModule):
                 f"The loss is {total.item()} in epoch {self.current_epoch}, batch {batch_idx}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
             )
-        self.train_loss.update(total.detach() / count.clamp(min=1), count)
+        self.train_loss.update(total, count)
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -113,7 +112,7 @@ class Classification(L.LightningModule):
     # -- what is logged ----------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self) -> None:
-        self.log("train/loss", self.train_loss.compute(), sync_dist=False)
+        self.log("train/loss", self.train_loss.compute(), sync_dist=True)
         self.train_loss.reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -126,8 +125,8 @@ class Classification(L.LightningModule):
                 f"The network's answers are not finite after epoch {self.current_epoch}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
             )
-        self.log("val/loss", loss, prog_bar=True, sync_dist=False)
-        self.log("val/auroc", macro_auroc(target, logits, self.loss.kind), prog_bar=True, sync_dist=False)
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("val/auroc", macro_auroc(target, logits, self.loss.kind), prog_bar=True, sync_dist=True)
 
     # -- optimizer ---------------------------------------------------------------------------------------------------
 

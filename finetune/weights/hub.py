@@ -13,15 +13,18 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from finetune.errors import FinetuneError
 from finetune.weights.files import sha256
 
-PATIENCE = 10.0
+PATIENCE = 8.0
 """Seconds after which a hub that has not answered is out of reach. Its own client tries for about a minute."""
 
 HUB_FILE = "model.safetensors"
+
+CLIENT_ERRORS: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
+"""OSError, and the error of the HTTP library beneath the hub's client, which has changed over its versions."""
 
 
 def from_hub(repo: str, filename: str = HUB_FILE) -> Path:
@@ -41,7 +44,7 @@ def from_hub(repo: str, filename: str = HUB_FILE) -> Path:
         raise FinetuneError(f"{repo} is not in the cache {hub_cache()}, and {url} {problem}. {WAYS_OUT}")
     try:
         return Path(hf_hub_download(repo, filename, cache_dir=hub_cache(), endpoint=endpoint))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except CLIENT_ERRORS as error:
         reason = str(error).strip().split("\n")[0]
         raise FinetuneError(f"{url} could not be downloaded: {reason} {WAYS_OUT}") from error
 
@@ -95,14 +98,14 @@ def is_offline() -> bool:
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def unreachable(url: str, patience: float = PATIENCE) -> str | None:
+def unreachable(url: str) -> str | None:
     """Why the file cannot be had, or None. One question, asked in a thread: looking up a host has no time limit."""
     answer: list[str | None] = []
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "finetune"})
         try:
-            with urllib.request.urlopen(request, timeout=patience):
+            with urllib.request.urlopen(request, timeout=PATIENCE):
                 answer.append(None)
         except urllib.error.HTTPError as error:
             error.close()
@@ -112,5 +115,5 @@ def unreachable(url: str, patience: float = PATIENCE) -> str | None:
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(patience)
-    return answer[0] if answer else f"has not answered in {patience:.0f} seconds"
+    thread.join(PATIENCE)
+    return answer[0] if answer else f"has not answered in {PATIENCE:g} seconds"

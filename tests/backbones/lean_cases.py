@@ -1,6 +1,6 @@
 """Small networks of every family, and what the lean tests measure of a training step."""
 
-import copy
+from unittest import mock
 
 import torch
 from torch import nn
@@ -10,6 +10,8 @@ from finetune.backbones.densenet import DenseNet, PlainDenseLayer
 
 deep = {"stem": resnet.stem_3x3, "shortcut": blocks.average_shortcut}
 pair = (2, 1, 1, 1)
+NARROW = (16, 32, 64, 128)  # for 64 to 512
+wide = tuple(4 * channels for channels in NARROW)
 NETS = {
     "basic": lambda: resnet.ResNet(blocks.BasicBlock, pair, num_classes=5),
     "basic_d": lambda: resnet.ResNet(blocks.BasicBlock, pair, num_classes=5, drop_path=0.3, **deep),
@@ -19,8 +21,8 @@ NETS = {
     "se": lambda: resnet.ResNet(resnet.se_bottleneck, pair, num_classes=5),
     "legacy_basic": lambda: legacy_senet.LegacySENet(legacy_senet.SEBasicBlock, pair, num_classes=5, dropout=0.0),
     "legacy_bottleneck": lambda: legacy_senet.LegacySENet(legacy_senet.SEBottleneck, pair, num_classes=5, dropout=0.0),
-    "preact": lambda: preact.PreActResNet(preact.PreActBottleneck, pair, num_classes=5),
-    "preact_d": lambda: preact.deep(preact.PreActBottleneck, pair, num_classes=5, drop_path=0.3),
+    "preact": lambda: preact.PreActResNet(preact.PreActBottleneck, pair, wide, num_classes=5),
+    "preact_d": lambda: preact.deep(preact.PreActBottleneck, pair, wide, num_classes=5, drop_path=0.3),
     "preact_cifar": lambda: cifar.CifarPreActResNet(preact.PreActBasic, 2, (16, 32, 64), shortcut="A", num_classes=5),
     "cifar_a": lambda: cifar.CifarResNet(2, num_classes=5),
     "cifar_b": lambda: cifar.CifarResNet(2, num_classes=5, shortcut="B"),
@@ -36,7 +38,8 @@ SIZE = 48  # px: odd maps on the way down
 def make(case: str, memory: str = "standard", seed: int = 0) -> nn.Module:
     """The same weights for every `memory`; norms with scales and shifts of every kind, running statistics too."""
     torch.manual_seed(seed)
-    net = NETS[case]().train()
+    with mock.patch.object(resnet, "CHANNELS", NARROW), mock.patch.object(legacy_senet, "CHANNELS", NARROW):
+        net = NETS[case]().train()
     with torch.no_grad():
         for module in net.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -94,7 +97,3 @@ def relative_error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tenso
     names = [name for name in wanted if name.startswith("d")]
     difference = sum((found[name].double() - wanted[name]).square().sum() for name in names)
     return (difference / sum(wanted[name].square().sum() for name in names)).sqrt().item()
-
-
-def in_double(net: nn.Module) -> nn.Module:
-    return copy.deepcopy(net).double()

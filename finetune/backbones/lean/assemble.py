@@ -82,8 +82,8 @@ class Assembler:
         keep: list[bool] = []
         row = flat(modules)
         for here, behind in zip(row, [*row[1:], None], strict=True):
-            relu = isinstance(behind, nn.ReLU)
-            if isinstance(here, nn.ReLU) and steps and isinstance(steps[-1], Norm):
+            relu = isinstance(behind, nn.ReLU) and not hooked(behind)
+            if isinstance(here, nn.ReLU) and steps and isinstance(before := steps[-1], Norm) and before.relu:
                 continue
             if isinstance(here, nn.BatchNorm2d):
                 norm, p = self.norm(here, relu)

@@ -115,28 +115,28 @@ class Norm(Step):
             return self.replay(x, params, []), []
         stats = statistics(x)
         observed[self.place] = stats
-        kept = [stats.mean, stats.rstd(self.eps)]
+        kept = [stats.mean, stats.var]
         return self.replay(x, params, kept), kept
 
-    def mean_and_rstd(self, params: Tree, kept: Tree) -> tuple[Tensor, Tensor]:
-        return (params[2], torch.rsqrt(params[3] + self.eps)) if self.frozen else (kept[0], kept[1])
+    def mean_and_var(self, params: Tree, kept: Tree) -> tuple[Tensor, Tensor]:
+        return (params[2], params[3]) if self.frozen else (kept[0], kept[1])
 
     def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
-        mean, rstd = self.mean_and_rstd(params, kept)
-        y = torch.native_batch_norm(x, params[0], params[1], mean, rstd.pow(-2), False, 0.0, 0.0)[0]
+        mean, var = self.mean_and_var(params, kept)
+        y = torch.native_batch_norm(x, params[0], params[1], mean, var, False, 0.0, self.eps)[0]
         return y.relu_() if self.relu else y
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
     ) -> tuple[Tensor | None, Tree]:
         weight = params[0]
-        mean, rstd = self.mean_and_rstd(params, kept)
+        mean, var = self.mean_and_var(params, kept)
         if self.relu:
             dy = aten.threshold_backward(dy, self.replay(x, params, kept) if y is None else y, 0)
-        running = (mean, rstd.pow(-2)) if self.frozen else (None, None)
-        saved = (None, None) if self.frozen else (mean, rstd)
+        running = (mean, var) if self.frozen else (None, None)
+        batch = (None, None) if self.frozen else (mean, torch.rsqrt(var + self.eps))
         dx, dweight, dbias = aten.native_batch_norm_backward(
-            dy, x, weight, *running, *saved, not self.frozen, 0.0, [needs_x, needs[0], needs[1]]
+            dy, x, weight, *running, *batch, not self.frozen, self.eps, [needs_x, needs[0], needs[1]]
         )
         return dx, [dweight, dbias, *[None] * len(params[2:])]
 
@@ -224,7 +224,8 @@ class Projection(Step):
         if torch.finfo(x.dtype).bits < 32:  # sums over all pixels would lose too much
             return self.backward_from_wide_map(dy, x, params, kept, needs_x, needs)
         weight = params[0][0]
-        mean_y, rstd = self.norm.mean_and_rstd(params[1], kept)
+        mean_y, var = self.norm.mean_and_var(params[1], kept)
+        rstd = torch.rsqrt(var + self.norm.eps)
         narrow = self.conv.strided(x)
         d, rows = as_rows(dy), as_rows(narrow)  # (M, wide), (M, narrow)
         w, s = weight.flatten(1), (params[1][0] * rstd)[:, None]  # (wide, narrow), (wide, 1)

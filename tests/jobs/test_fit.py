@@ -1,0 +1,155 @@
+"""The main job through the command line's own function: a tiny fit, and everything that can be done with its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+import finetune
+from finetune.__main__ import main
+from finetune.errors import FinetuneError
+
+TINY = ["backbone=resnet20_cifar", "backbone.weights=none", "data.image_size=16", "data.num_workers=0", "trainer.max_epochs=2"]
+TINY += ["trainer.accelerator=cpu"]
+FILES = {
+    "config.yaml", "environment.json", "audit.json", "metrics.csv", "checkpoints", "predictions_val.csv",
+    "predictions_test.csv", "scores.json", "report.html", "model.safetensors",
+}  # fmt: skip
+
+
+def draw(folder: Path, n: int = 30, classes=("cold", "warm")) -> Path:
+    """A folder per class: dark squares and bright ones, noisy, as RGB."""
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(n):
+            picture = rng.integers(0, 150, (20, 24, 3)) + 50 * k
+            Image.fromarray(picture.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with pictures in it."""
+    folder = tmp_path_factory.mktemp("place")
+    draw(folder / "pictures")
+    old = os.getcwd()
+    os.chdir(folder)
+    yield folder
+    os.chdir(old)
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    main([*TINY, "data=folder", "data.root=pictures", "optimizer.lr=3e-3", "hydra.run.dir=runs/first"])
+    return place / "runs" / "first"
+
+
+def test_the_run_folder_is_complete_and_latest_points_to_it(run, place):
+    assert FILES <= {path.name for path in run.iterdir()}
+    assert (place / "outputs" / "latest").resolve() == run
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["image_size"] == 16
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["weights"]["random"] is True
+    assert environment["data"]["synthetic"] is False
+    assert "data.root=pictures" in environment["command"]
+    scores = json.loads((run / "scores.json").read_text())
+    assert scores["test"]["macro"]["auroc"]["value"] > 0.9
+    assert scores["test"]["macro"]["auroc"]["low"] <= scores["test"]["macro"]["auroc"]["value"]
+    assert set(scores["val"]["classes"]) == {"cold", "warm"}
+
+
+def test_the_model_file_answers_as_the_evaluation_did_whatever_the_batch_size(run):
+    table = pd.read_csv(run / "predictions_test.csv")
+    model = finetune.load(run)
+    assert model.classes == ["cold", "warm"]
+    for batch_size in (1, 7, 64):
+        answers = model.predict([f"pictures/{name}" for name in table["sample"]], batch_size=batch_size)
+        np.testing.assert_allclose(answers["prob_warm"], table["prob_warm"], atol=1e-5)
+    arrays = [np.asarray(Image.open(f"pictures/{name}")) for name in table["sample"][:3]]
+    np.testing.assert_allclose(model.predict(arrays)["prob_warm"], table["prob_warm"][:3], atol=1e-5)
+
+
+def test_evaluate_on_its_own_data_repeats_the_scores(run):
+    main(["job=evaluate", "model=runs/first", "hydra.run.dir=runs/again"])
+    again, first = (json.loads((Path("runs") / name / "scores.json").read_text()) for name in ("again", "first"))
+    assert again["test"] == first["test"]
+
+
+def test_evaluate_on_another_set_and_everything(run, place):
+    draw(place / "others", 5)
+    main(["job=evaluate", "model=runs/first", "data=folder", "data.root=others", "split=all", "hydra.run.dir=runs/others",
+          "data.num_workers=0"])  # fmt: skip
+    assert len(pd.read_csv("runs/others/predictions_all.csv")) == 10
+
+
+def test_predict_lists_what_cannot_be_read_and_goes_on(run, place, capsys):
+    mixed = place / "mixed"
+    mixed.mkdir()
+    Image.fromarray(np.full((9, 9), 200, np.uint8)).save(mixed / "good.png")
+    (mixed / "bad.png").write_text("no picture")
+    main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
+    assert "1 of 2 pictures cannot be read" in capsys.readouterr().out
+    table = pd.read_csv("preds.csv")
+    assert table.columns.tolist() == ["path", "prob_cold", "prob_warm"]
+    assert table["path"].tolist() == ["mixed/good.png"]
+
+
+def test_resume_goes_on_longer_and_refuses_what_would_change_the_past(run, place, capsys):
+    with pytest.raises(SystemExit):
+        main(["resume=runs/first"])
+    assert "complete already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["resume=runs/first", "optimizer.lr=1"])
+    assert "'optimizer.lr=1' cannot be set in a resume" in capsys.readouterr().err
+    main(["resume=runs/first", "trainer.max_epochs=3"])
+    assert pd.read_csv("runs/first/metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    assert (run / "scores.json").exists()
+
+
+def test_an_unfinished_run_is_not_taken_for_a_finished_one(run, place, tmp_path):
+    (tmp_path / "config.yaml").write_text("job: fit")
+    with pytest.raises(FinetuneError, match="is not a finished run: it has no scores.json"):
+        finetune.load(tmp_path)
+
+
+def test_multirun_leaves_one_folder_each(run, place):
+    main(["-m", *TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "seed=0,1", "hydra.sweep.dir=runs/sweep"])
+    for number in "01":
+        assert FILES <= {path.name for path in (place / "runs/sweep" / number).iterdir()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
+def test_two_processes_stopped_and_resumed_give_what_one_gives(run, place):
+    """kill -9 in the middle, resume with one process; norms frozen, so that batches may be shared out.
+
+    With SGD: Adam divides by the gradient's size and makes rounding in the smallest gradients as large as the rest.
+    """
+    fit = [*TINY, "data=folder", "data.root=pictures", "finetuning.norms=frozen", "trainer.max_epochs=3"]
+    fit += ["optimizer=sgd", "optimizer.lr=1e-3"]
+    main([*fit, "hydra.run.dir=runs/one"])
+    command = [sys.executable, "-m", "finetune", *fit, "trainer.devices=2", "hydra.run.dir=runs/two"]
+    path = f"{Path(finetune.__file__).parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, "PYTHONPATH": path})
+    deadline = time.monotonic() + 180
+    while not Path("runs/two/checkpoints/last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+        assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Path("runs/two/scores.json").exists()
+    main(["resume=runs/two", "trainer.devices=1"])
+    one, two = (pd.read_csv(f"runs/{name}/predictions_test.csv") for name in ("one", "two"))
+    np.testing.assert_allclose(two["prob_warm"], one["prob_warm"], atol=1e-5)
+    rows = [pd.read_csv(f"runs/{name}/metrics.csv").drop(columns="seconds") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*rows, atol=1e-5)
