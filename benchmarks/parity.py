@@ -19,7 +19,7 @@ from finetune.backbones import Backbone, build, list_models
 COLUMNS = ("logits", "gradients", "statistics", "maps")
 
 PAPER = {
-    "densenet264": "33.3 M (torch7 code of the authors, k = 32)",
+    "densenet264": "33.3 M",
     "resnet20_cifar": "0.27 M",
     "resnet32_cifar": "0.46 M",
     "resnet44_cifar": "0.66 M",

@@ -223,6 +223,14 @@ def adopt_data(config: DictConfig, words: list[str]) -> None:
             OmegaConf.update(config, f"data.{key}", value, force_add=True)
 
 
+class _Ended(BaseException):
+    """Carries an error past Hydra, which would print the whole list of overrides over any Exception."""
+
+    def __init__(self, error: FinetuneError):
+        super().__init__(str(error))
+        self.error = error
+
+
 def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
     """Let Hydra make the run folder, or one after the other, and start the job in it.
 
@@ -232,7 +240,10 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if config.job == "evaluate":
             adopt_data(config, typed)
-        run_job(plain(config), folder, typed)
+        try:
+            run_job(plain(config), folder, typed)
+        except FinetuneError as error:
+            raise _Ended(error) from None
 
     if ranks.started_elsewhere() and ranks.rank() > 0:
         # one rank of several owns the run folder; the others get it by broadcast and leave nothing behind
@@ -241,6 +252,8 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *words]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
+    except _Ended as ended:
+        raise ended.error from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         if error.filename is None or "finetune" in str(error.filename):
             raise

@@ -32,6 +32,8 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
     """
     if weights is None or weights == "none":
         return None
+    if not isinstance(weights, str | os.PathLike):
+        raise FinetuneError(f"weights={weights!r} is neither default, a tag, a file nor none.")
     if is_path(weights):
         return WeightsFile(check_file(weights))
     tags = published(name)

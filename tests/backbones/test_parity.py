@@ -10,7 +10,7 @@ from finetune.backbones import build, list_models
 
 NAMES = [name for name in list_models() if timm.is_model(name)]
 SMALL = 64  # px; the deepest map is 2 x 2
-LARGE_NETS = ("101", "152", "161", "200", "201", "264", "wide")
+LARGE_NETS = ("50", "101", "152", "161", "200", "201", "264", "wide")
 
 
 @pytest.mark.parametrize("name", NAMES)

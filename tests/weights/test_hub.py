@@ -249,6 +249,11 @@ def test_an_unknown_tag_lists_the_known_ones(no_network):
         resolve("resnet34", "b5_in1k")
 
 
+def test_what_is_no_name_at_all_is_refused():
+    with pytest.raises(FinetuneError, match="weights=True is neither default, a tag, a file nor none"):
+        resolve("resnet18", True)
+
+
 @pytest.mark.parametrize("nothing", [None, "none"])
 def test_none_is_random_weights(nothing):
     net = build("resnet20_cifar")

@@ -1,0 +1,122 @@
+"""Every YAML in conf/ is composed and built through the command line's own functions; what is wrong is said in a line."""
+
+import re
+
+import pytest
+import torch
+import yaml
+
+from finetune import build, compose, list_models
+from finetune.errors import FinetuneError
+
+CONF = compose.conf_dir()
+EXTRA = {"data=folder": ["data.root=x"], "data=csv": ["data.table=x.csv", "data.label=a"], "job=predict": ["input=x"]}
+ALL = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
+
+
+@pytest.mark.parametrize("word", ALL)
+def test_every_choice_is_composed_and_built(word, tmp_path):
+    config = compose.plain(compose.compose([word, *EXTRA.get(word, [])]))
+    if config["job"] != "fit":
+        return
+    build.check(config)
+    assert build.source(config).root is None or build.source(config).root
+    assert build.plan(config).phases
+    build.loss(config, "multiclass" if word == "loss=cross_entropy" else "multilabel")
+    group = word.split("=")[0]
+    if group == "logger" and word != "logger=wandb":
+        assert len(build.loggers(config, tmp_path)) == (word != "logger=none")
+    if group == "callbacks":
+        assert all(c.monitor == "val/auroc" and c.mode == "max" for c in build.extra_callbacks(config, "val/auroc"))
+    if group == "optimizer":
+        assert build.make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] > 0
+
+
+def test_one_backbone_config_per_model_and_its_name():
+    assert compose.choices()["backbone"] == list_models()
+    for name in list_models():
+        assert yaml.safe_load((CONF / "backbone" / f"{name}.yaml").read_text())["name"] == name
+
+
+def test_every_field_has_a_sentence_and_every_file_an_opening():
+    for path in sorted(CONF.rglob("*.yaml")):
+        lines = path.read_text().splitlines()
+        assert any(line.startswith("# ") for line in lines[:3]) or path.stem == "_base", path
+        for line in lines:
+            field = re.match(r"^ *([a-z][\w]*): +(?![{>|&])(\S.*)$", line)
+            if field and path.parent.name in ("head", "loss", "optimizer", "schedule", "trainer", "data"):
+                known = "${" in line or field[1] in ("defaults",) or path.parent.name == "data" and "    " in line
+                assert "  # " in line or known, f"{path.name}: {line}"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["finetuning=typo"], "finetuning=typo is not known. Choose from full, gradual, head_then_full, linear_probe"),
+        (["backbone=resnt50"], "backbone=resnt50 is not known. Did you mean resnet50"),
+        (["data.imagesize=3"], "there is no key data.imagesize. Did you mean data.image_size"),
+        (["foo=1"], "there is no key foo"),
+        (["+foo=1"], "no key can be added there"),
+        (["data.batch_size=abc"], "data.batch_size=abc should be a valid integer"),
+        (["data.image_size=4"], "data.image_size=4 must be 8 or more"),
+        (["trainer.max_epochs=0"], "trainer.max_epochs=0 must be a whole number of 1 or more"),
+        (["trainer.precision=foo"], "trainer.precision=foo should be"),
+        (["trainer.devices=0"], "trainer.devices=0"),
+        (["optimizer.lr=x"], "optimizer.lr=x should be a valid number"),
+        (["+optimizer.foo=1"], "optimizer.foo=1: there is no such key"),
+        (["finetuning=linear_probe", "finetuning.phases.head.train=[]"], r"train=\[\] leaves nothing to learn"),
+        (["finetuning.phases.full.train=[stage9]"], "stage9 is not known"),
+        (["finetuning=gradual", "trainer.max_epochs=3"], "never comes: trainer.max_epochs=3"),
+        (["data.fold=9"], "data.fold=9 must lie between 0 and data.folds - 1 = 4"),
+        (["head.pool=mean"], "head.pool=mean is not known"),
+        (["backbone.in_channels=2"], "backbone.in_channels=2 is not known. Choose from 1, 3"),
+        (["backbone.output_stride=7"], "output_stride=7"),
+        (["schedule.warmup=2"], "schedule.warmup=2"),
+        (["seed=0,1"], "names several values. Add -m"),
+        (["blah"], "'blah' is not of the form key=value"),
+        (["~data"], "the group data cannot be left out"),
+        (["+callbacks.extra.x._target_=os.system"], "os.system is not something a configuration may build"),
+        (["+callbacks.extra.x._target_=torch.optim.lr_scheduler.StepLR"], "is not a Optimizer"),
+        (["+callbacks.extra.x._target_=lightning.pytorch.callbacks.LambdaCallback"], "not something a configuration"),
+        (["transforms.transforms.affine.rotate=abc"], "transforms cannot be built"),
+        (["job=predict"], "input must be given"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_is_read(words, message):
+    with pytest.raises(FinetuneError, match=message) as caught:
+        build.check(compose.plain(compose.compose(words)))
+    assert len(str(caught.value).splitlines()) <= 2
+    assert len(str(caught.value)) < 700
+
+
+def test_each_value_of_a_sweep_is_checked():
+    with pytest.raises(FinetuneError, match="backbone=resnt is not known"):
+        compose.compose(["backbone=resnet18,resnt"], sweep=True)
+
+
+def test_your_own_class_is_built_when_its_module_is_trusted():
+    config = compose.plain(compose.compose(["+callbacks.extra.x._target_=tests.training.test_task.Watch", "trust=[tests]"]))
+    build.check(config)
+    assert len(build.extra_callbacks(config, "val/auroc")) == 1
+
+
+def test_a_run_with_interpolations_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("job: fit\nseed: ${oc.env:HOME}\n")
+    with pytest.raises(FinetuneError, match="holds an interpolation"):
+        compose.read(tmp_path)
+
+
+def test_the_demo_stands_in_only_where_nothing_was_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def wants(*words):
+        return compose.wants_demo(compose.compose(list(words)), list(words))
+
+    assert wants()
+    assert wants("backbone=resnet18", "trainer.max_epochs=1")
+    assert not wants("data.root=data/chestxray")
+    assert not wants("data=folder", "data.root=x")
+    assert not wants("job=evaluate")
+    assert compose.compose(["experiment=demo", "data.image_size=64"]).data.image_size == 64
+    (tmp_path / "data" / "chestxray").mkdir(parents=True)
+    assert not wants()

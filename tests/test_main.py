@@ -1,0 +1,158 @@
+"""The command line: help without imports, bad input with one clear error and no run that looks complete."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from finetune.__main__ import help_text, main
+from finetune.compose import choices
+from tests.jobs.test_fit import TINY, draw
+
+
+def test_help_shows_groups_choices_and_examples_and_imports_nothing():
+    for group, names in choices().items():
+        assert group in help_text()
+        assert all(name in help_text() for name in names)
+    code = "import sys; from finetune.__main__ import main; main(['--help']); print(len(sys.modules.keys() & {'torch', 'hydra', 'numpy'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("\n0")
+    assert "python -m finetune backbone=resnet50 data=chestxray" in done.stdout
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def fails(capsys, *words: str) -> str:
+    """The one error of a command; nothing that looks like a complete run is left."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*TINY, "trainer.max_epochs=1", *words])
+    assert stopped.value.code == 1
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("error: "), said
+    assert "Traceback" not in said
+    assert len(said.splitlines()) <= 8
+    for name in ("scores.json", "model.safetensors", "latest"):
+        assert not list(Path().rglob(name))
+    return said
+
+
+def csv(place: Path, labels: list, **columns) -> str:
+    draw(place / "pictures", len(labels) // 2 or 1)
+    paths = sorted(str(p.relative_to(place)) for p in (place / "pictures").rglob("*.png"))
+    pd.DataFrame({"path": paths[: len(labels)], "label": labels, **columns}).to_csv("t.csv", index=False)
+    return "data.table=t.csv"
+
+
+def test_missing_root(place, capsys):
+    said = fails(capsys, "data=chestxray", "data.root=nowhere")
+    assert "data.root" in said
+    assert "nowhere" in said
+    assert "https://" in said
+
+
+def test_empty_folder(place, capsys):
+    (place / "empty").mkdir()
+    assert "empty" in fails(capsys, "data=folder", "data.root=empty")
+
+
+def test_table_without_the_column(place, capsys):
+    said = fails(capsys, "data=csv", csv(place, ["a", "b"] * 4), "data.label=lable")
+    assert "lable" in said
+    assert "label" in said.replace("lable", "")
+
+
+def test_label_never_seen_in_train(place, capsys):
+    splits = ["train"] * 6 + ["test", "val"]
+    said = fails(capsys, "data=csv", csv(place, ["a", "b"] * 3 + ["c", "a"], split=splits), "data.label=label", "data.split=split")
+    assert "c" in said
+    assert "train" in said
+
+
+@pytest.mark.parametrize("kind", ["truncated", "zero", "text"])
+def test_unreadable_pictures_stop_before_the_first_epoch(place, capsys, kind):
+    draw(place / "pictures", 12)
+    victim = place / "pictures" / "cold" / "3.png"
+    whole = victim.read_bytes()
+    victim.write_bytes({"truncated": whole[: len(whole) // 2], "zero": b"", "text": b"no picture at all"}[kind])
+    said = fails(capsys, "data=folder", "data.root=pictures")
+    assert "1 of 24 images cannot be read" in said
+    assert "cold/3.png" in said
+    assert "data.on_bad=skip" in said
+    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "data.on_bad=skip", "hydra.run.dir=run"])
+    assert "cold/3.png" in Path("run/audit.json").read_text()
+    assert Path("run/scores.json").exists()
+
+
+def test_weights_of_another_architecture(place, capsys):
+    import finetune
+
+    draw(place / "pictures", 12)
+    torch.save(finetune.create_model("resnet32_cifar").state_dict(), "other.pth")
+    said = fails(capsys, "data=folder", "data.root=pictures", "backbone.weights=other.pth")
+    assert "other.pth" in said
+    assert "resnet20_cifar" in said
+
+
+def test_a_pickle_that_runs_code_is_refused(place, capsys):
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch harmed",)
+
+    draw(place / "pictures", 12)
+    Path("evil.pth").write_bytes(pickle.dumps({"conv1.weight": Evil()}))
+    fails(capsys, "data=folder", "data.root=pictures", "backbone.weights=evil.pth")
+    torch.save({"conv1.weight": Evil()}, "evil.pth")
+    fails(capsys, "data=folder", "data.root=pictures", "backbone.weights=evil.pth")
+    assert not Path("harmed").exists()
+
+
+def test_a_loss_that_is_not_finite(place, capsys):
+    draw(place / "pictures", 12)
+    said = fails(capsys, "data=folder", "data.root=pictures", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3")
+    assert "Lower optimizer.lr" in said
+
+
+def test_a_file_standing_where_outputs_should_be(place, capsys):
+    draw(place / "pictures", 12)
+    Path("outputs").write_text("in the way")
+    said = fails(capsys, "data=folder", "data.root=pictures")
+    assert "outputs" in said
+    assert "hydra.run.dir=DIR" in said
+
+
+def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys):
+    table = csv(place, ["a", "b"] * 12, split=(["train"] * 4 + ["val", "test"]) * 4, who=[f"p{i // 6}" for i in range(24)])
+    words = ["data=csv", table, "data.label=label", "data.split=split", "data.patient=who"]
+    assert "data.audit.on_leak=warn" in fails(capsys, *words)
+    main([*TINY, "trainer.max_epochs=1", *words, "data.audit.on_leak=warn", "hydra.run.dir=run"])
+    assert Path("run/scores.json").exists()
+
+
+def test_evaluating_without_data_never_makes_synthetic_ones(place, capsys):
+    draw(place / "pictures", 12)
+    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "hydra.run.dir=run"])
+    (place / "model").mkdir()
+    Path("run/model.safetensors").rename("model/model.safetensors")
+    with pytest.raises(SystemExit):
+        main(["job=evaluate", "model=model/model.safetensors"])
+    assert "data.root" in capsys.readouterr().err
+    assert not Path("data").exists()
+
+
+def test_a_gray_16_bit_and_an_rgba_picture_in_one_set(place):
+    draw(place / "pictures", 12)
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(place / "pictures" / "warm" / "deep.png")
+    Image.fromarray(np.full((20, 20, 4), 255, np.uint8)).save(place / "pictures" / "warm" / "alpha.png")
+    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "hydra.run.dir=run"])
+    assert Path("run/scores.json").exists()
