@@ -70,7 +70,9 @@ def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
     if not (trusted or name in OWN) and prefix:
         base = get_object(LIBRARIES[prefix])
         if not (inspect.isclass(found) and issubclass(found, base)):
-            raise FinetuneError(f"{where}._target_={name} is not a {base.__name__}; only these may be built from there.")
+            raise FinetuneError(
+                f"{where}._target_={name} is not a {base.__name__}; only these may be built from there."
+            )
     return found
 
 
@@ -159,7 +161,7 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
         raise FinetuneError(f"{argument}=null must be given a value ({hint.__name__}).")
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # noqa: BLE001 a library's annotation that pydantic has no schema for: nothing to hold it against
+    except Exception:
         return value
     if hint is bool and not isinstance(value, bool):
         raise FinetuneError(f"{argument}={value} must be true or false.")
@@ -329,4 +331,3 @@ def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
             filled["mode"] = "min" if str(filled.get("monitor")).endswith("loss") else "max"
         built.append(make({**config, "node": filled}, "node"))
     return built
-

@@ -95,8 +95,8 @@ def _check_groups(parsed: list[Override]) -> None:
     groups = choices()
     for override in parsed:
         key, value = override.key_or_group, override.value()
-        first = key.split(".")[0].split("@")[0]
-        if override.is_add() and first not in {*groups, "hydra"} or (override.is_add() and first == "data"):
+        first = str(key).split(".")[0].split("@")[0]
+        if (override.is_add() and first not in {*groups, "hydra"}) or (override.is_add() and first == "data"):
             raise FinetuneError(f"{override.input_line!r}: no key can be added there, nothing would read it.")
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
@@ -120,14 +120,17 @@ def _explain(error: Exception, words: list[str]) -> FinetuneError:
     near = difflib.get_close_matches(key, known, n=1)
     beside = [name for name in known if name.rpartition(".")[0] == parent]
     hint = f" Did you mean {near[0]}?" if near else ""
-    return FinetuneError(f"{word!r}: there is no key {key}.{hint} Known here: {', '.join(beside or sorted(choices()))}.")
+    return FinetuneError(
+        f"{word!r}: there is no key {key}.{hint} Known here: {', '.join(beside or sorted(choices()))}."
+    )
 
 
 def leaf_keys(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all values that can be set."""
     plain = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
-    names = []
-    for key, value in plain.items():
+    names: list[str] = []
+    assert isinstance(plain, dict)
+    for key, value in ((str(k), v) for k, v in plain.items()):
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             names += leaf_keys(value, f"{name}.")
@@ -180,7 +183,9 @@ def read(run: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FinetuneError(f"{path} is empty or not a configuration.")
     if "${" in path.read_text(encoding="utf-8"):
-        raise FinetuneError(f"{path} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it.")
+        raise FinetuneError(
+            f"{path} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
+        )
     return config
 
 
@@ -236,6 +241,7 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
 
     `words` is what `expand` made of what was `typed`.
     """
+
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         if config.job == "evaluate":

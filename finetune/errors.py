@@ -18,5 +18,7 @@ def one_of(argument: str, value: object, choices: object) -> FinetuneError:
     hint = f" Did you mean {near[0]}?" if near else ""
     if len(names) > 20:  # a message is for reading: the near ones, and where the others stand
         near = near or names[:5]
-        return FinetuneError(f"{argument}={value} is not known.{hint} Near: {', '.join(near)}; --help lists all {len(names)}.")
+        return FinetuneError(
+            f"{argument}={value} is not known.{hint} Near: {', '.join(near)}; --help lists all {len(names)}."
+        )
     return FinetuneError(f"{argument}={value} is not known.{hint} Choose from {', '.join(names)}.")

@@ -31,7 +31,9 @@ def best_device(accelerator: str = "auto") -> torch.device:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def predict(
+    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
     """Batches {image (N, C, H, W), index (N,)} -> index (M,) and logits (M, K) in float32, in the order they came.
 
     Full precision whatever the training used, so that the same picture has the same answer wherever it is asked.

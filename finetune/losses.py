@@ -1,7 +1,7 @@
 """Losses that know unknown labels.
 
-A loss returns a SUM and a COUNT instead of a mean: over ranks whose batches hold different numbers of known labels, only
-the sum of sums over the sum of counts is the mean of the whole batch.
+A loss returns a SUM and a COUNT instead of a mean: over ranks whose batches hold different numbers of known labels,
+only the sum of sums over the sum of counts is the mean of the whole batch.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class BinaryCrossEntropy:
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """Softmax cross-entropy, for classes of which exactly one holds. A row with an unknown target counts for nothing."""
+    """Softmax cross-entropy, where exactly one class holds. A row with an unknown target counts for nothing."""
 
     kind = "multiclass"
     label_smoothing: float = 0.0

@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finetune import backbones, weights as weight_files
+from finetune import backbones
+from finetune import weights as weight_files
 from finetune.errors import one_of
 from finetune.heads import HEADS
 
@@ -26,8 +27,7 @@ def create_model(
     Raises:
         FinetuneError: unknown name, option or tag; weights that cannot be had or do not fit.
     """
-    sizes = {} if num_classes is None else {"num_classes": num_classes}
-    net = backbones.build(name, in_channels=in_channels, **sizes, **options)
+    net = backbones.build(name, num_classes=num_classes, in_channels=in_channels, **options)
     if weights is not None and weights != "none":
         weight_files.load_into(net, name, weights)
     return net
@@ -55,16 +55,14 @@ class NetworkSpec:
         """The network, with random weights."""
         if self.head not in HEADS:
             raise one_of("head", self.head, HEADS)
-        backbone = backbones.build(
-            self.backbone, num_classes=0, in_channels=self.in_channels, **self.backbone_options
-        )
+        backbone = backbones.build(self.backbone, num_classes=0, in_channels=self.in_channels, **self.backbone_options)
         return Network(backbone, HEADS[self.head](backbone.num_features, self.num_classes, **self.head_options))
 
 
 class Network(nn.Module):
     """Images (N, C, H, W) -> logits (N, K): a backbone without classifier, and a head on its last map."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: backbones.Backbone, head: nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head

@@ -188,7 +188,7 @@ def load(path: str | Path) -> Model:
     if weights_hash(network) != header["weights_hash"]:
         raise FinetuneError(f"model={path} is damaged: its tensors do not match the hash in its header.")
     return Model(
-        network=network.to(memory_format=torch.channels_last).eval(),  # type: ignore[call-overload]
+        network=network.to(memory_format=torch.channels_last).eval(),
         spec=spec,
         classes=list(header["classes"]),
         kind=header["kind"],

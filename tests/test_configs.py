@@ -1,4 +1,4 @@
-"""Every YAML in conf/ is composed and built through the command line's own functions; what is wrong is said in a line."""
+"""Every YAML is composed and built through the command line's own functions; what is wrong is said in a line."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_every_field_has_a_sentence_and_every_file_an_opening():
         for line in lines:
             field = re.match(r"^ *([a-z][\w]*): +(?![{>|&])(\S.*)$", line)
             if field and path.parent.name in ("head", "loss", "optimizer", "schedule", "trainer", "data"):
-                known = "${" in line or field[1] in ("defaults",) or path.parent.name == "data" and "    " in line
+                known = "${" in line or field[1] in ("defaults",) or (path.parent.name == "data" and "    " in line)
                 assert "  # " in line or known, f"{path.name}: {line}"
 
 
@@ -95,7 +95,9 @@ def test_each_value_of_a_sweep_is_checked():
 
 
 def test_your_own_class_is_built_when_its_module_is_trusted():
-    config = compose.plain(compose.compose(["+callbacks.extra.x._target_=tests.training.test_task.Watch", "trust=[tests]"]))
+    config = compose.plain(
+        compose.compose(["+callbacks.extra.x._target_=tests.training.test_task.Watch", "trust=[tests]"])
+    )
     build.check(config)
     assert len(build.extra_callbacks(config, "val/auroc")) == 1
 

@@ -98,5 +98,5 @@ def test_hydra_stays_at_the_top_and_torch_out_of_evaluation():
 
 
 def test_files_stay_short():
-    long = {m: n for m, p in MODULES.items() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {m: n for m, p in MODULES.items() if (n := len(p.read_text(encoding="utf-8").splitlines())) > 450}
     assert not long

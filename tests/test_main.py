@@ -21,7 +21,8 @@ def test_help_shows_groups_choices_and_examples_and_imports_nothing():
     for group, names in choices().items():
         assert group in help_text()
         assert all(name in help_text() for name in names)
-    code = "import sys; from finetune.__main__ import main; main(['--help']); print(len(sys.modules.keys() & {'torch', 'hydra', 'numpy'}))"
+    code = "import sys; from finetune.__main__ import main; main(['--help']); "
+    code += "print(len(sys.modules.keys() & {'torch', 'hydra', 'numpy'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("\n0")
     assert "python -m finetune backbone=resnet50 data=chestxray" in done.stdout
@@ -74,7 +75,13 @@ def test_table_without_the_column(place, capsys):
 
 def test_label_never_seen_in_train(place, capsys):
     splits = ["train"] * 6 + ["test", "val"]
-    said = fails(capsys, "data=csv", csv(place, ["a", "b"] * 3 + ["c", "a"], split=splits), "data.label=label", "data.split=split")
+    said = fails(
+        capsys,
+        "data=csv",
+        csv(place, ["a", "b"] * 3 + ["c", "a"], split=splits),
+        "data.label=label",
+        "data.split=split",
+    )
     assert "c" in said
     assert "train" in said
 
@@ -119,7 +126,9 @@ def test_a_pickle_that_runs_code_is_refused(place, capsys):
 
 def test_a_loss_that_is_not_finite(place, capsys):
     draw(place / "pictures", 12)
-    said = fails(capsys, "data=folder", "data.root=pictures", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3")
+    said = fails(
+        capsys, "data=folder", "data.root=pictures", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3"
+    )
     assert "Lower optimizer.lr" in said
 
 
@@ -132,7 +141,9 @@ def test_a_file_standing_where_outputs_should_be(place, capsys):
 
 
 def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys):
-    table = csv(place, ["a", "b"] * 12, split=(["train"] * 4 + ["val", "test"]) * 4, who=[f"p{i // 6}" for i in range(24)])
+    table = csv(
+        place, ["a", "b"] * 12, split=(["train"] * 4 + ["val", "test"]) * 4, who=[f"p{i // 6}" for i in range(24)]
+    )
     words = ["data=csv", table, "data.label=label", "data.split=split", "data.patient=who"]
     assert "data.audit.on_leak=warn" in fails(capsys, *words)
     main([*TINY, "trainer.max_epochs=1", *words, "data.audit.on_leak=warn", "hydra.run.dir=run"])

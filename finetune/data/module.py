@@ -1,6 +1,7 @@
 """The one LightningDataModule: batches whose content depends on (seed, epoch, sample), not on workers or ranks."""
 
 from collections.abc import Callable
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -73,7 +74,8 @@ class ImageData(L.LightningDataModule):
         loader = self._loader(self.training, sampler)
         if trainer is not None:
             # `processed`, not current_epoch: after a resume the loader begins before that one is counted up
-            loader.epoch_of = lambda: trainer.fit_loop.epoch_progress.current.processed
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            loader.epoch_of = lambda: progress.processed
         return loader
 
     def val_dataloader(self) -> DataLoader | list:
@@ -91,7 +93,7 @@ class ImageData(L.LightningDataModule):
     def _loader(self, dataset: ImageDataset, sampler: EpochBatchSampler | EvalBatchSampler) -> "EpochLoader":
         return EpochLoader(
             dataset,
-            batch_sampler=sampler,  # type: ignore[arg-type]
+            batch_sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=dataset.collate,
             persistent_workers=self.num_workers > 0,

@@ -4,28 +4,15 @@ Pictures are attenuation phantoms (phantom_anatomy), with six findings (phantom_
 sizes and contrasts), exposed and displayed as films (phantom_exposure). Labels are exact by construction.
 """
 
-import csv
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
-from multiprocessing import get_context
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from finetune.data import phantom_findings as findings_module
 from finetune.data.phantom_anatomy import Anatomy, Pose, build_chest
 from finetune.data.phantom_exposure import Exposure, attenuation, expose
 from finetune.data.phantom_findings import FINDINGS, Box, Lungs, draw
-from finetune.errors import FinetuneError
 
 VERSION = 1
 MARKER = "PHANTOM.json"
@@ -35,7 +22,7 @@ HEALTHY = 0.38
 """Share of pictures without any."""
 IMAGES_PER_PATIENT = (0.36, 0.25, 0.15, 0.09, 0.06, 0.04, 0.03, 0.02)
 """Share of patients with 1, 2, ... 8 pictures; 2.6 on average."""
-FIELD = 352.0
+FIELD = 320.0
 """Side of the picture in mm: a 14 inch film."""
 
 ENTRY_HEADER = (
@@ -154,7 +141,7 @@ def render(study: Study, seed: int, size: int) -> Rendered:
     dark = rng.uniform(0.16, 0.42)
     exposure = Exposure(
         scatter=rng.uniform(0.5, 1.2) if ap else rng.uniform(0.2, 0.6),
-        photons=10 ** rng.uniform(3.9, 4.7),
+        photons=10 ** rng.uniform(4.2, 5.0),
         tilt=(rng.normal(0, 0.16), rng.normal(0, 0.16)),
         detail=rng.uniform(0.5, 1.4),
         unsharpness=rng.uniform(0.3, 0.9),

@@ -15,7 +15,7 @@ Field = NDArray[np.float32]
 
 TISSUE, LUNG = 0.0195, 0.0050
 """Linear attenuation per mm near 70 keV: water-like tissue, and lung at a quarter of its density (NIST XCOM tables)."""
-BONE = 0.024
+BONE = 0.020
 """What cortical bone attenuates per mm beyond the tissue it displaces."""
 
 

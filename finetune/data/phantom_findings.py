@@ -64,9 +64,7 @@ class Lungs:
         self.vessels = self.vessels * (1 - share)
 
 
-def draw(
-    chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]
-) -> tuple[Lungs, list[tuple[str, Box]]]:
+def draw(chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]) -> tuple[Lungs, list[tuple[str, Box]]]:
     """The chest with the findings in it, and (finding, box) per lesion; a finding looks the same whatever its company."""
     lungs = Lungs.of(chest)
     boxes: list[tuple[str, Box]] = []
@@ -157,7 +155,7 @@ def _mass(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
 
 
 def _nodule(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
-    count = int(rng.choice([1, 2, 3, 4], p=[0.2, 0.25, 0.3, 0.25]))
+    count = int(rng.integers(1, 6))
     return [_lump(lungs, rng, rng.uniform(*NODULE_DIAMETER), rough=0.03, spicules=0) for _ in range(count)]
 
 
@@ -178,7 +176,7 @@ def _lump(lungs: Lungs, rng: np.random.Generator, diameter: float, rough: float,
         chord = np.maximum(chord, 7 * rays * step(1.5 - r, 0.3))
     chord = np.minimum(chord, 0.92 * lungs.lung).astype(np.float32)
     lungs.lung = lungs.lung - chord
-    if not spicules and rng.random() < 0.4:
+    if not spicules and rng.random() < 0.5:
         lungs.bone = lungs.bone + 0.3 * chord  # a calcified granuloma
     mask = r < 1
     lungs.free &= ~mask

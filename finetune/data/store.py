@@ -116,7 +116,9 @@ class PictureStore:
         need, free = int(np.prod(shape)), shutil.disk_usage(self.part).free
         if need > self.share * free:
             limit = "half of " if self.share == 0.5 else ""
-            raise NoRoom(f"the pictures need {_size(need)}, more than {limit}the {_size(free)} free in {self.path.parent}.")
+            raise NoRoom(
+                f"the pictures need {_size(need)}, more than {limit}the {_size(free)} free in {self.path.parent}."
+            )
         file = self.part / f"{channels[0] if channels else 1}.npy"
         pictures = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):  # or a disk that fills up meanwhile would kill the process (SIGBUS)

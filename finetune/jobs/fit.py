@@ -38,7 +38,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     prepare.check_trainable(table)
     spec, network, of_weights, source = make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
-    pictures, audit = prepare.pictures(config, table, preprocessing, say, run if first else None)
+    pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first else None)
     if first:
         run_folder.note(
             run,
@@ -110,7 +110,7 @@ def train(
     config: dict[str, Any], run: Path, table: SampleTable, network: Network, data: ImageData, say: prepare.Say
 ) -> None:
     """Fit with Lightning, from the last checkpoint where there is one."""
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     if config["compile"]:
         network.compile()
     plan = build.plan(config)

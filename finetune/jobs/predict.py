@@ -39,9 +39,7 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
     paths = pictures(config["input"])
     model = package.load(config["model"])
-    table, bad = model.predict_readable(
-        paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"]
-    )
+    table, bad = model.predict_readable(paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"])
     if bad:
         listed = "\n".join(f"  {name}: {reason}" for name, reason in bad.items())
         print(f"{len(bad)} of {len(paths)} pictures cannot be read and have no row:\n{listed}")
@@ -52,6 +50,11 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
     os.replace(partial, output)
     run_folder.write_json(
         run / "environment.json",
-        {"command": run_folder.command(words), **run_folder.environment(), "model": model.weights_hash, "unreadable": bad},
+        {
+            "command": run_folder.command(words),
+            **run_folder.environment(),
+            "model": model.weights_hash,
+            "unreadable": bad,
+        },
     )
     print(f"{len(table)} pictures -> {output}")

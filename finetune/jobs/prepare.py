@@ -27,7 +27,7 @@ def demo(config: dict[str, Any], say: Say) -> None:
     """Make the synthetic chest X-rays where the configuration asks for them."""
     if not config["demo"]:
         return
-    from finetune.data.phantom import make_phantoms
+    from finetune.data.phantom_set import make_phantoms
 
     say(
         "DEMO: no images at ./data/chestxray, so this run uses SYNTHETIC chest X-ray phantoms and random weights.\n"
@@ -106,7 +106,9 @@ def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
     if not common:
         raise FinetuneError(f"The model knows {classes}, the data set labels {table.classes}: no class in common.")
     if kind == "multiclass" and set(table.classes) - set(classes):
-        raise FinetuneError(f"The data set has classes that the model does not know: {set(table.classes) - set(classes)}.")
+        raise FinetuneError(
+            f"The data set has classes that the model does not know: {set(table.classes) - set(classes)}."
+        )
     frame = table.frame.drop(columns=[f"target_{name}" for name in table.classes if name not in classes])
     for name in classes:
         if name not in table.classes:

@@ -69,7 +69,7 @@ def change(config: dict[str, Any], words: list[str]) -> bool:
                 f"Only these may: {', '.join(MAY_CHANGE)}."
             )
         if key == "logger":
-            composed = compose.plain(compose.compose([override.input_line]))
+            composed = compose.plain(compose.compose([str(override.input_line)]))
             config["logger"] = composed["logger"]
             continue
         node = config

@@ -15,7 +15,17 @@ import yaml
 
 from finetune.errors import FinetuneError
 
-PACKAGES = ("finetune", "torch", "torchvision", "lightning", "timm", "torchmetrics", "albumentations", "numpy", "pandas")
+PACKAGES = (
+    "finetune",
+    "torch",
+    "torchvision",
+    "lightning",
+    "timm",
+    "torchmetrics",
+    "albumentations",
+    "numpy",
+    "pandas",
+)
 
 
 def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
@@ -63,7 +73,11 @@ def commit() -> str | None:
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+            [*git, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
         return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
     return None

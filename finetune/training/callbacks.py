@@ -37,8 +37,8 @@ class Checkpoint(CheckpointBase):
             return True
         return score < self.best_score if self.monitor.endswith("loss") else score > self.best_score
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.fast_dev_run or self.monitor not in trainer.callback_metrics:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if self.monitor not in trainer.callback_metrics:
             return
         epoch, score = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
         if is_better := self.better(score):
@@ -80,15 +80,15 @@ class MetricsTable(Callback):
         self.rows: list[dict[str, Any]] = []
         self.began = 0.0
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.began = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         # taken from the module: callbacks run before it logs at the end of an epoch; all ranks, since they add up
         train_loss = float(pl_module.train_loss.compute())
         if not trainer.is_global_zero:
@@ -118,7 +118,7 @@ class EpochLines(Callback):
     def __init__(self, table: MetricsTable):
         self.table = table
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not self.table.rows or not trainer.is_global_zero:
             return
         row = self.table.rows[-1]

@@ -59,7 +59,8 @@ def parameter_groups(parts: Mapping[str, list[nn.Module]], weight_decay: float) 
     """
     groups = []
     for part, modules in parts.items():
-        decayed, plain = [], []
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
         for module in modules:
             for child in module.modules():
                 for name, parameter in child.named_parameters(recurse=False):

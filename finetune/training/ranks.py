@@ -108,7 +108,9 @@ def _watch(children: list[subprocess.Popen], run: Path, done: threading.Event) -
                 if done.is_set():
                     return
                 tail = (run / f"rank_{number}.log").read_text(errors="replace").strip().splitlines()[-3:]
-                print(f"error: rank {number} stopped with exit status {child.poll()}:", *tail, sep="\n", file=sys.stderr)
+                print(
+                    f"error: rank {number} stopped with exit status {child.poll()}:", *tail, sep="\n", file=sys.stderr
+                )
                 sys.stderr.flush()
                 for other in children:
                     if other.poll() is None:

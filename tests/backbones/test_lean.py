@@ -164,9 +164,7 @@ def test_mebibytes_per_image_of_224_pixels(name, standard, lean, minimal):
 
     with torch.device("meta"):
         net, x = build(name).train(), torch.empty(2, 3, 224, 224)
-    mebibytes = {
-        memory: saved_bytes(apply_memory(net, memory), x) / 2**20 / len(x) for memory in ("standard", *MEMORY)
-    }
+    mebibytes = {memory: saved_bytes(apply_memory(net, memory), x) / 2**20 / len(x) for memory in ("standard", *MEMORY)}
     assert mebibytes["standard"] == pytest.approx(standard, abs=1)
     assert mebibytes["lean"] <= lean
     assert mebibytes["minimal"] <= minimal

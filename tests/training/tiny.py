@@ -72,7 +72,14 @@ def task(plan: Plan | None = None, schedule=None, lr: float = 1e-2, **options) -
         return torch.optim.AdamW(groups, lr=lr, weight_decay=0.1)
 
     return Classification(
-        network, auto(kind), optimizer, schedule or Cosine(), plan or Plan(), classes=["a", "b"], config={"x": [1]}, **options
+        network,
+        auto(kind),
+        optimizer,
+        schedule or Cosine(),
+        plan or Plan(),
+        classes=["a", "b"],
+        config={"x": [1]},
+        **options,
     )
 
 

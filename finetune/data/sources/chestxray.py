@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.phantom_set import is_phantom
 from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, some
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
@@ -100,6 +101,7 @@ class ChestXray:
             metadata=list(METADATA),
             has_patients=True,
             notes=notes,
+            synthetic=is_phantom(root) is not None,
         ).check()
 
     def _findings(self) -> list[str]:

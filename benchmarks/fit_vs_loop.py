@@ -1,0 +1,100 @@
+"""The fit phase of `python -m finetune` against a bare PyTorch loop doing the same steps on the same pictures.
+
+    python benchmarks/fit_vs_loop.py data=csv data.table=TABLE data.label=label [key=value ...] [--pairs 3]
+
+Both train the same network with the same optimizer and batch size for the same number of steps and validate after
+each epoch, data loading included. The loop is what one writes by hand, on the same decoded pictures, with the same
+augmentation in the same number of worker processes, but without logging, exact means, checkpoints or metrics.
+Run A B A B ..., the ratio is the median over the pairs.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from finetune import build, compose
+from finetune.data.module import ImageData
+from finetune.jobs import fit, prepare
+
+
+def quiet(sentence: str) -> None:
+    """Nothing is said while the clock runs."""
+
+
+def loop(config, table, pictures, preprocessing) -> float:
+    """Seconds of a bare loop."""
+    fit.L.seed_everything(config["seed"], verbose=False)
+    network = build.network_spec(config, len(table.classes)).build().to(memory_format=torch.channels_last)
+    data = ImageData(table, pictures, preprocessing, build.augment(config), batch_size=config["data"]["batch_size"])
+    workers = config["data"]["num_workers"]
+    loaders = {
+        split: DataLoader(
+            torch.utils.data.Subset(dataset, table.rows(split).tolist()),
+            batch_size=config["data"]["batch_size"],
+            shuffle=split == "train",
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            collate_fn=dataset.collate,
+        )
+        for split, dataset in (("train", data.training), ("val", data.plain))
+    }
+    optimizer = build.make(config, "optimizer")(network.parameters())
+    total = config["trainer"]["max_epochs"] * len(loaders["train"])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
+    loss_of = torch.nn.CrossEntropyLoss() if table.kind == "multiclass" else torch.nn.BCEWithLogitsLoss()
+    began = time.perf_counter()
+    for _ in range(config["trainer"]["max_epochs"]):
+        network.train()
+        for batch in loaders["train"]:
+            optimizer.zero_grad()
+            loss_of(network(batch["image"].contiguous(memory_format=torch.channels_last)), batch["target"]).backward()
+            optimizer.step()
+            schedule.step()
+        network.eval()
+        with torch.inference_mode():
+            for batch in loaders["val"]:
+                network(batch["image"].contiguous(memory_format=torch.channels_last))
+    return time.perf_counter() - began
+
+
+def product(config, table, pictures, preprocessing) -> float:
+    """Seconds of the product's fit phase: Lightning, exact means, checkpoints, metrics.csv and all."""
+    fit.L.seed_everything(config["seed"], verbose=False)
+    network = build.network_spec(config, len(table.classes)).build()
+    data = ImageData(
+        table, pictures, preprocessing, build.augment(config), batch_size=config["data"]["batch_size"],
+        num_workers=config["data"]["num_workers"], seed=config["seed"],
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as run:
+        began = time.perf_counter()
+        fit.train(config, Path(run), table, network, data, quiet)
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=3)
+    options, words = parser.parse_known_args()
+    config = compose.plain(compose.compose(["backbone.weights=none", "trainer.max_epochs=1", *words]))
+    table = prepare.table(config, print)
+    preprocessing = build.preprocessing(config, None)
+    pictures, _ = prepare.pictures(config, table, preprocessing, print, None)
+    ratios = []
+    for pair in range(options.pairs):
+        ours = product(config, table, pictures, preprocessing)
+        bare = loop(config, table, pictures, preprocessing)
+        ratios.append(ours / bare)
+        print(f"pair {pair + 1}: fit {ours:.1f} s, loop {bare:.1f} s, ratio {ratios[-1]:.3f}", flush=True)
+    print(
+        f"ratio: median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} pairs; "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    )
+
+
+if __name__ == "__main__":
+    main()
