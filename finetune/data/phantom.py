@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data import phantom_findings as findings_module
-from finetune.data.phantom_anatomy import Anatomy, Pose, build_chest
+from finetune.data.phantom_anatomy import build_chest
 from finetune.data.phantom_exposure import Exposure, attenuation, expose
 from finetune.data.phantom_findings import FINDINGS, Box, Lungs, draw
+from finetune.data.phantom_grid import Anatomy, Pose
 
 VERSION = 1
 MARKER = "PHANTOM.json"

@@ -1,7 +1,6 @@
 """The healthy chest of a made-up X-ray: how many millimetres of tissue, lung, bone and air each ray crosses.
 
-Coordinates are millimetres, x to the right of the picture (the patient's left), y downwards, the origin in the midline
-at the level of the hila. Organs are ellipsoids and tubes seen from the front; the chord of an ellipsoid falls to zero
+Organs are ellipsoids and tubes seen from the front; the chord of an ellipsoid falls to zero
 like a square root at its rim, which is what gives the heart, the diaphragm and the ribs their crisp edges.
 """
 
@@ -11,131 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-Field = NDArray[np.float32]
+from finetune.data.phantom_bones import bone_thickness
+from finetune.data.phantom_grid import Anatomy, Field, Grid, Pose, ellipse, step
 
 TISSUE, LUNG = 0.0195, 0.0050
 """Linear attenuation per mm near 70 keV: water-like tissue, and lung at a quarter of its density (NIST XCOM tables)."""
 BONE = 0.020
 """What cortical bone attenuates per mm beyond the tissue it displaces."""
-
-
-@dataclass(frozen=True)
-class Anatomy:
-    """One patient: what stays the same from picture to picture. Lengths in mm."""
-
-    width: float
-    """Half the inner width of the chest at its widest."""
-    depth: float
-    """Half the inner depth of the chest."""
-    apex: float
-    """y of the lung apex (negative: above the hila)."""
-    dome: float
-    """y of the top of the right diaphragm at full inspiration."""
-    dome_drop: float
-    """How much lower the left diaphragm stands."""
-    wall: float
-    """Thickness of the chest wall beside the ribs."""
-    ctr: float
-    """Cardiothoracic ratio of the healthy heart: its greatest width over the inner width of the chest."""
-    heart_tilt: float
-    """Angle of the heart's long axis below the horizontal, in radians."""
-    knob: float
-    """Radius of the aortic knob."""
-    breast: float
-    """Radius of the breasts; 0 for none."""
-    air: float
-    """Density of the lung relative to an average one."""
-    rib_gap: float
-    """Distance between neighbouring ribs at the spine."""
-    rib_tilt: float
-    """Drop of a rib per mm towards the front."""
-    bone: float
-    """Mineral content of bone relative to an average one."""
-    stomach: float
-    """Radius of the gastric air bubble; 0 for none."""
-    vessels: int
-    """Seed of the vessel tree."""
-
-
-@dataclass(frozen=True)
-class Pose:
-    """One exposure's geometry."""
-
-    scale: float
-    """Magnification."""
-    roll: float
-    """Rotation in the picture's plane, in radians."""
-    yaw: float
-    """Rotation about the long axis of the body, in radians: what lies in front moves against what lies behind."""
-    shift: tuple[float, float]
-    """Where the origin lies from the picture's centre, in mm."""
-    breath: tuple[float, float]
-    """How far the right and the left diaphragm stand above full inspiration, in mm."""
-    lean: float
-    """How far the heart hangs to the left, mm."""
-    heart: float
-    """Magnification of the heart relative to the chest (AP: the heart is far from the detector)."""
-    arms: float
-    """How far the shoulders are rolled outwards, 0 to 1."""
-
-
-@dataclass
-class Grid:
-    """The picture's pixels in body coordinates."""
-
-    size: int
-    pose: Pose
-    field: float
-    """Side of the picture in mm."""
-
-    def __post_init__(self) -> None:
-        self.pixel = self.field / self.size
-        centre = (np.arange(self.size, dtype=np.float32) + 0.5) * self.pixel - self.field / 2
-        u, v = centre[None, :] - self.pose.shift[0], centre[:, None] - self.pose.shift[1]
-        cos, sin = np.cos(self.pose.roll) / self.pose.scale, np.sin(self.pose.roll) / self.pose.scale
-        self.x = (cos * u + sin * v).astype(np.float32)  # (size, size)
-        self.y = (-sin * u + cos * v).astype(np.float32)  # (size, size)
-
-    def to_pixels(self, x: NDArray, y: NDArray) -> tuple[NDArray, NDArray]:
-        """Body millimetres -> pixel indices (column, row), as floats."""
-        cos, sin = np.cos(self.pose.roll) * self.pose.scale, np.sin(self.pose.roll) * self.pose.scale
-        u = cos * x - sin * y + self.pose.shift[0] + self.field / 2
-        v = sin * x + cos * y + self.pose.shift[1] + self.field / 2
-        return u / self.pixel - 0.5, v / self.pixel - 0.5
-
-    def blur(self, image: Field, sigma_mm: float) -> Field:
-        """Gaussian blur by a width in body millimetres."""
-        sigma = sigma_mm * self.pose.scale / self.pixel
-        return image if sigma < 0.2 else ndimage.gaussian_filter(image, sigma, mode="nearest", truncate=3.0)
-
-    def splat(self, x: NDArray, y: NDArray, volume: NDArray) -> Field:
-        """Mean thickness (mm) per pixel of points that hold `volume` mm^3 each, shared between the four nearest pixels."""
-        column, row = self.to_pixels(x, y)
-        i, j = np.floor(row).astype(np.int64), np.floor(column).astype(np.int64)
-        inside = (i >= 0) & (i < self.size - 1) & (j >= 0) & (j < self.size - 1)
-        i, j = i[inside], j[inside]
-        fi, fj, mass = row[inside] - i, column[inside] - j, volume[inside]
-        flat = i * self.size + j
-        index = np.concatenate([flat, flat + 1, flat + self.size, flat + self.size + 1])
-        weight = np.concatenate([(1 - fi) * (1 - fj), (1 - fi) * fj, fi * (1 - fj), fi * fj]) * np.tile(mass, 4)
-        area = (self.pixel / self.pose.scale) ** 2
-        image = np.bincount(index, weight, self.size**2) / area
-        return image.reshape(self.size, self.size).astype(np.float32)
-
-
-def ellipse(x: Field, y: Field, cx: float, cy: float, ax: float, ay: float, tilt: float = 0.0) -> Field:
-    """Chord of an ellipsoid as a fraction of its depth: 1 at the centre, falling to 0 at the rim."""
-    u, v = x - np.float32(cx), y - np.float32(cy)
-    if tilt:
-        cos, sin = np.float32(np.cos(tilt)), np.float32(np.sin(tilt))
-        u, v = cos * u + sin * v, cos * v - sin * u
-    return np.sqrt(np.maximum(1 - (u / np.float32(ax)) ** 2 - (v / np.float32(ay)) ** 2, 0))
-
-
-def step(value: Field, width: float) -> Field:
-    """Smooth step from 0 (value < -width) to 1 (value > width)."""
-    t = np.clip(value / np.float32(2 * width) + np.float32(0.5), 0, 1)
-    return t * t * (3 - 2 * t)
 
 
 def cage(anatomy: Anatomy, y: Field, inset: float = 0.0, apical: float | None = None) -> Field:
@@ -212,7 +93,7 @@ def build_chest(anatomy: Anatomy, pose: Pose, size: int, field: float, ctr: floa
         cavity=cavity.astype(np.float32),
         lung=lung,
         gas=gas,
-        bone=_bones(anatomy, grid, half, sway, pose.arms) * np.float32(anatomy.bone),
+        bone=bone_thickness(anatomy, grid, half, sway, pose.arms) * np.float32(anatomy.bone),
         vessels=vessels * aerated,
         bronchi=bronchi,
         half_width=half,
@@ -298,122 +179,33 @@ def _body(anatomy: Anatomy, pose: Pose, x: Field, y: Field, half: Field) -> Fiel
     return body.astype(np.float32)
 
 
-def _bones(anatomy: Anatomy, grid: Grid, half: Field, sway: float, arms: float) -> Field:
-    """Millimetres of cortical bone along each ray: ribs, spine, clavicles, scapulae, arms."""
-    x, y = grid.x, grid.y
-    bone = _ribs(anatomy, x, y, half, sway) + _spine(anatomy, x + 70 * sway, y)
-    for side in (-1, 1):
-        t = np.linspace(0, 1, 160)
-        start, end = 14.0, anatomy.width + 22 + 20 * arms
-        cx = side * (start + (end - start) * t) + 85 * sway
-        cy = anatomy.apex + 50 - 34 * t - 10 * np.sin(2 * np.pi * t * 0.95)
-        bone = bone + _tube(grid, cx, cy, radius=np.full_like(t, 6.6), wall=2.8)
-        # humerus and its head, blade of the scapula
-        lean, joint = 0.06 + 0.4 * arms, anatomy.width + 38 + 24 * arms
-        hx, hy = side * (joint + 170 * t * np.sin(lean)), anatomy.apex + 30 + 170 * t * np.cos(lean)
-        bone = bone + _tube(grid, hx, hy, radius=11 + 11 * np.exp(-((t / 0.09) ** 2)), wall=3.6)
-        inner = anatomy.width - 6 + 34 * arms
-        edge = _tube(
-            grid,
-            side * (inner + 22 - 26 * np.sin(np.pi * t * 0.7)),
-            anatomy.apex + 28 + 118 * t,
-            np.full_like(t, 3.0),
-            1.5,
-        )
-        blade = 1.3 * step(side * x - inner + 6, 10.0) * step(inner + 34 - side * x, 10.0)
-        bone = bone + 0.8 * edge + blade * step(y - anatomy.apex - 28, 14.0) * step(anatomy.apex + 130 - y, 18.0)
-    return bone.astype(np.float32)
-
-
-def _ribs(anatomy: Anatomy, x: Field, y: Field, half: Field, sway: float) -> Field:
-    """Ribs as tilted hoops: near the spine they run level, at the side they drop, in front they come back lower.
-
-    Every rib is the same curve shifted down, so one profile over the shifted height draws them all.
-    """
-    n = 10
-    first = anatomy.apex + 6
-    grid = np.arange(first - 30, first + n * anatomy.rib_gap + 60, 0.5, dtype=np.float32)
-    profile = np.zeros_like(grid)
-    for k in range(n):
-        u = (grid - first - k * anatomy.rib_gap - 3 * k * (k < 2)) / (7.0 + 0.12 * k)
-        shell = np.sqrt(np.maximum(1 - u**2, 0)) - 0.72 * np.sqrt(np.maximum(1 - (u / 0.72) ** 2, 0))
-        profile += 8.5 * shell * (1.0 if k < 9 else 0.8)
-    # the outline bulges over the lung apex more slowly than the ribs narrow: the hoops keep at least 55 mm
-    hoop = np.maximum(half, 55.0) + 3
-    total = np.zeros_like(x)
-    for front in (False, True):
-        moved = x - (75 if front else -70) * sway
-        r = np.clip(np.abs(moved) / hoop, 0, 0.995)
-        depth = np.sqrt(1 - r**2)
-        drop = anatomy.rib_tilt * anatomy.depth * (1 + depth if front else 1 - depth) * np.sqrt(hoop / anatomy.width)
-        bow = 10 * np.sin(np.pi * np.minimum(r, 1)) * (0.0 if front else 1.0)
-        height = y - drop + bow
-        layer = np.interp(height, grid, profile).astype(np.float32)
-        oblique = np.minimum(1 / np.maximum(depth, 0.05), 3.2) ** np.float32(0.8)
-        if front:  # the front ends are cartilage from the middle of the clavicle inwards
-            layer = 0.5 * layer * step(r - 0.46, 0.05) * (height < first + 6.4 * anatomy.rib_gap)
-        else:
-            layer = layer * step(np.abs(moved) - 17, 4.0)
-        total += layer * oblique * (np.abs(moved) < hoop)
-    return total
-
-
-def _spine(anatomy: Anatomy, x: Field, y: Field) -> Field:
-    """Vertebral bodies with their end plates, pedicles and spinous processes."""
-    gap = anatomy.rib_gap * (1 + 0.0012 * y)
-    phase = ((y - anatomy.apex) / gap) % 1.0
-    half = 15 + 0.035 * (y - anatomy.apex)
-    column = np.sqrt(np.maximum(1 - (x / half) ** 2, 0))
-    body = column * (
-        5.5 + 3.0 * np.exp(-(((phase - 0.5) / 0.42) ** 8)) + 2.5 * np.exp(-(((np.abs(phase - 0.5) - 0.42) / 0.05) ** 2))
-    )
-    height = (phase - 0.42) * gap
-    pedicle = np.exp(-(((np.hypot((np.abs(x) - 0.62 * half) / 1.0, height / 1.4) - 3.4) / 1.2) ** 2))
-    process = np.exp(-((x / 2.6) ** 2) - ((height - 6) / 4.5) ** 2)
-    return body + 2.4 * pedicle + 3.5 * process
-
-
-def _tube(grid: Grid, x: NDArray, y: NDArray, radius: NDArray, wall: float) -> Field:
-    """Cortical thickness (mm) of a hollow bone along a curve given by points of even parameter."""
-    length = np.hypot(np.gradient(x), np.gradient(y))
-    nx, ny = -np.gradient(y) / length, np.gradient(x) / length
-    across = np.linspace(-0.96, 0.96, 17)
-    shell = np.sqrt(1 - across**2)
-    inner = 1 - wall / float(radius.mean())
-    shell = shell - inner * np.sqrt(np.maximum(1 - (across / inner) ** 2, 0))
-    px = x[:, None] + nx[:, None] * across * radius[:, None]
-    py = y[:, None] + ny[:, None] * across * radius[:, None]
-    volume = 2 * radius[:, None] ** 2 * shell * length[:, None] * (across[1] - across[0])
-    return grid.blur(grid.splat(px.ravel(), py.ravel(), volume.ravel()), 0.9)
-
-
 def _vessel_tree(anatomy: Anatomy, grid: Grid, sway: float) -> tuple[Field, Field]:
     """Thickness (mm) of the pulmonary vessels, and of the airways beside the larger ones."""
     rng = np.random.default_rng(anatomy.vessels)
-    layers = [np.zeros_like(grid.x) for _ in range(3)]
-    points: list[tuple[NDArray, NDArray, NDArray]] = []
+    points: list[list[tuple[NDArray, NDArray, NDArray]]] = [[] for _ in range(6)]  # by generation
+    t = np.linspace(0, 1, 14)[None, :]
     for side in (-1, 1):
         count = 9
         angle = np.linspace(-1.25, 1.45, count) + rng.normal(0, 0.12, count)  # from up to down, 0 is sideways
         x, y = np.full(count, 26.0) + rng.normal(0, 3, count), 2 + 16 * np.sin(angle) + 3 * side
         diameter = (7.6 + 2.4 * np.sin(angle)) * rng.uniform(0.8, 1.15, count)
         length = (28 + 9 * np.sin(angle)) * rng.uniform(0.8, 1.2, count)
-        for generation in range(6):
-            steps = 14
-            t = np.linspace(0, 1, steps)[None, :]
-            bend = rng.normal(0, 0.35, x.size)[:, None]
-            heading = angle[:, None] + bend * t
-            px = x[:, None] + np.cumsum(np.cos(heading), 1) * length[:, None] / steps
-            py = y[:, None] + np.cumsum(np.sin(heading), 1) * length[:, None] / steps
-            volume = np.pi / 4 * diameter[:, None] ** 2 * length[:, None] / steps * np.ones_like(t)
-            points.append((side * px.ravel(), py.ravel(), volume.ravel()))
-            layers[min(generation // 2, 2)] += grid.splat(side * px.ravel() + 10 * sway, py.ravel(), volume.ravel())
+        for branches in points:
+            stride = length[:, None] / t.size
+            heading = angle[:, None] + rng.normal(0, 0.35, x.size)[:, None] * t
+            px = x[:, None] + np.cumsum(np.cos(heading), 1) * stride
+            py = y[:, None] + np.cumsum(np.sin(heading), 1) * stride
+            volume = np.pi / 4 * diameter[:, None] ** 2 * stride * np.ones_like(t)
+            branches.append((side * px.ravel() + 10 * sway, py.ravel(), volume.ravel()))
             x, y = np.repeat(px[:, -1], 2), np.repeat(py[:, -1], 2)
             fork = rng.uniform(0.2, 0.62, x.size) * np.tile([-1, 1], x.size // 2)
             angle = np.repeat(heading[:, -1], 2) + fork
             diameter = np.repeat(diameter, 2) * rng.uniform(0.62, 0.84, x.size)
             length = np.repeat(length, 2) * rng.uniform(0.62, 0.95, x.size)
-    vessels = sum(grid.blur(layer, sigma) for layer, sigma in zip(layers, (1.5, 0.9, 0.6), strict=True))
-    tree = [points[k] for k in range(len(points)) if k % 6 in (1, 2, 3)]
-    air = grid.splat(*(np.concatenate(part) for part in zip(*tree, strict=True)))
-    return np.asarray(vessels, dtype=np.float32), np.minimum(0.6 * grid.blur(air, 0.8), 7.0)
+
+    def layer(generations: slice, sigma: float) -> Field:
+        chosen = [piece for branches in points[generations] for piece in branches]
+        return grid.blur(grid.splat(*(np.concatenate(part) for part in zip(*chosen, strict=True))), sigma)
+
+    vessels = layer(slice(0, 2), 1.5) + layer(slice(2, 4), 0.9) + layer(slice(4, 6), 0.6)
+    return vessels, np.minimum(0.6 * layer(slice(1, 4), 0.8), 7.0)

@@ -1,4 +1,4 @@
-"""From millimetres of tissue to the grey values of a film: Beer-Lambert, scatter, photon noise, and the display curve."""
+"""From millimetres of tissue to the grey values of a film: Beer-Lambert, scatter, photon noise, display curve."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from finetune.data.phantom_anatomy import BONE, LUNG, TISSUE, Chest, Field
+from finetune.data.phantom_anatomy import BONE, LUNG, TISSUE, Chest
 from finetune.data.phantom_findings import Lungs
+from finetune.data.phantom_grid import Field
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
-from finetune.data.phantom_anatomy import Chest, Field, cage, step
+from finetune.data.phantom_anatomy import Chest, cage
+from finetune.data.phantom_grid import Field, step
 
 FINDINGS = ("Cardiomegaly", "Consolidation", "Effusion", "Mass", "Nodule", "Pneumothorax")
 """The classes, by their NIH names, in NIH's order within a row."""

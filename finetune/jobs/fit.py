@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,7 @@ def train(
         **settings,
     )
     last = run / "checkpoints" / "last.ckpt"
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
     except SystemExit:
