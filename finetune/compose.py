@@ -83,7 +83,7 @@ def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
             if not sweep:
                 raise FinetuneError(f"{word!r} names several values. Add -m to run one after the other, or choose one.")
             for value in override.sweep_string_iterator():  # each value must be a known one, not the first alone
-                _compose([*_without_sweeps(overrides, parsed), f"{override.input_line.split('=')[0]}={value}"])
+                _compose([*_without_sweeps(overrides, parsed), f"{str(override.input_line).split('=')[0]}={value}"])
             first = next(iter(override.sweep_string_iterator()))
             words.append(f"{override.get_key_element()}={first}")
         else:

@@ -24,7 +24,7 @@ HEALTHY = 0.38
 IMAGES_PER_PATIENT = (0.36, 0.25, 0.15, 0.09, 0.06, 0.04, 0.03, 0.02)
 """Share of patients with 1, 2, ... 8 pictures; 2.6 on average."""
 FIELD = 320.0
-"""Side of the picture in mm: a 14 inch film."""
+"""Side of the picture in mm, before magnification."""
 
 ENTRY_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -108,7 +108,7 @@ def anatomy_of(study: Study, seed: int) -> Anatomy:
         dome=92 * scale + rng.normal(0, 7),
         dome_drop=rng.normal(11, 6),
         wall=18 + 30 * large**2,
-        ctr=rng.uniform(0.39, 0.48),
+        ctr=rng.uniform(0.38, 0.48),
         heart_tilt=rng.uniform(0.45, 0.85),
         knob=14 + 5 * rng.uniform() + (3 if study.age > 60 else 0),
         breast=rng.uniform(44, 70) if study.sex == "F" else 0.0,

@@ -71,7 +71,7 @@ def build_chest(anatomy: Anatomy, pose: Pose, size: int, field: float, ctr: floa
     domes, floor = _diaphragm(anatomy, pose, x, y)
     heart, heart_mask, knob = _heart(anatomy, pose, x - 35 * sway - pose.lean, y, ctr)
     # half the width of what lies between the lungs: narrow behind the sternum, wider at the apex and over the diaphragm
-    centre = 19 + 16 * step(anatomy.apex + 22 - y, 26.0) + 12 * step(y - 60, 40.0)
+    centre = 19 + 10 * step(anatomy.apex + 22 - y, 34.0) + 12 * step(y - 60, 40.0)
     mediastinum = (0.72 - 0.34 * step(y - 5, 50.0)) * step(centre - np.abs(x - 5 * sway), 4.5)
     hila = 0.3 * np.exp(-(((np.abs(x) - 30) / 12) ** 2) - ((y + 2 * np.sign(x)) / 20) ** 2)
     open_share = (1 - mediastinum) * (1 - hila) * (1 - domes) * (1 - heart) * (1 - knob)
@@ -133,8 +133,8 @@ def _heart(anatomy: Anatomy, pose: Pose, x: Field, y: Field, ctr: float) -> tupl
     root = ellipse(x, y, 6, cy - b * 0.8, 30, 54, 0.1)
     chambers = 0.78 * np.maximum(ventricles, atrium) ** np.float32(0.65)
     up = anatomy.apex + 62
-    knob = 0.5 * ellipse(x, y, 3 + anatomy.knob, up + 8, anatomy.knob, anatomy.knob * 1.15) ** np.float32(0.7)
-    pulmonary = 0.4 * ellipse(x, y, 20, up + 42, 19, 24)
+    knob = 0.42 * ellipse(x, y, 3 + anatomy.knob, up + 8, anatomy.knob, anatomy.knob * 1.15) ** np.float32(0.7)
+    pulmonary = 0.34 * ellipse(x, y, 18, up + 42, 19, 28)
     descending = 0.22 * step(13 - np.abs(x - 22), 3.0) * step(y - up - 8, 8.0)
     shadow = (ventricles + atrium) > 0
     return np.maximum(chambers, 0.5 * root), shadow, np.maximum(np.maximum(knob, pulmonary), descending)
@@ -158,14 +158,14 @@ def _body(anatomy: Anatomy, pose: Pose, x: Field, y: Field, half: Field) -> Fiel
     trunk_half = np.float32(anatomy.width + wall) - 16 * step(-y - 60, 60.0) - 6 * step(y - 110, 50.0)
     deep = 2 * (anatomy.depth + 0.75 * wall)
     trunk = (
-        deep * np.sqrt(np.maximum(1 - (ax / trunk_half) ** 3, 0)) * step(y + 150 - 0.18 * wall - 0.5 * (ax - 60), 30.0)
+        deep * np.sqrt(np.maximum(1 - (ax / trunk_half) ** 3, 0)) * step(y + 150 - 0.18 * wall - 0.5 * (ax - 60), 30.0)  # type: ignore[arg-type]
     )
     neck = 112 * np.sqrt(np.maximum(1 - (ax / (52 + 0.25 * wall)) ** 2, 0)) * step(-y - 60, 60.0)
     slope = step(y - (anatomy.apex - 42 + 0.34 * np.maximum(ax - 45, 0)), 9.0)  # trapezius
     joint = anatomy.width + 38 + 24 * pose.arms
     top = anatomy.apex + 34
     yoke = (96 + wall) * slope * step(ax - 35, 25.0) * np.sqrt(np.maximum(1 - ((y - top) / 78) ** 2 * (y > top), 0))
-    yoke = yoke * step(joint + 58 - ax, 14.0)
+    yoke = yoke * step(joint + 58 - ax, 14.0)  # type: ignore[arg-type]
     lean = np.float32(0.06 + 0.4 * pose.arms)  # the upper arm's angle from the vertical
     across = ((ax - joint) * np.cos(lean) - (y - top) * np.sin(lean)) / (40 + 0.35 * wall)
     arm = (84 + 0.6 * wall) * np.sqrt(np.maximum(1 - across**2, 0)) * step(y - top, 18.0)

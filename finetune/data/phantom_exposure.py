@@ -60,7 +60,9 @@ def expose(
     coarse = _film(reference[::4, ::4], chest, exposure, None)
     lung, body = chest.lung_mask[::4, ::4], reference[::4, ::4] > 1.0
     low, high = np.quantile(coarse[lung], 0.3), np.quantile(coarse[body & ~lung], 0.7)
-    shown = (density - low) / np.float32(max(high - low, 0.3)) * (exposure.bright - exposure.dark) + exposure.dark
+    shown = (density - low) / np.float32(max(float(high - low), 0.3)) * (
+        exposure.bright - exposure.dark
+    ) + exposure.dark
     # a film's toe and shoulder: straight in the middle, never clipped hard
     shown = np.where(shown > 0.8, 0.8 + 0.2 * np.tanh((shown - 0.8) / 0.2), shown)
     shown = np.where(shown < 0.12, 0.12 * np.exp((shown - 0.12) / 0.12), shown)

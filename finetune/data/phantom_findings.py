@@ -30,7 +30,7 @@ from finetune.data.phantom_grid import Field, step
 FINDINGS = ("Cardiomegaly", "Consolidation", "Effusion", "Mass", "Nodule", "Pneumothorax")
 """The classes, by their NIH names, in NIH's order within a row."""
 
-CTR_ENLARGED = (0.56, 0.66)
+CTR_ENLARGED = (0.54, 0.64)
 EFFUSION_HEIGHT = (40.0, 115.0)
 PNEUMOTHORAX_RIM = (18.0, 50.0)
 NODULE_DIAMETER = (18.0, 29.0)
@@ -66,7 +66,7 @@ class Lungs:
 
 
 def draw(chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]) -> tuple[Lungs, list[tuple[str, Box]]]:
-    """The chest with the findings in it, and (finding, box) per lesion; a finding looks the same whatever its company."""
+    """The chest with the findings in it, and (finding, box) per lesion; each looks the same whatever its company."""
     lungs = Lungs.of(chest)
     boxes: list[tuple[str, Box]] = []
     sides = np.random.default_rng((*seed, 99)).permutation([-1, 1])  # fluid on one side, air on the other
@@ -171,14 +171,14 @@ def _lump(lungs: Lungs, rng: np.random.Generator, diameter: float, rough: float,
     for k in range(2, 6):
         outline += np.float32(rough * rng.normal() / k**0.5) * np.cos(k * angle + np.float32(rng.uniform(0, 6.3)))
     r = np.hypot(u, v) / (np.float32(radius) * np.clip(outline, 0.6, 1.4))
-    chord = diameter * np.sqrt(np.maximum(1 - r**2, 0))
+    chord = diameter * rng.uniform(1.0, 1.4) * np.sqrt(np.maximum(1 - r**2, 0))  # as deep as wide, or deeper
     if spicules:
         rays = np.cos(spicules * angle + 1.3 * np.sin(2 * angle)) ** 8
-        chord = np.maximum(chord, 7 * rays * step(1.5 - r, 0.3))
+        chord = np.maximum(chord, 12 * rays * step(1.6 - r, 0.4))
     chord = np.minimum(chord, 0.92 * lungs.lung).astype(np.float32)
     lungs.lung = lungs.lung - chord
     if not spicules and rng.random() < 0.5:
-        lungs.bone = lungs.bone + 0.3 * chord  # a calcified granuloma
+        lungs.bone = lungs.bone + 0.5 * chord  # a calcified granuloma
     mask = r < 1
     lungs.free &= ~mask
     return mask
@@ -203,7 +203,7 @@ def _cloud(rng: np.random.Generator, size: int, field: float, grain: float) -> F
     """Smooth noise of mean 0 and deviation about 1 whose blobs measure `grain` mm."""
     n = max(round(field / grain), 2)
     noise = Image.fromarray(rng.standard_normal((n, n)).astype(np.float32))
-    return 1.4 * np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC))
+    return np.float32(1.4) * np.asarray(noise.resize((size, size), Image.Resampling.BICUBIC), dtype=np.float32)
 
 
 PAINTERS: dict[str, Callable[[Lungs, np.random.Generator, int], list[Mask]]] = {

@@ -133,7 +133,10 @@ class Classification(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         default = self.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
         groups = part_tools.parameter_groups(self.parts, default.get("weight_decay", 0.0))
-        return self.optimizer([{**group, "base_lr": default["lr"]} for group in groups])
+        more = {"base_lr": default["lr"]}
+        if self.device.type == "cpu" and "fused" in default and default["fused"] is None:
+            more["fused"] = True  # tensor by tensor, torch's choice on a CPU, takes as long as the network
+        return self.optimizer([{**group, **more} for group in groups])
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Rates from the step number, dropout's randomness from (seed, epoch, batch, rank): no state that could be off.

@@ -27,8 +27,8 @@ def test_the_source_reads_it_and_knows_that_it_is_made_up(phantoms):
     assert len(table) == 24
     assert table.synthetic
     assert table.has_patients
-    picture = Image.open(table.file(0))
-    assert (picture.mode, picture.size) == ("L", (64, 64))
+    with Image.open(table.file(0)) as picture:
+        assert (picture.mode, picture.size) == ("L", (64, 64))
 
 
 def test_boxes_lie_inside_the_picture_and_belong_to_a_finding(phantoms):

@@ -94,8 +94,8 @@ def test_evaluate_on_its_own_data_repeats_the_scores(run):
 
 def test_evaluate_on_another_set_and_everything(run, place):
     draw(place / "others", 5)
-    main(["job=evaluate", "model=runs/first", "data=folder", "data.root=others", "split=all", "hydra.run.dir=runs/others",
-          "data.num_workers=0"])  # fmt: skip
+    words = ["data=folder", "data.root=others", "data.num_workers=0", "split=all"]
+    main(["job=evaluate", "model=runs/first", *words, "hydra.run.dir=runs/others"])
     assert len(pd.read_csv("runs/others/predictions_all.csv")) == 10
 
 

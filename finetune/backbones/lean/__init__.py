@@ -22,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from finetune.backbones.base import in_order
-from finetune.backbones.lean.assemble import BLOCKS, RESIDUAL, Assembler, Unsupported, flat
+from finetune.backbones.densenet import DenseBlock
+from finetune.backbones.lean.assemble import Assembler, Unsupported, open_rows
 from finetune.backbones.lean.function import Lean, autocast_dtype, flatten, form_of
-from finetune.backbones.lean.maps import Statistics, channels_last
 from finetune.backbones.lean.steps import Observed
+from finetune.backbones.maps import Statistics, channels_last
+from finetune.backbones.rows import RESIDUAL
 
 __all__ = ["run"]
 
@@ -54,15 +56,14 @@ def units(modules: Iterable[nn.Module], memory: str) -> list[list[nn.Module]]:
     Layers outside of blocks go together, a block is a row of its own; `minimal` joins residual blocks.
     """
     rows: list[list[nn.Module]] = []
-    kinds: list[str] = []
-    for module in flat(modules):
-        joins = not isinstance(module, BLOCKS) or (memory == "minimal" and isinstance(module, RESIDUAL))
-        kind = "residual" if isinstance(module, RESIDUAL) else "block" if isinstance(module, BLOCKS) else "layer"
-        if joins and kinds and kinds[-1] == kind:
+    before = ""
+    for module in open_rows(modules):
+        kind = "residual" if isinstance(module, RESIDUAL) else "dense" if isinstance(module, DenseBlock) else "layer"
+        if kind == before and (kind == "layer" or (kind == "residual" and memory == "minimal")):
             rows[-1].append(module)
         else:
             rows.append([module])
-            kinds.append(kind)
+        before = kind
     return rows
 
 

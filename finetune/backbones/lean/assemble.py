@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from finetune.backbones import blocks, cifar, densenet, legacy_senet, preact
+from finetune.backbones import blocks, cifar, densenet, legacy_senet
 from finetune.backbones.base import RELU
 from finetune.backbones.lean.chain import Chain, Residual
 from finetune.backbones.lean.dense import DenseBlock, DenseLayer
 from finetune.backbones.lean.steps import Cheap, Conv, DropPath, Norm, Projection, Step, Tree
+from finetune.backbones.rows import RESIDUAL, branches, flat
 
 CHEAP = (
     nn.MaxPool2d,
@@ -21,51 +22,21 @@ CHEAP = (
     cifar.PadShortcut,
     legacy_senet.Gate,
 )
-BASIC = (blocks.BasicBlock, legacy_senet.SEBasicBlock)
-BOTTLENECK = (blocks.Bottleneck, legacy_senet.SEBottleneck)
-PREACTIVATION = (preact.PreActBasic, preact.PreActBottleneck)
-RESIDUAL = (*BASIC, *BOTTLENECK, *PREACTIVATION)
-BLOCKS = (*RESIDUAL, densenet.DenseBlock)
 
 
 class Unsupported(Exception):
     """A module that the steps cannot stand in for; the message says which and why."""
 
 
-def layers(module: nn.Module) -> list[nn.Module] | None:
-    """What a module does, in order, if that is all it does; None for one that is more, or less, than a row."""
-    match module:
-        case nn.Identity():
-            return []
-        case nn.Sequential():
-            return list(module)
-        case preact.Stage():
-            return [module.blocks]
-        case preact.DeepStem():
-            first = [module.conv1, module.norm1, RELU, module.conv2, module.norm2, RELU]
-            return [*first, module.conv3, module.pool]
-        case preact.ConvShortcut():
-            return [module.pool, module.conv]
-        case cifar.PlainBlock():
-            return [module.conv1, module.bn1, RELU, module.conv2, module.bn2, RELU]
-        case densenet.Transition():  # pooling and 1x1 convolution commute exactly: pool first, a fourth of the products
-            return [module.norm, RELU, module.pool, module.conv]
-    return None
-
-
-def flat(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Rows of modules opened, all the way down; one with a hook stays closed, for the hook to be run."""
-    found: list[nn.Module] = []
-    for module in modules:
-        inner = None if hooked(module) else layers(module)
-        found += [module] if inner is None else flat(inner)
-    return found
-
-
 def hooked(module: nn.Module) -> bool:
     return bool(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
+
+
+def open_rows(modules: Iterable[nn.Module]) -> list[nn.Module]:
+    """The modules in the order in which they compute; one with a hook stays closed, for the hook to be called."""
+    return flat(modules, closed=hooked)
 
 
 @dataclass
@@ -80,7 +51,7 @@ class Assembler:
         steps: list[Step] = []
         params: Tree = []
         keep: list[bool] = []
-        row = flat(modules)
+        row = open_rows(modules)
         for here, behind in zip(row, [*row[1:], None], strict=True):
             relu = isinstance(behind, nn.ReLU) and not hooked(behind)
             if isinstance(here, nn.ReLU) and steps and isinstance(before := steps[-1], Norm) and before.relu:
@@ -141,33 +112,14 @@ class Assembler:
         return Norm(len(self.norms) - 1, module.eps, relu, frozen=not module.training), params
 
     def residual(self, block: nn.Module) -> tuple[Step, Tree]:
-        match block:
-            case blocks.BasicBlock():
-                main = [block.conv1, block.bn1, RELU, block.conv2, block.bn2, block.se]
-            case legacy_senet.SEBasicBlock():
-                main = [block.conv1, block.bn1, RELU, block.conv2, block.bn2, RELU, block.se_module]
-            case blocks.Bottleneck():
-                main = [block.conv1, block.bn1, RELU, block.conv2, block.bn2, RELU, block.conv3, block.bn3, block.se]
-            case legacy_senet.SEBottleneck():
-                main = [block.conv1, block.bn1, RELU, block.conv2, block.bn2, RELU]
-                main += [block.conv3, block.bn3, block.se_module]
-            case preact.PreActBasic():
-                main = [block.conv1, block.norm2, RELU, block.conv2]
-            case preact.PreActBottleneck():
-                main = [block.conv1, block.norm2, RELU, block.conv2, block.norm3, RELU, block.conv3]
-            case _:
-                raise Unsupported(f"{type(block).__name__} is not known here")
-        before: Step | None = None
-        before_params: Tree = []
-        if isinstance(block, PREACTIVATION):
-            before, before_params = self.norm(block.norm1, relu=True)
-        step, params = self.chain([*main, block.drop_path])
-        shortcut: Step | None = None
-        shortcut_params: Tree = []
-        if row := flat([] if block.downsample is None else [block.downsample]):
-            shortcut, shortcut_params = self.chain(row)
-        relu = not isinstance(block, PREACTIVATION)
-        return Residual(before, step, shortcut, relu), [before_params, params, shortcut_params]
+        rows = branches(block)
+        if rows is None or any(hooked(module) for module in rows.end):
+            raise Unsupported(f"a {type(block).__name__} is not known here, or has a hook on its last ReLU")
+        before, before_params = self.chain(rows.before) if rows.before else (None, [])
+        main, main_params = self.chain(rows.main)
+        around = open_rows(rows.shortcut)
+        shortcut, shortcut_params = self.chain(around) if around else (None, [])
+        return Residual(before, main, shortcut, bool(rows.end)), [before_params, main_params, shortcut_params]
 
     def dense_block(self, block: densenet.DenseBlock) -> tuple[Step, Tree]:
         dense_layers: list[DenseLayer] = []

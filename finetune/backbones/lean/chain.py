@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from finetune.backbones.lean.maps import as_map, as_rows, channels_last, tiles
 from finetune.backbones.lean.steps import Observed, Step, Tree, aten, nones, wanted
+from finetune.backbones.maps import add_rectify
 
 
 @dataclass(frozen=True)
@@ -95,21 +95,13 @@ class Residual(Step):
         around = x
         if self.shortcut is not None:
             around, kept[2] = self.shortcut.forward(inner, params[2], observed)
-        return self.add(y, around), kept
+        return add_rectify(y, around, relu=self.relu), kept
 
     def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
         inner = x if self.before is None else self.before.replay(x, params[0], kept[0])
         y = self.main.replay(inner, params[1], kept[1])
-        return self.add(y, x if self.shortcut is None else self.shortcut.replay(inner, params[2], kept[2]))
-
-    def add(self, y: Tensor, around: Tensor) -> Tensor:
-        """y + around into y, and the ReLU, while the sums lie in the cache."""
-        out, other = as_rows(channels_last(y)), as_rows(around)
-        for rows in tiles(out):
-            out[rows].add_(other[rows])
-            if self.relu:
-                out[rows].relu_()
-        return as_map(out, y)
+        around = x if self.shortcut is None else self.shortcut.replay(inner, params[2], kept[2])
+        return add_rectify(y, around, relu=self.relu)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finetune.backbones.lean.maps import Statistics, as_map, as_rows, statistics, tiles
 from finetune.backbones.lean.steps import Norm, Observed, Step, Tree, aten, nones, wanted
+from finetune.backbones.maps import Statistics, as_map, as_rows, normalise_rectify, statistics, tiles
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,7 @@ def read(layer: DenseLayer, buffer: Buffer, columns: int, params: Tree) -> Tenso
     _, _, scale, shift = buffer.affine(layer.read, params[0], columns)
     if not layer.bottleneck:
         z = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for rows in tiles(x):
-            torch.addcmul(shift, x[rows], scale, out=z[rows]).relu_()
-        return as_map(z, buffer.map)
+        return as_map(normalise_rectify(x, scale, shift, z), buffer.map)
     weight = params[1][0].flatten(1).to(x.dtype).t()  # (columns, q)
     y = x.new_empty(len(x), weight.shape[1])
     z = x.new_empty(0)

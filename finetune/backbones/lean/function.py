@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from finetune.backbones.lean.maps import channels_last
 from finetune.backbones.lean.steps import Observed, Step, Tree
+from finetune.backbones.maps import channels_last
 
 
 class Lean(torch.autograd.Function):

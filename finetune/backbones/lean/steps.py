@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.backbones.lean.maps import Statistics, as_map, as_rows, channels_last, statistics
+from finetune.backbones.maps import Statistics, as_map, as_rows, channels_last, statistics
 
 aten = torch.ops.aten
 Tree = list[Any]  # of tensors, None, and trees
@@ -196,8 +196,7 @@ class Projection(Step):
     """A widening 1x1 convolution and its batch norm, whose wide map between the two is never needed again.
 
     The convolution's output y = W x is linear in x, so all that the norm's derivative wants of y can be had from x,
-    which is narrow. With d = dL/d(norm's output), s = weight * rstd, and c = x - (mean of x), so that W c = y - (mean of
-    y) and y itself is not needed:
+    which is narrow. With d = dL/d(norm's output), s = weight * rstd, and c = x - mean(x), so that W c = y - mean(y):
 
         A = sum d c^T,    G = sum c c^T                            over the M pixels
         dweight = rstd * diag(A W^T),    dbias = sum d
@@ -230,7 +229,7 @@ class Projection(Step):
         d, rows = as_rows(dy), as_rows(narrow)  # (M, wide), (M, narrow)
         w, s = weight.flatten(1), (params[1][0] * rstd)[:, None]  # (wide, narrow), (wide, 1)
         dbias = d.sum(0)
-        moment = d.t() @ rows  # (wide, narrow)
+        moment = (rows.t() @ d).t()  # (wide, narrow); in this order it takes two thirds of the time
         if self.norm.frozen:
             dweight = rstd * ((moment * w).sum(1) - mean_y * dbias)
             dw = s * moment

@@ -35,6 +35,23 @@ def tiles(x: Tensor) -> Iterator[slice]:
     return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
+def normalise_rectify(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> Tensor:  # (M, C), (C,), (C,) -> (M, C)
+    """relu(x * scale + shift) into `out`: a norm with known statistics, and the ReLU behind it."""
+    for rows in tiles(x):
+        torch.addcmul(shift, x[rows], scale, out=out[rows]).relu_()
+    return out
+
+
+def add_rectify(x: Tensor, other: Tensor, *, relu: bool) -> Tensor:  # two maps; x is used up
+    """x + other, and the ReLU behind a residual block, while the sums lie in the cache."""
+    out, more = as_rows(channels_last(x)), as_rows(other)
+    for rows in tiles(out):
+        out[rows].add_(more[rows])
+        if relu:
+            out[rows].relu_()
+    return as_map(out, x)
+
+
 @dataclass
 class Statistics:
     """Mean and variance of each channel of one map."""
@@ -60,14 +77,14 @@ def statistics(x: Tensor) -> Statistics:  # of a map (N, C, H, W)
 def grouped_statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and variance of short columns first, then of all.
 
-    torch adds up the pixels of a channels-last map one after the other, which in float32 loses two to three digits more
-    than its sum over a contiguous map does; lost digits move inputs of a ReLU across zero. Read as a matrix of which each
-    row holds a group of pixels, the map has columns of some fifty numbers, and the errors of many columns average out.
+    torch adds up the pixels of a channels-last map one after the other, which in float32 loses one to two digits more
+    than its sum over a contiguous map does; lost digits move inputs of a ReLU across zero. Read as a matrix of which
+    each row holds a group of pixels, the map has columns of some fifty numbers, whose errors average out.
     """
     n, channels, h, w = x.shape
     height = max(d for d in range(1, h + 1) if h % d == 0 and (d == 1 or n * h // d >= 32))
-    groups = height * w  # pixels in a row
-    wide = as_rows(x).view(1, -1, 1, groups * channels).permute(0, 3, 1, 2)  # (1, groups * C, M / groups, 1)
+    groups = height * w  # pixels per row
+    wide = as_rows(x).reshape(1, -1, 1, groups * channels).permute(0, 3, 1, 2)  # (1, groups * C, M / groups, 1)
     running = torch.zeros(2, groups * channels, dtype=dtype)  # unused, but that the results take its dtype
     means, variances = torch.batch_norm_update_stats(wide, running[0], running[1], 0.0)
     means, variances = means.view(groups, channels), variances.view(groups, channels)

@@ -1,0 +1,180 @@
+"""The modules of a folded network: convolutions with a bias where a batch norm was, and a scale and shift for the rest.
+
+They compute channels last. On a CPU, where no gradient is asked for, a convolution adds the shortcut and rectifies
+while its output lies in the cache, with the operators that torch.compile uses for that; elsewhere the same is done in
+steps.
+"""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from finetune.backbones.maps import add_rectify, as_map, as_rows, channels_last, normalise_rectify
+
+
+class FoldedConv(nn.Module):
+    """A convolution, the batch norm behind it, if any, and the ReLU behind that, if any."""
+
+    def __init__(self, conv: nn.Conv2d, norm: _BatchNorm | None = None, *, relu: bool = False):
+        super().__init__()
+        weight = conv.weight.detach().double()
+        bias = weight.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
+        if norm is not None:
+            scale, shift = scale_and_shift(norm)
+            weight, bias = weight * scale[:, None, None, None], bias * scale + shift
+        self.weight = nn.Parameter(channels_last(weight.to(conv.weight.dtype)), requires_grad=False)
+        self.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.relu = relu
+        self.packed: tuple[Any, Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = channels_last(x)
+        if fuses(x):
+            act = "relu" if self.relu else "none"
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.packed_weight(x), self.bias, *self.sizes(), act, [], ""
+            )
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return F.relu(y, inplace=True) if self.relu else y
+
+    def add_to(self, total: Tensor, x: Tensor, *, relu: bool) -> Tensor:
+        """total + conv(x), and the ReLU behind the sum; `total` is used up."""
+        x = channels_last(x)
+        if fuses(x) and total.is_contiguous(memory_format=torch.channels_last):
+            act = "relu" if relu else None
+            return torch.ops.mkldnn._convolution_pointwise_.binary(
+                total, x, self.packed_weight(x), self.bias, *self.sizes(), "add", 1.0, act, [], ""
+            )
+        return add(self.forward(x), total, relu=relu)
+
+    def sizes(self) -> tuple[Any, Any, Any, int]:
+        return self.padding, self.stride, self.dilation, self.groups
+
+    def packed_weight(self, x: Tensor) -> Tensor:
+        """The weight in the order in which the operator reads it; made once, and anew when the weight was changed."""
+        weight = self.weight
+        key = (weight.data_ptr(), None if weight.is_inference() else weight._version)
+        if self.packed is None or self.packed[0] != key:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *self.sizes(), list(x.shape))
+            self.packed = (key, packed)
+        return self.packed[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "packed": None}  # copies and pickles make their own
+
+
+class ScaleShiftReLU(nn.Module):
+    """A batch norm with no convolution before it, and the ReLU behind it."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: _BatchNorm):
+        super().__init__()
+        for name, value in zip(("scale", "shift"), scale_and_shift(norm), strict=True):
+            self.register_buffer(name, value.to(norm.running_mean.dtype))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if wants_gradient(x) or torch.compiler.is_compiling():
+            return F.relu(torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]), inplace=True)
+        rows = as_rows(x)
+        return as_map(normalise_rectify(rows, self.scale, self.shift, rows.new_empty(rows.shape)), x)
+
+
+class FoldedBlock(nn.Module):
+    """A residual block; see `rows.Branches`."""
+
+    def __init__(self, before: nn.Sequential, main: nn.Sequential, shortcut: nn.Sequential, *, relu: bool):
+        super().__init__()
+        self.before, self.main, self.shortcut, self.relu = before, main, shortcut, relu
+
+    def forward(self, x: Tensor, *, owned: bool = False) -> Tensor:
+        """`owned`: nobody else reads x, and the sum may be written over it."""
+        inner = self.before(x)
+        total = self.shortcut(inner) if len(self.shortcut) else x
+        *first, last = self.main
+        for module in first:
+            inner = module(inner)
+        owned = isinstance(self.shortcut[-1], FoldedConv) if len(self.shortcut) else owned
+        if owned and isinstance(last, FoldedConv):
+            return last.add_to(total, inner, relu=self.relu)
+        return add(last(inner), total, relu=self.relu)
+
+
+class FoldedStage(nn.Sequential):
+    """Residual blocks in a row. What lies between two of them is read by nobody else, unless a hook does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        owned = False
+        for block in self:
+            x = block(x, owned=owned) if isinstance(block, FoldedBlock) else block(x)
+            owned = not block._forward_hooks
+        return x
+
+
+class FoldedDenseBlock(nn.ModuleList):
+    """Dense layers that read and write one buffer, where concatenation would copy it for each of them."""
+
+    def __init__(self, layers: Iterable[nn.Sequential]):
+        super().__init__(layers)
+        self.growth = [layer[-1].weight.shape[0] for layer in self]  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C + sum of growth, H, W)
+        n, channels, h, w = x.shape
+        out = as_map(x.new_empty(n * h * w, channels + sum(self.growth)), x)
+        out[:, :channels] = x
+        for layer, growth in zip(self, self.growth, strict=True):
+            out[:, channels : channels + growth] = layer(out[:, :channels])
+            channels += growth
+        return out
+
+
+def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """What a batch norm in eval mode multiplies by and adds, in float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def add(x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
+    """x + other, and the ReLU behind the sum; x is used up."""
+    if not (wants_gradient(x) or wants_gradient(other) or torch.compiler.is_compiling()):
+        return add_rectify(x, other, relu=relu)
+    return F.relu(x + other, inplace=True) if relu else x + other
+
+
+def wants_gradient(x: Tensor) -> bool:
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether the fused operators take x. They have no derivative, and a tracer should see ordinary convolutions."""
+    ordinary = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return ordinary and not traced and not wants_gradient(x) and fused_operators_work()
+
+
+@cache
+def fused_operators_work() -> bool:
+    """They are no public part of torch: try them once."""
+    try:
+        x, sizes = torch.full((1, 1, 2, 2), 2.0), ((0, 0), (1, 1), (1, 1), 1)
+        weight = torch.ops.mkldnn._reorder_convolution_weight(torch.full((1, 1, 1, 1), -3.0), *sizes, list(x.shape))
+        one = torch.ops.mkldnn._convolution_pointwise(x, weight, torch.ones(1), *sizes, "none", [], "")
+        total = torch.full((1, 1, 2, 2), 6.0)
+        two = torch.ops.mkldnn._convolution_pointwise_.binary(
+            total, x, weight, torch.ones(1), *sizes, "add", 1.0, "relu", [], ""
+        )
+        return bool((one == -5).all() and (two == 1).all())
+    except (AttributeError, RuntimeError, TypeError):
+        return False
