@@ -4,14 +4,14 @@ Which method serves which score was decided by measured coverage, see benchmarks
 
 - AUROC of a class, micro AUROC: standard error by DeLong (1988) in the form for clustered data of Obuchowski (1997),
   on the logit scale, with Student's t for few patients.
-- Other scores between 0 and 1, and all macro means: standard error by resampling patients, on the logit scale.
+- Other scores between 0 and 1, and their macro means: standard error by resampling patients, on the logit scale.
 - Scores without such bounds (log loss, kappa): 2.5 % and 97.5 % of the resamples.
 - A score of exactly 0 or 1 shows no spread: where it is a share of patients' images the open side is that of Clopper
   and Pearson (1934), counting patients; elsewhere there is no interval.
 
 Patients are drawn freely, not within those who have and have not the finding: strata would hold the prevalence fixed,
-and the measured coverage of average precision, accuracy and predictive values falls below 90 %. A resample in which a
-class lost all its positives (or negatives) says nothing about that class and is left out for it.
+and the measured coverage of average precision and accuracy falls to 82 to 92 %. A resample in which a class lost all
+its positives (or negatives) says nothing about that class and is left out for it.
 """
 
 from __future__ import annotations
