@@ -9,10 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.data import phantom_findings as findings_module
 from finetune.data.phantom_anatomy import build_chest
 from finetune.data.phantom_exposure import Exposure, attenuation, expose
-from finetune.data.phantom_findings import FINDINGS, Box, Lungs, draw
+from finetune.data.phantom_findings import CTR_ENLARGED, CTR_HEALTHY, FINDINGS, Box, Lungs, draw
 from finetune.data.phantom_grid import Anatomy, Pose
 
 VERSION = 1
@@ -108,9 +107,9 @@ def anatomy_of(study: Study, seed: int) -> Anatomy:
         dome=92 * scale + rng.normal(0, 7),
         dome_drop=rng.normal(11, 6),
         wall=18 + 30 * large**2,
-        ctr=rng.uniform(0.38, 0.48),
+        ctr=rng.uniform(*CTR_HEALTHY),
         heart_tilt=rng.uniform(0.45, 0.85),
-        knob=14 + 5 * rng.uniform() + (3 if study.age > 60 else 0),
+        knob=14 + 5 * rng.uniform() + (3 if study.age - study.follow_up // 2 > 60 else 0),
         breast=rng.uniform(44, 70) if study.sex == "F" else 0.0,
         air=rng.uniform(0.75, 1.35),
         rib_gap=25.0 * scale * rng.normal(1, 0.04),
@@ -153,7 +152,7 @@ def render(study: Study, seed: int, size: int) -> Rendered:
         border=(rng.uniform(0, 0.05) if rng.random() < 0.2 else 0, rng.uniform(0, 0.05) if rng.random() < 0.2 else 0),
     )
     anatomy = anatomy_of(study, seed)
-    wide = np.random.default_rng((seed, 1, study.patient, 1)).uniform(*findings_module.CTR_ENLARGED)
+    wide = np.random.default_rng((seed, 1, study.patient, 1)).uniform(*CTR_ENLARGED)
     chest = build_chest(anatomy, pose, size, FIELD, wide if "Cardiomegaly" in study.findings else None)
     lungs, boxes = draw(chest, study.findings, key)
     total, reference = attenuation(lungs, anatomy.air), attenuation(Lungs.of(chest), anatomy.air)

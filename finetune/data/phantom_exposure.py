@@ -100,6 +100,7 @@ def _finish(picture: NDArray[np.uint8], exposure: Exposure) -> NDArray[np.uint8]
     if not exposure.marker:
         return picture
     image = Image.fromarray(picture)
-    place = (round(0.9 * size) - left, round(0.05 * size) + top)
+    across = 0.9 * size - left if exposure.marker == "L" else 0.07 * size + left  # the patient faces us
+    place = (round(across), round(0.05 * size) + top)
     ImageDraw.Draw(image).text(place, exposure.marker, fill=245, font_size=size * 0.055)
     return np.asarray(image)

@@ -1,19 +1,23 @@
 """Six findings drawn into a healthy chest as they look on a film, each with the box that holds it.
 
-Sizes are those in the body (mm), contrasts the change of attenuation per ray relative to the lung that was there:
+Sizes are those in the body, contrasts what a millimetre of lung attenuates afterwards over what it did before:
 
-| finding       | size                                     | contrast                              | drawn as, and the definition behind it          |
-|---------------|------------------------------------------|---------------------------------------|-------------------------------------------------|
-| Cardiomegaly  | cardiothoracic ratio 0.56 to 0.68        | the heart's own                       | wide heart; normal up to 0.48, the limit of     |
-|               |                                          |                                       | 0.50 on PA films is Danzer's (1919)             |
-| Effusion      | fluid 32 to 115 mm above the             | lung -> water over 60 to 100 % of the | grey below a meniscus that rises to the wall,   |
-|               | costophrenic angle at the wall           | ray (x 3.9 per mm)                    | angle blunted (visible from about 200 ml)       |
-| Pneumothorax  | rim 14 to 48 mm at the apex, narrowing   | lung -> air over 85 to 100 % of the   | dark rim without vessels, white visceral line;  |
-|               | downwards                                | ray (x 0)                             | large from 20 mm (British Thoracic Society)     |
-| Nodule        | 1 to 3 of 13 to 28 mm                    | x 3.9 per mm, some calcified (x 5)    | round, sharp; below 30 mm (Fleischner 2008)     |
-| Mass          | 36 to 78 mm                              | x 3.9 per mm                          | lobulated, spiculated; above 30 mm (Fleischner) |
-| Consolidation | region of 50 to 125 mm                   | x 2 to x 3.7, patchy                  | ill-defined, air bronchograms, may end at a     |
-|               |                                          |                                       | fissure; vessels vanish in it (Fleischner)      |
+| finding       | size                                 | contrast                    | drawn as                               |
+|---------------|--------------------------------------|-----------------------------|----------------------------------------|
+| Cardiomegaly  | cardiothoracic ratio 0.54 to 0.64    | the heart's own             | wide heart [1]; healthy 0.38 to 0.48   |
+| Effusion      | fluid to 40 to 115 mm above the      | x 3.9 (water) over 80 to    | meniscus that rises to the wall, angle |
+|               | costophrenic angle                   | 100 % of the ray            | and diaphragm gone; 30 % on both sides |
+| Pneumothorax  | rim of 18 to 50 mm, less downwards   | x 0 (air) over 85 to 100 %  | dark rim without vessels, white        |
+|               |                                      |                             | visceral line [2]                      |
+| Nodule        | 1 to 5 of 18 to 29 mm                | x 3.9; half of them         | round, smooth [3]                      |
+|               |                                      | calcified, x 5.9            |                                        |
+| Mass          | 42 to 80 mm                          | x 3.9                       | lobulated, spicules radiate [3]        |
+| Consolidation | region of 60 to 130 mm               | x 1.7 to 3.7, cloudy        | ill-defined, air in the bronchi, no    |
+|               |                                      |                             | vessels; half end at a fissure [3]     |
+
+[1] Above 0.50 on a PA film is enlarged: Danzer, Am J Med Sci 157 (1919). [2] Large from 20 mm: British Thoracic
+Society, Thorax 65 suppl 2 (2010). [3] Nodule up to 30 mm, mass above; consolidation hides vessels, airways stay:
+Fleischner Society glossary, Radiology 246 (2008).
 """
 
 from collections.abc import Callable
@@ -30,12 +34,26 @@ from finetune.data.phantom_grid import Field, step
 FINDINGS = ("Cardiomegaly", "Consolidation", "Effusion", "Mass", "Nodule", "Pneumothorax")
 """The classes, by their NIH names, in NIH's order within a row."""
 
+CTR_HEALTHY = (0.38, 0.48)
 CTR_ENLARGED = (0.54, 0.64)
 EFFUSION_HEIGHT = (40.0, 115.0)
 PNEUMOTHORAX_RIM = (18.0, 50.0)
+NODULES = (1, 5)
 NODULE_DIAMETER = (18.0, 29.0)
 MASS_DIAMETER = (42.0, 80.0)
 CONSOLIDATION_DIAMETER = (60.0, 130.0)
+
+RANGES = {
+    "cardiothoracic_ratio_healthy": list(CTR_HEALTHY),
+    "cardiothoracic_ratio_cardiomegaly": list(CTR_ENLARGED),
+    "effusion_height_mm": list(EFFUSION_HEIGHT),
+    "pneumothorax_rim_mm": list(PNEUMOTHORAX_RIM),
+    "nodule_count": list(NODULES),
+    "nodule_diameter_mm": list(NODULE_DIAMETER),
+    "mass_diameter_mm": list(MASS_DIAMETER),
+    "consolidation_diameter_mm": list(CONSOLIDATION_DIAMETER),
+}
+"""What PHANTOM.json says of the findings; a set made with other ranges is another set."""
 
 Box = tuple[float, float, float, float]
 Mask = NDArray[np.bool_]
@@ -156,7 +174,7 @@ def _mass(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
 
 
 def _nodule(lungs: Lungs, rng: np.random.Generator, side: int) -> list[Mask]:
-    count = int(rng.integers(1, 6))
+    count = int(rng.integers(NODULES[0], NODULES[1] + 1))
     return [_lump(lungs, rng, rng.uniform(*NODULE_DIAMETER), rough=0.03, spicules=0) for _ in range(count)]
 
 

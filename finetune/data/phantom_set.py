@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from finetune.data.phantom import BOX_HEADER, ENTRY_HEADER, FIELD, MARKER, VERSION, Study, plan, render
-from finetune.data.phantom_findings import Box
+from finetune.data.phantom_findings import RANGES, Box
 from finetune.errors import FinetuneError
 
 
@@ -42,21 +44,30 @@ def make_phantoms(
     root = Path(root)
     if n_images < 1 or size < 32:
         raise FinetuneError(f"n_images={n_images} must be 1 or more and size={size} at least 32 pixels.")
-    wanted = {"synthetic": True, "version": VERSION, "seed": seed, "size": size, "n_images": n_images}
+    wanted = {"synthetic": True, "version": VERSION, "seed": seed, "size": size, "n_images": n_images, "ranges": RANGES}
     if is_phantom(root) == wanted:
         return root
     if root.exists() and is_phantom(root) is None and any(root.iterdir() if root.is_dir() else [root]):
         raise FinetuneError(f"data.root={root} holds something else than the synthetic set. Name another folder.")
     root.parent.mkdir(parents=True, exist_ok=True)
-    partial_root = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    _sweep(root)
+    partial_root = Path(tempfile.mkdtemp(prefix=f".{root.name}.building-", dir=root.parent))
     try:
-        _write(partial_root, plan(n_images, seed), size, seed, workers or os.cpu_count() or 1)
+        _write(partial_root, plan(n_images, seed), size, seed, workers or min(os.cpu_count() or 1, 8))
         (partial_root / MARKER).write_text(json.dumps(wanted, indent=1), encoding="utf-8")
         partial_root.chmod(0o755)
         _put(partial_root, root)
     finally:
         shutil.rmtree(partial_root, ignore_errors=True)
     return root
+
+
+def _sweep(root: Path) -> None:
+    """Remove what builds that were killed more than a day ago left beside `root`."""
+    for left in root.parent.glob(f".{root.name}.building-*"):
+        with suppress(OSError):  # another process may sweep too
+            if time.time() - left.stat().st_mtime > 86400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _put(made: Path, root: Path) -> None:
@@ -70,7 +81,7 @@ def _put(made: Path, root: Path) -> None:
                 raise
             if is_phantom(root) == is_phantom(made):
                 return
-            old = Path(tempfile.mkdtemp(prefix=f".{root.name}.old.", dir=root.parent))
+            old = Path(tempfile.mkdtemp(prefix=f".{root.name}.building-", dir=root.parent))
             root.rename(old / "set")
             shutil.rmtree(old, ignore_errors=True)
 
