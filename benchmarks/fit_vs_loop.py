@@ -18,7 +18,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from finetune import build, compose
-from finetune.data.module import ImageData
 from finetune.jobs import fit, prepare
 
 
@@ -30,7 +29,7 @@ def loop(config, table, pictures, preprocessing) -> float:
     """Seconds of a bare loop."""
     fit.L.seed_everything(config["seed"], verbose=False)
     network = build.network_spec(config, len(table.classes)).build().to(memory_format=torch.channels_last)
-    data = ImageData(table, pictures, preprocessing, build.augment(config), batch_size=config["data"]["batch_size"])
+    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     workers = config["data"]["num_workers"]
     loaders = {
         split: DataLoader(
@@ -66,10 +65,7 @@ def product(config, table, pictures, preprocessing) -> float:
     """Seconds of the product's fit phase: Lightning, exact means, checkpoints, metrics.csv and all."""
     fit.L.seed_everything(config["seed"], verbose=False)
     network = build.network_spec(config, len(table.classes)).build()
-    data = ImageData(
-        table, pictures, preprocessing, build.augment(config), batch_size=config["data"]["batch_size"],
-        num_workers=config["data"]["num_workers"], seed=config["seed"],
-    )  # fmt: skip
+    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
         fit.train(config, Path(run), table, network, data, quiet)

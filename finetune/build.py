@@ -161,7 +161,7 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
         raise FinetuneError(f"{argument}=null must be given a value ({hint.__name__}).")
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:
+    except Exception:  # a library's annotation that pydantic has no schema for: nothing to hold the value against
         return value
     if hint is bool and not isinstance(value, bool):
         raise FinetuneError(f"{argument}={value} must be true or false.")
@@ -239,15 +239,13 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
 # -- the objects ------------------------------------------------------------------------------------------------------
 
 
-def make(config: Mapping[str, Any], key: str, **more: Any) -> Any:
-    """What the group `key` describes, its classes held against the list."""
-    node = config[key]
+def make(config: Mapping[str, Any], key: str, node: Any = None, **more: Any) -> Any:
+    """What the group `key` (or `node`, which stands at `key`) describes, its classes held against the list.
+
+    Hydra's instantiate, with its wrapping taken off what went wrong inside.
+    """
+    node = config[key] if node is None else node
     _check_targets(node, list(config.get("trust") or []), key)
-    return _built(key, node, **more)
-
-
-def _built(key: str, node: Any, **more: Any) -> Any:
-    """Hydra's instantiate, its wrapping taken off what went wrong inside."""
     try:
         return instantiate(node, **more)
     except InstantiationException as error:
@@ -264,9 +262,7 @@ def _built(key: str, node: Any, **more: Any) -> Any:
 
 def source(config: Mapping[str, Any]) -> Any:
     """The data source."""
-    node = config["data"]["source"]
-    _check_targets(node, list(config.get("trust") or []), "data.source")
-    return _built("data", node, _convert_="all")
+    return make(config, "data.source", config["data"]["source"], _convert_="all")
 
 
 def plan(config: Mapping[str, Any]) -> Plan:
@@ -314,7 +310,7 @@ def loggers(config: Mapping[str, Any], run: Path) -> list[Any]:
     for name, node in (config["logger"] or {}).items():
         filled = {**node, "save_dir": str(run)} if node.get("save_dir") == "auto" else node
         try:
-            built.append(make({**config, "node": filled}, "node"))
+            built.append(make(config, f"logger.{name}", filled))
         except ImportError:
             raise FinetuneError(f"logger={name} needs a package: pip install 'finetune[{name}]'.") from None
     return built
@@ -323,11 +319,11 @@ def loggers(config: Mapping[str, Any], run: Path) -> list[Any]:
 def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
     """The user's own callbacks; a monitor left open is filled in."""
     built = []
-    for node in (config["callbacks"]["extra"] or {}).values():
+    for name, node in (config["callbacks"]["extra"] or {}).items():
         filled = dict(node)
         if filled.get("monitor") == "auto":
             filled["monitor"] = monitor
         if filled.get("mode") == "auto":
             filled["mode"] = "min" if str(filled.get("monitor")).endswith("loss") else "max"
-        built.append(make({**config, "node": filled}, "node"))
+        built.append(make(config, f"callbacks.extra.{name}", filled))
     return built

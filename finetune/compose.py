@@ -83,7 +83,7 @@ def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
             if not sweep:
                 raise FinetuneError(f"{word!r} names several values. Add -m to run one after the other, or choose one.")
             for value in override.sweep_string_iterator():  # each value must be a known one, not the first alone
-                _compose([*_without_sweeps(overrides, parsed), f"{str(override.input_line).split('=')[0]}={value}"])
+                _compose([*_without_sweeps(overrides, parsed), f"{override.get_key_element()}={value}"])
             first = next(iter(override.sweep_string_iterator()))
             words.append(f"{override.get_key_element()}={first}")
         else:
@@ -109,7 +109,7 @@ def _check_groups(parsed: list[Override]) -> None:
     for override in parsed:
         key, value = override.key_or_group, override.value()
         first = str(key).split(".")[0].split("@")[0]
-        if (override.is_add() and first not in {*groups, "hydra"}) or (override.is_add() and first == "data"):
+        if override.is_add() and (first == "data" or first not in {*groups, "hydra"}):
             raise FinetuneError(f"{override.input_line!r}: no key can be added there, nothing would read it.")
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")

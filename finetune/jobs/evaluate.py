@@ -6,8 +6,8 @@ from typing import Any
 import torch.distributed as dist
 
 from finetune import build, package
-from finetune.data.module import ImageData
 from finetune.errors import FinetuneError, one_of
+from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import prepare, run_folder, scoring
 from finetune.training import ranks
 
@@ -31,15 +31,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     elif not len(table.rows(split)):
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
     pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
-    data = ImageData(
-        table,
-        pictures,
-        model.preprocessing,
-        None,
-        batch_size=config["data"]["batch_size"],
-        num_workers=config["data"]["num_workers"],
-        seed=config["seed"],
-    )
+    data = prepare.batches(config, table, pictures, model.preprocessing)
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks), ranks.group(n_ranks):
         wanted = "test" if split == "all" else split
@@ -50,6 +42,6 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
         return
     run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash}, notes=table.notes)
     scores = scoring.write(run, {split: found}, seed=config["seed"])
-    run_folder.write_json(run / "scores.json", scores)
+    write_json_atomic(run / "scores.json", scores)
     scoring.show(scores, table, say)
     say(f"predictions and scores: {run}")

@@ -16,6 +16,7 @@ from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import report
+from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import prepare, run_folder, scoring
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
@@ -54,15 +55,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
                 "notes": table.notes,
             },
         )
-    data = ImageData(
-        table,
-        pictures,
-        preprocessing,
-        build.augment(config),
-        batch_size=config["data"]["batch_size"],
-        num_workers=config["data"]["num_workers"],
-        seed=config["seed"],
-    )
+    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks):
         train(config, run, table, network, data, say)
@@ -80,7 +73,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     model.save(run / "model.safetensors")
     scores = scoring.write(run, tables, seed=config["seed"])
     report.write_report(run, scores=scores)
-    run_folder.write_json(run / "scores.json", scores)
+    write_json_atomic(run / "scores.json", scores)
     run_folder.point_latest(run)
     scoring.show(scores, table, say)
     say(f"report: {run / 'report.html'}")

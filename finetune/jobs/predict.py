@@ -1,12 +1,12 @@
 """job=predict: probabilities for a folder, a picture or a list of pictures, as a csv."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from finetune import package
 from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import FinetuneError
+from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.jobs import run_folder
 
 
@@ -45,10 +45,8 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
         print(f"{len(bad)} of {len(paths)} pictures cannot be read and have no row:\n{listed}")
     if table.empty:
         raise FinetuneError(f"input={config['input']}: none of {len(paths)} pictures can be read.")
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    table.to_csv(partial, index=False, float_format="%.9g")
-    os.replace(partial, output)
-    run_folder.write_json(
+    write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    write_json_atomic(
         run / "environment.json",
         {
             "command": run_folder.command(words),

@@ -9,9 +9,11 @@ from finetune import build
 from finetune.data import audit as audits
 from finetune.data import splits
 from finetune.data.cache import PictureCache
+from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
+from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError
-from finetune.jobs import run_folder
+from finetune.evaluation.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 
 Say = Callable[[str], None]
@@ -68,19 +70,39 @@ def pictures(
     data = config["data"]
     early = audits.audit_table(table)
     if run is not None:
-        run_folder.write_json(run / "audit.json", early.to_dict())
+        write_json_atomic(run / "audit.json", early.to_dict())
     early.stop_on_leak(data["audit"]["on_leak"])
     cache = PictureCache.build(
         table, preprocessing, data["cache"], workers=max(1, data["num_workers"]), on_bad=data["on_bad"], say=say
     )
     found = audits.audit_pictures(early, table, cache)
     if run is not None:
-        run_folder.write_json(run / "audit.json", found.to_dict())
+        write_json_atomic(run / "audit.json", found.to_dict())
     for sentence in found.warnings:
         say(f"audit: {sentence}")
     found.stop_on_leak(data["audit"]["on_leak"])
     say(counts(table))
     return cache, found
+
+
+def batches(
+    config: dict[str, Any],
+    table: SampleTable,
+    pictures: PictureCache,
+    preprocessing: Preprocessing,
+    augment: Augment | None = None,
+) -> ImageData:
+    """The loaders, as the configuration sizes them."""
+    data = config["data"]
+    return ImageData(
+        table,
+        pictures,
+        preprocessing,
+        augment,
+        batch_size=data["batch_size"],
+        num_workers=data["num_workers"],
+        seed=config["seed"],
+    )
 
 
 def counts(table: SampleTable) -> str:

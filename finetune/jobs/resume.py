@@ -53,7 +53,7 @@ def resume(argv: list[str]) -> None:
             raise FinetuneError(f"resume={run} is complete already. To train longer, add trainer.max_epochs=N.")
         os.unlink(run / "scores.json")  # from now on it is unfinished again
     build.check(config)
-    run_folder.write(run / "config.yaml", _yaml(config))
+    run_folder.write_config(run, config)
     print(f"going on in {run}", flush=True)
     run_job(config, run, ["resume=" + str(run), *words], resumed=True)
 
@@ -78,9 +78,3 @@ def change(config: dict[str, Any], words: list[str]) -> bool:
             node = node[name]
         node[last] = override.value()
     return config["trainer"]["max_epochs"] > before
-
-
-def _yaml(config: dict[str, Any]) -> str:
-    import yaml
-
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.files import write_json_atomic, write_text_atomic
 
 PACKAGES = (
     "finetune",
@@ -39,8 +40,13 @@ def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
             f"{run} holds a run already. Go on with it by resume={run}, or name another folder: hydra.run.dir=DIR."
         )
     run.mkdir(parents=True, exist_ok=True)
-    write(run / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    write_json(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})
+    write_config(run, config)
+    write_json_atomic(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})
+
+
+def write_config(run: Path, config: dict[str, Any]) -> None:
+    """config.yaml: plain values, in the order they were composed."""
+    write_text_atomic(run / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
 
 def command(words: list[str]) -> str:
@@ -87,18 +93,7 @@ def note(run: Path, **facts: Any) -> None:
     """Add facts to environment.json."""
     path = run / "environment.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, {**known, **facts})
-
-
-def write(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_json_atomic(path, {**known, **facts})
 
 
 def is_complete(run: Path) -> bool:

@@ -1,6 +1,7 @@
 """Callbacks of a run: checkpoints under plain names, one table of metrics, one line per epoch."""
 
 import csv
+import io
 import math
 import os
 import shutil
@@ -11,6 +12,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
+
+from finetune.evaluation.files import write_text_atomic
 
 COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds")
 
@@ -104,12 +107,11 @@ class MetricsTable(Callback):
         row |= {name: value for name, value in seen.items() if math.isfinite(value)}
         self.rows = [*(old for old in self.rows if int(old["epoch"]) < trainer.current_epoch), row]
         names = [*COLUMNS, *sorted({name for r in self.rows for name in r} - set(COLUMNS))]
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, restval="")
-            writer.writeheader()
-            writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
-        os.replace(partial, self.path)
+        file = io.StringIO()
+        writer = csv.DictWriter(file, names, restval="")
+        writer.writeheader()
+        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in r.items()} for r in self.rows)
+        write_text_atomic(self.path, file.getvalue())
 
 
 class EpochLines(Callback):

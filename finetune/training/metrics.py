@@ -38,7 +38,7 @@ class Collected(Metric):
 class MeanLoss(Metric):
     """Sum of the losses over the number of known labels, of all batches and ranks.
 
-    (torchmetrics 1.9: MeanMetric with weights gives the plain mean of the ranks' means.)
+    torchmetrics' MeanMetric is not used: in 1.9 it ignores the weights of a mean with nan_strategy="disable".
     """
 
     full_state_update = False
