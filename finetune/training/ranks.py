@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from finetune.errors import FinetuneError
 
@@ -134,3 +135,31 @@ def group(n: int) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+@torch.no_grad()
+def agree(network: nn.Module) -> None:
+    """Hold the ranks to one network: parameters are compared bit by bit, buffers become those of the first rank.
+
+    Gradients that some ranks did not share would let the ranks drift apart without a word. Running statistics differ
+    by nature, each rank sees its own part of a batch: what is validated is what the first rank will save.
+
+    Raises:
+        FinetuneError: on every rank alike, naming the first parameter that differs.
+    """
+    import torch.distributed as dist
+
+    named = dict(network.named_parameters())
+    sums = [value.float().contiguous().view(torch.int32).sum(dtype=torch.int64) for value in named.values()]
+    mine = torch.stack(sums)
+    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, mine)
+    differing = (torch.stack(everyone) != everyone[0]).any(0).tolist()
+    if any(differing):
+        name = next(name for name, differs in zip(named, differing, strict=True) if differs)
+        raise FinetuneError(
+            f"The processes no longer hold the same network: {name} and {sum(differing) - 1} other parameters differ. "
+            "A callback or strategy of your own may step or freeze on some of them only; trainer.devices=1 is safe."
+        )
+    for buffer in network.buffers():
+        dist.broadcast(buffer, 0)

@@ -15,6 +15,7 @@ from finetune.losses import Loss
 from finetune.network import Network
 from finetune.plan import Plan
 from finetune.training import parts as part_tools
+from finetune.training import ranks
 from finetune.training.metrics import Collected, MeanLoss, mean_loss
 from finetune.training.schedules import Schedule
 
@@ -108,6 +109,10 @@ class Classification(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         part_tools.set_gradients(self.parts, self.states())
         part_tools.set_modes(self.parts, self.states())
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            ranks.agree(self.network)
 
     # -- what is logged ----------------------------------------------------------------------------------------------
 

@@ -92,6 +92,19 @@ def test_evaluate_on_its_own_data_repeats_the_scores(run):
     assert again["test"] == first["test"]
 
 
+def test_two_processes_evaluate_as_one_does(run, place):
+    """An odd number of images, of which a sampler that shares out evenly would count one twice."""
+    (draw(place / "odd", 5) / "cold" / "0.png").unlink()
+    words = ["job=evaluate", "model=runs/first", "data=folder", "data.root=odd", "data.num_workers=0", "split=all"]
+    for devices in (1, 2):
+        main([*words, "trainer.accelerator=cpu", f"trainer.devices={devices}", f"hydra.run.dir=runs/odd{devices}"])
+    one, two = (pd.read_csv(f"runs/odd{devices}/predictions_all.csv") for devices in (1, 2))
+    assert len(one) == 9
+    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-6)
+    one, two = (json.loads(Path(f"runs/odd{devices}/scores.json").read_text()) for devices in (1, 2))
+    assert one["all"]["macro"] == two["all"]["macro"]
+
+
 def test_evaluate_on_another_set_and_everything(run, place):
     draw(place / "others", 5)
     words = ["data=folder", "data.root=others", "data.num_workers=0", "split=all"]

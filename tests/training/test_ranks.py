@@ -1,0 +1,84 @@
+"""Two processes: a plan that unfreezes keeps them together, and a rank that drifts is found."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def drifting(rank: int) -> None:
+    from finetune.errors import FinetuneError
+    from finetune.training import ranks
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    for parameter in net.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    net[1].running_mean.fill_(rank)
+    ranks.agree(net)
+    assert net[1].running_mean.tolist() == [0, 0]
+    with torch.no_grad():
+        net[0].bias[1] += rank * 1e-7  # the smallest step that a float32 of this size can take
+    with pytest.raises(FinetuneError, match=r"no longer hold the same network: 0\.bias and 0 other"):
+        ranks.agree(net)
+
+
+def unfreezing(rank: int) -> None:
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from finetune.plan import Phase, Plan
+    from finetune.training import ranks
+    from tests.training.tiny import data, state, task, trainer
+
+    plan = Plan(phases={"head": Phase(0, ["head"]), "last": Phase(1, ["stage3", "head"]), "all": Phase(2)})
+    made = task(plan)
+    before = state(made.network)
+    with tempfile.TemporaryDirectory() as folder:
+        run = trainer(Path(folder), 3, devices=2, strategy=DDPStrategy(find_unused_parameters=True))
+        run.fit(made, datamodule=data())
+    moved = {name for name, value in made.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {"backbone.conv1.weight", "backbone.layer3.0.conv1.weight", "head.fc.weight"} <= moved
+    mine = {name: value.detach() for name, value in made.network.named_parameters()}
+    for value in mine.values():
+        first = value.clone()
+        dist.broadcast(first, 0)
+        assert torch.equal(first, value)
+    ranks.agree(made.network)
+
+
+def test_two_processes():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.training.test_ranks", str(rank)],
+            cwd=ROOT,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    try:
+        errors = [rank.communicate(timeout=240)[1].decode() for rank in both]
+    finally:
+        for rank in both:
+            rank.kill()
+    assert [rank.returncode for rank in both] == [0, 0], "\n".join(errors)
+
+
+if __name__ == "__main__":
+    number = int(sys.argv[1])
+    dist.init_process_group("gloo", rank=number, world_size=2)
+    drifting(number)
+    unfreezing(number)
+    dist.destroy_process_group()
