@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finetune.backbones.maps import add_rectify, as_map, as_rows, channels_last, normalise_rectify
+from finetune.backbones.maps import Normalisation, as_map, as_rows, channels_last
+from finetune.backbones.norms import normalise
 
 
 class FoldedConv(nn.Module):
@@ -51,7 +52,8 @@ class FoldedConv(nn.Module):
             return torch.ops.mkldnn._convolution_pointwise_.binary(
                 total, x, self.packed_weight(x), self.bias, *self.sizes(), "add", 1.0, act, [], ""
             )
-        return add(self.forward(x), total, relu=relu)
+        total = self.forward(x).add_(total)
+        return F.relu(total, inplace=True) if relu else total
 
     def sizes(self) -> tuple[Any, Any, Any, int]:
         return self.padding, self.stride, self.dilation, self.groups
@@ -74,17 +76,23 @@ class ScaleShiftReLU(nn.Module):
 
     scale: Tensor
     shift: Tensor
+    zero: Tensor
+    one: Tensor
 
     def __init__(self, norm: _BatchNorm):
         super().__init__()
+        assert norm.running_mean is not None
         for name, value in zip(("scale", "shift"), scale_and_shift(norm), strict=True):
-            self.register_buffer(name, value.to(norm.running_mean.dtype))  # type: ignore[union-attr]
+            self.register_buffer(name, value.to(norm.running_mean.dtype))
+        self.register_buffer("zero", torch.zeros_like(self.scale), persistent=False)
+        self.register_buffer("one", torch.ones_like(self.scale), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if wants_gradient(x) or torch.compiler.is_compiling():
             return F.relu(torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]), inplace=True)
         rows = as_rows(x)
-        return as_map(normalise_rectify(rows, self.scale, self.shift, rows.new_empty(rows.shape)), x)
+        norm = Normalisation(self.zero, self.one, self.scale, self.shift, 0.0, relu=True)
+        return as_map(normalise(rows, norm, rows.new_empty(rows.shape)), x)
 
 
 class FoldedBlock(nn.Module):
@@ -104,7 +112,8 @@ class FoldedBlock(nn.Module):
         owned = isinstance(self.shortcut[-1], FoldedConv) if len(self.shortcut) else owned
         if owned and isinstance(last, FoldedConv):
             return last.add_to(total, inner, relu=self.relu)
-        return add(last(inner), total, relu=self.relu)
+        total = last(inner).add_(total)
+        return F.relu(total, inplace=True) if self.relu else total
 
 
 class FoldedStage(nn.Sequential):
@@ -144,13 +153,6 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight.detach().double()
     shift = -norm.running_mean.double() * scale
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
-
-
-def add(x: Tensor, other: Tensor, *, relu: bool) -> Tensor:
-    """x + other, and the ReLU behind the sum; x is used up."""
-    if not (wants_gradient(x) or wants_gradient(other) or torch.compiler.is_compiling()):
-        return add_rectify(x, other, relu=relu)
-    return F.relu(x + other, inplace=True) if relu else x + other
 
 
 def wants_gradient(x: Tensor) -> bool:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.backbones import apply_memory, blocks, cifar, densenet, lean
+from finetune.backbones import apply_memory, blocks, build, cifar, densenet, lean, list_models, native
 from tests.backbones.lean_cases import NETS, assert_same, batch, make, relative_error, saved_bytes, step
 
 MEMORY = ("lean", "minimal")
@@ -159,12 +159,42 @@ def test_what_is_kept_of_a_dense_block():
     ("name", "standard", "lean", "minimal"), [("densenet121", 124, 27, 10), ("resnet50", 82, 40, 16)]
 )
 def test_mebibytes_per_image_of_224_pixels(name, standard, lean, minimal):
-    """Counted on the meta device, where nothing is computed."""
-    from finetune.backbones import build
-
-    with torch.device("meta"):
-        net, x = build(name).train(), torch.empty(2, 3, 224, 224)
+    net, (x, _) = build(name).train(), batch(2, 224, torch.float32)
+    x = x.contiguous(memory_format=torch.channels_last)
     mebibytes = {memory: saved_bytes(apply_memory(net, memory), x) / 2**20 / len(x) for memory in ("standard", *MEMORY)}
     assert mebibytes["standard"] == pytest.approx(standard, abs=1)
     assert mebibytes["lean"] <= lean
     assert mebibytes["minimal"] <= minimal
+
+
+@pytest.mark.parametrize("case", ["bottleneck", "preact_d", "dense", "dense_plain", "legacy_basic"])
+@pytest.mark.parametrize("memory", MEMORY)
+def test_float32_with_and_without_native_passes(case, memory, monkeypatch):
+    x, target = batch(4, 64, torch.float32)
+    truth = step(make(case).double(), x.double(), target)
+    ordinary = relative_error(step(make(case), x, target), truth)
+    assert relative_error(step(make(case, memory), x, target), truth) < max(1e-4, 3 * ordinary)
+    monkeypatch.setattr(native, "takes", lambda x: False)
+    assert relative_error(step(make(case, memory), x, target), truth) < max(1e-4, 3 * ordinary)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_name_is_lean(name, monkeypatch):
+    """Every module of every network is known; on the meta device, and nothing is run."""
+    rows: list[list[nn.Module]] = []
+
+    def only_assemble(modules: list[nn.Module], x: torch.Tensor, memory: str) -> torch.Tensor:
+        lean.assemble_unit(modules, memory)
+        rows.append(modules)
+        return x
+
+    monkeypatch.setattr(lean, "run_unit", only_assemble)
+    with torch.device("meta"):
+        net = build(name).train()
+    for memory in MEMORY:
+        apply_memory(net, memory)
+        x = net.forward_stem(torch.empty(1))
+        for number in range(1, net.num_stages + 1):
+            net.forward_stage(number, x)
+        net.forward_tail(x)
+    assert len(rows) >= 2 * (net.num_stages + 1)

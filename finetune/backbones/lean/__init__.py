@@ -4,8 +4,8 @@ Autograd keeps the input of every operator. Of these, what a norm or a ReLU gave
 norm's derivative wants of a map is two numbers per channel. So a row of modules is run here as one autograd function
 that keeps the outputs of convolutions alone, and of those not all:
 
-- `lean` keeps what costs a convolution to have again, but for the widening 1x1 convolutions (the last of a bottleneck,
-  the projection of a shortcut), whose derivative is had from their narrow side: `steps.Projection`;
+- `lean` keeps what is dear to have again: all but the outputs of widening 1x1 convolutions of few channels (the last of
+  a bottleneck, the projection of a shortcut), which are done again, or had from their narrow side: `steps.Projection`;
 - `minimal` keeps the outputs of 3x3 convolutions only. The blocks of a residual stage are one function, which does the
   1x1 convolutions, and with them the sums on the residual path, again from the stage's input;
 - both keep one buffer per dense block: `dense`.
@@ -25,8 +25,9 @@ from finetune.backbones.base import in_order
 from finetune.backbones.densenet import DenseBlock
 from finetune.backbones.lean.assemble import Assembler, Unsupported, open_rows
 from finetune.backbones.lean.function import Lean, autocast_dtype, flatten, form_of
-from finetune.backbones.lean.steps import Observed
-from finetune.backbones.maps import Statistics, channels_last
+from finetune.backbones.lean.steps import Observed, Step, Tree
+from finetune.backbones.maps import channels_last
+from finetune.backbones.norms import Statistics
 from finetune.backbones.rows import RESIDUAL
 
 __all__ = ["run"]
@@ -71,9 +72,8 @@ def run_unit(modules: list[nn.Module], x: Tensor, memory: str) -> Tensor:
     training = any(inner.training for module in modules for inner in module.modules())
     if not training or not (x.requires_grad or any(p.requires_grad for m in modules for p in m.parameters())):
         return in_order(modules, x)
-    assembler = Assembler(memory)
     try:
-        step, params = assembler.chain(modules) if len(modules) > 1 else assembler.step(modules[0])
+        step, params, norms = assemble_unit(modules, memory)
     except Unsupported as reason:
         names = ", ".join(sorted({type(module).__name__ for module in modules}))
         warnings.warn(f"memory={memory} does not hold for {len(modules)} modules ({names}): {reason}.", stacklevel=2)
@@ -81,8 +81,15 @@ def run_unit(modules: list[nn.Module], x: Tensor, memory: str) -> Tensor:
     observed: Observed = {}
     y = Lean.apply(channels_last(x.to(autocast_dtype(x))), step, observed, form_of(params), *flatten(params))
     for place, stats in observed.items():
-        update_running(assembler.norms[place], stats)
+        update_running(norms[place], stats)
     return y
+
+
+def assemble_unit(modules: list[nn.Module], memory: str) -> tuple[Step, Tree, list[nn.BatchNorm2d]]:
+    """One step for a row of modules, its parameters, and the batch norms in it."""
+    assembler = Assembler(memory)
+    step, params = assembler.chain(modules) if len(modules) > 1 else assembler.step(modules[0])
+    return step, params, assembler.norms
 
 
 @torch.no_grad()
@@ -94,4 +101,5 @@ def update_running(norm: nn.BatchNorm2d, stats: Statistics) -> None:
     norm.num_batches_tracked.add_(1)
     momentum = norm.momentum if norm.momentum is not None else 1 / float(norm.num_batches_tracked)
     norm.running_mean.lerp_(stats.mean.to(norm.running_mean.dtype), momentum)
-    norm.running_var.lerp_(stats.unbiased.to(norm.running_var.dtype), momentum)
+    unbiased = stats.var * (stats.pixels / (stats.pixels - 1))
+    norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)

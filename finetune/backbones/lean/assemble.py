@@ -58,8 +58,8 @@ class Assembler:
                 continue
             if isinstance(here, nn.BatchNorm2d):
                 norm, p = self.norm(here, relu)
-                if steps and isinstance(conv := steps[-1], Conv) and conv.widens and not relu:
-                    steps[-1], params[-1], keep[-1] = Projection(conv, norm), [params[-1], p], False
+                if steps and isinstance(conv := steps[-1], Conv) and conv.widens and not (relu or keep[-1]):
+                    steps[-1], params[-1] = Projection(conv, norm), [params[-1], p]
                     continue
                 step: Step = norm
             else:
@@ -71,8 +71,11 @@ class Assembler:
         return Chain(tuple(steps), tuple(keep)), params
 
     def dear(self, conv: nn.Conv2d) -> bool:
-        """Whether a convolution's output is kept: of a 3x3 always, of a 1x1 only by `lean` and if it is narrow."""
-        return conv.kernel_size != (1, 1) or (self.memory == "lean" and conv.out_channels <= conv.in_channels)
+        """Whether a convolution's output is kept: of a 3x3 always, of a 1x1 only by `lean`, and only where it is narrow
+        or takes at least as many multiplications per number as a 3x3 of 64 channels."""
+        if conv.kernel_size != (1, 1):
+            return True
+        return self.memory == "lean" and (conv.out_channels <= conv.in_channels or conv.in_channels >= 512)
 
     def step(self, module: nn.Module) -> tuple[Step, Tree]:
         if hooked(module):

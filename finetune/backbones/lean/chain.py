@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from finetune.backbones.lean.steps import Observed, Step, Tree, aten, nones, wanted
-from finetune.backbones.maps import add_rectify
+from finetune.backbones.lean.steps import Observed, Onto, Step, Tree, aten, nones, wanted
 
 
 @dataclass(frozen=True)
@@ -23,19 +22,19 @@ class Chain(Step):
     def needs_output(self) -> bool:  # type: ignore[override]
         return self.steps[-1].needs_output
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
         kept: Tree = []
         for step, p, keep in zip(self.steps, params, self.keep, strict=True):
-            x, k = step.forward(x, p, observed)
+            x, k = step.forward(x, p, observed, onto if step is self.steps[-1] else None)
             kept.append([k, x if keep else None])
         return x, kept
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
         first, last = self.stretches()[-1]
         x = self.start(first, x, kept)
-        for i in range(first, last + 1):
+        for i in range(first, last):
             x = self.steps[i].replay(x, params[i], kept[i][0])
-        return x
+        return self.steps[last].replay(x, params[last], kept[last][0], onto)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
@@ -86,22 +85,22 @@ class Residual(Step):
     def needs_output(self) -> bool:  # type: ignore[override]
         return self.relu
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+        assert onto is None
         kept: Tree = [[], [], []]
-        inner = x
+        inner, around = x, x
         if self.before is not None:
             inner, kept[0] = self.before.forward(x, params[0], observed)
-        y, kept[1] = self.main.forward(inner, params[1], observed)
-        around = x
         if self.shortcut is not None:
             around, kept[2] = self.shortcut.forward(inner, params[2], observed)
-        return add_rectify(y, around, relu=self.relu), kept
+        y, kept[1] = self.main.forward(inner, params[1], observed, Onto(around, self.relu))
+        return y, kept
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
+        assert onto is None
         inner = x if self.before is None else self.before.replay(x, params[0], kept[0])
-        y = self.main.replay(inner, params[1], kept[1])
         around = x if self.shortcut is None else self.shortcut.replay(inner, params[2], kept[2])
-        return add_rectify(y, around, relu=self.relu)
+        return self.main.replay(inner, params[1], kept[1], Onto(around, self.relu))
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree

@@ -9,7 +9,7 @@ the depth. Here
    by all later layers, each of which has its own weight and bias;
 3. normalising and rectifying are cheap: backward does them again, from the buffer;
 4. the derivative of each reader's batch norm is s * dz plus a correction P x + R per channel (P and R hold the two
-   terms with M, see steps.py). The corrections of all readers of a channel add up to two numbers, which are applied
+   terms with M, see norms.py). The corrections of all readers of a channel add up to two numbers, which are applied
    once, when every reader has spoken and the gradient of the channel itself is needed.
 """
 
@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finetune.backbones.lean.steps import Norm, Observed, Step, Tree, aten, nones, wanted
-from finetune.backbones.maps import Statistics, as_map, as_rows, normalise_rectify, statistics, tiles
+from finetune.backbones.lean.steps import Norm, Observed, Onto, Step, Tree, nones, wanted
+from finetune.backbones.maps import Normalisation, as_map, as_rows, tiles
+from finetune.backbones.norms import ReaderSums, Statistics, normalise, statistics
 
 
 @dataclass(frozen=True)
@@ -38,36 +39,26 @@ class DenseLayer:
 class Buffer:
     """All maps of a block as the columns of one matrix, and mean and variance of each column."""
 
-    def __init__(self, map: Tensor, mean: Tensor, var: Tensor, unbiased: Tensor | None = None):
+    def __init__(self, map: Tensor, mean: Tensor, var: Tensor):
         self.map, self.rows = map, as_rows(map)  # (N, C, H, W) and (M, C), the same memory
-        self.mean, self.var, self.unbiased = mean, var, unbiased
+        self.mean, self.var = mean, var  # (C,)
 
     @classmethod
     def empty(cls, like: Tensor, columns: int) -> "Buffer":
         n, _, h, w = like.shape
-        stats = like.new_empty(3, columns, dtype=torch.promote_types(like.dtype, torch.float32))
+        stats = like.new_empty(2, columns, dtype=torch.promote_types(like.dtype, torch.float32))
         return cls(as_map(like.new_empty(n * h * w, columns), like), *stats)
 
     def write(self, start: int, new: Tensor) -> int:
         """A map into the columns from `start` on; returns the column behind it."""
         stop = start + new.shape[1]
-        stats = statistics(new)
-        self.rows[:, start:stop] = as_rows(new)
-        self.mean[start:stop], self.var[start:stop] = stats.mean, stats.var
-        if self.unbiased is not None:
-            self.unbiased[start:stop] = stats.unbiased
+        rows = as_rows(new)
+        statistics(rows, self.mean[start:stop], self.var[start:stop])
+        self.rows[:, start:stop] = rows
         return stop
 
-    def first(self, columns: int) -> Statistics:
-        assert self.unbiased is not None
-        return Statistics(self.mean[:columns], self.var[:columns], self.unbiased[:columns])
-
-    def affine(self, norm: Norm, params: Tree, columns: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """How `norm` reads the first columns: mean, rstd, and the scale and shift that they make with its weights."""
-        mean, var = params[2:] if norm.frozen else (self.mean[:columns], self.var[:columns])
-        rstd = torch.rsqrt(var + norm.eps)
-        scale = params[0] * rstd
-        return mean, rstd, scale, torch.addcmul(params[1], mean, scale, value=-1)
+    def read_by(self, norm: Norm, params: Tree, columns: int) -> Normalisation:
+        return norm.known(params, [self.mean[:columns], self.var[:columns]])
 
 
 class BufferGradient:
@@ -99,12 +90,13 @@ class DenseBlock(Step):
     needs_input = False
     needs_output = True
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+        assert onto is None
         buffer = Buffer.empty(x, x.shape[1] + sum(layer.growth for layer in self.layers))
         columns, layers_kept = buffer.write(0, x), []
         for layer, p in zip(self.layers, params, strict=True):
             if not layer.read.frozen:
-                observed[layer.read.place] = buffer.first(columns)
+                observed[layer.read.place] = Statistics(buffer.mean[:columns], buffer.var[:columns], len(buffer.rows))
             inner = read(layer, buffer, columns, p)
             new, kept = layer.rest.forward(inner, p[2], observed)
             layers_kept.append([kept, inner if layer.bottleneck and self.keep_bottleneck else None])
@@ -138,15 +130,13 @@ class DenseBlock(Step):
 def read(layer: DenseLayer, buffer: Buffer, columns: int, params: Tree) -> Tensor:
     """The first columns normalised and rectified, and through the 1x1 convolution: (M, columns) -> a map."""
     x = buffer.rows[:, :columns]
-    _, _, scale, shift = buffer.affine(layer.read, params[0], columns)
+    norm = buffer.read_by(layer.read, params[0], columns)
     if not layer.bottleneck:
-        z = torch.empty_like(x, memory_format=torch.contiguous_format)
-        return as_map(normalise_rectify(x, scale, shift, z), buffer.map)
+        return as_map(normalise(x, norm, x.new_empty(x.shape)), buffer.map)
     weight = params[1][0].flatten(1).to(x.dtype).t()  # (columns, q)
-    y = x.new_empty(len(x), weight.shape[1])
-    z = x.new_empty(0)
+    y, z = x.new_empty(len(x), weight.shape[1]), x.new_empty(0)
     for rows in tiles(x):
-        z = torch.addcmul(shift, x[rows], scale, out=z.resize_(rows.stop - rows.start, columns)).relu_()
+        z = normalise(x[rows], norm, z.resize_(rows.stop - rows.start, columns))
         torch.mm(z, weight, out=y[rows])
     return as_map(y, buffer.map)
 
@@ -156,24 +146,18 @@ def unread(
 ) -> list[Tree]:
     """From dL/d(what `read` gave) to the gradients of its parameters; the gradient of the columns is added up."""
     x, dx = gradient.buffer.rows[:, :columns], gradient.rows[:, :columns]
-    mean, rstd, scale, shift = gradient.buffer.affine(layer.read, params[0], columns)
-    dbias, dot = torch.zeros_like(scale), torch.zeros_like(scale)
-    g, z, dz = as_rows(dinner), x.new_empty(0), x.new_empty(0)
-    dweights = [torch.zeros_like(weight, dtype=scale.dtype) for weight in params[1]]  # one, or none
-    for rows in tiles(x):
-        if layer.bottleneck:
-            z = torch.addcmul(shift, x[rows], scale, out=z.resize_(x[rows].shape)).relu_()
-            dweights[0].flatten(1).add_(g[rows].t() @ z)
-            dz = torch.mm(g[rows], params[1][0].flatten(1).to(x.dtype), out=dz.resize_(z.shape))
-        else:
-            z, dz = as_rows(inner)[rows], g[rows]
-        aten.threshold_backward.grad_input(dz, z, 0, grad_input=dz)
-        dbias += dz.sum(0, dtype=scale.dtype)
-        dot += (x[rows] - mean).mul_(dz).sum(0)
-        dx[rows].addcmul_(dz, scale)
-    dscale = rstd * dot
-    if not layer.read.frozen:
-        p = -scale * rstd * dscale / len(x)
-        gradient.p[:columns] += p
-        gradient.r[:columns] -= torch.addcmul(scale * dbias / len(x), p, mean)
-    return [[dscale, dbias, *[None] * len(params[0][2:])], dweights]
+    norm = gradient.buffer.read_by(layer.read, params[0], columns)
+    sums, g = ReaderSums(norm, x), as_rows(dinner)
+    dweights = [torch.zeros_like(weight, dtype=dx.dtype) for weight in params[1]]  # one, or none
+    if layer.bottleneck:
+        weight, dweight = params[1][0].flatten(1).to(x.dtype), dweights[0].flatten(1)  # (q, columns)
+        z, dz = x.new_empty(0), x.new_empty(0)
+        for rows in tiles(x):
+            z = normalise(x[rows], norm, z.resize_(rows.stop - rows.start, columns))
+            dweight += g[rows].t() @ z
+            dz = torch.mm(g[rows], weight, out=dz.resize_(z.shape))
+            sums.add(dz, x[rows], z, dx[rows])
+    else:
+        sums.add(g, x, as_rows(inner), dx)
+    p, r = gradient.p[:columns], gradient.r[:columns]
+    return [[*sums.finish(len(x), layer.read.frozen, p, r), *[None] * len(params[0][2:])], dweights]

@@ -18,6 +18,7 @@ class Lean(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Step, observed: Observed, form: Tree, *params: Tensor | None) -> Tensor:
         with without_autocast(x.device):
             y, kept = step.forward(x, grow(form, iter(params)), observed)
+        y = channels_last(y)  # as it is, where operators keep the layout; else the next function would keep a copy
         leaves = flatten(kept)
         ctx.save_for_backward(x if step.needs_input else None, y if step.needs_output else None, *params, *leaves)
         ctx.step, ctx.params_form, ctx.kept_form = step, form, form_of(kept)

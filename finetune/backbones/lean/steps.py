@@ -4,39 +4,48 @@ A step maps x to y. `forward` also returns what the step wants kept for later: s
 that, `replay` gives the same y once more (no statistics are taken, nothing random is drawn, no running mean moves), and
 `backward` turns dL/dy into dL/dx and dL/dparameters. Steps hold no tensors: parameters and kept tensors come in as
 trees (lists of tensors and lists) of the same form each time.
-
-Batch norm, in these files: x^ = (x - mean) * rstd, y = weight * x^ + bias, over M pixels per channel. Its derivative is
-
-    dbias = sum dy,    dweight = sum dy * x^,    dx = weight * rstd * (dy - dbias / M - x^ * dweight / M),
-
-and where the statistics are fixed numbers (a norm in eval mode) the two terms with M are absent.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from finetune.backbones.maps import Statistics, as_map, as_rows, channels_last, statistics
+from finetune.backbones.maps import Normalisation, as_map, as_rows, channels_last
+from finetune.backbones.norms import Statistics, norm_backward, normalise, statistics
 
 aten = torch.ops.aten
 Tree = list[Any]  # of tensors, None, and trees
 Observed = dict[int, Statistics]  # what the norms in train mode saw, by place
 
 
+@dataclass(frozen=True)
+class Onto:
+    """What the last step of a residual branch adds its output to, and whether a ReLU stands behind the sum."""
+
+    around: Tensor
+    relu: bool
+
+    def add(self, y: Tensor) -> Tensor:
+        """relu(y + around); y is used up."""
+        y = y.add_(self.around)
+        return y.relu_() if self.relu else y
+
+
 class Step:
-    """x -> y; see above. `needs` has the form of `params` and says which of them want a gradient."""
+    """x -> y, or y + around; see above. `needs` has the form of `params` and says which of them want a gradient."""
 
     needs_input = True
     """Whether `backward` reads x."""
     needs_output = False
     """Whether `backward` reads y. Where it does not, y may be given all the same, if it is at hand, or be None."""
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
-        raise NotImplementedError
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+        """(y, kept). A step without statistics and chance has nothing to keep, and is its own replay."""
+        return self.replay(x, params, [], onto), []
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
         raise NotImplementedError
 
     def backward(
@@ -59,22 +68,21 @@ class Conv(Step):
     widens: bool
     """Whether it is such a product and gives at least twice the channels that it reads."""
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
-        return self.replay(x, params, []), []
-
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
         weight = params[0].to(x.dtype)
         bias = None if params[1] is None else params[1].to(x.dtype)
-        if self.product and x.device.type == "cpu":
+        if self.multiplies(x):
             x = self.strided(x)
-            return as_map(as_rows(x) @ weight.flatten(1).t(), x)
-        return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+            y = as_map(as_rows(x) @ weight.flatten(1).t(), x)
+        else:
+            y = torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return y if onto is None else onto.add(y)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
     ) -> tuple[Tensor | None, Tree]:
         weight, bias = params
-        if self.product and x.device.type == "cpu":  # in two thirds of the time that convolution_backward takes
+        if self.multiplies(x):
             g, dx, dweight = as_rows(dy), None, None
             if needs[0]:
                 dweight = (g.t() @ as_rows(self.strided(x))).view_as(weight)
@@ -87,6 +95,11 @@ class Conv(Step):
             dy, x, weight.to(x.dtype), sizes, self.stride, self.padding, self.dilation, False, [0, 0], self.groups, mask
         )
         return dx, grads
+
+    def multiplies(self, x: Tensor) -> bool:
+        """Whether to compute it as a product. torch's convolutions are slow on small maps, and in a single thread."""
+        pixels = x.numel() // (x.shape[1] * self.stride[0] * self.stride[1])
+        return self.product and x.device.type == "cpu" and (pixels < 1024 or torch.get_num_threads() == 1)
 
     def strided(self, x: Tensor) -> Tensor:
         """The pixels that a 1x1 convolution reads."""
@@ -110,35 +123,44 @@ class Norm(Step):
     relu: bool
     frozen: bool
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+        kept = self.observe(x, observed)
+        return self.replay(x, params, kept, onto), kept
+
+    def observe(self, x: Tensor, observed: Observed) -> Tree:
         if self.frozen:
-            return self.replay(x, params, []), []
-        stats = statistics(x)
-        observed[self.place] = stats
-        kept = [stats.mean, stats.var]
-        return self.replay(x, params, kept), kept
+            return []
+        stats = observed[self.place] = statistics(as_rows(x))
+        return [stats.mean, stats.var]
 
-    def mean_and_var(self, params: Tree, kept: Tree) -> tuple[Tensor, Tensor]:
-        return (params[2], params[3]) if self.frozen else (kept[0], kept[1])
+    def known(self, params: Tree, kept: Tree) -> Normalisation:
+        mean, var = params[2:] if self.frozen else kept
+        return Normalisation(mean, var, params[0], params[1], self.eps, self.relu)
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
-        mean, var = self.mean_and_var(params, kept)
-        y = torch.native_batch_norm(x, params[0], params[1], mean, var, False, 0.0, self.eps)[0]
-        return y.relu_() if self.relu else y
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None, *, over: bool = False) -> Tensor:
+        """`over`: x is used up, and y is written over it."""
+        rows, norm = as_rows(x), self.known(params, kept)
+        out = rows if over else rows.new_empty(rows.shape)
+        if onto is None:
+            return as_map(normalise(rows, norm, out), x)
+        if norm.relu:
+            return onto.add(as_map(normalise(rows, norm, out), x))
+        return as_map(normalise(rows, replace(norm, relu=onto.relu), out, add=as_rows(onto.around)), x)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
     ) -> tuple[Tensor | None, Tree]:
-        weight = params[0]
-        mean, var = self.mean_and_var(params, kept)
-        if self.relu:
-            dy = aten.threshold_backward(dy, self.replay(x, params, kept) if y is None else y, 0)
-        running = (mean, var) if self.frozen else (None, None)
-        batch = (None, None) if self.frozen else (mean, torch.rsqrt(var + self.eps))
-        dx, dweight, dbias = aten.native_batch_norm_backward(
-            dy, x, weight, *running, *batch, not self.frozen, self.eps, [needs_x, needs[0], needs[1]]
+        z = None if y is None else as_rows(y)
+        return self.norm_backward(dy, x, z, params, kept, needs_x)
+
+    def norm_backward(
+        self, dy: Tensor, x: Tensor, z: Tensor | None, params: Tree, kept: Tree, needs_x: bool, over: bool = False
+    ) -> tuple[Tensor | None, Tree]:
+        """`over`: x is used up, and dL/dx may be written over it."""
+        dx, dweight, dbias = norm_backward(
+            as_rows(dy), as_rows(x), z, self.known(params, kept), fixed=self.frozen, needs_x=needs_x, over=over
         )
-        return dx, [dweight, dbias, *[None] * len(params[2:])]
+        return None if dx is None else as_map(dx, x), [dweight, dbias, *[None] * len(params[2:])]
 
 
 @dataclass(frozen=True)
@@ -147,12 +169,13 @@ class DropPath(Step):
 
     module: nn.Module
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
-        mask = self.module(x.new_ones(x.shape[0], 1, 1, 1))
-        return x * mask, [mask]
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+        kept = [self.module(x.new_ones(x.shape[0], 1, 1, 1))]
+        return self.replay(x, params, kept, onto), kept
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
-        return x * kept[0]
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
+        y = x * kept[0]
+        return y if onto is None else onto.add(y)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
@@ -169,15 +192,11 @@ class Cheap(Step):
 
     module: nn.Module
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
-        return self.replay(x, params, []), []
-
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
-        if not params:
-            return self.module(x)
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
         names = [name for name, _ in self.module.named_parameters()]
         values = {name: value.to(x.dtype) for name, value in zip(names, params, strict=True)}
-        return torch.func.functional_call(self.module, values, x)
+        y = torch.func.functional_call(self.module, values, x) if values else self.module(x)
+        return y if onto is None else onto.add(y)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
@@ -204,34 +223,38 @@ class Projection(Step):
         dW = sum dy c^T = s * A - q * (W G)
         dx = W^T dy = (s * W)^T d - (W^T q W) c - W^T (s * dbias / M)
 
-    Two products with a square matrix of the narrow side take the place of the convolution done again and of every
-    elementwise pass over y. params: the convolution's tree, the norm's tree.
+    Products with square matrices of the narrow side take the place of the convolution done again and of every
+    elementwise pass over y, which pays on large maps. params: the convolution's tree, the norm's tree.
     """
 
     conv: Conv
     norm: Norm
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed) -> tuple[Tensor, Tree]:
-        return self.norm.forward(self.conv.replay(x, params[0], []), params[1], observed)
+    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+        y = self.conv.replay(x, params[0], [])
+        kept = self.norm.observe(y, observed)
+        return self.norm.replay(y, params[1], kept, onto, over=True), kept
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree) -> Tensor:
-        return self.norm.replay(self.conv.replay(x, params[0], []), params[1], kept)
+    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
+        return self.norm.replay(self.conv.replay(x, params[0], []), params[1], kept, onto, over=True)
 
     def backward(
         self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
     ) -> tuple[Tensor | None, Tree]:
-        if torch.finfo(x.dtype).bits < 32:  # sums over all pixels would lose too much
+        pixels, wide = dy.numel() // dy.shape[1], dy.shape[1]
+        too_small_to_pay, too_coarse_to_sum = pixels < 16 * wide, torch.finfo(x.dtype).bits < 32
+        if too_small_to_pay or too_coarse_to_sum:
             return self.backward_from_wide_map(dy, x, params, kept, needs_x, needs)
         weight = params[0][0]
-        mean_y, var = self.norm.mean_and_var(params[1], kept)
-        rstd = torch.rsqrt(var + self.norm.eps)
+        norm = self.norm.known(params[1], kept)
+        rstd = norm.rstd()
         narrow = self.conv.strided(x)
         d, rows = as_rows(dy), as_rows(narrow)  # (M, wide), (M, narrow)
-        w, s = weight.flatten(1), (params[1][0] * rstd)[:, None]  # (wide, narrow), (wide, 1)
+        w, s = weight.flatten(1), (norm.weight * rstd)[:, None]  # (wide, narrow), (wide, 1)
         dbias = d.sum(0)
         moment = (rows.t() @ d).t()  # (wide, narrow); in this order it takes two thirds of the time
         if self.norm.frozen:
-            dweight = rstd * ((moment * w).sum(1) - mean_y * dbias)
+            dweight = rstd * ((moment * w).sum(1) - norm.mean * dbias)
             dw = s * moment
             dx = d @ (s * w) if needs_x else None
         else:
@@ -255,7 +278,7 @@ class Projection(Step):
         self, dy: Tensor, x: Tensor, params: Tree, kept: Tree, needs_x: bool, needs: Tree
     ) -> tuple[Tensor | None, Tree]:
         wide = self.conv.replay(x, params[0], [])
-        middle, norm_grads = self.norm.backward(dy, wide, None, params[1], kept, True, needs[1])
+        middle, norm_grads = self.norm.norm_backward(dy, wide, None, params[1], kept, True, over=True)
         assert middle is not None
         dx, conv_grads = self.conv.backward(middle, x, None, params[0], [], needs_x, needs[0])
         return dx, [conv_grads, norm_grads]
