@@ -14,6 +14,7 @@ from hydra.utils import get_object, instantiate
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from finetune import losses
+from finetune.data.sampling import SAMPLERS
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError, one_of
 from finetune.heads import HEADS
@@ -27,6 +28,7 @@ OWN = {
     "finetune.data.sources.csv_table.CsvTable",
     "finetune.data.sources.folder.Folder",
     "finetune.data.transforms.Augment",
+    "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",
     "finetune.losses.CrossEntropy",
     "finetune.losses.auto",
@@ -204,6 +206,8 @@ def check_data(data: Mapping[str, Any]) -> None:
         raise FinetuneError(f"data.fold={data['fold']} must lie between 0 and data.folds - 1 = {data['folds'] - 1}.")
     if data["on_bad"] not in ("stop", "skip"):
         raise one_of("data.on_bad", data["on_bad"], ("stop", "skip"))
+    if data["sampler"] not in SAMPLERS:
+        raise one_of("data.sampler", data["sampler"], SAMPLERS)
     if data["audit"]["on_leak"] not in ("stop", "warn"):
         raise one_of("data.audit.on_leak", data["audit"]["on_leak"], ("stop", "warn"))
 

@@ -4,13 +4,32 @@ A loss returns a SUM and a COUNT instead of a mean: over ranks whose batches hol
 only the sum of sums over the sum of counts is the mean of the whole batch.
 """
 
+import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from finetune.errors import FinetuneError
+
+BALANCED = "balanced"
+
+
+def per_class(
+    weights: dict[str, float] | str, argument: str, classes: list[str], balanced: np.ndarray
+) -> Tensor | None:
+    """One weight per class (K,) from `{class: number}`, from "balanced", or None where nothing was asked for."""
+    if weights == BALANCED:
+        return torch.tensor(balanced, dtype=torch.float32)
+    if not isinstance(weights, dict):
+        raise FinetuneError(f"{argument}={weights} is not known. Give balanced, or numbers by class: {{NAME: 4}}.")
+    if unknown := sorted(set(weights) - set(classes)):
+        raise FinetuneError(f"{argument} names {unknown}, which are not classes. Choose from {classes}.")
+    if wrong := [f"{name}={value}" for name, value in weights.items() if not 0 < float(value) < math.inf]:
+        raise FinetuneError(f"{argument} holds {', '.join(wrong)}: a weight is a number above 0.")
+    return torch.tensor([float(weights.get(name, 1.0)) for name in classes]) if weights else None
 
 
 @dataclass(frozen=True)
@@ -21,22 +40,69 @@ class BinaryCrossEntropy:
     """
 
     kind = "multilabel"
-    pos_weight: dict[str, float] = field(default_factory=dict)
-    """How much more a positive counts than a negative, per class; a class that is not named has 1."""
+    pos_weight: dict[str, float] | str = field(default_factory=dict)
+    """How much more a positive counts than a negative, per class (1 where not named), or `balanced`: as many times as
+    train has more negatives than positives."""
 
-    def weights(self, classes: list[str]) -> Tensor | None:  # (K,)
-        if unknown := sorted(set(self.pos_weight) - set(classes)):
-            raise FinetuneError(f"loss.pos_weight names {unknown}, which are not classes. Choose from {classes}.")
-        return torch.tensor([float(self.pos_weight.get(name, 1.0)) for name in classes]) if self.pos_weight else None
+    def weights(self, classes: list[str], targets: np.ndarray) -> Tensor | None:  # (K,), from those of train (N, K)
+        """Weights of the positives; a class without a positive in train has 1 where they are balanced."""
+        positive, negative = np.nansum(targets, axis=0), np.nansum(1 - targets, axis=0)
+        balanced = np.where(positive > 0, negative / np.maximum(positive, 1e-9), 1.0)
+        return per_class(self.pos_weight, "loss.pos_weight", classes, np.where(balanced > 0, balanced, 1.0))
 
     def __call__(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """logits, target (N, K), target 1, 0, in between or NaN -> sum of the losses, number of known entries."""
         known = ~target.isnan()
         # where() before the loss, so that no NaN enters the graph: NaN times zero is NaN in the backward pass
-        loss = F.binary_cross_entropy_with_logits(
-            logits, torch.where(known, target, 0.0), pos_weight=weights, reduction="none"
-        )
+        loss = self.entries(logits, torch.where(known, target, 0.0), weights)
         return torch.where(known, loss, 0.0).sum(), known.sum()
+
+    def entries(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:  # (N, K) -> (N, K)
+        return F.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="none")
+
+
+@dataclass(frozen=True)
+class Asymmetric(BinaryCrossEntropy):
+    """Sigmoid cross-entropy in which easy entries count less, easy negatives least of all (Ridnik et al., 2021).
+
+    With p the probability and p_m = max(p - margin, 0):
+
+        positives: -(1 - p)^gamma_positive log p        negatives: -p_m^gamma_negative log(1 - p_m)
+
+    Equal gammas and no margin are the focal loss (Lin et al., 2017). Such losses reorder well and calibrate badly: the
+    probabilities are no longer frequencies.
+    """
+
+    gamma_positive: float = 0.0
+    """How fast a positive that is recognised stops to count; 0 is not at all."""
+    gamma_negative: float = 4.0
+    """The same for negatives."""
+    margin: float = 0.05
+    """Negatives with a probability below it count for nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("gamma_positive", "gamma_negative"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise FinetuneError(f"loss.{name}={getattr(self, name)} must be 0 or more.")
+        if not 0 <= self.margin < 1:
+            raise FinetuneError(f"loss.margin={self.margin} must be at least 0 and below 1.")
+
+    def entries(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+        p, q = torch.sigmoid(logits), torch.sigmoid(-logits)
+        positive = -F.logsigmoid(logits) * power(q, self.gamma_positive)
+        if self.margin:
+            q = (q + self.margin).clamp(max=1.0)
+            negative = -torch.log(q) * power((p - self.margin).clamp(min=0.0), self.gamma_negative)
+        else:
+            negative = -F.logsigmoid(-logits) * power(p, self.gamma_negative)
+        return target * (positive if weights is None else weights * positive) + (1 - target) * negative
+
+
+def power(x: Tensor, exponent: float) -> Tensor:
+    """x ** exponent with a derivative that is finite at 0, where that of a root is not."""
+    if exponent == 0:
+        return torch.ones_like(x)
+    return x.clamp(min=1e-8) ** exponent if exponent < 1 else x**exponent
 
 
 @dataclass(frozen=True)
@@ -46,23 +112,27 @@ class CrossEntropy:
     kind = "multiclass"
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, from 0 up to 1 (Szegedy et al., 2015)."""
+    class_weight: dict[str, float] | str = field(default_factory=dict)
+    """How much an image of each class counts (1 where not named), or `balanced`: all classes as much in sum."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:
             raise FinetuneError(f"loss.label_smoothing={self.label_smoothing} must be at least 0 and below 1.")
 
-    def weights(self, classes: list[str]) -> Tensor | None:
-        return None
+    def weights(self, classes: list[str], targets: np.ndarray) -> Tensor | None:  # (K,), from those of train (N, K)
+        """Weights of the classes; balanced ones have the mean 1 over the train images."""
+        images = np.nansum(targets, axis=0)
+        shown = max(1, int((images > 0).sum()))
+        balanced = np.where(images > 0, images.sum() / (shown * np.maximum(images, 1e-9)), 1.0)
+        return per_class(self.class_weight, "loss.class_weight", classes, balanced)
 
     def __call__(self, logits: Tensor, target: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """logits, target (N, K), rows of target one-hot, soft or NaN -> sum of the losses, number of known rows."""
         known = ~target.isnan().any(dim=1)
-        loss = F.cross_entropy(
-            logits,
-            torch.where(known[:, None], target, 1.0 / target.shape[1]),
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        )
+        target = torch.where(known[:, None], target, 1.0 / target.shape[1])
+        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")
+        if weights is not None:
+            loss = loss * (target @ weights)
         return torch.where(known, loss, 0.0).sum(), known.sum()
 
 
@@ -77,5 +147,7 @@ def auto(kind: str) -> Loss:
 def check_kind(loss: Loss, kind: str) -> None:
     """Refuse a loss that would make `prob_<class>` mean something else than what the labels are."""
     if loss.kind != kind:
-        name = {"multilabel": "bce", "multiclass": "cross_entropy"}
-        raise FinetuneError(f"loss={name[loss.kind]} does not fit {kind} labels. Use loss={name[kind]} or loss=auto.")
+        fitting = {"multilabel": "bce, focal or asymmetric", "multiclass": "cross_entropy"}
+        raise FinetuneError(
+            f"loss={type(loss).__name__} is for {loss.kind} labels, these are {kind}. Use loss={fitting[kind]}."
+        )

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from finetune.data.cache import PictureCache
 from finetune.data.dataset import ImageDataset
-from finetune.data.sampling import EpochBatchSampler, EvalBatchSampler
+from finetune.data.sampling import EpochBatchSampler, EvalBatchSampler, row_weights
 from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError
@@ -34,6 +34,7 @@ class ImageData(L.LightningDataModule):
         pictures: the decoded pictures, one per row of the table; unreadable ones are left out of every loader.
         augment: changes training pictures; None leaves them as they are.
         batch_size: over all ranks together.
+        sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ImageData(L.LightningDataModule):
         batch_size: int,
         num_workers: int = 0,
         seed: int = 0,
+        sampler: str = "none",
     ):
         super().__init__()
         self.table = table
@@ -55,6 +57,7 @@ class ImageData(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
+        self.sampler = sampler
         targets = table.targets()
         self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed)
         self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed)
@@ -70,7 +73,8 @@ class ImageData(L.LightningDataModule):
         rows = self.rows("train")
         if len(rows) < world:
             raise FinetuneError(f"{len(rows)} training images cannot be shared by trainer.devices={world} processes.")
-        sampler = EpochBatchSampler(rows, self.batch_size, seed=self.seed, rank=rank, world_size=world)
+        weights = row_weights(self.table.targets()[rows], self.sampler)
+        sampler = EpochBatchSampler(rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights)
         loader = self._loader(self.training, sampler)
         if trainer is not None:
             # `processed`, not current_epoch: after a resume the loader begins before that one is counted up

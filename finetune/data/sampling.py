@@ -6,13 +6,37 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, one_of
 
 Key = tuple[int, int]  # (epoch, row): workers need no idea of the epoch
 
 
+SAMPLERS = ("none", "balanced", "sqrt")
+
+
+def row_weights(targets: np.ndarray, sampler: str) -> np.ndarray | None:  # (N, K) -> (N,), of mean 1
+    """How often each training row is to be drawn; None where every row comes once per epoch.
+
+    A row weighs as much as its rarest positive class, 1 / (rows that are positive for it), and rows without a positive
+    form a class of their own: with "balanced", single-label classes are drawn equally often. "sqrt" takes the square
+    roots of these weights, half way to the counts as they are.
+    """
+    if sampler not in SAMPLERS:
+        raise one_of("data.sampler", sampler, SAMPLERS)
+    if sampler == "none":
+        return None
+    positive = np.nan_to_num(targets) >= 0.5
+    positive = np.concatenate([positive, ~positive.any(axis=1, keepdims=True)], axis=1)
+    per_class = 1.0 / np.maximum(positive.sum(axis=0), 1)
+    weights = np.where(positive, per_class, 0.0).max(axis=1)
+    weights = np.sqrt(weights) if sampler == "sqrt" else weights
+    return weights / weights.mean()
+
+
 class EpochBatchSampler:
     """Every training row once per epoch, in ceil(n / batch_size) batches of nearly equal size.
+
+    With `weights` (one per row) as many rows are drawn with replacement instead, each as often as it weighs.
 
     Equal sizes instead of a small last batch, whose gradient and batch statistics would weigh as much as a full one's.
     `batch_size` is over all ranks: rank r takes [r::world_size] of each batch. The order of an epoch follows from
@@ -28,9 +52,11 @@ class EpochBatchSampler:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
+        weights: np.ndarray | None = None,
     ):
         self.rows = np.asarray(rows, dtype=np.int64)
         self.seed, self.rank, self.world_size, self.shuffle = seed, rank, world_size, shuffle
+        self.chances = None if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
         self.epoch = 0
         _check(batch_size, rank, world_size)
         self._batches = -(-len(self.rows) // batch_size)
@@ -49,8 +75,11 @@ class EpochBatchSampler:
 
     def __iter__(self) -> Iterator[list[Key]]:
         epoch, rows = self.epoch, self.rows
-        if self.shuffle:
-            rows = np.random.default_rng([self.seed, epoch]).permutation(rows)
+        random = np.random.default_rng([self.seed, epoch])
+        if self.chances is not None:
+            rows = random.choice(rows, len(rows), p=self.chances)
+        elif self.shuffle:
+            rows = random.permutation(rows)
         for batch in np.array_split(rows, self._batches) if self._batches else []:
             yield [(epoch, int(row)) for row in batch[self.rank :: self.world_size]]
 

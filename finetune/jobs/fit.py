@@ -38,6 +38,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     prepare.demo(config, say)
     table = prepare.table(config, say)
     prepare.check_trainable(table)
+    build.loss(config, table.kind).weights(table.classes, table.targets()[table.rows("train")])  # refused early
     spec, network, of_weights, source = make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
     pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first else None)
@@ -108,13 +109,15 @@ def train(
     if config["compile"]:
         network.compile()
     plan = build.plan(config)
+    loss = build.loss(config, table.kind)
     task = Classification(
         network,
-        build.loss(config, table.kind),
+        loss,
         build.make(config, "optimizer"),
         build.make(config, "schedule"),
         plan,
         classes=table.classes,
+        loss_weights=loss.weights(table.classes, table.targets()[data.rows("train")]),
         seed=config["seed"],
         config=config,
     )

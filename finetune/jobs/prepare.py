@@ -102,6 +102,7 @@ def batches(
         batch_size=data["batch_size"],
         num_workers=data["num_workers"],
         seed=config["seed"],
+        sampler=data["sampler"],
     )
 
 

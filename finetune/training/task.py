@@ -25,6 +25,7 @@ class Classification(L.LightningModule):
 
     Args:
         optimizer: parameter groups -> optimizer; its weight decay is spared norms and biases.
+        loss_weights: what the loss says of the classes and the training targets (`loss.weights`).
         seed: decides what dropout drops, together with epoch, batch and rank.
         config: the resolved configuration as plain types, kept in the checkpoints.
     """
@@ -38,6 +39,7 @@ class Classification(L.LightningModule):
         plan: Plan,
         *,
         classes: list[str],
+        loss_weights: Tensor | None = None,
         seed: int = 0,
         config: dict[str, Any] | None = None,
     ):
@@ -51,7 +53,7 @@ class Classification(L.LightningModule):
         self.seed = seed
         self.save_hyperparameters({"config": config or {}})
         self.loss_weights: Tensor | None
-        self.register_buffer("loss_weights", loss.weights(classes), persistent=False)
+        self.register_buffer("loss_weights", loss_weights, persistent=False)
         self.train_loss = MeanLoss()
         self.collected = Collected()
         self.parts = network.parts()

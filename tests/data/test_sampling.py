@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.sampling import EpochBatchSampler, EvalBatchSampler
+from finetune.data.sampling import EpochBatchSampler, EvalBatchSampler, row_weights
 from finetune.errors import FinetuneError
 
 
@@ -74,3 +74,29 @@ def test_impossible_sizes_are_named():
         EpochBatchSampler(range(4), 2, world_size=3)
     with pytest.raises(FinetuneError, match="rank=2"):
         EvalBatchSampler(range(4), 2, rank=2, world_size=2)
+
+
+def test_rare_classes_are_drawn_as_often_as_common_ones():
+    targets = np.eye(2)[[0] * 90 + [1] * 10]
+    weights = row_weights(targets, "balanced")
+    assert weights.mean() == pytest.approx(1)
+    assert weights[:90].sum() == pytest.approx(weights[90:].sum())
+    half_way = row_weights(targets, "sqrt")
+    assert half_way[95] / half_way[0] == pytest.approx(3)
+    assert row_weights(targets, "none") is None
+    with pytest.raises(FinetuneError, match=r"data\.sampler=balance"):
+        row_weights(targets, "balance")
+    sampler = EpochBatchSampler(range(100), 20, weights=weights)
+    drawn = [row for batch in sampler for _, row in batch]
+    assert len(drawn) == 100
+    assert 35 < sum(row >= 90 for row in drawn) < 65
+    assert list(sampler) == list(EpochBatchSampler(range(100), 20, weights=weights))
+    halves = [EpochBatchSampler(range(100), 20, weights=weights, rank=rank, world_size=2) for rank in range(2)]
+    assert sorted(row for half in halves for batch in half for _, row in batch) == sorted(drawn)
+
+
+def test_weights_of_several_findings_at_once():
+    """The rarest finding decides; images without any are a class of their own; unknown is not positive."""
+    targets = np.array([[1, 1], [1, 0], [0, 0], [np.nan, 0], [1, 0]])
+    weights = row_weights(targets, "balanced")
+    np.testing.assert_allclose(weights / weights[1], [3, 1, 1.5, 1.5, 1])
