@@ -208,6 +208,7 @@ def check_data(data: Mapping[str, Any]) -> None:
         raise one_of("data.on_bad", data["on_bad"], ("stop", "skip"))
     if data["sampler"] not in SAMPLERS:
         raise one_of("data.sampler", data["sampler"], SAMPLERS)
+    check_value("data.audit.near", data["audit"]["near"], bool)
     if data["audit"]["on_leak"] not in ("stop", "warn"):
         raise one_of("data.audit.on_leak", data["audit"]["on_leak"], ("stop", "warn"))
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from finetune.data.near import near_duplicates
+from finetune.data.shortcuts import STRONG, Shortcut, shortcuts
 from finetune.data.sources.listing import some
 from finetune.data.table import SPLITS, SampleTable
 from finetune.errors import FinetuneError, one_of
@@ -32,13 +34,13 @@ class Leak:
     """The same patient or picture in two splits."""
 
     kind: str
-    """patient or picture."""
+    """patient, picture (equal to the last pixel) or near (a copy that was changed a little)."""
     splits: list[str]
     """The two splits."""
     count: int
-    """How many patients or pictures."""
+    """How many patients or pairs of pictures."""
     examples: list[Any]
-    """The first of them: patient ids, or pairs of paths."""
+    """The first of them: patient ids, or pairs of paths, near copies with how alike they are."""
     text: str
     """The same in a sentence."""
 
@@ -58,6 +60,8 @@ class Audit:
     """What the data source said."""
     bad_images: list[dict[str, str]] = field(default_factory=list)
     """path and reason of every picture that cannot be read."""
+    shortcuts: list[Shortcut] = field(default_factory=list)
+    """Metadata columns that predict a class by themselves, strongest first."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, fit for JSON."""
@@ -83,8 +87,8 @@ def audit_table(table: SampleTable) -> Audit:
     return audit
 
 
-def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache) -> Audit:
-    """`early` with what the decoded pictures add; it counts only what can be read."""
+def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, near: bool = True) -> Audit:
+    """`early` with what the decoded pictures add; it counts only what can be read. `near`: look for near copies too."""
     bad = sorted(pictures.bad)
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
@@ -93,11 +97,19 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache) -> 
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
+        shortcuts=shortcuts(table, {"image height": pictures.sizes[:, 0], "image width": pictures.sizes[:, 1]}),
     )
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
-    for check in PICTURE_CHECKS:
+    for check in (*PICTURE_CHECKS, *([near_copies] if near else [])):
         _file(audit, check(table, pictures))
+    for found in audit.shortcuts:
+        if found.low > STRONG:
+            auroc = f"{found.auroc:.2f} ({found.low:.2f}–{found.high:.2f})"
+            audit.warnings.append(
+                f"{found.column} alone tells {found.label} with an AUROC of {auroc}: a network that sees it in the "
+                "picture need not look at the finding."
+            )
     return audit
 
 
@@ -227,6 +239,26 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
             torn.append(paths[group[0]])
     if torn:
         yield f"{len(torn):,} picture(s) are there several times with contradicting labels: {some(sorted(torn))}."
+
+
+def near_copies(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
+    """Pictures that were compressed again, resized, made brighter or cropped a little: as bad a leak as equal ones."""
+    paths, splits, patients = (table.frame[column].to_numpy(object) for column in ("path", "split", "patient"))
+    pairs = [(p, {splits[p.first], splits[p.second]}) for p in near_duplicates(pictures, pictures.digests)]
+    for one, other in combinations(SPLITS, 2):
+        torn = sorted([paths[p.first], paths[p.second], p.alike] for p, where in pairs if where == {one, other})
+        if torn:
+            shown = some(f"{a} ~ {b}" for a, b, _ in torn)
+            text = f"{len(torn):,} picture(s) in {one} have a near copy in {other}: {shown}."
+            yield Leak("near", [one, other], len(torn), torn[:EXAMPLES], text)
+    within = [p for p, where in pairs if len(where) == 1]
+    if within:
+        shown = some(f"{paths[p.first]} ~ {paths[p.second]}" for p in within)
+        yield f"{len(within):,} pair(s) of near copies are in the same split: {shown}."
+    if table.has_patients:
+        strangers = sum(patients[p.first] != patients[p.second] for p, _ in pairs)
+        if strangers:
+            yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
 
 
 def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:

@@ -30,7 +30,8 @@ class PictureCache:
     soon as one of them is coloured.
 
     Built by `build`, which reads every file once and so knows: `bad` (row -> why it cannot be read), `digests` (of the
-    decoded pixels before resizing, "" for bad rows), `extremes` ((N, 2) darkest and brightest value). With
+    decoded pixels before resizing, "" for bad rows), `extremes` ((N, 2) darkest and brightest value), `sizes` ((N, 2)
+    height and width before resizing). With
     directory="off" nothing is kept and pictures are decoded each time they are asked for; the answers are the same.
     """
 
@@ -41,6 +42,7 @@ class PictureCache:
         self.digests: list[str] = facts["digests"]
         self.bad: dict[int, str] = {int(row): reason for row, reason in facts["bad"].items()}
         self.extremes = np.array(facts["extremes"], np.uint8).reshape(-1, 2)
+        self.sizes = np.array(facts["sizes"], np.int64).reshape(-1, 2)
         self.npy = npy
         """The file of pictures, None where nothing is kept."""
         self._pictures: np.ndarray | None = None
@@ -146,22 +148,22 @@ class _Survey:
             return self.read_all(None), None
 
     def read_all(self, store: PictureStore | None, quit_on_no_room: bool = False) -> dict[str, Any]:
-        """Facts of all files: channels, digests, bad, extremes."""
+        """Facts of all files: channels, digests, bad, extremes, sizes."""
         total = len(self.files)
         channels, bad = 1, {}
-        digests, extremes = [""] * total, [[0, 0]] * total
+        digests, extremes, sizes = [""] * total, [[0, 0]] * total, [[0, 0]] * total
         spoken = time.monotonic()
         with warnings.catch_warnings(), ThreadPoolExecutor(self.workers) as threads:
             warnings.filterwarnings("ignore", module="PIL")  # of broken EXIF and the like, without the file's name
             for start in range(0, total, AT_ONCE):
                 block = range(start, min(start + AT_ONCE, total))
-                for row, (picture, digest, extreme, reason) in zip(
+                for row, (picture, digest, extreme, size, reason) in zip(
                     block, threads.map(self.read_one, block), strict=True
                 ):
                     if picture is None:
                         bad[row] = reason
                         continue
-                    digests[row], extremes[row] = digest, extreme
+                    digests[row], extremes[row], sizes[row] = digest, extreme, size
                     channels = max(channels, 3 if picture.ndim == 3 else 1)
                     if store is not None and not store.full:
                         store.put(row, picture)
@@ -171,17 +173,17 @@ class _Survey:
                 if time.monotonic() - spoken > TALK_EVERY:
                     spoken = time.monotonic()
                     self.say(f"Decoding pictures: {block.stop:,} of {total:,}.")
-        return {"channels": channels, "digests": digests, "bad": bad, "extremes": extremes}
+        return {"channels": channels, "digests": digests, "bad": bad, "extremes": extremes, "sizes": sizes}
 
-    def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], str]:
+    def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
         try:
             picture = read_picture(self.files[row])
         except BadImage as error:
-            return None, "", [0, 0], error.reason
+            return None, "", [0, 0], [0, 0], error.reason
         digest = hashlib.sha256(repr(picture.shape).encode())
         digest.update(picture.data)
         extreme = [int(picture.min()), int(picture.max())]
-        return self.preprocessing.resize(picture), digest.hexdigest()[:32], extreme, ""
+        return self.preprocessing.resize(picture), digest.hexdigest()[:32], extreme, list(picture.shape[:2]), ""
 
 
 def default_directory() -> Path:
@@ -197,7 +199,7 @@ def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
     import PIL
 
     p = preprocessing
-    digest = hashlib.sha256(f"1 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
+    digest = hashlib.sha256(f"2 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
     for file in files:
         try:
             info = os.stat(file)

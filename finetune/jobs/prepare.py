@@ -75,7 +75,7 @@ def pictures(
     cache = PictureCache.build(
         table, preprocessing, data["cache"], workers=max(1, data["num_workers"]), on_bad=data["on_bad"], say=say
     )
-    found = audits.audit_pictures(early, table, cache)
+    found = audits.audit_pictures(early, table, cache, near=data["audit"]["near"])
     if run is not None:
         write_json_atomic(run / "audit.json", found.to_dict())
     for sentence in found.warnings:

@@ -20,6 +20,16 @@ class Facts:
     extremes: np.ndarray
     bad: dict[int, str] = field(default_factory=dict)
 
+    def __len__(self) -> int:
+        return len(self.digests)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.random.default_rng(row).integers(0, 255, (20, 20)).astype(np.uint8)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.full((len(self), 2), 20)
+
 
 def facts(digests: str, bad: dict[int, str] | None = None, extremes: list[list[int]] | None = None) -> Facts:
     """One letter per picture; a dot is a bad one."""

@@ -1,0 +1,100 @@
+"""Planted copies are found and strangers are not: the recall and precision of the search for near duplicates."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from finetune.data import near
+from finetune.data.near import near_duplicates
+
+CHANGES = ("jpeg", "resized", "brighter", "cropped", "cut at a corner")
+
+
+class InMemory(list):
+    """Pictures in a list, as a cache gives them."""
+
+    def digests(self) -> list[str]:
+        return [str(hash(picture.tobytes())) for picture in self]
+
+
+def scenes(count: int, size: int = 128, seed: int = 0) -> list[np.ndarray]:
+    """Pictures that share their large shadows, as X-rays do, and differ in what lies within."""
+    random = np.random.default_rng(seed)
+    shadow = gaussian_filter(random.standard_normal((size, size)), size / 8)
+    found = []
+    for _ in range(count):
+        detail = gaussian_filter(random.standard_normal((size, size)), 3)
+        picture = 2 * shadow / shadow.std() + detail / detail.std() + 0.1 * random.standard_normal((size, size))
+        found.append(np.clip(128 + 30 * picture, 0, 255).astype(np.uint8))
+    return found
+
+
+def changed(picture: np.ndarray, change: str) -> np.ndarray:
+    image, side = Image.fromarray(picture), len(picture)
+    match change:
+        case "jpeg":
+            file = io.BytesIO()
+            image.save(file, "JPEG", quality=60)
+            image = Image.open(file)
+        case "resized":
+            image = image.resize((round(0.9 * side),) * 2)
+        case "brighter":
+            image = image.point(lambda value: min(255, value + 25))
+        case "cropped":
+            cut = round(0.03 * side)
+            image = image.crop((cut, cut, side - cut, side - cut))
+        case "cut at a corner":
+            image = image.crop((0, 0, round(0.97 * side), round(0.97 * side)))
+    return np.asarray(image)
+
+
+def stored(pictures: list[np.ndarray], size: int = 96) -> InMemory:
+    return InMemory(np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in pictures)
+
+
+def test_every_planted_copy_is_found_and_nothing_else():
+    originals = scenes(200)
+    copies = [changed(originals[i], CHANGES[i % len(CHANGES)]) for i in range(50)]
+    pictures = stored(originals + copies)
+    found = near_duplicates(pictures, pictures.digests())
+    assert [(pair.first, pair.second) for pair in found] == [(i, 200 + i) for i in range(50)]
+    assert all(pair.alike >= near.ALIKE for pair in found)
+
+
+def test_real_x_rays(shared_data):
+    files = sorted((shared_data / "kermany" / "images").rglob("*.jpeg"))[::8]
+    originals = [np.asarray(Image.open(file).convert("L")) for file in files]
+    copies = [changed(originals[i], CHANGES[i % len(CHANGES)]) for i in range(100)]
+    pictures = stored(originals + copies)
+    found = {(pair.first, pair.second) for pair in near_duplicates(pictures, pictures.digests())}
+    planted = {(i, len(originals) + i) for i in range(100)}
+    assert len(planted - found) <= 1
+    assert len(found - planted) <= 1
+
+
+def test_equal_blank_and_unreadable_pictures_are_left_to_others():
+    picture = scenes(1)[0]
+    pictures = InMemory([picture, picture, np.zeros_like(picture), np.full_like(picture, 7), picture])
+    assert near_duplicates(pictures, ["a", "a", "b", "c", ""]) == []
+    assert near_duplicates(InMemory(), []) == []
+    assert near_duplicates(InMemory([picture]), ["a"]) == []
+
+
+def test_colour_pictures_and_small_sets():
+    one, other = (np.stack([p] * 3, axis=-1) for p in scenes(2))
+    pictures = InMemory([one, other, np.clip(one.astype(int) + 9, 0, 255).astype(np.uint8)])
+    assert [(p.first, p.second) for p in near_duplicates(pictures, "abc")] == [(0, 2)]
+
+
+@pytest.mark.parametrize("count", [500, 4000])
+def test_candidates_grow_with_the_number_of_pictures_and_not_with_its_square(count):
+    random = np.random.default_rng(0)
+    features = random.standard_normal((count, near.FEATURES)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    features[-10:] = features[:10]
+    found = list(near.candidates(features, random))
+    assert set(zip(range(10), range(count - 10, count), strict=True)) <= set(found)
+    assert len(found) < 12
