@@ -12,6 +12,7 @@ import hydra
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -119,11 +120,15 @@ def _compose(words: list[str]) -> DictConfig:
     parsed = parse(words)
     _check_groups(parsed)
     _check_open(words, parsed)
+    running = GlobalHydra.instance().hydra  # inside a job Hydra is at work already and would refuse
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
             return hydra_compose("config", overrides=words)
     except (HydraException, OmegaConfBaseException, MissingConfigException) as error:
         raise _explain(error, words) from None
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _check_groups(parsed: list[Override]) -> None:

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 
 from finetune import build, compose
 from finetune.data.audit import audit_table
@@ -196,6 +198,13 @@ def test_a_joint_configuration_is_plain_and_builds_again(tmp_path, two):
     again = compose.read(tmp_path)
     build.check(again)
     assert build.source(again).table().hash() == build.source(config).table().hash()
+
+
+def test_sources_are_composed_while_a_job_runs():
+    with initialize_config_dir(str(compose.conf_dir().resolve()), version_base="1.3"):  # as inside hydra.main
+        running = GlobalHydra.instance().hydra
+        assert list(built("data.sources=[chestxray]").sources) == ["chestxray"]
+        assert GlobalHydra.instance().hydra is running
 
 
 # -- models meet data sets by name ------------------------------------------------------------------------------------
