@@ -25,8 +25,14 @@ from finetune.training import ranks
 
 OWN = {
     "finetune.data.sources.chestxray.ChestXray",
+    "finetune.data.sources.chexpert.CheXpert",
     "finetune.data.sources.csv_table.CsvTable",
     "finetune.data.sources.folder.Folder",
+    "finetune.data.sources.joint.Joint",
+    "finetune.data.sources.mimic.MimicCxr",
+    "finetune.data.sources.padchest.PadChest",
+    "finetune.data.sources.rsna.Rsna",
+    "finetune.data.sources.vindr.VinDr",
     "finetune.data.transforms.Augment",
     "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",

@@ -1,5 +1,6 @@
 """Composing a configuration from what was typed, and saying in a line what is wrong with it."""
 
+import copy
 import difflib
 import os
 import re
@@ -11,6 +12,7 @@ import hydra
 import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -25,6 +27,10 @@ from finetune.training import ranks
 
 DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
+
+
+OPEN = ("data.uncertain", "data.missing", "data.sources")
+"""Mappings whose keys are the user's: findings, and names of data sets."""
 
 
 def half_where_fast() -> str:
@@ -70,12 +76,27 @@ def parse(overrides: list[str]) -> list[Override]:
     return parsed
 
 
+def opened(words: list[str]) -> list[str]:
+    """The words with Hydra's ++ before the keys of OPEN mappings, where data.uncertain=one means its `default`."""
+    ready = []
+    for word, override in zip(words, parse(words), strict=True):
+        key, value = str(override.key_or_group), override.value()
+        if key in OPEN[:2] and isinstance(value, str):
+            word = word.replace(key, f"{key}.default", 1)
+        elif not override.is_add() and not override.is_force_add() and not override.is_delete():
+            inside = any(key.startswith(f"{name}.") for name in OPEN)
+            word = f"++{word}" if inside or (key in OPEN and isinstance(value, dict)) else word
+        ready.append(word)
+    return ready
+
+
 def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
     """The configuration for `overrides`, without Hydra's own node; of a sweep, that of its first job.
 
     Raises:
         FinetuneError: a group, choice or key that does not exist, or a word that is not key=value.
     """
+    overrides = opened(overrides)
     parsed = parse(overrides)
     words = []
     for word, override in zip(overrides, parsed, strict=True):
@@ -96,12 +117,18 @@ def _without_sweeps(overrides: list[str], parsed: list[Override]) -> list[str]:
 
 
 def _compose(words: list[str]) -> DictConfig:
-    _check_groups(parse(words))
+    parsed = parse(words)
+    _check_groups(parsed)
+    _check_open(words, parsed)
+    running = GlobalHydra.instance().hydra  # inside a job Hydra is at work already and would refuse
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
             return hydra_compose("config", overrides=words)
     except (HydraException, OmegaConfBaseException, MissingConfigException) as error:
         raise _explain(error, words) from None
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _check_groups(parsed: list[Override]) -> None:
@@ -109,7 +136,7 @@ def _check_groups(parsed: list[Override]) -> None:
     for override in parsed:
         key, value = override.key_or_group, override.value()
         first = str(key).split(".")[0].split("@")[0]
-        if override.is_add() and (first == "data" or first not in {*groups, "hydra"}):
+        if override.is_add() and not _is_open(override) and (first == "data" or first not in {*groups, "hydra"}):
             raise FinetuneError(f"{override.input_line!r}: no key can be added there, nothing would read it.")
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
@@ -117,6 +144,28 @@ def _check_groups(parsed: list[Override]) -> None:
             for chosen in value if isinstance(value, list) else [value]:
                 if chosen is not None and (not isinstance(chosen, str) or chosen not in groups[key]):
                     raise one_of(key, chosen, groups[key])
+
+
+def _is_open(override: Override) -> bool:
+    return any(f"{override.key_or_group}.".startswith(f"{name}.") for name in OPEN)
+
+
+def _check_open(words: list[str], parsed: list[Override]) -> None:
+    """What is written into an open mapping must find it in the configuration: nothing else would read it."""
+    mine = [override for override in parsed if _is_open(override)]
+    if not mine:
+        return
+    others = _compose([word for word, override in zip(words, parsed, strict=True) if override not in mine])
+    for override in mine:
+        name = ".".join(str(override.key_or_group).split(".")[:2])
+        if OmegaConf.select(others, name, default="absent") == "absent":
+            raise FinetuneError(f"{_typed(override)!r}: data={others.data.name} has no {name}.")
+        if isinstance(override.value(), list) and name != "data.sources":
+            raise FinetuneError(f"{_typed(override)!r} must be a policy, or finding: policy in braces.")
+
+
+def _typed(override: Override) -> str:
+    return str(override.input_line).lstrip("+")
 
 
 def _explain(error: Exception, words: list[str]) -> FinetuneError:
@@ -162,7 +211,43 @@ def plain(config: DictConfig) -> dict[str, Any]:
         raise FinetuneError(f"{missing[0]} must be given: add {missing[0]}=... to the command.")
     resolved = OmegaConf.to_container(config, resolve=True)
     assert isinstance(resolved, dict)
+    data = resolved.get("data")
+    if isinstance(data, dict) and data.get("sources"):
+        data["source"]["sources"] = joined(data["sources"])
     return {str(key): value for key, value in resolved.items()}
+
+
+def joined(sources: Any) -> dict[str, Any]:
+    """What data.sources says, as a node to build for each: the data set's own configuration with its root and options.
+
+    Raises:
+        FinetuneError: a data set or an option that does not exist.
+    """
+    if isinstance(sources, list) and len(set(map(str, sources))) < len(sources):
+        raise FinetuneError(f"data.sources={sources} names a data set twice. Give each a name: {{a: {{data: ...}}}}.")
+    if isinstance(sources, list | str):
+        sources = dict.fromkeys([sources] if isinstance(sources, str) else sources)
+    if not isinstance(sources, dict):
+        raise FinetuneError(f"data.sources={sources} must be names of data sets, or name: root, in brackets or braces.")
+    nodes = {}
+    for name, given in sources.items():
+        where = f"data.sources.{name}"
+        if not isinstance(given, dict | str | None):
+            raise FinetuneError(f"{where}={given} must be the set's root, or its options: {{data: NAME, root: DIR}}.")
+        options = dict(given) if isinstance(given, dict) else {} if given is None else {"root": given}
+        data = options.pop("data", name)
+        known = [choice for choice in choices()["data"] if choice != "joint"]
+        if data not in known:
+            raise one_of("data.sources" if data == name else f"{where}.data", data, known)
+        config = _compose([f"data={data}"])
+        # an option of the source is what its node reads; batch size and the like belong to the whole
+        takes = sorted(set(re.findall(r"\$\{data\.(\w+)\}", OmegaConf.to_yaml(config.data.source))))
+        for key, value in options.items():
+            if key not in takes:
+                raise build.unknown_key(where, key, value, ["data", *takes])
+            OmegaConf.update(config, f"data.{key}", value, force_add=True)
+        nodes[str(name)] = OmegaConf.to_container(config.data.source, resolve=True)
+    return nodes
 
 
 def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
@@ -204,7 +289,7 @@ def read(run: Path) -> dict[str, Any]:
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
-    words = _with_own_group(words)
+    words = _with_own_group(opened(words))
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
@@ -219,7 +304,7 @@ def _with_own_group(words: list[str]) -> list[str]:
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
     if parsed.get("job") != "evaluate" or "data" in parsed:
         return words
-    config = compose([w for w in words if not w.startswith("data.")])
+    config = compose([w for w in words if not w.lstrip("+").startswith("data.")])
     data = own_data(config)
     return words if data is None or data["name"] not in choices()["data"] else [*words, f"data={data['name']}"]
 
@@ -236,9 +321,14 @@ def adopt_data(config: DictConfig, words: list[str]) -> None:
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
         return
-    for key, value in data.items():
-        if key != "source" and key in config.data and f"data.{key}" not in typed:
-            OmegaConf.update(config, f"data.{key}", value, force_add=True)
+    adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
+    kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
+    for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *kept.items()]:
+        try:
+            OmegaConf.update(config, key, value, force_add=True)
+        except (OmegaConfBaseException, TypeError, AttributeError):
+            ours = ".".join(key.split(".")[:2])
+            raise FinetuneError(f"{key}={value} does not go with the {ours} of the run {config.model}.") from None
 
 
 class _Ended(BaseException):

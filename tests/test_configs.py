@@ -11,6 +11,7 @@ from finetune.errors import FinetuneError
 
 CONF = compose.conf_dir()
 EXTRA = {"data=folder": ["data.root=x"], "data=csv": ["data.table=x.csv", "data.label=a"], "job=predict": ["input=x"]}
+EXTRA |= {"data=joint": ["data.sources=[chestxray,chexpert]"]}
 ALL = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
 
 
@@ -80,6 +81,14 @@ def test_every_field_has_a_sentence_and_every_file_an_opening():
         (["+callbacks.extra.x._target_=lightning.pytorch.callbacks.LambdaCallback"], "not something a configuration"),
         (["transforms.transforms.affine.rotate=abc"], "transforms cannot be built"),
         (["job=predict"], "input must be given"),
+        (["data.uncertain.Edema=one"], "data=chestxray has no data.uncertain"),
+        (["data=chexpert", "data.uncertain=[one]"], "must be a policy, or finding: policy in braces"),
+        (["+data.foo=1"], "no key can be added there"),
+        (["data=chexpert", "data.source._target_=os.system"], "os.system is not something a configuration may build"),
+        (
+            ["data=joint", "data.sources=[chestxray]", "+data.source.sources.x._target_=os.system"],
+            "no key can be added there",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_before_anything_is_read(words, message):
@@ -87,6 +96,54 @@ def test_what_is_wrong_is_named_before_anything_is_read(words, message):
         build.check(compose.plain(compose.compose(words)))
     assert len(str(caught.value).splitlines()) <= 2
     assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("words", "uncertain"),
+    [
+        ([], {"default": "ignore"}),
+        (["data.uncertain=one"], {"default": "one"}),
+        (["data.uncertain.default=zero"], {"default": "zero"}),
+        (["data.uncertain.Edema=zero"], {"default": "ignore", "Edema": "zero"}),
+        (["data.uncertain=one", "data.uncertain.Edema=zero"], {"default": "one", "Edema": "zero"}),
+        (["data.uncertain={default: one, Edema: zero}"], {"default": "one", "Edema": "zero"}),
+        (
+            ["data.uncertain.Pleural_Effusion={soft: [0.5,0.8]}"],
+            {"default": "ignore", "Pleural_Effusion": {"soft": [0.5, 0.8]}},
+        ),
+    ],
+)
+def test_policies_per_finding_are_typed_plainly(words, uncertain):
+    config = compose.plain(compose.compose(["data=chexpert", *words]))
+    build.check(config)
+    assert config["data"]["source"]["uncertain"] == uncertain
+    build.source(config)
+    again = compose.plain(compose.compose(compose.expand(["data=chexpert", *words])))  # the words that Hydra is given
+    assert again["data"] == config["data"]
+
+
+def test_policies_in_a_sweep():
+    words = ["data=chexpert", "data.uncertain.Edema=zero,one"]
+    assert compose.compose(words, sweep=True).data.uncertain.Edema == "zero"
+    assert compose.compose(["data=chexpert", "data.uncertain=zero,one"], sweep=True).data.uncertain == "zero"
+
+
+def test_evaluation_adopts_the_data_of_its_run_and_keeps_what_was_typed(tmp_path):
+    words = ["data=chexpert", "data.uncertain.Edema=zero", "data.uncertain.Mass=one", "data.views=all"]
+    run = compose.plain(compose.compose(words))
+    (tmp_path / "config.yaml").write_text(compose.as_yaml(run))
+    typed = ["job=evaluate", f"model={tmp_path}", "data.uncertain.Edema=one", "data.audit.on_leak=warn"]
+    config = compose.compose(compose.expand(typed))
+    compose.adopt_data(config, typed)
+    assert config.data.uncertain == {"default": "ignore", "Edema": "one", "Mass": "one"}
+    assert (config.data.views, config.data.audit.on_leak) == ("all", "warn")
+    whole = ["job=evaluate", f"model={tmp_path}", "data.uncertain={default: one}"]
+    config = compose.compose(compose.expand(whole))
+    compose.adopt_data(config, whole)
+    assert config.data.uncertain == {"default": "one"}
+    torn = ["job=evaluate", f"model={tmp_path}", "data.views.x=all"]
+    with pytest.raises(FinetuneError, match=r"there is no key data.views.x|does not go with"):
+        compose.adopt_data(compose.compose(compose.expand(torn)), torn)
 
 
 def test_each_value_of_a_sweep_is_checked():

@@ -34,7 +34,7 @@ def assign_splits(
     if fold is not None:
         raise FinetuneError(
             f"data.fold={fold}: table {table.name} gives its own split. Leave data.fold out, or the split "
-            "(data.split=null, official_split=false) so that folds can be drawn."
+            "(data.split=null, data.official_split=false, data.own_split=false) so that folds can be drawn."
         )
     if not known.all():
         raise FinetuneError(

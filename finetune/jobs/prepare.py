@@ -9,6 +9,7 @@ from finetune import build
 from finetune.data import audit as audits
 from finetune.data import splits
 from finetune.data.cache import PictureCache
+from finetune.data.findings import same
 from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
@@ -118,13 +119,16 @@ def counts(table: SampleTable) -> str:
 
 
 def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
-    """The table in a model's classes: those it does not label are unknown, not negative.
+    """The table in a model's classes: those it does not label are unknown, not negative. Findings meet by their shared
+    name, so that a table of your own with `Pleural Effusion` serves a model that calls it Effusion.
 
     Raises:
         FinetuneError: no class in common, or labels of another kind.
     """
     if table.kind != kind:
         raise FinetuneError(f"The model's labels are {kind}, the data set's are {table.kind}: they cannot be compared.")
+    if kind == "multilabel":
+        table = _in_names_of(classes, table)
     common = [name for name in classes if name in table.classes]
     if not common:
         raise FinetuneError(f"The model knows {classes}, the data set labels {table.classes}: no class in common.")
@@ -137,3 +141,14 @@ def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
         if name not in table.classes:
             frame[f"target_{name}"] = 0.0 if kind == "multiclass" else float("nan")
     return replace(table, frame=frame, classes=list(classes))
+
+
+def _in_names_of(classes: list[str], table: SampleTable) -> SampleTable:
+    """The table with its findings called as in `classes`, where exactly one of them means the same."""
+    of: dict[str, str] = {}
+    for name in [name for name in table.classes if name not in classes]:
+        alike = [other for other in classes if same(name, other) and other not in table.classes]
+        if len(alike) == 1 and alike[0] not in of.values():
+            of[name] = alike[0]
+    columns = {f"target_{name}": f"target_{other}" for name, other in of.items()}
+    return replace(table, frame=table.frame.rename(columns=columns), classes=[of.get(n, n) for n in table.classes])

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,6 +84,7 @@ def test_findings_are_chosen_by_name(tmp_path):
     table = ChestXray(tmp_path, findings=["Pneumonia", "No Finding"]).table()
     assert table.classes == ["Pneumonia", "No Finding"]
     np.testing.assert_array_equal(table.targets(), [[0, 0], [0, 1], [0, 0], [1, 0]])
+    assert ChestXray(tmp_path, findings=["Pleural Effusion"]).table().classes == ["Effusion"]
     with pytest.raises(FinetuneError, match=r"data.findings=Pnuemonia is not known. Did you mean Pneumonia\?"):
         ChestXray(tmp_path, findings=["Pnuemonia"]).table()
     with pytest.raises(FinetuneError, match="each once"):
@@ -173,6 +176,8 @@ def test_several_columns_are_findings(csv):
         assert (table.kind, table.classes) == ("multilabel", ["Edema", "Mass"])
         np.testing.assert_array_equal(table.targets(), [[1, 0], [nan, 1], [value, 0.25], [nan, 1]])
     assert csv(text, ["Mass"]).classes == ["Mass"]
+    table = csv(text, ["Edema", "Mass"], uncertain={"Edema": "one"}, missing={"default": "zero"})
+    np.testing.assert_array_equal(table.targets(), [[1, 0], [0, 1], [1, 0.25], [0, 1]])
 
 
 def test_several_findings_in_one_cell(csv):
@@ -197,6 +202,16 @@ def test_forms_of_a_table(csv, text, name):
     table = csv(text, name=name)
     assert table.classes == ["Blau", "Grün"]
     assert table.paths == ["a.png", "b.png"]
+
+
+def test_a_packed_table(csv, tmp_path):
+    text = "path,label\na.png,Grün\nb.png,Blau\n"
+    packed = gzip.compress(text.encode())
+    assert csv(packed, name="t.csv.gz").classes == csv(text).classes
+    assert csv(gzip.compress(text.replace(",", "\t").encode()), name="t.tsv.gz").paths == ["a.png", "b.png"]
+    for broken in (b"path,label\n", packed[:-12], packed[:15] + b"xxxx" + packed[19:]):
+        with pytest.raises(FinetuneError, match=r"t.csv.gz (cannot be read|is not UTF-8)"):
+            csv(broken, name="t.csv.gz")
 
 
 def test_paths_are_made_plain(csv, tmp_path):
@@ -267,6 +282,12 @@ def test_metadata_become_numbers_or_stay_text(csv):
         ("path,label\na.png,x,1,2\nb.png,y,1,2\n", {}, "more fields than the header"),
         (b"path,label\na.png,Gr\xfcn\n", {}, "not UTF-8"),
         ("path,label\na.png,x\n", {"uncertain": "maybe"}, "data.uncertain=maybe is not known"),
+        (
+            "path,label\na.png,x\n",
+            {"missing": "zero"},
+            r"data.missing=zero speaks of 0/1 columns.*data.label=\[label\]",
+        ),
+        ("path,label\na.png,1\n", {"label": ["label"], "uncertain": {"Edema": "one"}}, "Choose from default, label"),
         ("path,label\na.png,x\n", {"label": None}, "data=csv needs data.label=COLUMN"),
     ],
 )

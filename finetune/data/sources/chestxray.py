@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.findings import NO_FINDING, chosen
 from finetune.data.phantom_set import is_phantom
-from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, some
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 
 FINDINGS = [  # the paper's order
     "Atelectasis",
@@ -34,7 +34,6 @@ FINDINGS = [  # the paper's order
     "Pleural_Thickening",
     "Hernia",
 ]
-NO_FINDING = "No Finding"
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")  # the first one found is read
 LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 WHERE = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
@@ -56,7 +55,7 @@ class ChestXray:
     def table(self) -> SampleTable:
         """One row per image that is present."""
         root = Path(self.root)
-        findings = self._findings()
+        findings = chosen(self.findings, (*FINDINGS, NO_FINDING), default=FINDINGS)
         listing = self._listing(root)
         rows = read_rows(listing)
         rows = rows.rename(columns={"Patient Sex": "Patient Gender"})
@@ -104,17 +103,6 @@ class ChestXray:
             synthetic=is_phantom(root) is not None,
         ).check()
 
-    def _findings(self) -> list[str]:
-        if self.findings is None:
-            return list(FINDINGS)
-        findings = [self.findings] if isinstance(self.findings, str) else list(self.findings)
-        for finding in findings:
-            if finding not in (*FINDINGS, NO_FINDING):
-                raise one_of("data.findings", finding, (*FINDINGS, NO_FINDING))
-        if not findings or len(set(findings)) < len(findings):
-            raise FinetuneError(f"data.findings={findings} must name at least one finding, each once.")
-        return findings
-
     def _listing(self, root: Path) -> Path:
         for name in TABLES:
             if (root / name).is_file():
@@ -143,13 +131,7 @@ class ChestXray:
 def _find_images(root: Path) -> dict[str, str]:
     """Stem -> path relative to root, for every picture in the folders that the archives unpack to."""
     parts = sorted(name for name in list_files(root) if re.fullmatch(r"images_?\d+", name))
-    where: dict[str, str] = {}
-    for folder in ("images", *(f"{part}/images" for part in parts), *parts, "."):
-        for name in list_files(root / folder):
-            stem, dot, suffix = name.rpartition(".")
-            if dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                where.setdefault(stem, name if folder == "." else f"{folder}/{name}")
-    return where
+    return by_stem(root, ("images", *(f"{part}/images" for part in parts), *parts, "."))
 
 
 def _targets(labels: pd.Series, findings: list[str], listing: Path) -> np.ndarray:  # -> (N, K) of 1 and 0

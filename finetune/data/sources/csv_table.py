@@ -8,16 +8,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from finetune.data.labels import Policies, policies, read_marks, settle
 from finetune.data.sources.listing import absent_note, need_columns, present, read_rows
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
-UNCERTAIN = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
-BLANK = ("", "nan", "na")
-WORDS = {"true": 1.0, "false": 0.0}  # as pandas writes booleans
 NO_FINDING = "no finding"
+UNSAID: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies that change nothing
 
 
 @dataclass
@@ -41,8 +40,10 @@ class CsvTable:
     """Column with the image's path, relative to root."""
     root: str | Path | None = None
     """Folder that paths start from, by default the table's own."""
-    uncertain: str = "ignore"
-    """What -1 in a 0/1 column means: ignore (unknown), zero or one."""
+    uncertain: Policies = field(default_factory=lambda: {"default": "ignore"})
+    """What -1 in a 0/1 column means: ignore (unknown), zero, one or {soft: [a, b]}; or finding -> one of these."""
+    missing: Policies = field(default_factory=lambda: {"default": "ignore"})
+    """What a blank in a 0/1 column means, likewise."""
     separator: str | None = "|"
     """What parts several findings in one cell; null takes cells as they are."""
     suffix: str = ""
@@ -51,11 +52,16 @@ class CsvTable:
     """Further columns to keep for subgroups and for the predictions."""
 
     def __post_init__(self) -> None:
-        if self.uncertain not in UNCERTAIN:
-            raise one_of("data.uncertain", self.uncertain, UNCERTAIN)
         for value, setting in ((self.file, "data.table=FILE"), (self.label, "data.label=COLUMN")):
             if not value:
                 raise FinetuneError(f"data=csv needs {setting}.")
+        for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
+            policies(setting, given, None if isinstance(self.label, str) else list(self.label or []))
+            if isinstance(self.label, str) and given not in UNSAID:
+                raise FinetuneError(
+                    f"{setting}={given} speaks of 0/1 columns, data.label={self.label} is one column of names. "
+                    f"data.label=[{self.label}] reads it as a 0/1 column."
+                )
         self.metadata = [self.metadata] if isinstance(self.metadata, str) else list(self.metadata or [])
 
     def table(self) -> SampleTable:
@@ -90,7 +96,9 @@ class CsvTable:
             notes += said
         else:
             kind, classes = "multilabel", columns
-            targets = np.stack([self._numbers(rows[c], file) for c in columns], axis=1)
+            alone = "A column of class names goes alone: data.label={}."
+            marks = np.stack([read_marks(rows[c], file, alone.format(c)) for c in columns], axis=1)
+            targets = settle(marks, list(frame["path"]), columns, self.uncertain, self.missing)
         frame = pd.concat(
             [frame, pd.DataFrame(targets, columns=[f"target_{c}" for c in classes], index=frame.index)], axis=1
         )
@@ -164,29 +172,6 @@ class CsvTable:
                 f"{self.label} holds 0 and 1 and is read as two classes; data.label=[{self.label}] reads one finding."
             )
         return "multiclass", classes, rows[codes], notes
-
-    def _numbers(self, column: pd.Series, file: Path) -> np.ndarray:
-        codes, texts = pd.factorize(column.str.strip().str.lower())
-        values = np.array([self._number(text) for text in texts])
-        if len(wrong := np.flatnonzero(np.isinf(values[codes]))):
-            line, cell = column.index[wrong[0]] + 2, column.iloc[wrong[0]]
-            raise FinetuneError(
-                f"{file}, line {line}: column {column.name} holds {cell!r} ({len(wrong):,} such row(s)); use 1, 0, "
-                "blank (unknown), -1 (uncertain) or between 0 and 1. "
-                f"A column of class names goes alone: data.label={column.name}."
-            )
-        return values[codes]
-
-    def _number(self, text: str) -> float:
-        if text in BLANK:
-            return np.nan
-        try:
-            value = WORDS[text] if text in WORDS else float(text)
-        except ValueError:
-            return np.inf
-        if value == -1:
-            return UNCERTAIN[self.uncertain]
-        return value if 0 <= value <= 1 else np.inf
 
 
 def _natural(name: str) -> tuple[int, str]:

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import csv
 import difflib
+import gzip
 import os
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
+from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import FinetuneError
+
+PICTURES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
+"""Suffixes of pictures in the sets that are published as DICOM and passed on as PNG or JPEG."""
 
 
 def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
-    """Every cell of a CSV or TSV file as text, blanks as ""; row i of the frame is line i + 2 of a plain file."""
+    """Every cell of a CSV or TSV file as text, blanks as ""; row i of the frame is line i + 2 of a plain file.
+
+    A name that ends in .gz is unpacked on the way.
+    """
     try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
+        with _opened(table) as file:
             first = file.readline()
         separator = separator or _separator(table, first)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
@@ -37,7 +47,7 @@ def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
         raise FinetuneError(f"table {table} is not UTF-8 ({error.reason}); save it as CSV in UTF-8.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise FinetuneError(f"table {table} cannot be read as CSV: {error}") from None
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:  # the last two: a damaged .gz
         raise FinetuneError(f"table {table} cannot be read: {error}") from None
     if not isinstance(frame.index, pd.RangeIndex):
         raise FinetuneError(f"table {table}: rows have more fields than the header's {len(header)} columns.")
@@ -97,7 +107,24 @@ def some(items: Iterable[object], limit: int = 3) -> str:
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")
 
 
+def by_stem(root: Path, folders: Iterable[str]) -> dict[str, str]:
+    """Stem -> path relative to root, for every picture straight in one of the folders; the first of a name counts."""
+    where: dict[str, str] = {}
+    for folder in folders:
+        for name in list_files(root / folder):
+            stem, dot, suffix = name.rpartition(".")
+            if dot + suffix.lower() in PICTURES and not name.startswith("."):
+                where.setdefault(stem, name if folder == "." else f"{folder}/{name}")
+    return where
+
+
+def _opened(table: Path) -> TextIO:
+    if table.suffix.lower() == ".gz":
+        return gzip.open(table, "rt", encoding="utf-8-sig", newline="")
+    return table.open(encoding="utf-8-sig", newline="")
+
+
 def _separator(table: Path, header: str) -> str:
-    if table.suffix.lower() in (".tsv", ".tab"):
+    if Path(table.name.removesuffix(".gz")).suffix.lower() in (".tsv", ".tab"):
         return "\t"
     return max(",;\t", key=header.count)  # ties go to the comma

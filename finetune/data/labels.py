@@ -1,0 +1,146 @@
+"""Marks of a label table (1, 0, -1 uncertain, blank) and the policies that turn them into targets, per finding."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.findings import same
+from finetune.errors import FinetuneError, one_of
+
+Policies = str | dict[str, Any]
+"""What a source takes: a policy for all findings, or finding -> policy, with `default` for those not named."""
+
+UNCERTAIN = -1.0
+"""The mark of a finding that the reader or the report left open; a blank mark is NaN."""
+
+BLANK = ("", "nan", "na")
+WORDS = {"true": 1.0, "false": 0.0}  # as pandas writes booleans
+NAMES = ("ignore", "zero", "one")
+CHOICES = (*NAMES, "{soft: [a, b]}")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A target drawn between `low` and `high`; both NaN means unknown.
+
+    Soft targets for uncertain marks, e.g. [0.55, 0.85], are from Pham et al. (2019, arXiv 1911.06475).
+    """
+
+    low: float
+    high: float
+
+    def value(self, path: str, finding: str) -> float:
+        """The target of one image: a hash of its path and the finding stands in for chance, alike on every machine."""
+        if not self.low < self.high:
+            return self.low
+        digest = hashlib.sha256(f"{path}\x1f{finding}".encode()).digest()
+        share = int.from_bytes(digest[:8], "big") / 2**64
+        return round(self.low + share * (self.high - self.low), 6)
+
+
+def policies(setting: str, given: Policies, findings: Sequence[str] | None) -> list[Policy]:
+    """The policy of each finding; with `findings=None` (not known yet) the values alone are checked.
+
+    Raises:
+        FinetuneError: a policy or a finding that does not exist.
+    """
+    if not isinstance(given, dict):
+        return [_policy(setting, given)] * len(findings or ())
+    if "soft" in given:
+        raise FinetuneError(
+            f"{setting}.soft={given['soft']}: soft is a policy, not a finding. For all findings type "
+            f"{setting}.default={{soft: {given['soft']}}}."
+        )
+    parsed = {name: _policy(f"{setting}.{name}", value) for name, value in given.items()}
+    default = parsed.pop("default", _policy(setting, "ignore"))
+    if findings is None:
+        return []
+    of: dict[str, Policy] = {}
+    for name, policy in parsed.items():
+        finding = next((f for f in findings if f == name), None) or next((f for f in findings if same(f, name)), None)
+        if finding is None:
+            near = difflib.get_close_matches(name, findings, n=1)
+            hint = f" Did you mean {setting}.{near[0]}?" if near else ""
+            raise FinetuneError(
+                f"{setting}.{name}: the data set has no such finding.{hint} Choose from default, {', '.join(findings)}."
+            )
+        of[finding] = policy
+    return [of.get(finding, default) for finding in findings]
+
+
+def settle(
+    marks: np.ndarray,
+    paths: Sequence[str],
+    findings: Sequence[str],
+    uncertain: Policies,
+    missing: Policies,
+    *,
+    known: Sequence[str] | None = None,
+) -> np.ndarray:  # (N, K) -> (N, K)
+    """Targets for marks: -1 by the `uncertain` policy of its finding, NaN by the `missing` one.
+
+    `known` are the findings that a policy may name, where more are known than are learned.
+    """
+    known = list(known or findings)
+    targets = np.array(marks, dtype=np.float64)
+    for setting, given, where in (
+        ("data.uncertain", uncertain, marks == UNCERTAIN),
+        ("data.missing", missing, np.isnan(marks)),
+    ):
+        of = dict(zip(known, policies(setting, given, known), strict=True))
+        for k, finding in enumerate(findings):
+            rows, policy = np.flatnonzero(where[:, k]).tolist(), of[finding]
+            if policy.low < policy.high:
+                targets[rows, k] = [policy.value(paths[row], finding) for row in rows]
+            else:
+                targets[rows, k] = policy.low
+    return targets
+
+
+def read_marks(column: pd.Series, file: Path, hint: str = "") -> np.ndarray:  # -> (N,)
+    """A column of text as marks: 1, 0, values between, -1, and NaN for blanks.
+
+    Raises:
+        FinetuneError: any other content, with its line and the `hint`.
+    """
+    codes, texts = pd.factorize(column.str.strip().str.lower())
+    values = np.array([_mark(text) for text in texts])[codes]
+    if len(wrong := np.flatnonzero(np.isinf(values))):
+        line, cell = column.index[wrong[0]] + 2, column.iloc[wrong[0]]
+        raise FinetuneError(
+            f"{file}, line {line}: column {column.name} holds {cell!r} ({len(wrong):,} such row(s)); use 1, 0, "
+            f"blank (unknown), -1 (uncertain) or between 0 and 1.{hint and ' '}{hint}"
+        )
+    return values
+
+
+def _mark(text: str) -> float:
+    if text in BLANK:
+        return np.nan
+    try:
+        value = WORDS[text] if text in WORDS else float(text)
+    except ValueError:
+        return np.inf
+    return value if 0 <= value <= 1 or value == UNCERTAIN else np.inf
+
+
+def _policy(setting: str, given: Any) -> Policy:
+    if given == "ignore":
+        return Policy(np.nan, np.nan)
+    if given in ("zero", "one"):
+        return Policy(*((0.0, 0.0) if given == "zero" else (1.0, 1.0)))
+    if isinstance(given, dict) and list(given) == ["soft"]:
+        pair = given["soft"]
+        numbers = isinstance(pair, list | tuple) and all(type(x) in (int, float) for x in pair)
+        if not numbers or len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
+            raise FinetuneError(f"{setting}.soft={pair} must be two numbers [a, b] with 0 <= a <= b <= 1.")
+        return Policy(float(pair[0]), float(pair[1]))
+    raise one_of(setting, given, CHOICES)

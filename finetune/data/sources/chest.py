@@ -1,0 +1,84 @@
+"""What the sources of chest X-rays share: marks by finding, views, sex, and the sample table put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.findings import canonical
+from finetune.data.labels import read_marks
+from finetune.data.sources.listing import absent_note, need_columns, present
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError, one_of
+
+VIEWS = ("frontal", "lateral", "all")
+
+
+def check_views(views: str) -> None:
+    """Refuse a view that no set has."""
+    if views not in VIEWS:
+        raise one_of("data.views", views, VIEWS)
+
+
+def of_views(view: pd.Series, views: str) -> tuple[np.ndarray, list[str]]:
+    """Which rows show the wanted view, and the sentence on the others."""
+    kept = np.ones(len(view), bool) if views == "all" else (view == views).to_numpy(copy=True)
+    if not kept.any():
+        raise FinetuneError(f"data.views={views}: none of the {len(view):,} listed images is one. Try data.views=all.")
+    left = int((~kept).sum())
+    return kept, [f"{left:,} images are no {views} views and are left out (data.views={views})."] if left else []
+
+
+def there(root: Path, paths: Sequence[str], listing: Path, hint: str) -> tuple[np.ndarray, list[str]]:
+    """Which of the listed images are present, and the sentence on the others; none at all is an error with `hint`."""
+    found = np.array(present(root, paths), dtype=bool)
+    if not found.any():
+        raise FinetuneError(
+            f"data.root={root}: none of the {len(paths):,} images of {listing.name} is there, e.g. {paths[0]}. {hint}"
+        )
+    return found, absent_note(int(found.sum()), len(paths), root)
+
+
+def marks_of(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, K)
+    """The columns of the findings as marks, whatever the file calls them."""
+    column = {canonical(str(name)): str(name) for name in rows.columns}
+    for finding in findings:
+        need_columns(rows, {"data.findings": column.get(finding, finding)}, file)
+    return np.stack([read_marks(rows[column[finding]], file) for finding in findings], axis=1)
+
+
+def text(column: pd.Series) -> pd.Series:
+    """Cells without the blanks around them."""
+    return column.str.strip().astype(object)
+
+
+def sex(column: pd.Series) -> pd.Series:
+    """M, F, or "" for anything else (unknown, other)."""
+    return column.str.strip().str.upper().str[:1].where(lambda first: first.isin(["M", "F"]), "").astype(object)
+
+
+def sample_table(
+    frame: pd.DataFrame,
+    targets: np.ndarray,
+    findings: list[str],
+    *,
+    root: Path,
+    name: str,
+    notes: list[str],
+    has_patients: bool = True,
+) -> SampleTable:
+    """The table of a multilabel set: `frame` holds path, patient, split and, after them, the metadata."""
+    columns = pd.DataFrame(targets, columns=[f"target_{finding}" for finding in findings], dtype=np.float64)
+    return SampleTable(
+        frame=pd.concat([frame.reset_index(drop=True), columns], axis=1),
+        classes=findings,
+        kind="multilabel",
+        root=root,
+        name=name,
+        metadata=[str(column) for column in frame.columns if column not in ("path", "patient", "split")],
+        has_patients=has_patients,
+        notes=notes,
+    ).check()

@@ -1,0 +1,141 @@
+"""Several data sets as one: data=joint data.sources.chestxray=DIR data.sources.chexpert=DIR.
+
+What a set does not label is unknown there, not negative.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.findings import canonical, chosen
+from finetune.data.sources.listing import some
+from finetune.data.splits import assign_splits
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+
+EXAMPLE = "data.sources.chestxray=DIR data.sources.chexpert=DIR, or data.sources=[chestxray,chexpert]"
+
+
+@dataclass
+class Joint:
+    """Source that puts the sample tables of others together; the metadata column `source` says whose an image is.
+
+    root is the folder that all of theirs lie in, and paths start from it.
+    """
+
+    sources: dict[str, Any] | None = None
+    """Name -> source. On the command line a name of conf/data and its root, or {data: NAME, root: DIR, ...}."""
+    findings: list[str] | None = None
+    """Findings to learn, by default all that any of the sources labels."""
+    own_split: bool | None = None
+    """Keep the sources' own splits: true, false (draw them), or null for when each gives one."""
+    shared_patients: bool = False
+    """A patient's id means the same person in all sources (RSNA and NIH); else ids are told apart by the source."""
+    seed: int = 0
+    """Decides what is cut from a source's train split where it gives no val or test."""
+    val_fraction: float = 0.1
+    """Part of the images for validation, where one is cut."""
+    test_fraction: float = 0.2
+    """Part of the images for the test, where one is cut."""
+    root: str | None = None
+    """Stays null: each source has its own."""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise FinetuneError(f"data=joint needs data.sources, e.g. {EXAMPLE}.")
+        if self.root is not None:
+            raise FinetuneError(f"data.root={self.root}: data=joint takes none. Each source has its own: {EXAMPLE}.")
+
+    def table(self) -> SampleTable:
+        """The rows of all sources, one after the other."""
+        tables = {name: self._read(name, source) for name, source in (self.sources or {}).items()}
+        kinds = {name: table.kind for name, table in tables.items()}
+        kind = next(iter(kinds.values()))
+        if len(set(kinds.values())) > 1:
+            each = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
+            raise FinetuneError(f"data.sources cannot be joined, their labels are of different kinds: {each}.")
+        if kind == "multilabel":
+            tables = {name: _in_shared_names(name, table) for name, table in tables.items()}
+        union = list(dict.fromkeys(label for table in tables.values() for label in table.classes))
+        if self.findings is not None and kind == "multiclass":
+            raise FinetuneError(f"data.findings={self.findings}: the sources have classes that exclude one another.")
+        findings = chosen(self.findings, union)
+        tables, notes = self._split(tables)
+        root = Path(os.path.commonpath([os.path.abspath(table.root) for table in tables.values()]))
+        extra = [_told_apart(column) for table in tables.values() for column in table.metadata]
+        metadata = list(dict.fromkeys(["source", *extra]))
+        frames = [self._frame(name, table, findings, root) for name, table in tables.items()]
+        frame = pd.concat(frames, ignore_index=True)
+        frame = frame[["path", "patient", "split", *(f"target_{name}" for name in findings), *metadata]]
+        return SampleTable(
+            frame=frame,
+            classes=findings,
+            kind=kind,
+            root=root,
+            name="+".join(tables),
+            metadata=metadata,
+            has_patients=any(table.has_patients for table in tables.values()),
+            notes=[f"{name}: {note}" for name, table in tables.items() for note in table.notes] + notes,
+            synthetic=any(table.synthetic for table in tables.values()),
+        ).check()
+
+    def _read(self, name: str, source: Any) -> SampleTable:
+        try:
+            return source.table().check()
+        except FinetuneError as error:
+            raise FinetuneError(f"data.sources.{name}: {error}") from None
+
+    def _split(self, tables: dict[str, SampleTable]) -> tuple[dict[str, SampleTable], list[str]]:
+        """Every source's own split, completed by itself, or none at all."""
+        gives = {name for name, table in tables.items() if table.frame["split"].notna().any()}
+        without = [name for name in tables if name not in gives]
+        if self.own_split and without:
+            raise FinetuneError(f"data.own_split=true: {some(without)} give(s) no split. Leave it out or set it false.")
+        if without or self.own_split is False:
+            why = f"{some(without)} give(s) none" if without and self.own_split is None else "data.own_split=false"
+            notes = [f"The split of {some(sorted(gives))} is not used: {why}."] if gives else []
+            return {name: table.with_split([None] * len(table)) for name, table in tables.items()}, notes
+        whole = {}
+        for name, table in tables.items():
+            try:
+                whole[name] = assign_splits(table, seed=self.seed, val=self.val_fraction, test=self.test_fraction)
+            except FinetuneError as error:
+                raise FinetuneError(f"data.sources.{name}: {error}") from None
+        return whole, []
+
+    def _frame(self, name: str, table: SampleTable, findings: list[str], root: Path) -> pd.DataFrame:
+        if not set(findings) & set(table.classes):
+            raise FinetuneError(f"data.sources.{name} labels none of {some(findings, 20)}: leave it out.")
+        prefix = os.path.relpath(os.path.abspath(table.root), root).replace(os.sep, "/")
+        paths = table.frame["path"] if prefix == "." else prefix + "/" + table.frame["path"]
+        who = table.frame["patient"] if self.shared_patients else name + ":" + table.frame["patient"]
+        frame = pd.DataFrame({"path": paths, "split": table.frame["split"], "source": name}, dtype=object)
+        frame["patient"] = who if table.has_patients else paths
+        unlabelled = np.full(len(table), np.nan)
+        if table.kind == "multiclass":  # an image of one class is none of the others
+            unlabelled = np.where(np.isnan(table.targets()).any(axis=1), np.nan, 0.0)
+        for finding in findings:
+            column = f"target_{finding}"
+            frame[column] = table.frame[column] if finding in table.classes else unlabelled
+        for column in table.metadata:
+            frame[_told_apart(column)] = table.frame[column]
+        return frame
+
+
+def _told_apart(column: str) -> str:
+    return "source_" if column == "source" else column
+
+
+def _in_shared_names(name: str, table: SampleTable) -> SampleTable:
+    """The table with its findings in the vocabulary's names."""
+    of = {label: canonical(label) for label in table.classes}
+    if len(set(of.values())) < len(of):
+        raise FinetuneError(f"data.sources.{name} has two classes of one meaning among {some(table.classes, 20)}.")
+    columns = {f"target_{label}": f"target_{shared}" for label, shared in of.items()}
+    return replace(table, frame=table.frame.rename(columns=columns), classes=list(of.values()))

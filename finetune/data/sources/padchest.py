@@ -1,0 +1,196 @@
+"""PadChest: 160,868 chest X-rays of 67,625 patients, each with a list of some of 174 findings and 19 diagnoses.
+
+Bustos et al., Medical Image Analysis 2020. About a quarter of the reports were read by physicians, the others by a
+network trained on those.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.findings import canonical, chosen
+from finetune.data.labels import Policies, policies, settle
+from finetune.data.sources import chest
+from finetune.data.sources.listing import list_files, need_columns, read_rows
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+
+WHERE = "https://bimcv.cipf.es/bimcv-projects/padchest"
+TABLES = "PADCHEST_chest_x_ray_images_labels_*.csv, packed as .gz or not"
+FOLDERS = ("", "images/", "images-224/")
+VIEW = {"PA": "frontal", "AP": "frontal", "AP_horizontal": "frontal", "L": "lateral"}
+"""Projection -> view; rib and unclear ones are neither."""
+USELESS = "exclude"  # the report or the picture is no good
+UNCHANGED = "unchanged"  # the report compares with one that is not here: what it does not name is unknown
+
+KINDS = {
+    "Atelectasis": (
+        *(f"{kind} atelectasis" for kind in ("laminar", "lobar", "segmental", "round", "total")),
+        "atelectasis basal",
+    ),
+    "Consolidation": ("air bronchogram",),
+    "Effusion": (
+        "loculated pleural effusion",
+        "loculated fissural effusion",
+        "hydropneumothorax",
+        "empyema",
+        "hemothorax",
+    ),
+    "Fracture": ("rib fracture", "callus rib fracture", "clavicle fracture", "vertebral fracture", "humeral fracture"),
+    "Infiltration": (
+        "interstitial pattern",
+        "ground glass pattern",
+        "reticular interstitial pattern",
+        "reticulonodular interstitial pattern",
+        "miliary opacities",
+        "alveolar pattern",
+        "consolidation",
+        "air bronchogram",
+    ),
+    "Nodule": ("multiple nodules",),
+    "Pleural_Thickening": ("apical pleural thickening", "calcified pleural thickening"),
+    "Pneumonia": ("atypical pneumonia",),
+    "Pneumothorax": ("hydropneumothorax",),
+}
+"""Finding -> labels of the set's own tree that are kinds of it: who has one has the finding."""
+
+FINDINGS = [
+    "Atelectasis",
+    "Cardiomegaly",
+    "Effusion",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pneumonia",
+    "Pneumothorax",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Fibrosis",
+    "Pleural_Thickening",
+    "Hiatal_Hernia",
+]
+OPTIONAL = {"StudyID": "study", "MethodLabel": "labelled_by"}
+
+
+@dataclass
+class PadChest:
+    """Source of PadChest and of tables in its form: ImageID, ImageDir, PatientID, Projection, Labels."""
+
+    root: str | Path = "data/padchest"
+    """Folder with the table and the images, in the numbered folders of ImageDir or all in one (also images/)."""
+    labels: str | Path | None = None
+    """The table, by default PADCHEST_chest_x_ray_images_labels_*.csv(.gz) in root."""
+    findings: list[str] | None = None
+    """Findings to learn, by default NIH's as far as PadChest has them; any of its own labels may be named."""
+    views: str = "frontal"
+    """Views to take: frontal (PA, AP, AP_horizontal), lateral (L) or all."""
+    missing: Policies = field(default_factory=lambda: {"default": "ignore"})
+    """What an empty list and the label `unchanged` say about what is not named: ignore (unknown), zero, one, soft."""
+
+    def __post_init__(self) -> None:
+        chest.check_views(self.views)
+        policies("data.missing", self.missing, None)
+
+    def table(self) -> SampleTable:
+        """One row per image that is present."""
+        root = Path(self.root)
+        listing = self._listing(root)
+        rows = read_rows(listing)
+        need_columns(rows, {c: c for c in ("ImageID", "PatientID", "Projection", "Labels")}, listing)
+        codes, cells = pd.factorize(rows["Labels"])
+        named: list[list[str]] = []
+        for code, cell in enumerate(cells):
+            if (names := _names(cell)) is None:
+                line = rows.index[np.flatnonzero(codes == code)[0]] + 2
+                raise FinetuneError(f"{listing}, line {line}: Labels {cell[:80]!r} is not a list like ['nodule'].")
+            named.append(names)
+        known = _known(named)
+        findings = chosen(self.findings, known, default=FINDINGS)
+        view = chest.text(rows["Projection"]).map(VIEW).fillna("")
+        kept, notes = chest.of_views(view, self.views)
+        useless = np.array([USELESS in names for names in named])[codes]
+        if dropped := int((kept & useless).sum()):
+            notes.append(f"{dropped:,} images are labelled {USELESS!r} and are left out.")
+        kept &= ~useless
+        frame = pd.DataFrame({"path": "", "patient": chest.text(rows["PatientID"]), "split": None}, dtype=object)
+        frame["view"], frame["projection"] = view.astype(object), chest.text(rows["Projection"])
+        if "PatientSex_DICOM" in rows:
+            frame["sex"] = chest.sex(rows["PatientSex_DICOM"])
+        if {"StudyDate_DICOM", "PatientBirth"} <= set(rows.columns):
+            frame["age"] = _age(rows["StudyDate_DICOM"], rows["PatientBirth"])
+        for column, name in OPTIONAL.items():
+            if column in rows:
+                frame[name] = chest.text(rows[column])
+        frame, codes, rows = frame[kept], codes[kept], rows[kept]
+        if len(blank := frame.index[frame["patient"] == ""]):
+            raise FinetuneError(f"{listing}, line {blank[0] + 2}: PatientID is blank in {len(blank):,} row(s).")
+        frame["path"] = self._paths(root, rows)
+        hint = f"Unpack the archives from {WHERE} there, or set data.root=DIR."
+        found, absent = chest.there(root, list(frame["path"]), listing, hint)
+        frame, codes = frame[found], codes[found]
+        marks = np.array([_marks(names, findings) for names in named])[codes]
+        targets = settle(marks, list(frame["path"]), findings, "ignore", self.missing, known=known)
+        return chest.sample_table(frame, targets, findings, root=root, name="padchest", notes=[*notes, *absent])
+
+    def _listing(self, root: Path) -> Path:
+        if self.labels:
+            return Path(self.labels)
+        for name in list_files(root):
+            if name.startswith("PADCHEST") and "labels" in name and name.removesuffix(".gz").endswith(".csv"):
+                return root / name
+        what = f"has no {TABLES}" if root.is_dir() else "is not a folder"
+        raise FinetuneError(
+            f"data.root={self.root} {what} (looked in {root.absolute()}).\n"
+            f"Get PadChest at {WHERE} and set data.root=DIR; data.labels=FILE names a table of another name."
+        )
+
+    def _paths(self, root: Path, rows: pd.DataFrame) -> list[str]:
+        """ImageDir/ImageID where the archives were unpacked as they are, else wherever the first folder has it."""
+        names = chest.text(rows["ImageID"])
+        folders = [rows["ImageDir"].str.strip() + "/"] if "ImageDir" in rows else []
+        paths = [names.map(lambda name, folder=folder: folder + name) for folder in FOLDERS]
+        paths = [folder + names for folder in folders] + paths
+        there = {folder: set(list_files(root / folder)) for folder in {p.rpartition("/")[0] for c in paths for p in c}}
+        return [
+            next((path for path in where if path.rpartition("/")[2] in there[path.rpartition("/")[0]]), where[0])
+            for where in zip(*paths, strict=True)
+        ]
+
+
+def _names(cell: str) -> list[str] | None:
+    """The labels of a printed Python list, None where it is none; nothing but text is read out of it."""
+    if not cell.strip() or cell.strip().lower() == "nan":
+        return []
+    try:
+        names = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return [name.strip() for name in names if name.strip()]
+
+
+def _known(named: Sequence[list[str]]) -> list[str]:
+    """What may be learned: the default findings, then every label that the table names."""
+    labels = sorted({canonical(name) for names in named for name in names} - {USELESS, UNCHANGED, *FINDINGS})
+    return [*FINDINGS, *labels]
+
+
+def _marks(names: list[str], findings: list[str]) -> list[float]:
+    """1 for what is named, itself or by a kind of it; 0 for the rest, or NaN where nothing follows from silence."""
+    has = {canonical(name) for name in names}
+    rest = np.nan if not names or UNCHANGED in names else 0.0
+    return [1.0 if has & {f, *(canonical(kind) for kind in KINDS.get(f, ()))} else rest for f in findings]
+
+
+def _age(study: pd.Series, birth: pd.Series) -> pd.Series:
+    """Years between the dates of study (YYYYMMDD) and birth (YYYY); NaN where impossible."""
+    years = pd.to_numeric(study.str.strip().str[:4], errors="coerce") - pd.to_numeric(birth, errors="coerce")
+    return years.where(years.between(0, 120)).astype(float)

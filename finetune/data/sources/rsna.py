@@ -1,0 +1,130 @@
+"""RSNA Pneumonia Detection Challenge (2018): 26,684 labelled frontal chest X-rays of NIH ChestX-ray14, read again by
+radiologists, with boxes around opacities.
+
+Shih et al., Radiology: AI 2019. DICOM as published, or PNG or JPEG under the same names.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.boxes import Box, to_text
+from finetune.data.findings import canonical
+from finetune.data.labels import read_marks
+from finetune.data.sources import chest
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError, one_of
+
+LABELS, CLASSES, IMAGES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv", "stage_2_train_images"
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+WHERE = "https://www.kaggle.com/competitions/rsna-pneumonia-detection-challenge"
+FINDINGS = ("Pneumonia", "Lung_Opacity")
+SIDES = ("x", "y", "width", "height")
+
+
+@dataclass
+class Rsna:
+    """Source of the challenge's training images; those of its test were never labelled in public.
+
+    Target = 1 says that a reader saw an opacity suspicious for pneumonia. The boxes go into the metadata column `boxes`
+    (see finetune/data/boxes.py). A patientId is one per image; who is whose follow-up is only known where
+    pneumonia-challenge-dataset-mappings_2018.json lies beside the tables: then patients are those of ChestX-ray14.
+    """
+
+    root: str | Path = "data/rsna"
+    """Folder with stage_2_train_labels.csv and stage_2_train_images/."""
+    finding: str = "Pneumonia"
+    """Name of what is learned, the same marks under either name: Pneumonia or Lung_Opacity."""
+
+    def __post_init__(self) -> None:
+        self.finding = canonical(self.finding)
+        if self.finding not in FINDINGS:
+            raise one_of("data.finding", self.finding, FINDINGS)
+
+    def table(self) -> SampleTable:
+        """One row per image that is present; the rows of its boxes are one."""
+        root = Path(self.root)
+        listing = root / LABELS
+        if not listing.is_file():
+            what = f"has no {LABELS}" if root.is_dir() else "is not a folder"
+            raise FinetuneError(
+                f"data.root={self.root} {what} (looked in {root.absolute()}).\n"
+                f"Get the challenge's data at {WHERE} and set data.root=DIR."
+            )
+        rows = read_rows(listing)
+        need_columns(rows, {c: c for c in ("patientId", "Target", *SIDES)}, listing)
+        boxes = self._boxes(rows, listing)
+        image, target = rows["patientId"].str.strip(), pd.Series(read_marks(rows["Target"], listing))
+        per_image = target.groupby(image.to_numpy(), sort=False)
+        if torn := sorted(per_image.nunique().loc[lambda n: n != 1].index):
+            raise FinetuneError(f"{listing}: Target is blank or differs between the rows of {some(torn)}.")
+        marks = per_image.first()
+        where = by_stem(root, (IMAGES,))
+        kept = np.array([name in where for name in marks.index])
+        if not kept.any():
+            raise FinetuneError(
+                f"data.root={self.root}: none of the {len(marks):,} images of {LABELS} is in {IMAGES}/. "
+                f"Unpack the archive from {WHERE} there, or set data.root=DIR."
+            )
+        notes = absent_note(int(kept.sum()), len(marks), root)
+        marks = marks[kept]
+        names = pd.Series(marks.index, dtype=object)
+        frame = pd.DataFrame({"path": names.map(where), "patient": names, "split": None}, dtype=object)
+        patients, said = self._patients(root, names)
+        notes.append(said)
+        if patients is not None:
+            frame["patient"] = patients
+        frame["boxes"] = [to_text(boxes.get(name, [])) for name in names]
+        if (root / CLASSES).is_file():
+            frame["reading"] = names.map(self._readings(root / CLASSES)).fillna("").astype(object)
+        return chest.sample_table(
+            frame,
+            marks.to_numpy()[:, None],
+            [self.finding],
+            root=root,
+            name="rsna",
+            notes=notes,
+            has_patients=patients is not None,
+        )
+
+    def _boxes(self, rows: pd.DataFrame, listing: Path) -> dict[str, list[Box]]:
+        drawn = rows[(rows[list(SIDES)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
+        numbers = np.column_stack([pd.to_numeric(drawn[side], errors="coerce").to_numpy(float) for side in SIDES])
+        wrong = drawn.index[~(np.isfinite(numbers) & (numbers >= 0)).all(axis=1)]
+        if len(wrong):
+            raise FinetuneError(
+                f"{listing}, line {wrong[0] + 2}: x, y, width, height are {rows.loc[wrong[0], list(SIDES)].tolist()}; "
+                "a box needs four numbers of 0 or more, an image without one leaves all blank."
+            )
+        boxes: dict[str, list[Box]] = {}
+        for name, sides in zip(drawn["patientId"].str.strip(), numbers, strict=True):
+            left, top, width, height = sides.tolist()
+            boxes.setdefault(name, []).append((self.finding, left, top, width, height))
+        return boxes
+
+    def _patients(self, root: Path, names: pd.Series) -> tuple[pd.Series | None, str]:
+        file = root / MAPPING
+        if not file.is_file():
+            return None, (
+                "patientId is one per image: two images of a person may fall into two splits. "
+                f"{MAPPING} (from RSNA) beside {LABELS} tells who is who."
+            )
+        try:
+            nih = {entry["subset_img_id"]: str(entry["img_id"]) for entry in json.loads(file.read_text("utf-8"))}
+        except (ValueError, KeyError, TypeError) as error:
+            raise FinetuneError(f"{file} is not the published list of subset_img_id and img_id: {error!r}.") from None
+        patients = names.map(lambda name: nih.get(name, "").partition("_")[0].lstrip("0"))
+        if lacking := int((patients == "").sum()):
+            raise FinetuneError(f"{file} lacks {lacking:,} of the {len(names):,} images of {LABELS}.")
+        return patients.astype(object), f"Patients are those of NIH ChestX-ray14, by {MAPPING}."
+
+    def _readings(self, file: Path) -> dict[str, str]:
+        rows = read_rows(file)
+        need_columns(rows, {"patientId": "patientId", "class": "class"}, file)
+        return dict(zip(rows["patientId"].str.strip(), rows["class"].str.strip(), strict=True))

@@ -1,0 +1,92 @@
+"""VinDr-CXR as published: 18,000 frontal chest X-rays, each of the 15,000 for training read by 3 radiologists, each of
+the 3,000 of the test by a consensus of 5.
+
+Nguyen et al., Scientific Data 2022. DICOM as published, or PNG or JPEG under the same names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.findings import canonical, chosen
+from finetune.data.sources import chest
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError, one_of
+
+LISTINGS = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
+NOT_FINDINGS = ("image_id", "rad_id", "rad_ID")
+VOTES = ("majority", "any")
+WHERE = "https://physionet.org/content/vindr-cxr"
+
+
+@dataclass
+class VinDr:
+    """Source of VinDr-CXR; its official test is the test split. No patient is published: an image counts as one."""
+
+    root: str | Path = "data/vindr"
+    """Folder with annotations/, train/ and test/."""
+    findings: list[str] | None = None
+    """Findings to learn, by default all that the tables have (22 local, 6 global)."""
+    votes: str = "majority"
+    """How the readers of a training image make one label: majority (more than half of them) or any."""
+
+    def __post_init__(self) -> None:
+        if self.votes not in VOTES:
+            raise one_of("data.votes", self.votes, VOTES)
+
+    def table(self) -> SampleTable:
+        """One row per image that is present."""
+        root = Path(self.root)
+        listings = {split: root / "annotations" / name for split, name in LISTINGS.items()}
+        listings = {split: file for split, file in listings.items() if file.is_file()}
+        if not listings:
+            what = f"has no annotations/{LISTINGS['train']}" if root.is_dir() else "is not a folder"
+            raise FinetuneError(
+                f"data.root={self.root} {what} (looked in {root.absolute()}).\n"
+                f"Get VinDr-CXR at {WHERE} (free, after a course on research with patients) and set data.root=DIR."
+            )
+        tables = {split: read_rows(file) for split, file in listings.items()}
+        columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
+        known = list(dict.fromkeys(canonical(column) for column in columns))
+        findings = chosen(self.findings, known)
+        parts, listed, notes = [], 0, []
+        for split, rows in tables.items():
+            labels = self._labels(rows, findings, listings[split])
+            where = by_stem(root, (split,))
+            listed += len(labels)
+            labels = labels[[name in where for name in labels.index]]
+            names = pd.Series(labels.index, dtype=object)
+            frame = pd.DataFrame({"path": names.map(where), "patient": names.map(where), "split": split}, dtype=object)
+            parts.append((frame, labels.to_numpy()))
+        frame = pd.concat([part for part, _ in parts], ignore_index=True)
+        if frame.empty:
+            raise FinetuneError(
+                f"data.root={self.root}: none of the {listed:,} listed images is in {' or '.join(tables)}/. "
+                f"Get them at {WHERE}, or set data.root=DIR."
+            )
+        notes += absent_note(len(frame), listed, root)
+        notes.append("No patient is published: every image counts as its own patient.")
+        targets = np.concatenate([part for _, part in parts])
+        return chest.sample_table(frame, targets, findings, root=root, name="vindr", notes=notes, has_patients=False)
+
+    def _labels(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
+        """Image -> 1, 0 per finding; a finding that this table does not have is unknown."""
+        need_columns(rows, {"image_id": "image_id"}, file)
+        has = [f for f in findings if f in {canonical(str(column)) for column in rows.columns}]
+        marks = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
+        if has:
+            marks[has] = chest.marks_of(rows, has, file)
+        if (marks < 0).any(axis=None):
+            raise FinetuneError(f"{file} holds -1; VinDr-CXR knows 0 and 1 only.")
+        readers = marks.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
+        share = readers.mean()
+        decided = share > 0 if self.votes == "any" else share > 0.5
+        several = readers.size() > 1
+        if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
+            raise FinetuneError(f"{file}: {some(several.index[several])} is there twice, without a column rad_id.")
+        return decided.astype(float).where(share.notna())

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from finetune.data.boxes import from_text, to_text
+from finetune.data.findings import FINDINGS, canonical, chosen, same
+from finetune.data.labels import read_marks, settle
+from finetune.errors import FinetuneError
+
+NAN = np.nan
+TWO = ["Edema", "Mass"]
+PATHS = ["a.png", "b.png", "c.png"]
+MARKS = np.array([[1, -1], [-1, NAN], [NAN, 0.25]])
+
+
+# -- policies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("uncertain", "missing", "targets"),
+    [
+        ("ignore", "ignore", [[1, NAN], [NAN, NAN], [NAN, 0.25]]),
+        ("one", "ignore", [[1, 1], [1, NAN], [NAN, 0.25]]),
+        ("zero", "one", [[1, 0], [0, 1], [1, 0.25]]),
+        ({"Edema": "one"}, {}, [[1, NAN], [1, NAN], [NAN, 0.25]]),  # what is not named is ignored
+        ({"default": "zero", "Mass": "one"}, {"default": "zero"}, [[1, 1], [0, 0], [0, 0.25]]),
+        ({"default": {"soft": [0.3, 0.3]}}, "zero", [[1, 0.3], [0.3, 0], [0, 0.25]]),
+    ],
+)
+def test_policies_settle_uncertain_and_missing_marks(uncertain, missing, targets):
+    np.testing.assert_array_equal(settle(MARKS, PATHS, TWO, uncertain, missing), targets)
+    assert np.isnan(MARKS).sum() == 2  # the marks stay as they were
+
+
+def test_soft_targets_hang_on_path_and_finding_alone():
+    marks, paths = np.full((1000, 2), -1.0), [f"{i}.png" for i in range(1000)]
+    soft = settle(marks, paths, TWO, {"default": {"soft": [0.55, 0.85]}}, "ignore")
+    assert 0.55 <= soft.min() < 0.56
+    assert 0.84 < soft.max() <= 0.85
+    assert abs(soft.mean() - 0.7) < 0.01
+    assert len(np.unique(soft)) > 1900
+    again = settle(marks[::-1], paths[::-1], ["Mass"], {"Mass": {"soft": [0.55, 0.85]}}, "ignore")
+    np.testing.assert_array_equal(again[::-1, 0], soft[:, 1])
+    first = settle(np.array([[-1.0]]), ["a.png"], ["Edema"], {"Edema": {"soft": [0, 1]}}, "ignore")
+    assert first.item() == 0.597768  # the same on every machine and in every version
+
+
+@pytest.mark.parametrize(
+    ("uncertain", "message"),
+    [
+        ("maybe", r"data.uncertain=maybe is not known. Choose from ignore, zero, one, \{soft: \[a, b\]\}"),
+        ({"Edema": "maybe"}, "data.uncertain.Edema=maybe is not known"),
+        (
+            {"Edma": "one"},
+            r"data.uncertain.Edma: .*Did you mean data.uncertain.Edema\? Choose from default, Edema, Mass",
+        ),
+        ({"soft": [0.1, 0.2]}, r"soft is a policy.*data.uncertain.default=\{soft: \[0.1, 0.2\]\}"),
+        ({"Edema": {"soft": [0.9, 0.1]}}, r"data.uncertain.Edema.soft=\[0.9, 0.1\] must be two numbers"),
+        ({"Edema": {"soft": [0, True]}}, "must be two numbers"),
+        ({"Edema": {"soft": 0.5}}, "must be two numbers"),
+        ({"Edema": {"hard": 1}}, "data.uncertain.Edema={'hard': 1} is not known"),
+        (None, "data.uncertain=None is not known"),
+    ],
+)
+def test_unknown_policies_and_findings_are_named(uncertain, message):
+    with pytest.raises(FinetuneError, match=message):
+        settle(MARKS, PATHS, TWO, uncertain, "ignore")
+
+
+def test_a_policy_may_use_any_name_of_a_finding_and_name_one_that_is_not_learned():
+    marks = np.array([[-1.0]])
+    policy = {"Pleural Effusion": "one"}
+    assert settle(marks, ["a"], ["Effusion"], policy, "ignore").item() == 1
+    assert np.isnan(settle(marks, ["a"], ["Edema"], policy, "ignore", known=["Edema", "Effusion"]).item())
+
+
+def test_marks_are_read_from_text():
+    column = pd.Series(["1.0", " 0", "", "-1.0", "NaN", "True", "0.5"], name="Edema")
+    np.testing.assert_array_equal(read_marks(column, Path("t.csv")), [1, 0, NAN, -1, NAN, 1, 0.5])
+    for wrong in ("2", "inf", "-0.5", "yes"):
+        with pytest.raises(FinetuneError, match=rf"t.csv, line 3: column Edema holds '{wrong}' \(1 such row\(s\)\)"):
+            read_marks(pd.Series(["1", wrong], name="Edema"), Path("t.csv"))
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_name_for_what_means_the_same():
+    assert {canonical(n) for n in ("Pleural Effusion", "pleural effusion", "Effusion", "PLEURAL_EFFUSION")} == {
+        "Effusion"
+    }
+    assert canonical("Pleural thickening") == "Pleural_Thickening"
+    assert canonical("no_finding") == "No Finding"
+    assert canonical("Pulmonary fibrosis") == "Fibrosis"
+    assert canonical("my own finding") == "my own finding"
+    assert same("Pulmonary Edema", "edema")
+    assert same("my own", "My_Own")
+
+
+def test_what_is_not_the_same_is_not_merged():
+    apart = ["Lung Opacity", "Infiltration", "Consolidation", "Lung Lesion", "Nodule/Mass", "Nodule", "Mass"]
+    apart += ["Enlarged Cardiomediastinum", "Cardiomegaly", "Fracture", "Rib fracture", "Hernia", "Hiatal hernia"]
+    apart += ["No Finding", "Normal"]
+    assert len({canonical(name) for name in apart}) == len(apart)
+    names = [name for canon, others in FINDINGS.items() for name in (canon, *others)]
+    assert len({name.replace("_", " ").lower() for name in names}) == len(names)  # no alias of two
+
+
+def test_findings_are_chosen_by_any_of_their_names():
+    known = ["Effusion", "Edema"]
+    assert chosen(None, known) == known
+    assert chosen("Pleural Effusion", known) == ["Effusion"]
+    with pytest.raises(FinetuneError, match=r"data.findings=Mass is not known. Choose from Effusion, Edema"):
+        chosen(["Mass"], known)
+    for wrong in ([], ["Effusion", "Pleural_Effusion"]):
+        with pytest.raises(FinetuneError, match="each once"):
+            chosen(wrong, known)
+
+
+# -- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_go_into_a_cell_and_come_out_again():
+    boxes = [("Pneumonia", 264.0, 152.0, 213.5, 379.0), ("No Finding", 0.0, 0.0, 1.0, 1.0)]
+    assert to_text(boxes) == "Pneumonia 264 152 213.5 379; No Finding 0 0 1 1"
+    assert from_text(to_text(boxes)) == boxes
+    assert from_text("") == []
+    with pytest.raises(FinetuneError, match="'Mass 1 2' is not a box"):
+        from_text("Mass 1 2")
