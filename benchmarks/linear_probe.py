@@ -21,8 +21,8 @@ from benchmarks.results import machine, write_section
 
 BACKBONE = "densenet_bc_100_12"
 PER_CLASS = {"train": 20, "val": 10, "test": 100}
-PROBE = ["finetuning=linear_probe", "transforms=none", "optimizer.lr=0.01", "trainer.max_epochs=30"]
-SCRATCH = ["finetuning=full", "transforms=natural", "optimizer.lr=0.003", "trainer.max_epochs=30"]
+PROBE = ["finetuning=linear_probe", "transforms=none", "optimizer.lr=0.02", "trainer.max_epochs=20"]
+SCRATCH = ["finetuning=full", "transforms=natural", "optimizer.lr=0.003", "trainer.max_epochs=20"]
 
 
 def split_table(folder: Path, seed: int) -> pd.DataFrame:

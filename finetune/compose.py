@@ -253,7 +253,7 @@ def joined(sources: Any) -> dict[str, Any]:
 def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
     """Whether this fit has to do with the synthetic set: data=chestxray, no root named, nothing at the default root."""
     return (
-        config.job == "fit"
+        config.job in ("fit", "preview")
         and config.data.name == "chestxray"
         and not Path(config.data.root).exists()
         and not any(o.key_or_group in ("data.root", "experiment") for o in parse(overrides))
@@ -294,7 +294,7 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
         config = compose(words, sweep=sweep)
-    if config.job == "fit":
+    if config.job in ("fit", "preview"):
         build.check(plain(config))
     return words
 

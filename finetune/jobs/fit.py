@@ -101,26 +101,31 @@ def make_network(
     return spec, network, trained, {**account, "random": False}
 
 
-def train(
-    config: dict[str, Any], run: Path, table: SampleTable, network: Network, data: ImageData, say: prepare.Say
-) -> None:
-    """Fit with Lightning, from the last checkpoint where there is one."""
+def make_task(config: dict[str, Any], table: SampleTable, network: Network, data: ImageData) -> Classification:
+    """The LightningModule: network, loss, optimizer, schedule and plan together."""
     network.to(memory_format=torch.channels_last)
     if config["compile"]:
         network.compile()
-    plan = build.plan(config)
     loss = build.loss(config, table.kind)
-    task = Classification(
+    return Classification(
         network,
         loss,
         build.make(config, "optimizer"),
         build.make(config, "schedule"),
-        plan,
+        build.plan(config),
         classes=table.classes,
         loss_weights=loss.weights(table.classes, table.targets()[data.rows("train")]),
         seed=config["seed"],
         config=config,
     )
+
+
+def train(
+    config: dict[str, Any], run: Path, table: SampleTable, network: Network, data: ImageData, say: prepare.Say
+) -> None:
+    """Fit with Lightning, from the last checkpoint where there is one."""
+    task = make_task(config, table, network, data)
+    plan = task.plan
     monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")

@@ -1,0 +1,155 @@
+"""job=preview: what a fit would do, before it does it. Nothing is trained that is kept."""
+
+import math
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from finetune import build
+from finetune.data.module import ImageData
+from finetune.data.sheets import write_sheet
+from finetune.evaluation.files import write_json_atomic
+from finetune.jobs import fit, prepare, run_folder
+from finetune.preprocessing import Preprocessing
+from finetune.training import parts as part_tools
+
+WARM_UP = 4  # steps before the clock starts: the first ones fill caches and queues
+SHOWN = 16  # pictures of the first batch
+MIB = 2**20
+
+
+def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
+    """Audit, batch.png, what learns when, time and memory of an epoch; the rest of the disk stays as it is."""
+    run_folder.begin(run, config, words)
+    say = prepare.sayer(True)
+    prepare.demo(config, say)
+    table = prepare.table(config, say)
+    prepare.check_trainable(table)
+    _, network, of_weights, _ = fit.make_network(config, table, say)
+    preprocessing = build.preprocessing(config, of_weights)
+    lenient = {**config, "data": {**config["data"], "audit": {**config["data"]["audit"], "on_leak": "warn"}}}
+    pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
+    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
+    show_batch(data, run / "batch.png", preprocessing)
+    task = fit.make_task(config, table, network, data)
+    learns = what_learns(task, config["trainer"]["max_epochs"])
+    for phase in learns:
+        say(f"from epoch {phase['epoch'] + 1}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")
+        say("  " + ", ".join(f"{part} {count:,}" for part, count in phase["parts"].items()))
+    cost = measure(task, data, config, run)
+    say(cost_sentence(cost, config["trainer"]["max_epochs"]))
+    for leak in audit.leaks:
+        say(f"A fit would stop here (data.audit.on_leak=stop): {leak.text}")
+    write_json_atomic(run / "preview.json", {"learns": learns, "cost": cost, "data": {"hash": table.hash()}})
+    say(f"audit, first batch and figures: {run}")
+
+
+def show_batch(data: ImageData, path: Path, preprocessing: Preprocessing) -> None:
+    """The first training batch as the network sees it, with each picture's positive classes."""
+    batch = next(iter(data.train_dataloader()))
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    images = ((batch["image"][:SHOWN] * std + mean) * 255).round().clamp(0, 255).byte()  # (N, C, S, S)
+    pixels = [image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy() for image in images]
+    captions = []
+    for target in batch["target"][:SHOWN].tolist():
+        positive = [name for name, value in zip(data.table.classes, target, strict=True) if value >= 0.5]
+        unknown = sum(map(math.isnan, target))
+        captions.append(", ".join(positive or ["none"]) + (f" ({unknown} unknown)" if unknown else ""))
+    write_sheet(path, pixels, captions, columns=4)
+
+
+def what_learns(task: Any, max_epochs: int) -> list[dict[str, Any]]:
+    """Per phase of the plan: how many numbers of each part learn."""
+    parts = list(task.parts)
+    found = []
+    phases = sorted(task.plan.phases.items(), key=lambda item: item[1].epoch)
+    for name, phase in phases:
+        if 0 < max_epochs <= phase.epoch:
+            continue
+        part_tools.set_gradients(task.parts, task.plan.at(phase.epoch, parts))
+        counts = {
+            part: sum(p.numel() for module in task.parts[part] for p in module.parameters() if p.requires_grad)
+            for part in parts
+        }
+        everything = sum(p.numel() for p in task.network.parameters())
+        found.append(
+            {"name": name, "epoch": phase.epoch, "parts": counts, "trained": sum(counts.values()), "all": everything}
+        )
+    return found
+
+
+class Clock(Callback):
+    """When training and validation steps began, and when the last one ended: waiting for data is between them."""
+
+    def __init__(self) -> None:
+        self.train: list[float] = []
+        self.val: list[float] = []
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.train.append(time.perf_counter())
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.train_ended = time.perf_counter()
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        self.val.append(time.perf_counter())
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.val_ended = time.perf_counter()
+
+
+def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path) -> dict[str, Any]:
+    """Seconds per step and epoch and peak memory, from real steps of the phase that trains most."""
+    steps, batches = WARM_UP + config["steps"], len(data.train_dataloader())
+    val_batches = -(-len(data.rows("val")) // config["data"]["batch_size"])
+    clock = Clock()
+    settings = {key: value for key, value in config["trainer"].items() if value is not None}
+    settings |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
+    settings |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
+    most = max(what_learns(task, config["trainer"]["max_epochs"]), key=lambda phase: phase["trained"])
+    task.plan = replace(task.plan, phases={most["name"]: replace(task.plan.phases[most["name"]], epoch=0)})
+    trainer = L.Trainer(
+        default_root_dir=run, logger=False, callbacks=[clock], use_distributed_sampler=False,
+        enable_checkpointing=False, **settings,
+    )  # fmt: skip
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    trainer.fit(task, datamodule=data)
+    starts = [*clock.train, clock.train_ended]
+    gaps = np.diff(starts)[min(WARM_UP, len(starts) - 2) :]
+    checks = np.diff([*clock.val, clock.val_ended]) if clock.val else np.zeros(1)
+    step = float(np.mean(gaps))
+    return {
+        "seconds_per_step": step,
+        "steps_per_epoch": batches,
+        "seconds_per_epoch": step * batches + float(np.median(checks)) * val_batches,
+        "peak_memory_mib": peak_memory(),
+        "timed_steps": len(gaps),
+        "device": str(task.device),
+    }
+
+
+def peak_memory() -> int:
+    """MiB: of the GPU where there is one, else of this process (the workers come on top)."""
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / MIB)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return round(peak / MIB if sys.platform == "darwin" else peak / 1024)
+
+
+def cost_sentence(cost: dict[str, Any], max_epochs: int) -> str:
+    """Time and memory in a sentence."""
+    epoch, whole = cost["seconds_per_epoch"], cost["seconds_per_epoch"] * max_epochs
+    return (
+        f"about {epoch:,.0f} s per epoch ({cost['steps_per_epoch']:,} steps of {cost['seconds_per_step']:.2f} s and "
+        f"the validation), {whole / 60:,.0f} min for {max_epochs} epochs; {cost['peak_memory_mib']:,} MiB at most "
+        f"(one process on {cost['device']}, {cost['timed_steps']} steps timed)"
+    )

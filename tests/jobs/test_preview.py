@@ -1,0 +1,59 @@
+"""job=preview: audit, first batch, what learns when, cost; and nothing else on the disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finetune.__main__ import main
+from tests.jobs.test_fit import TINY, draw
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / "pictures")
+    return tmp_path
+
+
+def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys):
+    before = {path for path in place.rglob("*") if path.is_file()}
+    words = ["job=preview", *TINY, "trainer.max_epochs=4", "data=folder", "data.root=pictures", "steps=2"]
+    main([*words, "data.batch_size=4", "finetuning=head_then_full", "finetuning.phases.full.epoch=2"])
+    (run,) = (place / "outputs" / "preview").iterdir()
+    made = {path for path in place.rglob("*") if path.is_file()} - before
+    assert {path.name for path in made} == {
+        "config.yaml",
+        "environment.json",
+        "audit.json",
+        "batch.png",
+        "preview.json",
+    }
+    assert all(path.parent == run for path in made)
+    found = json.loads((run / "preview.json").read_text())
+    head, full = found["learns"]
+    assert (head["name"], head["epoch"], full["epoch"]) == ("head", 0, 2)
+    assert head["trained"] == head["parts"]["head"] == 64 * 2 + 2
+    assert full["trained"] == full["all"] == sum(full["parts"].values())
+    cost = found["cost"]
+    assert cost["steps_per_epoch"] == 11  # 42 of 60 pictures train
+    assert cost["timed_steps"] == 2
+    assert 0 < cost["seconds_per_step"] * 11 <= cost["seconds_per_epoch"]
+    assert cost["peak_memory_mib"] > 100
+    said = capsys.readouterr().out
+    assert "from epoch 1: head trains 130 of" in said
+    assert "s per epoch (11 steps" in said
+    with Image.open(run / "batch.png") as sheet:
+        assert sheet.size[0] > 600
+
+
+def test_preview_shows_leaks_instead_of_stopping_at_them(place, capsys):
+    for name in ("cold", "warm"):
+        for path in list((place / "pictures" / name).iterdir())[:6]:
+            copy = place / "pictures" / name / f"copy_{path.name}"
+            copy.write_bytes(path.read_bytes())
+    main(["job=preview", *TINY, "data=folder", "data.root=pictures", "steps=1"])
+    assert "A fit would stop here" in capsys.readouterr().out
+    (run,) = Path("outputs/preview").iterdir()
+    assert json.loads((run / "audit.json").read_text())["leaks"]
