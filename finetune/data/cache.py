@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.images import BadImage, read_picture
+from finetune.data import containers
+from finetune.data.images import read_picture
 from finetune.data.store import NoRoom, PictureStore, StoreFolder
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import BadImage, FinetuneError, one_of
 from finetune.preprocessing import Preprocessing
 
 AT_ONCE = 256  # pictures handed to the threads between two reports
@@ -152,7 +153,8 @@ class _Survey:
         digests, extremes = [""] * total, [[0, 0]] * total
         spoken = time.monotonic()
         with warnings.catch_warnings(), ThreadPoolExecutor(self.workers) as threads:
-            warnings.filterwarnings("ignore", module="PIL")  # of broken EXIF and the like, without the file's name
+            for library in ("PIL", "pydicom"):  # of broken headers and the like, without the file's name
+                warnings.filterwarnings("ignore", module=library)
             for start in range(0, total, AT_ONCE):
                 block = range(start, min(start + AT_ONCE, total))
                 for row, (picture, digest, extreme, reason) in zip(
@@ -198,12 +200,12 @@ def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
 
     p = preprocessing
     digest = hashlib.sha256(f"1 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
+    states: dict[Path, str] = {}  # of containers: one look for all the pictures in them
     for file in files:
-        try:
-            info = os.stat(file)
-            state = f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
-        except OSError as error:
-            state = f"error {error.errno}"
+        if (member := containers.member(file)) is None:
+            state = containers.state(file)
+        else:
+            state = states.get(member.file) or states.setdefault(member.file, containers.state(member.file))
         digest.update(f"\x1e{os.path.abspath(file)}\x1f{state}".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 

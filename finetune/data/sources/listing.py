@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import difflib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from finetune.errors import FinetuneError
+from finetune.data import containers
+from finetune.errors import BadImage, FinetuneError
 
 
 def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
@@ -71,15 +73,34 @@ def list_files(folder: Path) -> list[str]:
 
 
 def present(root: Path, paths: Sequence[str]) -> list[bool]:
-    """Which of the relative paths exist: each folder is listed once, no file is touched."""
+    """Which of the relative paths exist: each folder is listed once, of containers each array's header is read once."""
     folders: dict[str, set[str]] = {}
-    found = []
-    for path in paths:
+    lengths: dict[tuple[Path, str], float] = {}
+
+    def is_there(path: str) -> bool:
         folder, _, name = path.rpartition("/")
         if folder not in folders:
             folders[folder] = set(list_files(root / folder))
-        found.append(name in folders[folder])
-    return found
+        return name in folders[folder]
+
+    def holds(member: containers.Member) -> bool:
+        place = member.file, member.key
+        if place not in lengths:
+            lengths[place] = _length(root, member) if is_there(member.file.as_posix()) else 0
+        return member.place < lengths[place]
+
+    members = (containers.member(path) for path in paths)
+    return [is_there(path) if member is None else holds(member) for path, member in zip(paths, members, strict=True)]
+
+
+def _length(root: Path, member: containers.Member) -> float:
+    """Pictures in a member's array; what cannot be read counts as there, since decoding says what is wrong with it."""
+    if member.is_frame:
+        return math.inf
+    try:
+        return containers.length(root / member.file, member.key)
+    except BadImage as error:
+        return 0 if error.reason.startswith("is missing") else math.inf
 
 
 def absent_note(there: int, listed: int, root: Path) -> list[str]:
