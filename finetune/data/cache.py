@@ -200,14 +200,19 @@ def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
 
     p = preprocessing
     digest = hashlib.sha256(f"1 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
-    states: dict[Path, str] = {}  # of containers: one look for all the pictures in them
+    known: dict[Path, str] = {}  # containers: one look for all the pictures in them
     for file in files:
         if (member := containers.member(file)) is None:
-            state = containers.state(file)
+            text = _state(file)
         else:
-            state = states.get(member.file) or states.setdefault(member.file, containers.state(member.file))
-        digest.update(f"\x1e{os.path.abspath(file)}\x1f{state}".encode("utf-8", "surrogateescape"))
+            text = known.get(member.file) or known.setdefault(member.file, _state(member.file))
+            text += f"\x1f{member.key}/{member.place}"
+        digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
+
+
+def _state(file: Path) -> str:
+    return f"\x1e{os.path.abspath(file)}\x1f{containers.state(file)}"
 
 
 def _nothing(*_: Any) -> None:

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from finetune.preprocessing import FITS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-NAMES = ("chestxray", "csv", "folder")
+NAMES = ("chestxray", "csv", "folder", "huggingface", "isic", "kermany", "medmnist", "pcam", "torchvision")
 
 
 def data(name: str, *overrides: str) -> dict:
