@@ -63,8 +63,11 @@ def read_picture(path: str | os.PathLike[str]) -> np.ndarray:  # -> uint8 (H, W)
         raise
     except MemoryError:
         raise BadImage(path, "does not fit into memory") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise BadImage(path, f"is damaged or cut short ({str(error) or type(error).__name__})") from None
+    except Exception as error:  # readers raise nearly anything on damaged files, pydicom's with the bytes in question
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(
+            path, f"is damaged or cut short ({reason if len(reason) < 160 else reason[:150] + ' ...'})"
+        ) from None
 
 
 def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB

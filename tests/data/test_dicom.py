@@ -1,5 +1,7 @@
 import builtins
+import contextlib
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -310,8 +312,25 @@ def test_real_files_cut_short_never_end_in_a_traceback(shared_data, tmp_path, na
     content = (shared_data / "dicom" / name).read_bytes()
     for kept in (200, 600, 1500, len(content) // 2, len(content) - 20):
         (tmp_path / "x.dcm").write_bytes(content[:kept])
-        with pytest.raises(BadImage):
+        with pytest.raises(BadImage) as caught:
             read_picture(tmp_path / "x.dcm")
+        assert len(caught.value.reason.splitlines()) == 1
+        assert len(caught.value.reason) < 200
+
+
+def test_damaged_headers_never_end_in_a_traceback(put):
+    path, rng = (
+        put(noise(8, 8).astype(np.uint16), WindowCenter="9", WindowWidth="20", bits=12),
+        np.random.default_rng(0),
+    )
+    content = path.read_bytes()
+    for _ in range(200):
+        damaged = bytearray(content)
+        for place in rng.integers(132, len(content), 3):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(bytes(damaged))
+        with contextlib.suppress(BadImage), warnings.catch_warnings(action="ignore"):
+            assert read_picture(path).dtype == np.uint8
 
 
 def test_video_is_not_read(put):

@@ -120,8 +120,10 @@ def test_what_is_not_there_names_the_way(tmp_path, name):
 
 
 def test_what_is_wrong_is_named(tmp_path, monkeypatch):
-    with pytest.raises(FinetuneError, match=r"data.name=torchvision is not known.*Choose from cifar10, cifar100"):
+    with pytest.raises(FinetuneError, match=r"data=torchvision needs data.name=NAME: choose from cifar10, cifar100"):
         TorchvisionSet(tmp_path).table()
+    with pytest.raises(FinetuneError, match=r"data.name=cifar is not known. Did you mean cifar10\?"):
+        TorchvisionSet(tmp_path, "cifar").table()
     with pytest.raises(FinetuneError, match=r"data=torchvision needs data.root=DIR"):
         TorchvisionSet(None, "pets").table()
 

@@ -50,6 +50,8 @@ class MedMnist:
 
     def table(self) -> SampleTable:
         """One row per picture, train first; the published split."""
+        if self.name == "medmnist":
+            raise FinetuneError(f"data=medmnist needs data.name=NAME: choose from {', '.join(CLASSES)}.")
         if self.name not in CLASSES:
             raise one_of("data.name", self.name, CLASSES)
         if self.size is not None and self.size not in SIZES:

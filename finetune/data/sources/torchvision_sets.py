@@ -58,6 +58,8 @@ class TorchvisionSet:
 
     def table(self) -> SampleTable:
         """One row per picture."""
+        if self.name == "torchvision":
+            raise FinetuneError(f"data=torchvision needs data.name=NAME: choose from {', '.join(SETS)}.")
         if self.name not in SETS:
             raise one_of("data.name", self.name, SETS)
         if self.root and self.download:
