@@ -306,7 +306,21 @@ def _with_own_group(words: list[str]) -> list[str]:
         return words
     config = compose([w for w in words if not w.lstrip("+").startswith("data.")])
     data = own_data(config)
-    return words if data is None or data["name"] not in choices()["data"] else [*words, f"data={data['name']}"]
+    group = None if data is None else _group_of(data)
+    return words if group is None else [*words, f"data={group}"]
+
+
+def _group_of(data: dict[str, Any]) -> str | None:
+    """The file of conf/data that a run's data settings came from: by their name, else by their source."""
+    names = choices()["data"]
+    if data["name"] in names:
+        return str(data["name"])
+    target = (data.get("source") or {}).get("_target_")
+    for name in names:
+        node = yaml.safe_load((conf_dir() / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
+        if target and (node.get("source") or {}).get("_target_") == target:
+            return name
+    return None
 
 
 def own_data(config: DictConfig) -> dict[str, Any] | None:

@@ -1,5 +1,9 @@
 """The one kind of error that a user is meant to read."""
 
+from __future__ import annotations
+
+import os
+
 
 class FinetuneError(ValueError):
     """A problem the program understands: the message names the argument, its value and the ways out.
@@ -7,6 +11,28 @@ class FinetuneError(ValueError):
     The command line prints it as one line of `error: ...` and exits with 1. Anything else that is raised is a bug
     and keeps its traceback.
     """
+
+
+class BadImage(FinetuneError):
+    """A picture that cannot be read: `path` and, in words for the user, the `reason`."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = str(path), reason
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
+        return BadImage, (self.path, self.reason)  # so that it survives the way back from a worker process
+
+
+class MissingExtra(FinetuneError):
+    """A package that only some data need is not installed: says for what, and how to get it."""
+
+    def __init__(self, what: str, extra: str):
+        super().__init__(f'{what}: pip install "finetune[{extra}]".')
+        self.what, self.extra = what, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return MissingExtra, (self.what, self.extra)
 
 
 def one_of(argument: str, value: object, choices: object) -> FinetuneError:

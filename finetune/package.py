@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from finetune import inference
-from finetune.data.images import BadImage, as_picture, read_picture
-from finetune.errors import FinetuneError
+from finetune.data.images import as_picture, read_picture
+from finetune.errors import BadImage, FinetuneError
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 

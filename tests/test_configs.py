@@ -165,6 +165,18 @@ def test_a_run_with_interpolations_is_refused(tmp_path):
         compose.read(tmp_path)
 
 
+def test_a_runs_own_data_settings_find_their_file(tmp_path):
+    target = "finetune.data.sources.medmnist.MedMnist"
+    for data, group in (
+        ({"name": "pneumoniamnist", "source": {"_target_": target}}, "medmnist"),  # the set's name, not the file's
+        ({"name": "csv", "source": {}}, "csv"),
+        ({"name": "mine", "source": {"_target_": "my.Source"}}, None),
+    ):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+        words = compose.expand(["job=evaluate", f"model={tmp_path}"])
+        assert words[2:] == ([f"data={group}"] if group else [])
+
+
 def test_the_demo_stands_in_only_where_nothing_was_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

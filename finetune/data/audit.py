@@ -273,7 +273,8 @@ def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | 
     if len(dark) > DARK_SHARE * max(1, good.sum()):
         yield (
             f"{len(dark):,} pictures are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
-            "of 10 or 12 bits stored in 16 without a PNG sBIT chunk look so; rescale them to the full range first."
+            "of 10 or 12 bits stored in 16 look so where no PNG sBIT chunk or DICOM window says it; rescale them to "
+            "the full range first."
         )
 
 

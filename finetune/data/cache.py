@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.images import BadImage, read_picture
+from finetune.data import containers
+from finetune.data.images import read_picture
 from finetune.data.store import NoRoom, PictureStore, StoreFolder
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import BadImage, FinetuneError, one_of
 from finetune.preprocessing import Preprocessing
 
 AT_ONCE = 256  # pictures handed to the threads between two reports
@@ -154,7 +155,8 @@ class _Survey:
         digests, extremes, sizes = [""] * total, [[0, 0]] * total, [[0, 0]] * total
         spoken = time.monotonic()
         with warnings.catch_warnings(), ThreadPoolExecutor(self.workers) as threads:
-            warnings.filterwarnings("ignore", module="PIL")  # of broken EXIF and the like, without the file's name
+            for library in ("PIL", "pydicom"):  # of broken headers and the like, without the file's name
+                warnings.filterwarnings("ignore", module=library)
             for start in range(0, total, AT_ONCE):
                 block = range(start, min(start + AT_ONCE, total))
                 for row, (picture, digest, extreme, size, reason) in zip(
@@ -200,14 +202,19 @@ def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
 
     p = preprocessing
     digest = hashlib.sha256(f"2 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
+    known: dict[Path, str] = {}  # containers: one look for all the pictures in them
     for file in files:
-        try:
-            info = os.stat(file)
-            state = f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
-        except OSError as error:
-            state = f"error {error.errno}"
-        digest.update(f"\x1e{os.path.abspath(file)}\x1f{state}".encode("utf-8", "surrogateescape"))
+        if (member := containers.member(file)) is None:
+            text = _state(file)
+        else:
+            text = known.get(member.file) or known.setdefault(member.file, _state(member.file))
+            text += f"\x1f{member.key}/{member.place}"
+        digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
+
+
+def _state(file: Path) -> str:
+    return f"\x1e{os.path.abspath(file)}\x1f{containers.state(file)}"
 
 
 def _nothing(*_: Any) -> None:

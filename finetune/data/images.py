@@ -15,10 +15,11 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL import WebPImagePlugin as WebP
 
-from finetune.errors import FinetuneError
+from finetune.data import containers, dicom
+from finetune.errors import BadImage, FinetuneError, MissingExtra
 from finetune.preprocessing import check_picture
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
 
 MAX_PIXELS = 200_000_000  # a header may claim any size; beyond this nothing is decoded
 
@@ -40,36 +41,33 @@ SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX":
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
 
 
-class BadImage(FinetuneError):
-    """A picture that cannot be read: `path` and, in words for the user, the `reason`."""
-
-    def __init__(self, path: str | os.PathLike[str], reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = str(path), reason
-
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        return BadImage, (self.path, self.reason)  # so that it survives the way back from a worker process
-
-
 def read_picture(path: str | os.PathLike[str]) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
-    """Decode one picture file.
+    """Decode one picture: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
 
     Gray is what has gray pixels, whatever the file's mode: an RGB file with R = G = B everywhere comes back (H, W).
     16-bit values v become round(v * 255 / 65535), or by the significant bits that a PNG's sBIT chunk or a TIFF's
     BitsPerSample names. EXIF orientation is applied. An alpha channel that is the same everywhere carries no picture
     and is dropped; any other is composited on black. Of a GIF, WebP or TIFF with several pictures the first is read.
-    32-bit values have no fixed range and are refused, as is anything cut short.
+    32-bit values have no fixed range and are refused, as is anything cut short. How DICOM becomes 8 bits stands in
+    finetune/data/dicom.py; an array in a container is a picture of 8 or 16 bits.
     """
     path = Path(path)
+    member = containers.member(path)
     try:
-        with _open(path) as file:
-            return _decode(path, file)
-    except BadImage:
+        if member is not None and not member.is_frame:
+            pixels = containers.read(member)
+            return np.ascontiguousarray(_plain(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
+        with _open(path if member is None else member.file) as file:
+            return _decode(path, file, None if member is None else member.place)
+    except (BadImage, MissingExtra):
         raise
     except MemoryError:
         raise BadImage(path, "does not fit into memory") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        raise BadImage(path, f"is damaged or cut short ({str(error) or type(error).__name__})") from None
+    except Exception as error:  # readers raise nearly anything on damaged files, pydicom's with the bytes in question
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(
+            path, f"is damaged or cut short ({reason if len(reason) < 160 else reason[:150] + ' ...'})"
+        ) from None
 
 
 def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
@@ -107,13 +105,15 @@ def _open(path: Path) -> BinaryIO:
         raise BadImage(path, "is a link that leads in a circle" if looped else f"cannot be opened ({error})") from None
 
 
-def _decode(path: Path, file: BinaryIO) -> np.ndarray:
+def _decode(path: Path, file: BinaryIO, frame: int | None = None) -> np.ndarray:
     head = file.read(132)
-    if head[128:132] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
-        raise BadImage(path, "is DICOM, which is not read yet: convert it to 8- or 16-bit PNG first, e.g. with pydicom")
+    if head[128:132] == b"DICM":
+        return np.ascontiguousarray(_plain(dicom.read(path, file, frame, MAX_PIXELS)))
+    if frame is not None:
+        raise BadImage(path, "is not DICOM, and only that has frames to choose from")
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
     if reader is None:
-        known = "PNG, JPEG, TIFF, BMP, GIF or WebP"
+        known = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
         raise BadImage(path, f"is not a picture in a known format ({known}); it begins with {head[:12]!r}")
     file.seek(0)
     picture = reader(file)

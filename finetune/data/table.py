@@ -24,8 +24,8 @@ class SampleTable:
     frame: pd.DataFrame
     """One row per image, RangeIndex: path, patient, split, target_<class>..., then the metadata columns.
 
-    `path` is relative to root and written with /. `patient` equals path where unknown. `split` is train, val, test
-    or None. A target is 1, 0, NaN (unknown) or a soft value between."""
+    `path` is relative to root and written with /; FILE.npz::KEY/INDEX is a picture in a container. `patient` equals
+    path where unknown. `split` is train, val, test or None. A target is 1, 0, NaN (unknown) or a soft value between."""
     classes: list[str]
     """Names of the classes, in the order of the network's outputs."""
     kind: str
@@ -153,7 +153,7 @@ def missing(value: object) -> bool:
 
 def _leaves(path: str) -> bool:
     """Whether a path is absolute, climbs with .. or is written with backslashes."""
-    if "\\" not in path and ".." not in path and path[0] != "/" and ":" not in path:
+    if "\\" not in path and ".." not in path and path[0] != "/" and path[1:2] != ":":
         return False  # nearly all of them; PurePath would take a second per 100,000
     drive = len(path) > 1 and path[1] == ":"
     return "\\" in path or drive or path[0] == "/" or ".." in PurePosixPath(path).parts

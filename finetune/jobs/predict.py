@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import package
+from finetune.data import containers
 from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
@@ -25,7 +26,7 @@ def pictures(given: Any) -> list[Path]:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise FinetuneError(f"input={path} holds no pictures. Looked below it for {kinds}.")
             paths += found
-        elif path.exists():
+        elif path.exists() or ((member := containers.member(path)) is not None and member.file.exists()):
             paths.append(path)
         else:
             raise FinetuneError(f"input={path} does not exist. Name a folder or a picture.")

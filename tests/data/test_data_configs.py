@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from finetune.preprocessing import FITS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-NAMES = ("chestxray", "chexpert", "csv", "folder", "joint", "mimic", "padchest", "rsna", "vindr")
+NAMES = tuple(sorted(path.stem for path in CONF.glob("data/*.yaml") if not path.stem.startswith("_")))
 
 
 def data(name: str, *overrides: str) -> dict:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import gzip
+import math
 import os
 import zlib
 from collections.abc import Iterable, Sequence
@@ -13,11 +14,9 @@ from typing import TextIO
 
 import pandas as pd
 
+from finetune.data import containers
 from finetune.data.images import IMAGE_SUFFIXES
-from finetune.errors import FinetuneError
-
-PICTURES = (*IMAGE_SUFFIXES, ".dcm", ".dicom")
-"""Suffixes of pictures in the sets that are published as DICOM and passed on as PNG or JPEG."""
+from finetune.errors import BadImage, FinetuneError
 
 
 def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
@@ -81,15 +80,34 @@ def list_files(folder: Path) -> list[str]:
 
 
 def present(root: Path, paths: Sequence[str]) -> list[bool]:
-    """Which of the relative paths exist: each folder is listed once, no file is touched."""
+    """Which of the relative paths exist: each folder is listed once, of containers each array's header is read once."""
     folders: dict[str, set[str]] = {}
-    found = []
-    for path in paths:
+    lengths: dict[tuple[Path, str], float] = {}
+
+    def is_there(path: str) -> bool:
         folder, _, name = path.rpartition("/")
         if folder not in folders:
             folders[folder] = set(list_files(root / folder))
-        found.append(name in folders[folder])
-    return found
+        return name in folders[folder]
+
+    def holds(member: containers.Member) -> bool:
+        place = member.file, member.key
+        if place not in lengths:
+            lengths[place] = _length(root, member) if is_there(member.file.as_posix()) else 0
+        return member.place < lengths[place]
+
+    members = (containers.member(path) for path in paths)
+    return [is_there(path) if member is None else holds(member) for path, member in zip(paths, members, strict=True)]
+
+
+def _length(root: Path, member: containers.Member) -> float:
+    """Pictures in a member's array; what cannot be read counts as there, since decoding says what is wrong with it."""
+    if member.is_frame:
+        return math.inf
+    try:
+        return containers.length(root / member.file, member.key)
+    except BadImage as error:
+        return 0 if error.reason.startswith("is missing") else math.inf
 
 
 def absent_note(there: int, listed: int, root: Path) -> list[str]:
@@ -113,7 +131,7 @@ def by_stem(root: Path, folders: Iterable[str]) -> dict[str, str]:
     for folder in folders:
         for name in list_files(root / folder):
             stem, dot, suffix = name.rpartition(".")
-            if dot + suffix.lower() in PICTURES and not name.startswith("."):
+            if dot + suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 where.setdefault(stem, name if folder == "." else f"{folder}/{name}")
     return where
 

@@ -1,0 +1,214 @@
+"""Pictures that lie together in one array: `FILE.npz::KEY/INDEX` and `FILE.h5::KEY/INDEX`, INDEX counted from 0.
+
+A path of that form stands in a table where a file's path would. `FILE::frame/INDEX` is a frame of a DICOM file.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+
+from finetune.errors import BadImage, MissingExtra
+
+NPZ, H5 = (".npz",), (".h5", ".hdf5")
+KEEP = 4  # arrays held open per process: train, validation and test of one set, and one more
+
+_path = lru_cache(64)(Path)  # of the one container that 100,000 pictures name
+_FORM = re.compile(r"(?s)(.+)::(.+)/(\d+)")
+_arrays: OrderedDict[tuple[object, ...], Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+class Member(NamedTuple):
+    """One picture of a container."""
+
+    file: Path
+    """The container."""
+    key: str
+    """Name of the array in it, or `frame`."""
+    place: int
+    """Which of its pictures."""
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether it is a frame of a DICOM file, which finetune/data/dicom.py reads."""
+        return not is_array_file(self.file)
+
+    @property
+    def path(self) -> str:
+        """The form it was written in."""
+        return f"{self.file}::{self.key}/{self.place}"
+
+
+def member(path: str | os.PathLike[str]) -> Member | None:
+    """The parts of a path of the form FILE::KEY/INDEX; None for a plain file's."""
+    text = os.fspath(path)
+    if "::" not in text:
+        return None
+    found = _FORM.fullmatch(text)
+    if found is None or not (is_array_file(found[1]) or found[2] == "frame"):
+        return None  # a file whose name happens to hold ::
+    return Member(_path(found[1]), found[2], int(found[3]))
+
+
+def is_array_file(file: str | os.PathLike[str]) -> bool:
+    """Whether a file holds arrays, by its name."""
+    return os.fspath(file).lower().endswith((*NPZ, *H5))
+
+
+def length(file: Path, key: str) -> int:
+    """How many pictures the array has; only its header is read.
+
+    Raises:
+        BadImage: a file or an array that cannot be read.
+    """
+    return int(_shape(_found(file, key))[0])
+
+
+def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 2, 3 or 4)
+    """One picture. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
+
+    Raises:
+        BadImage: a file, array, index or type of values that cannot be read.
+    """
+    array = _found(member.file, member.key)
+    shape, dtype = _shape(array), array.dtype
+    if dtype not in (np.uint8, np.uint16, np.bool_):
+        raise BadImage(member.path, f"holds {dtype} values, which have no fixed range: save it as uint8 or uint16")
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 2, 3, 4)) or 0 in shape[1:]:
+        raise BadImage(member.path, f"has the shape {shape}; wanted is (N, H, W) or (N, H, W, channels)")
+    if member.place >= shape[0]:
+        raise BadImage(member.path, f"is missing: {member.key} has {shape[0]:,} pictures, counted from 0")
+    picture = np.asarray(_values(array)[member.place])
+    picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
+    return picture * np.uint8(255) if dtype == np.bool_ else picture
+
+
+def state(file: str | os.PathLike[str]) -> str:
+    """Size and times of a file in a word, which changes whenever its content does."""
+    try:
+        info = os.stat(file)
+        return f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
+    except OSError as error:
+        return f"error {error.errno}"
+
+
+@dataclass
+class _Packed:
+    """An .npz array: known by its header, decompressed when a picture of it is asked for."""
+
+    file: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    values: np.ndarray | None = None
+
+
+def _shape(array: Any) -> tuple[int, ...]:
+    return tuple(array.shape)
+
+
+def _values(array: Any) -> Any:
+    if not isinstance(array, _Packed):
+        return array
+    with _lock:  # or each thread would decompress it
+        if array.values is None:
+            array.values = _load_npz(array.file, array.key)
+        return array.values
+
+
+def _found(file: Path, key: str) -> Any:
+    """The array of a file, opened once while it is in use and does not change."""
+    is_h5 = file.suffix.lower() in H5
+    # An open HDF5 file must not be shared with a forked worker, so the process is part of the name.
+    name = (str(file), key, state(file), os.getpid() if is_h5 else 0)
+    with _lock:
+        if name in _arrays:
+            _arrays.move_to_end(name)
+            return _arrays[name]
+        if not file.is_file():
+            raise BadImage(f"{file}::{key}", f"is missing: there is no file {file.name}")
+        array = _open_h5(file, key) if is_h5 else _open_npz(file, key)
+        if not _shape(array):
+            raise BadImage(f"{file}::{key}", "is a single number, not an array of pictures")
+        _arrays[name] = array
+        while len(_arrays) > KEEP:
+            _arrays.popitem(last=False)
+        return array
+
+
+def _open_npz(file: Path, key: str) -> Any:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            if key not in names:
+                raise BadImage(f"{file}::{key}", f"is missing: the file has the arrays {', '.join(names) or '(none)'}")
+            info = archive.getinfo(f"{key}.npy")
+            with archive.open(info) as stream:
+                shape, fortran, dtype = _header(stream)
+                offset = stream.tell()
+        if dtype.hasobject:
+            raise BadImage(f"{file}::{key}", "holds Python objects, which are not read")
+        if info.compress_type != zipfile.ZIP_STORED:
+            return _Packed(file, key, shape, dtype)
+        with file.open("rb") as raw:
+            raw.seek(info.header_offset + 26)
+            extra = sum(int.from_bytes(raw.read(2), "little") for _ in range(2))  # lengths of name and extra field
+        start = info.header_offset + 30 + extra + offset
+        order: Any = "F" if fortran else "C"
+        # A plain view: memmap's own indexing is slow.
+        return np.asarray(np.memmap(file, dtype, "r", start, shape, order))
+    except BadImage:
+        raise
+    except Exception as error:  # zipfile and numpy raise nearly anything on damaged files
+        raise _damaged(file, key, error) from None
+
+
+def _load_npz(file: Path, key: str) -> np.ndarray:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            return archive[key]
+    except MemoryError:
+        raise BadImage(f"{file}::{key}", "does not fit into memory") from None
+    except Exception as error:
+        raise _damaged(file, key, error) from None
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(stream)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(stream)
+    return np.lib.format.read_array_header_2_0(stream)
+
+
+def _open_h5(file: Path, key: str) -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtra(f"{file.name} is HDF5, which needs h5py", "h5") from None
+    try:
+        opened = h5py.File(file, "r", locking=False)
+        if key not in opened:
+            names = ", ".join(opened) or "(none)"
+            opened.close()
+            raise BadImage(f"{file}::{key}", f"is missing: the file has the arrays {names}")
+        if not isinstance(opened[key], h5py.Dataset):
+            raise BadImage(f"{file}::{key}", f"is a group, which has {', '.join(opened[key]) or 'nothing in it'}")
+        return opened[key]
+    except BadImage:
+        raise
+    except Exception as error:
+        raise _damaged(file, key, error) from None
+
+
+def _damaged(file: Path, key: str, error: Exception) -> BadImage:
+    return BadImage(f"{file}::{key}", f"is damaged or cut short ({str(error) or type(error).__name__})")
