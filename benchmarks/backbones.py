@@ -25,12 +25,11 @@ from torch import Tensor, nn
 
 from benchmarks.results import machine, write_section
 from finetune.backbones import build
-from finetune.backbones.build import MEMORY
 from finetune.backbones.folding import fold_batch_norm
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 224
-TRAINED = ("timm", "torchvision", *MEMORY)
+TRAINED = ("timm", "torchvision", "standard", "lean", "minimal")
 
 
 def network(kind: str, name: str) -> nn.Module:

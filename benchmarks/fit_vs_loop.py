@@ -79,7 +79,7 @@ def main() -> None:
     config = compose.plain(compose.compose(["backbone.weights=none", "trainer.max_epochs=1", *words]))
     table = prepare.table(config, print)
     preprocessing = build.preprocessing(config, None)
-    pictures, _ = prepare.pictures(config, table, preprocessing, print, None)
+    table, pictures, _ = prepare.pictures(config, table, preprocessing, print, None)
     ratios = []
     for pair in range(options.pairs):
         ours = product(config, table, pictures, preprocessing)

@@ -91,7 +91,8 @@ class Model:
         pending: list[torch.Tensor] = []
         for name, image in zip(names, images, strict=True):
             try:
-                picture = read_picture(image) if isinstance(image, str | Path) else as_picture(image)
+                path = isinstance(image, str | Path)
+                picture = read_picture(image, self.preprocessing.enough) if path else as_picture(image)
             except BadImage as error:
                 bad[name] = error.reason
                 continue

@@ -77,6 +77,12 @@ class Preprocessing:
         """Side of the resized square that is cached; `crop` cuts `image_size` out of its centre."""
         return math.floor(self.image_size / self.crop_fraction)  # floor: as timm, 224 / 0.95 -> 235
 
+    @property
+    def enough(self) -> int:
+        """Shorter side, in pixels, that a JPEG needs to be decoded at: with three times the pixels the resizing filter
+        has all it looks at, and the difference to full size is about one gray level."""
+        return 3 * self.stored_size
+
     def resize(self, picture: np.ndarray) -> np.ndarray:  # (H, W[, 3]) -> (S, S[, 3]), S = stored_size
         """Resize a uint8 picture to the square that is cached."""
         picture = check_picture(picture)

@@ -1,5 +1,6 @@
 """From a name to a network: `build` and `list_models`."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,10 @@ MODELS: dict[str, partial[Any]] = {
     **densenet.MODELS,
     **cifar.MODELS,
 }
-MEMORY = ("standard", "lean", "minimal")
+MEMORY = ("auto", "standard", "lean", "minimal")
+
+LEAN_PAYS = re.compile(r"densenet\w*|(wide_)?resnet(50|101|152|200)\w*|resnetv2_\w+|resnext\w+")
+"""Names of which lean training was measured to be no slower (benchmarks/RESULTS.md): few kernels on small maps."""
 
 
 def list_models() -> list[str]:
@@ -28,7 +32,7 @@ def build(
     """The named network with random weights.
 
     num_classes: None is the name's own (1000, or 10 for the CIFAR forms); 0 leaves the classifier out.
-    memory: standard, lean or minimal: what training keeps for the backward pass.
+    memory: standard, lean or minimal: what training keeps for the backward pass. auto is lean where that is no slower.
     options: output_stride, drop_path, zero_init_last and, for CIFAR ResNets, shortcut; None is the name's own default.
     """
     if name not in MODELS:
@@ -47,6 +51,8 @@ def build(
     if not isinstance(chosen.get("zero_init_last", False), bool):
         raise one_of("zero_init_last", chosen["zero_init_last"], ("true", "false", "null"))
     net = model(in_channels=at_least(1, "in_channels", in_channels), **chosen)
+    if memory == "auto" and not LEAN_PAYS.fullmatch(name):
+        memory = "standard"
     return apply_memory(net, memory)
 
 

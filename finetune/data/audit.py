@@ -6,7 +6,7 @@ Nothing of a patient but the id is written down.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.near import near_duplicates
+from finetune.data.near import Pair
 from finetune.data.shortcuts import STRONG, Shortcut, shortcuts
 from finetune.data.sources.listing import some
 from finetune.data.table import SPLITS, SampleTable
@@ -87,8 +87,8 @@ def audit_table(table: SampleTable) -> Audit:
     return audit
 
 
-def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, near: bool = True) -> Audit:
-    """`early` with what the decoded pictures add; it counts only what can be read. `near`: look for near copies too."""
+def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, near: Sequence[Pair] = ()) -> Audit:
+    """`early` with what the decoded pictures add; it counts only what can be read. `near`: pairs of near copies."""
     bad = sorted(pictures.bad)
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
@@ -101,8 +101,9 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, nea
     )
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
-    for check in (*PICTURE_CHECKS, *([near_copies] if near else [])):
+    for check in PICTURE_CHECKS:
         _file(audit, check(table, pictures))
+    _file(audit, near_copies(table, near))
     for found in audit.shortcuts:
         if found.low > STRONG:
             auroc = f"{found.auroc:.2f} ({found.low:.2f}–{found.high:.2f})"
@@ -206,15 +207,17 @@ def too_few(table: SampleTable) -> Iterator[Leak | str]:
 # -- checks of the decoded pictures -----------------------------------------------------------------------------------
 
 
-def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
-    """Pictures equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ.
-
-    Pictures of a single colour are all alike and are spoken of elsewhere.
-    """
+def equal_pictures(pictures: PictureCache) -> list[list[int]]:
+    """Groups of rows whose pictures are equal to the last pixel; those of a single colour are alike and left out."""
     digests = np.array(pictures.digests, dtype=object)
     usable = (digests != "") & (pictures.extremes[:, 0] < pictures.extremes[:, 1])
     rows = pd.Series(np.flatnonzero(usable))
-    groups = [list(group) for _, group in rows.groupby(digests[usable]) if len(group) > 1]
+    return [list(group) for _, group in rows.groupby(digests[usable]) if len(group) > 1]
+
+
+def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
+    """Pictures equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ."""
+    groups = equal_pictures(pictures)
     paths, splits = (table.frame[column].to_numpy(object) for column in ("path", "split"))
     for one, other in combinations(SPLITS, 2):
         pairs = []
@@ -241,10 +244,10 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
         yield f"{len(torn):,} picture(s) are there several times with contradicting labels: {some(sorted(torn))}."
 
 
-def near_copies(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
+def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str]:
     """Pictures that were compressed again, resized, made brighter or cropped a little: as bad a leak as equal ones."""
     paths, splits, patients = (table.frame[column].to_numpy(object) for column in ("path", "split", "patient"))
-    pairs = [(p, {splits[p.first], splits[p.second]}) for p in near_duplicates(pictures, pictures.digests)]
+    pairs = [(p, {splits[p.first], splits[p.second]}) for p in near]
     for one, other in combinations(SPLITS, 2):
         torn = sorted([paths[p.first], paths[p.second], p.alike] for p, where in pairs if where == {one, other})
         if torn:

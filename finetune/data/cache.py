@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data import containers
-from finetune.data.images import read_picture
+from finetune.data.images import read_picture, read_size
 from finetune.data.store import NoRoom, PictureStore, StoreFolder
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError, one_of
@@ -91,7 +91,7 @@ class PictureCache:
             raise BadImage(self.files[row], self.bad[row])
         if self.npy is not None:
             return self._stored()[row]
-        picture = self.preprocessing.resize(read_picture(self.files[row]))
+        picture = self.preprocessing.resize(read_picture(self.files[row], self.preprocessing.enough))
         if self.channels == 3 and picture.ndim == 2:
             picture = np.repeat(picture[..., None], 3, axis=2)
         return picture
@@ -179,13 +179,20 @@ class _Survey:
 
     def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
         try:
-            picture = read_picture(self.files[row])
+            picture = read_picture(self.files[row], self.preprocessing.enough)
+            size = self.size_of(self.files[row], picture)
         except BadImage as error:
             return None, "", [0, 0], [0, 0], error.reason
         digest = hashlib.sha256(repr(picture.shape).encode())
         digest.update(picture.data)
         extreme = [int(picture.min()), int(picture.max())]
-        return self.preprocessing.resize(picture), digest.hexdigest()[:32], extreme, list(picture.shape[:2]), ""
+        return self.preprocessing.resize(picture), digest.hexdigest()[:32], extreme, size, ""
+
+    def size_of(self, file: Path, picture: np.ndarray) -> list[int]:
+        """Height and width in the file: a large JPEG was decoded at a part of them."""
+        if min(picture.shape[:2]) < self.preprocessing.enough or containers.member(file) is not None:
+            return list(picture.shape[:2])
+        return list(read_size(file) or picture.shape[:2])
 
 
 def default_directory() -> Path:
@@ -201,7 +208,7 @@ def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
     import PIL
 
     p = preprocessing
-    digest = hashlib.sha256(f"2 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
+    digest = hashlib.sha256(f"3 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
     known: dict[Path, str] = {}  # containers: one look for all the pictures in them
     for file in files:
         if (member := containers.member(file)) is None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import numpy as np
 
 from finetune.data.sources.listing import some
@@ -50,7 +53,32 @@ def assign_splits(
     column = column.copy()
     column[train] = _draw(table, train, {"train": 1 - sum(cut.values()), **cut}, seed)
     names = " and ".join(cut)
-    return table.with_split(column, [f"No {names} split is given: it is cut from train by patient (data.seed={seed})."])
+    said = f"No {names} split is given: it is cut from train by patient (data.seed={seed})."
+    return replace(table.with_split(column, [said]), drawn=("train", *cut))
+
+
+def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
+    """The table with copies of one picture in one split, where the border between their splits was drawn here.
+
+    `copies`: pairs of rows that show the same picture. Patients that share one stay together, and go to train if one
+    of them is there, else to val. A border that the data set gives is left as it is, for the audit to speak of.
+    """
+    splits, patients = (table.frame[column].to_numpy(object).copy() for column in ("split", "patient"))
+    moved: set[int] = set()
+    pairs = [(i, j) for i, j in copies if {splits[i], splits[j]} <= set(table.drawn)]
+    while torn := [(i, j) for i, j in pairs if splits[i] != splits[j]]:
+        for i, j in torn:  # a move may tear another pair, so once more until all are whole
+            to = min(splits[i], splits[j], key=SPLITS.index)
+            for row in np.flatnonzero((patients == patients[i]) | (patients == patients[j])):
+                if splits[row] != to and splits[row] in table.drawn:
+                    splits[row] = to
+                    moved.add(int(row))
+    if not moved:
+        return table
+    what = f"{len(moved):,} image(s) of {len(set(patients[list(moved)])):,} patient(s)" if table.has_patients else ""
+    what = what or f"{len(moved):,} image(s)"
+    note = f"{what} changed to the split of a copy of one of their pictures; the first: {patients[min(moved)]}."
+    return table.with_split(splits, [note])
 
 
 def _draw_all(
@@ -58,14 +86,15 @@ def _draw_all(
 ) -> SampleTable:
     everyone = np.arange(len(table))
     if fold is None:
-        return table.with_split(_draw(table, everyone, {"train": 1 - val - test, "val": val, "test": test}, seed))
+        drawn = table.with_split(_draw(table, everyone, {"train": 1 - val - test, "val": val, "test": test}, seed))
+        return replace(drawn, drawn=SPLITS)
     assert folds is not None  # checked
     part = _draw(table, everyone, {str(i): 1 / folds for i in range(folds)}, seed)
     column = np.where(part == str(fold), "test", "train").astype(object)
     if val > 0:
         rest = np.flatnonzero(column == "train")
         column[rest] = _draw(table, rest, {"train": 1 - val, "val": val}, seed, fold)
-    return table.with_split(column, [f"Fold {fold} (from 0) of {folds} is the test split."])
+    return replace(table.with_split(column, [f"Fold {fold} (from 0) of {folds} is the test split."]), drawn=SPLITS)
 
 
 def _check(val: float, test: float, folds: int | None, fold: int | None) -> None:

@@ -42,6 +42,8 @@ class SampleTable:
     """What the source wants said, in sentences."""
     synthetic: bool = False
     """Made-up pictures: every report says so."""
+    drawn: tuple[str, ...] = ()
+    """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -30,7 +30,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
         table = table.with_split(["test"] * len(table))
     elif not len(table.rows(split)):
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
-    pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
+    table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(config, table, pictures, model.preprocessing)
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks), ranks.group(n_ranks):

@@ -41,7 +41,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     build.loss(config, table.kind).weights(table.classes, table.targets()[table.rows("train")])  # refused early
     spec, network, of_weights, source = make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
-    pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first else None)
+    table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first else None)
     if first:
         run_folder.note(
             run,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ from finetune.data import splits
 from finetune.data.cache import PictureCache
 from finetune.data.findings import same
 from finetune.data.module import ImageData
+from finetune.data.near import Pair, near_duplicates
+from finetune.data.sheets import write_sheet
 from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
+
+PAIRS_SHOWN = 16  # near copies in near_copies.png
 
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
@@ -66,8 +71,11 @@ check_trainable = audits.check_trainable
 
 def pictures(
     config: dict[str, Any], table: SampleTable, preprocessing: Preprocessing, say: Say, run: Path | None
-) -> tuple[PictureCache, audits.Audit]:
-    """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here."""
+) -> tuple[SampleTable, PictureCache, audits.Audit]:
+    """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here.
+
+    Copies that a split drawn here would tear apart are brought together first, so the table may come back changed.
+    """
     data = config["data"]
     early = audits.audit_table(table)
     if run is not None:
@@ -76,14 +84,30 @@ def pictures(
     cache = PictureCache.build(
         table, preprocessing, data["cache"], workers=max(1, data["num_workers"]), on_bad=data["on_bad"], say=say
     )
-    found = audits.audit_pictures(early, table, cache, near=data["audit"]["near"])
+    near = near_duplicates(cache, cache.digests) if data["audit"]["near"] else []
+    copies = [(p.first, p.second) for p in near]
+    copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
+    mended = splits.mend(table, copies)
+    for sentence in mended.notes[len(table.notes) :]:
+        say(sentence)
+    found = audits.audit_pictures(audits.audit_table(mended), mended, cache, near)
     if run is not None:
         write_json_atomic(run / "audit.json", found.to_dict())
+        if near:
+            show_pairs(mended, cache, near, run / "near_copies.png")
     for sentence in found.warnings:
         say(f"audit: {sentence}")
     found.stop_on_leak(data["audit"]["on_leak"])
-    say(counts(table))
-    return cache, found
+    say(counts(mended))
+    return mended, cache, found
+
+
+def show_pairs(table: SampleTable, cache: PictureCache, near: list[Pair], path: Path) -> None:
+    """Near copies side by side, those in different splits first."""
+    split = table.frame["split"].to_numpy(object)
+    shown = sorted(near, key=lambda p: split[p.first] == split[p.second])[:PAIRS_SHOWN]
+    rows = [row for pair in shown for row in (pair.first, pair.second)]
+    write_sheet(path, [cache[row] for row in rows], [f"{split[row]}: {Path(table.paths[row]).name}" for row in rows], 4)
 
 
 def batches(

@@ -36,7 +36,7 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
     _, network, of_weights, _ = fit.make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
     lenient = {**config, "data": {**config["data"], "audit": {**config["data"]["audit"], "on_leak": "warn"}}}
-    pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
+    table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     show_batch(data, run / "batch.png", preprocessing)
     task = fit.make_task(config, table, network, data)

@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter
 
-from finetune.data.images import BadImage, as_picture, read_picture
+from finetune.data.images import BadImage, as_picture, read_picture, read_size
 from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
 from tests.data.making import noise
 
 
@@ -260,3 +262,21 @@ def test_real_x_rays(shared_data):
     with Image.open(path) as image:
         assert image.mode == "RGBA"
         np.testing.assert_array_equal(read_picture(path), np.asarray(image)[..., 0])
+
+
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_where_that_is_enough(tmp_path):
+    random = np.random.default_rng(0)
+    picture = gaussian_filter(random.standard_normal((1200, 1600)), 4)
+    picture = np.clip(128 + 60 * picture / picture.std(), 0, 255).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
+    preprocessing = Preprocessing(image_size=96, fit="crop")
+    whole, part = read_picture(tmp_path / "a.jpg"), read_picture(tmp_path / "a.jpg", preprocessing.enough)
+    assert (whole.shape, part.shape) == ((1200, 1600), (300, 400))
+    assert read_size(tmp_path / "a.jpg") == (1200, 1600)
+    difference = preprocessing.resize(whole).astype(int) - preprocessing.resize(part)
+    assert np.abs(difference).mean() < 1
+    assert np.abs(difference).max() <= 4
+    assert read_picture(tmp_path / "a.jpg", 601).shape == (1200, 1600)  # half would be too little
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    assert read_picture(tmp_path / "a.png", 96).shape == (1200, 1600)
+    assert read_size(tmp_path / "a.png") is None

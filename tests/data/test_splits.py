@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.splits import assign_splits, deal
+from finetune.data.splits import assign_splits, deal, mend
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from tests.data.making import make_table
@@ -155,3 +155,25 @@ def test_too_few_patients():
         assign_splits(make_table(ROOT, ["p"] * 9), seed=0)
     with pytest.raises(FinetuneError, match="2 images cannot fill 3 splits"):
         assign_splits(make_table(ROOT, paths=["a.png", "b.png"], targets=[[0], [1]]), seed=0)
+
+
+def test_copies_are_mended_by_hand():
+    """Rows 0 and 3 show one picture, as do 3 and 4: patients p, r and s end up in train, all of their images."""
+    table = make_table(ROOT, ["p", "q", "r", "r", "s", "s"], None, ["train", "val", "val", "val", "test", "test"])
+    drawn = replace(table, drawn=("train", "val", "test"))
+    found = mend(drawn, [(4, 3), (0, 3)])
+    assert found.frame["split"].tolist() == ["train", "val", "train", "train", "train", "train"]
+    assert "4 image(s) of 2 patient(s) changed to the split of a copy" in found.notes[-1]
+    assert mend(drawn, [(2, 3)]) is drawn
+    assert mend(table, [(0, 3)]) is table  # every border was given
+    half = replace(table, drawn=("train", "val"))
+    assert mend(half, [(0, 4), (0, 2)]).frame["split"].tolist() == ["train", "val", "train", "train", "test", "test"]
+
+
+def test_what_is_drawn_is_known():
+    everyone = make_table(ROOT, None, np.eye(2)[np.arange(40) % 2])
+    assert assign_splits(everyone, seed=0).drawn == ("train", "val", "test")
+    assert assign_splits(everyone, seed=0, folds=4, fold=1).drawn == ("train", "val", "test")
+    given = everyone.with_split(["train"] * 30 + ["test"] * 10)
+    assert assign_splits(given, seed=0).drawn == ("train", "val")
+    assert assign_splits(given.with_split(["train", "val"] * 20), seed=0, test=0).drawn == ()

@@ -1,6 +1,7 @@
 """job=preview: audit, first batch, what learns when, cost; and nothing else on the disk."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,27 @@ def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys
 
 def test_preview_shows_leaks_instead_of_stopping_at_them(place, capsys):
     for name in ("cold", "warm"):
-        for path in list((place / "pictures" / name).iterdir())[:6]:
-            copy = place / "pictures" / name / f"copy_{path.name}"
-            copy.write_bytes(path.read_bytes())
-    main(["job=preview", *TINY, "data=folder", "data.root=pictures", "steps=1"])
+        train, test = (place / "given" / split / name for split in ("train", "test"))
+        test.mkdir(parents=True)
+        shutil.copytree(place / "pictures" / name, train)
+        for path in sorted(train.iterdir())[:6]:
+            shutil.copy(path, test)
+    main(["job=preview", *TINY, "data=folder", "data.root=given", "steps=1"])
     assert "A fit would stop here" in capsys.readouterr().out
     (run,) = Path("outputs/preview").iterdir()
     assert json.loads((run / "audit.json").read_text())["leaks"]
+
+
+def test_copies_are_brought_together_where_the_split_is_drawn_here(place, capsys):
+    """Every picture twice, once to the bit and once brighter: a drawn split keeps the four of them together."""
+    for path in [*(place / "pictures").rglob("*.png")][:20]:
+        (path.parent / f"copy_{path.name}").write_bytes(path.read_bytes())
+        with Image.open(path) as image:
+            image.point(lambda value: min(255, value + 3)).save(path.parent / f"brighter_{path.name}")
+    main(["job=preview", *TINY, "data=folder", "data.root=pictures", "steps=1"])
+    assert "changed to the split of a copy" in capsys.readouterr().out
+    (run,) = Path("outputs/preview").iterdir()
+    audit = json.loads((run / "audit.json").read_text())
+    assert audit["leaks"] == []
+    assert any("near copies are in the same split" in sentence for sentence in audit["warnings"])
+    assert (run / "near_copies.png").exists()

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from finetune.backbones import native
 from finetune.backbones.base import in_order
 from finetune.backbones.densenet import DenseBlock
 from finetune.backbones.lean.assemble import Assembler, Unsupported, open_rows
@@ -37,12 +38,14 @@ def run(modules: Iterable[nn.Module], x: Tensor, memory: str) -> Tensor:
     """x through the modules in order, as `nn.Sequential` would, keeping for backward what `memory` allows.
 
     Without gradients, in eval mode and under tracing it is that. Modules with hooks, and those not known here, are run
-    as they are, with a warning.
+    as they are, with a warning. `auto` is `lean` where the compiled passes make it no slower, and never warns.
     """
     modules = list(modules)
     training = any(inner.training for module in modules for inner in module.modules())
     observed = torch.jit.is_tracing() or nn.modules.module._has_any_global_hook()
     if not training or not torch.is_grad_enabled() or observed:
+        return in_order(modules, x)
+    if memory == "auto" and not (native.takes(x) and autocast_dtype(x) == x.dtype):
         return in_order(modules, x)
     if torch.compiler.is_compiling():  # what autograd keeps is then the compiler's choice: leave these parts out of it
         return torch.compiler.disable(run)(modules, x, memory)
@@ -73,8 +76,10 @@ def run_unit(modules: list[nn.Module], x: Tensor, memory: str) -> Tensor:
     if not training or not (x.requires_grad or any(p.requires_grad for m in modules for p in m.parameters())):
         return in_order(modules, x)
     try:
-        step, params, norms = assemble_unit(modules, memory)
+        step, params, norms = assemble_unit(modules, "lean" if memory == "auto" else memory)
     except Unsupported as reason:
+        if memory == "auto":
+            return in_order(modules, x)
         names = ", ".join(sorted({type(module).__name__ for module in modules}))
         warnings.warn(f"memory={memory} does not hold for {len(modules)} modules ({names}): {reason}.", stacklevel=2)
         return in_order(modules, x)
