@@ -119,6 +119,24 @@ def percentile(value: float, samples: np.ndarray) -> Interval:
     return Interval(value, float(low), float(high))
 
 
+def mirrored(value: float, samples: np.ndarray) -> Interval:
+    """For an error that cannot be below 0 and that drawing twice makes larger: how far the resamples lie above the
+    value is how far the value lies above the truth (the basic bootstrap), so both limits are mirrored at the value."""
+    there = percentile(value, samples)
+    low, high = max(0.0, 2 * value - there.high), max(0.0, 2 * value - there.low)
+    return Interval(value) if np.isnan(there.low) else Interval(value, low, high)
+
+
+def difference(value: float, samples: np.ndarray, pairs: int = 1) -> Interval:
+    """A difference of two scores and how it spreads over the resamples; at a level that allows for having looked at
+    `pairs` differences to find this one (Bonferroni)."""
+    error = spread(samples)
+    if np.isnan(value) or np.isnan(error):
+        return Interval(value)
+    reach = float(norm.ppf(1 - (1 - LEVEL) / (2 * pairs))) * error
+    return Interval(value, value - reach, value + reach)
+
+
 def exact(value: float, n: int) -> Interval:
     """Clopper and Pearson's interval for `n` patients who all went right (value 1) or all wrong (value 0)."""
     if not n or value not in (0.0, 1.0):
