@@ -11,8 +11,8 @@
              10            0.058 / 0.173      0.006 / 0.177    0.011 / 0.008    0.037 / 0.036
              50            0.058 / 0.173      0.001 / 0.171    0.002 / 0.002    0.016 / 0.014
 
-Below `NEEDED` patients with, and without, a class nothing is fitted for it. Multiclass: platt and isotonic are fitted to
-each class against the rest, then scaled to sum to 1.
+Below `NEEDED` patients with, and without, a class nothing is fitted for it. Multiclass: platt and isotonic are fitted
+to each class against the rest, then scaled to sum to 1.
 """
 
 from __future__ import annotations

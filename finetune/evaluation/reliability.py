@@ -56,9 +56,9 @@ def before_after(
     """Per class (and for `overall`, multiclass: the most probable class) the calibration error, Brier score and log
     loss of the network's probabilities, of the calibrated ones (N, K), and their differences, each with its interval.
 
-    With the bins of both, to be drawn. Both are scored on the same resamples of the patients. Classes without calibrated
-    probabilities are left out. The interval of the calibration error held the truth in 87 to 97 % of simulated worlds
-    (100 to 1,000 patients, one or three images each); that of the plain resamples in 0 to 90 %.
+    With the bins of both, to be drawn. Both are scored on the same resamples of the patients. A class without
+    calibrated probabilities is left out. The interval of the calibration error held the truth in 87 to 97 % of
+    simulated worlds (100 to 1,000 patients, one or three images each); that of the plain resamples in 0 to 90 %.
     """
     names, patient = np.unique(predictions.patients.astype(str), return_inverse=True)
     truth, probs = predictions.truth, predictions.probs

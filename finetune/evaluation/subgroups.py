@@ -125,8 +125,8 @@ def _gaps(
     classes: list[str], scores: dict[str, tuple[Scores, Scores | None]], groups: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """{macro: {metric: gap}, classes: {class: {metric: gap}}, overall: {metric: gap}}; a gap is {worst, best, value,
-    low, high, pairs}, best minus worst where more is better. Of a class, groups with few positive or negative patients are
-    not compared."""
+    low, high, pairs}, best minus worst where more is better. Of a class, groups with few positive or negative patients
+    are not compared."""
     few = {
         (name, c): min(groups[name]["classes"][c][f"{side}_patients"] for side in ("positive", "negative")) < FEWEST
         for name in scores

@@ -1,9 +1,9 @@
 """Operating points: thresholds chosen on val for a wish, shipped in the model file, applied to test as they are.
 
 A threshold is a value of `prob_<class>`, which is never calibrated, from which the answer is yes. Of those that fulfil
-a wish on val the one is taken that gives most of the other side (of specificity for a wished sensitivity, of sensitivity
-for a wished specificity or PPV). It lies halfway between two answers. A wish fulfilled on val may be missed on
-test: few patients in val mean a threshold that is itself uncertain, and the intervals on test do not know of that.
+a wish on val the one is taken that gives most of the other side (of specificity for a wished sensitivity, of
+sensitivity for a wished specificity or PPV). It lies halfway between two answers. A wish fulfilled on val may be missed
+on test: few patients in val mean a threshold that is itself uncertain, and the intervals on test do not know of that.
 """
 
 from __future__ import annotations
