@@ -17,6 +17,7 @@ from finetune import losses
 from finetune.data.sampling import SAMPLERS
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError, one_of
+from finetune.evaluation.assessment import Assessment
 from finetune.heads import HEADS
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
@@ -40,6 +41,7 @@ OWN = {
     "finetune.data.sources.torchvision_sets.TorchvisionSet",
     "finetune.data.sources.vindr.VinDr",
     "finetune.data.transforms.Augment",
+    "finetune.evaluation.assessment.Assessment",
     "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",
     "finetune.losses.CrossEntropy",
@@ -116,6 +118,7 @@ def check(config: Mapping[str, Any]) -> None:
     make(config, "schedule")
     make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
     augment(config)
+    assessment(config)
     extra_callbacks(config, "val/auroc")
 
 
@@ -301,6 +304,11 @@ def augment(config: Mapping[str, Any]) -> Augment | None:
     """The augmentation of training pictures; None where the group is `none`."""
     image_size = config["data"]["image_size"]
     return make(config, "transforms", image_size=image_size) if config["transforms"] else None
+
+
+def assessment(config: Mapping[str, Any]) -> Assessment:
+    """What is wished of the evaluation."""
+    return make(config, "evaluation") if config.get("evaluation") else Assessment()  # a run from before the group
 
 
 def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:

@@ -29,8 +29,8 @@ DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
 
 
-OPEN = ("data.uncertain", "data.missing", "data.sources")
-"""Mappings whose keys are the user's: findings, and names of data sets."""
+OPEN = ("data.uncertain", "data.missing", "data.sources", "evaluation.operating_points")
+"""Mappings whose keys are the user's: findings, names of data sets, names of thresholds."""
 
 
 def half_where_fast() -> str:

@@ -1,4 +1,4 @@
-"""The one-file model: weights, preprocessing, classes and provenance in a model.safetensors, without pickle.
+"""The one-file model: weights, preprocessing, classes, calibration, provenance in a model.safetensors, without pickle.
 
 The file holds plain values only and never names a class to build.
 """
@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from finetune import inference
 from finetune.data.images import as_picture, read_picture
 from finetune.errors import BadImage, FinetuneError
+from finetune.evaluation.calibration import Calibration
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 
@@ -40,6 +41,8 @@ class Model:
     preprocessing: Preprocessing
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
+    calibration: Calibration | None = None  # fitted on val; `predict` then adds `calibrated_<class>`
+    operating_points: dict[str, Any] = field(default_factory=dict)  # thresholds of `prob_<class>`, chosen on val
 
     @property
     def weights_hash(self) -> str:
@@ -52,7 +55,8 @@ class Model:
         return (z.sigmoid() if self.kind == "multilabel" else z.softmax(dim=1)).numpy()
 
     def predict(self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto") -> "pd.DataFrame":
-        """One row per image: `path` (its position for pictures given as arrays) and `prob_<class>` per class.
+        """One row per image: `path` (its position for pictures given as arrays) and `prob_<class>` per class; then
+        `calibrated_<class>`, where the model ships a calibration of the class.
 
         Args:
             images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3).
@@ -83,8 +87,12 @@ class Model:
             self.network, self._batches(images, names, batch_size, bad), inference.best_device(device)
         )
         readable = [name for name in names if name not in bad]
-        probs = self.probabilities(logits.reshape(len(readable), len(self.classes)))
+        logits = logits.reshape(len(readable), len(self.classes))
+        probs = self.probabilities(logits)
         columns = {f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)}
+        if self.calibration is not None:
+            calibrated = self.calibration.probabilities(logits)
+            columns |= {f"calibrated_{c}": calibrated[:, self.classes.index(c)] for c in self.calibration.calibrated}
         return pd.DataFrame({"path": pd.Series(readable, dtype=str), **columns}), bad
 
     def _batches(self, images: Sequence[Any], names: list[str], size: int, bad: dict[str, str]):
@@ -114,6 +122,8 @@ class Model:
             "preprocessing": self.preprocessing.to_dict(),
             "weights_hash": self.weights_hash,
             "provenance": self.provenance,
+            "calibration": self.calibration.to_dict() if self.calibration else None,
+            "operating_points": self.operating_points,
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -179,11 +189,11 @@ def load(path: str | Path) -> Model:
         )
     spec = NetworkSpec.from_dict(header["network"])
     network = spec.build()
-    wanted, found = set(network.state_dict()), set(tensors)
-    if wanted != found:
+    wanted, held = set(network.state_dict()), set(tensors)
+    if wanted != held:
         raise FinetuneError(
-            f"model={path} does not fit its own header: missing {sorted(wanted - found)[:3]}, "
-            f"unknown {sorted(found - wanted)[:3]}."
+            f"model={path} does not fit its own header: missing {sorted(wanted - held)[:3]}, "
+            f"unknown {sorted(held - wanted)[:3]}."
         )
     network.load_state_dict(tensors, strict=True)
     if weights_hash(network) != header["weights_hash"]:
@@ -196,4 +206,6 @@ def load(path: str | Path) -> Model:
         preprocessing=Preprocessing.from_dict(header["preprocessing"]),
         provenance=header["provenance"],
         path=path,
+        calibration=Calibration.from_dict(found) if (found := header.get("calibration")) else None,
+        operating_points=header.get("operating_points") or {},
     )

@@ -10,7 +10,12 @@ from finetune import build, compose, list_models
 from finetune.errors import FinetuneError
 
 CONF = compose.conf_dir()
-EXTRA = {"data=folder": ["data.root=x"], "data=csv": ["data.table=x.csv", "data.label=a"], "job=predict": ["input=x"]}
+EXTRA = {
+    "data=folder": ["data.root=x"],
+    "data=csv": ["data.table=x.csv", "data.label=a"],
+    "job=predict": ["input=x"],
+    "job=compare": ["runs=[a,b]"],
+}
 EXTRA |= {"data=joint": ["data.sources=[chestxray,chexpert]"]}
 ALL = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
 

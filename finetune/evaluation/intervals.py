@@ -16,7 +16,7 @@ its positives (or negatives) says nothing about that class and is left out for i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +60,50 @@ class DeLong:
         return on_logit_scale(self.auroc, np.sqrt(self.variance), df=fewer - 1)
 
 
+@dataclass(frozen=True)
+class Placements:
+    """An AUROC and what each patient adds to its spread; of two networks on the same samples it can be subtracted."""
+
+    auroc: float
+    d10: np.ndarray
+    """(P,) sums over a patient's positives of how far each lies from the mean, divided by all positives."""
+    d01: np.ndarray
+    """(P,) the same of the negatives."""
+    positive_patients: int
+    negative_patients: int
+
+    def __sub__(self, other: Placements) -> Placements:
+        d10, d01 = self.d10 - other.d10, self.d01 - other.d01
+        return Placements(self.auroc - other.auroc, d10, d01, self.positive_patients, self.negative_patients)
+
+    @property
+    def variance(self) -> float:
+        i10, i01, patients, d10, d01 = self.positive_patients, self.negative_patients, len(self.d10), self.d10, self.d01
+        if min(i10, i01) < 2:
+            return np.nan
+        found = i10 / (i10 - 1) * d10 @ d10 + i01 / (i01 - 1) * d01 @ d01 + 2 * patients / (patients - 1) * d10 @ d01
+        return max(float(found), 0.0)
+
+    @classmethod
+    def mean(cls, several: Sequence[Placements]) -> Placements:
+        """That of the mean AUROC of several networks on the same samples."""
+        d10, d01 = (np.mean([getattr(each, name) for each in several], axis=0) for name in ("d10", "d01"))
+        first = several[0]
+        auroc = float(np.mean([each.auroc for each in several]))
+        return cls(auroc, d10, d01, first.positive_patients, first.negative_patients)
+
+
 def delong(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None = None) -> DeLong:
     """AUROC and variance from midranks (Sun and Xu, 2014), placements summed per patient (Obuchowski, 1997).
 
     With one sample per patient (or `patient` None) this is DeLong's variance. Unknown targets are left out.
     """
+    found = placements(target, score, patient)
+    return DeLong(found.auroc, found.variance, found.positive_patients, found.negative_patients)
+
+
+def placements(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None = None) -> Placements:
+    """What DeLong's variance is made of."""
     known = ~np.isnan(target)
     target, score = target[known], score[known]
     patient = np.arange(len(target)) if patient is None else np.unique(patient[known], return_inverse=True)[1]
@@ -72,7 +111,7 @@ def delong(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None = N
     m, n = int(positive.sum()), int((~positive).sum())
     i10, i01 = len(np.unique(patient[positive])), len(np.unique(patient[~positive]))
     if not m or not n:
-        return DeLong(np.nan, np.nan, i10, i01)
+        return Placements(np.nan, np.zeros(0), np.zeros(0), i10, i01)
     rank = rankdata(score)
     v10 = (rank[positive] - rankdata(score[positive])) / n  # share of negatives below each positive
     v01 = 1 - (rank[~positive] - rankdata(score[~positive])) / m  # share of positives above each negative
@@ -80,10 +119,7 @@ def delong(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None = N
     patients = int(patient.max()) + 1
     d10 = np.bincount(patient[positive], v10 - auroc, patients) / m
     d01 = np.bincount(patient[~positive], v01 - auroc, patients) / n
-    if min(i10, i01) < 2:
-        return DeLong(float(auroc), np.nan, i10, i01)
-    variance = i10 / (i10 - 1) * d10 @ d10 + i01 / (i01 - 1) * d01 @ d01 + 2 * patients / (patients - 1) * d10 @ d01
-    return DeLong(float(auroc), max(float(variance), 0.0), i10, i01)
+    return Placements(float(auroc), d10, d01, i10, i01)
 
 
 def resamples(n_patients: int, n: int, seed: int) -> Iterator[np.ndarray]:
@@ -117,6 +153,24 @@ def percentile(value: float, samples: np.ndarray) -> Interval:
         return Interval(value)
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value, float(low), float(high))
+
+
+def mirrored(value: float, samples: np.ndarray) -> Interval:
+    """For an error that cannot be below 0 and that drawing twice makes larger: how far the resamples lie above the
+    value is how far the value lies above the truth (the basic bootstrap), so both limits are mirrored at the value."""
+    there = percentile(value, samples)
+    low, high = max(0.0, 2 * value - there.high), max(0.0, 2 * value - there.low)
+    return Interval(value) if np.isnan(there.low) else Interval(value, low, high)
+
+
+def difference(value: float, samples: np.ndarray, pairs: int = 1) -> Interval:
+    """A difference of two scores and how it spreads over the resamples; at a level that allows for having looked at
+    `pairs` differences to find this one (Bonferroni)."""
+    error = spread(samples)
+    if np.isnan(value) or np.isnan(error):
+        return Interval(value)
+    reach = float(norm.ppf(1 - (1 - LEVEL) / (2 * pairs))) * error
+    return Interval(value, value - reach, value + reach)
 
 
 def exact(value: float, n: int) -> Interval:

@@ -86,22 +86,22 @@ def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
 
 
 @_styled
-def reliability(bins: Bins, label: str) -> str:
-    """What happened over what was said; points of fewer than 20 images are hollow."""
+def reliability(bins: Bins, label: str, calibrated: Bins | None = None) -> str:
+    """What happened over what was said, also once calibrated; points of fewer than 20 images are hollow."""
     figure, axes = _square()
-    end = min(1.0, max(0.05, 1.1 * float(np.max([*bins.said, *bins.happened], initial=0))))
+    drawn = {"network": bins} if calibrated is None else {"network": bins, "calibrated": calibrated}
+    numbers = np.concatenate([values for each in drawn.values() for values in (each.said, each.happened)])
+    end = min(1.0, max(0.05, 1.1 * float(np.max(numbers, initial=0))))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-    axes.plot(bins.said, bins.happened, color=_color(0), linewidth=1, clip_on=False)
-    for many, face in ((bins.count >= FEW, _color(0)), (bins.count < FEW, "none")):
-        axes.plot(
-            bins.said[many],
-            bins.happened[many],
-            "o",
-            markersize=4.5,
-            color=_color(0),
-            markerfacecolor=face,
-            clip_on=False,
-        )
+    for i, (name, each) in enumerate(drawn.items()):
+        look: dict[str, Any] = {"color": _color(i), "clip_on": False}
+        axes.plot(each.said, each.happened, linewidth=1, linestyle=DASHES[i], **look)
+        many = each.count >= FEW
+        axes.plot(each.said[many], each.happened[many], MARKS[i], markersize=4.5, label=name, **look)
+        few = each.said[~many], each.happened[~many]
+        axes.plot(*few, MARKS[i], markersize=4.5, markerfacecolor="none", **look)
+    if calibrated is not None:
+        axes.legend(loc="upper left", fontsize=8, handletextpad=0.2, borderaxespad=0)
     _finish(axes, "probability said", "share that was positive", end)
     return _svg(figure, label)
 
@@ -138,6 +138,27 @@ def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str
     axes.set_xlabel(x_label)
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(series), fontsize=9, borderaxespad=0)
+    return _svg(figure, label)
+
+
+@_styled
+def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, x_label: str, chance: float | None = None) -> str:
+    """One line per row: {value, low, high} as a point with its interval; a dotted line at `chance`."""
+    figure, axes = _figure(5.4, 0.75 + 0.26 * len(rows))
+    if chance is not None:
+        axes.axvline(chance, color=INK, linewidth=0.8, linestyle=":")
+    for i, (_, score) in enumerate(rows):
+        if score.get("value") is None:
+            continue
+        if score.get("low") is not None and score.get("high") is not None:
+            axes.plot([score["low"], score["high"]], [i, i], color=_color(0), linewidth=1.6)
+        axes.plot([score["value"]], [i], "s", markersize=5, color=_color(0))
+    axes.set_yticks(np.arange(len(rows)), [_short(name) for name, _ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(x_label)
+    axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     return _svg(figure, label)
 
 

@@ -17,7 +17,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import plots, wording
+from finetune.evaluation import plots, sections, wording
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import binned, top_label
@@ -54,6 +54,8 @@ class Run:
     scores: dict[str, Any]
     predictions: dict[str, Predictions]
     problems: list[str] = field(default_factory=list)
+    openings: list[dict[str, Any]] = field(default_factory=list)
+    """When and by which command the scores of the test split were seen."""
     """Which files are missing or cannot be read, in sentences."""
 
     @classmethod
@@ -75,6 +77,9 @@ class Run:
         def parse_json(path: Path) -> dict[str, Any]:
             return json.loads(path.read_text(encoding="utf-8"))
 
+        def parse_lines(path: Path) -> list[dict[str, Any]]:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
         config = load("config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), {})
         environment = load("environment.json", parse_json, {})
         audit = load("audit.json", parse_json, {})
@@ -87,7 +92,8 @@ class Run:
             table = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
             if table is not None:
                 predictions[split] = table
-        return cls(config, environment, audit, metrics, scores, predictions, problems)
+        openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
+        return cls(config, environment, audit, metrics, scores, predictions, problems, openings)
 
 
 def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Path:
@@ -128,7 +134,7 @@ def context(run: Run) -> dict[str, Any]:
         "split": split,
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
-        "cautions": [*scores.get("warnings", []), *run.audit.get("warnings", [])],
+        "cautions": [*scores.get("warnings", []), *scores.get("notes", []), *run.audit.get("warnings", [])],
         "has_patients": has_patients,
         "has_val": bool(val),
         "problems": run.problems,
@@ -147,6 +153,10 @@ def context(run: Run) -> dict[str, Any]:
         "figures": class_figures(run.predictions[split], scores) if split in run.predictions else [],
         "overall": {NAMES.get(m, m): score for m, score in scores.get("overall", {}).items()},
         "confusion": confusion(scores),
+        "calibration": sections.calibration(scores),
+        "points": sections.operating_points(scores),
+        "subgroups": sections.subgroups(scores),
+        "openings": sections.openings(run.openings),
         "names": NAMES,
         "command": wording.shortened_command(run.environment.get("command") or ""),
         "environment": run.environment,

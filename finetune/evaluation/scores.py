@@ -99,7 +99,7 @@ class Scorer:
         known, yes, no = ~np.isnan(self.truth), self.truth == 1, self.truth == 0
         probs = self.predictions.probs
         # log odds, not the probability: its logarithm stays right where the probability rounds to 0 or 1
-        odds = _log_odds(self.predictions.logits) if self.multiclass else self.predictions.logits
+        odds = log_odds(self.predictions.logits) if self.multiclass else self.predictions.logits
         loss = np.logaddexp(0, np.where(yes, -odds, odds))
         parts = (
             yes & self.decisions,
@@ -199,7 +199,7 @@ def macro_auroc(target: np.ndarray, logits: np.ndarray, kind: str = "multilabel"
     return float(mean_of_defined(np.array(each)))
 
 
-def _log_odds(logits: np.ndarray) -> np.ndarray:
+def log_odds(logits: np.ndarray) -> np.ndarray:
     """Multiclass logits (N, K) -> log(p / (1 - p)) of each class, right also where p rounds to 0 or 1."""
     if not len(logits):
         return logits

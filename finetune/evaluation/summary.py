@@ -39,22 +39,35 @@ def summarise(
         threshold: probability from which a multilabel answer is yes, one for all classes or one each.
     """
     scorer = Scorer(predictions, threshold)
-    value = scorer.values()
     resamples = intervals.resamples(scorer.n_patients, n_boot if scorer.n_patients else 0, seed)
-    drawn = _joined([scorer(weight) for weight in resamples])
-    names, truth = predictions.classes, scorer.truth
-    patients = _patients(scorer)
+    result = described(scorer, joined([scorer(weight) for weight in resamples]))
+    if scorer.multiclass:
+        result["confusion"] = {"classes": predictions.classes, "counts": confusion(predictions).tolist()}
+    result |= {
+        "kind": predictions.kind,
+        "n": len(predictions),
+        "patients": scorer.n_patients,
+        "threshold": None if scorer.multiclass else threshold,
+        "intervals": {"level": intervals.LEVEL, "unit": "patient", "resamples": n_boot, "seed": seed},
+        "warnings": warnings(result["classes"]),
+    }
+    return plain(result)
 
+
+def described(scorer: Scorer, drawn: Scores | None) -> dict[str, Any]:
+    """{"macro", "micro", "classes", and of a multiclass table "overall"}: the scores with the intervals that follow
+    from their resamples `drawn`."""
+    value, names, truth, patients = scorer.values(), scorer.predictions.classes, scorer.truth, _patients(scorer)
     classes: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(names):
         own = {metric: rows[k] for metric, rows in drawn.classes.items()} if drawn else {}
-        found = _with_intervals({m: float(v[k, 0]) for m, v in value.classes.items()}, own, patients["class"][k])
+        found = with_intervals({m: float(v[k, 0]) for m, v in value.classes.items()}, own, patients["class"][k])
         found["auroc"] = intervals.delong(truth[:, k], scorer.ranks[:, k], scorer.patient).interval()
-        found["ece"] = Interval(binned(truth[:, k], predictions.probs[:, k]).error())
+        found["ece"] = Interval(binned(truth[:, k], scorer.predictions.probs[:, k]).error())
         classes[name] = {**{m: vars(i) for m, i in found.items()}, **_counts(truth[:, k], scorer.patient)}
 
     pooled = np.repeat(scorer.patient, len(names))
-    micro = _with_intervals(_first(value.micro), drawn.micro if drawn else {}, patients["all"])
+    micro = with_intervals(_first(value.micro), drawn.micro if drawn else {}, patients["all"])
     micro["auroc"] = intervals.delong(truth.ravel(), scorer.ranks.ravel(), pooled).interval()
     result: dict[str, Any] = {
         "macro": _macro(value, drawn, classes),
@@ -62,19 +75,10 @@ def summarise(
         "classes": classes,
     }
     if scorer.multiclass:
-        overall = _with_intervals(_first(value.overall), drawn.overall if drawn else {}, patients["overall"])
-        overall["ece"] = Interval(binned(*top_label(predictions)).error())
+        overall = with_intervals(_first(value.overall), drawn.overall if drawn else {}, patients["overall"])
+        overall["ece"] = Interval(binned(*top_label(scorer.predictions)).error())
         result["overall"] = {m: vars(i) for m, i in overall.items()}
-        result["confusion"] = {"classes": names, "counts": confusion(predictions).tolist()}
-    result |= {
-        "kind": predictions.kind,
-        "n": len(predictions),
-        "patients": scorer.n_patients,
-        "threshold": None if scorer.multiclass else threshold,
-        "intervals": {"level": intervals.LEVEL, "unit": "patient", "resamples": n_boot, "seed": seed},
-        "warnings": warnings(classes),
-    }
-    return plain(result)
+    return result
 
 
 def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
@@ -92,7 +96,7 @@ def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
     return said
 
 
-def _with_intervals(
+def with_intervals(
     values: dict[str, float], drawn: dict[str, np.ndarray], patients: dict[str, int]
 ) -> dict[str, Interval]:
     """Each value with the interval that its kind of score takes; `patients` are those that each share is made of."""
@@ -120,7 +124,7 @@ def _macro(value: Scores, drawn: Scores | None, classes: dict[str, dict[str, Any
         elif mean in (0.0, 1.0):  # all classes are at the edge: the mean of their limits
             interval = Interval(mean, _mean([c["low"] for c in defined]), _mean([c["high"] for c in defined]))
         else:
-            interval = _with_intervals({metric: mean}, samples, {})[metric]
+            interval = with_intervals({metric: mean}, samples, {})[metric]
         found[metric] = {**vars(interval), "n_classes": len(defined), "n_undefined": len(classes) - len(defined)}
     return found
 
@@ -142,25 +146,26 @@ def _counts(truth: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
     return counts
 
 
+def patients_behind(truth: np.ndarray, yes: np.ndarray, patient: np.ndarray) -> dict[str, int]:
+    """How many patients each share of answers is made of."""
+    known = ~np.isnan(truth)
+    groups = {"known": known, "positive": truth == 1, "negative": truth == 0}
+    groups |= {"yes": known & yes, "no": known & ~yes}
+    return {name: len(np.unique(patient[rows])) for name, rows in groups.items()}
+
+
 def _patients(scorer: Scorer) -> dict[str, Any]:
     """How many patients stand behind each share: per class, for all classes' answers in one pot, and overall."""
-
-    def count(truth: np.ndarray, yes: np.ndarray, patient: np.ndarray) -> dict[str, int]:
-        known = ~np.isnan(truth)
-        groups = {"known": known, "positive": truth == 1, "negative": truth == 0}
-        groups |= {"yes": known & yes, "no": known & ~yes}
-        return {name: len(np.unique(patient[rows])) for name, rows in groups.items()}
-
     truth, yes, patient = scorer.truth, scorer.decisions, scorer.patient
     k = truth.shape[1]
     return {
-        "class": [count(truth[:, i], yes[:, i], patient) for i in range(k)],
-        "all": count(truth.ravel(), yes.ravel(), np.repeat(patient, k)),
+        "class": [patients_behind(truth[:, i], yes[:, i], patient) for i in range(k)],
+        "all": patients_behind(truth.ravel(), yes.ravel(), np.repeat(patient, k)),
         "overall": {"known": len(np.unique(patient[~np.isnan(truth).any(axis=1)]))},
     }
 
 
-def _joined(chunks: list[Scores]) -> Scores | None:
+def joined(chunks: list[Scores]) -> Scores | None:
     """Chunks of resamples, one after the other."""
     if not chunks:
         return None

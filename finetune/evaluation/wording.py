@@ -27,6 +27,15 @@ def interval(score: Mapping[str, Any] | None, digits: int = 3) -> str:
     return f"{score['value']:.{digits}f} ({score['low']:.{digits}f}–{score['high']:.{digits}f})"
 
 
+def gap(found: Mapping[str, Any], title: str) -> str:
+    """Which group is worst, by how much, and whether that is more than chance."""
+    low, pairs = found.get("low"), found["pairs"]
+    said = f"Worst is {found['worst']}, best {found['best']}: a gap in {title} of {interval({**found})}"
+    if pairs > 1:
+        said += f", allowing for the {pairs} pairs of groups"
+    return said + ("." if low is None else ", more than chance." if low > 0 else ", which chance alone can make.")
+
+
 def undefined(metric: str, counts: Mapping[str, Any]) -> str:
     """Why a class's score is not defined."""
     positives, negatives = counts.get("positives", 0), counts.get("negatives", 0)

@@ -70,9 +70,23 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if not first:
         return
     environment = json.loads((run / "environment.json").read_text())
-    model = Model(network, spec, table.classes, table.kind, preprocessing, provenance(environment))
+    assessment = build.assessment(config)
+    written = scoring.write(run, tables)
+    fitted = assessment.fit(written.get("val"))  # nothing is ever fitted on test
+    model = Model(
+        network,
+        spec,
+        table.classes,
+        table.kind,
+        preprocessing,
+        provenance(environment),
+        calibration=fitted.calibration,
+        operating_points=fitted.operating_points,
+    )
     model.save(run / "model.safetensors")
-    scores = scoring.write(run, tables, seed=config["seed"])
+    if "test" in written:
+        run_folder.open_test(run, words, len(written["test"]))
+    scores = scoring.scores(written, assessment, fitted, config["seed"])
     report.write_report(run, scores=scores)
     write_json_atomic(run / "scores.json", scores)
     run_folder.point_latest(run)

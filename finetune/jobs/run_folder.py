@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,17 @@ def note(run: Path, **facts: Any) -> None:
     path = run / "environment.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     write_json_atomic(path, {**known, **facts})
+
+
+def open_test(run: Path, words: list[str], images: int) -> int:
+    """Note in test_openings.jsonl that the scores of the run's test images are about to be seen; how often that was by
+    now. A line is added, so that two processes at once lose none."""
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    line = json.dumps({"when": now, "command": command(words), "images": images}, ensure_ascii=False)
+    path = run / "test_openings.jsonl"
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    return len(path.read_text(encoding="utf-8").splitlines())
 
 
 def is_complete(run: Path) -> bool:

@@ -1,6 +1,7 @@
 """From a network and a split to predictions, scores and the lines that say them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch.distributed as dist
 
 from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
-from finetune.evaluation import summary
+from finetune.evaluation.assessment import Assessment, Fitted
 from finetune.evaluation.predictions import Predictions
 from finetune.inference import best_device, by_index, predict
 from finetune.network import Network
@@ -46,14 +47,23 @@ def has_auroc(table: SampleTable, split: str) -> bool:
     return bool(((target >= 0.5).any(axis=0) & (target < 0.5).any(axis=0)).any())
 
 
-def write(run: Path, tables: dict[str, Predictions | None], *, seed: int) -> dict[str, Any]:
-    """predictions_<split>.csv for each split; the scores, for scores.json."""
-    scores = {}
+def write(run: Path, tables: dict[str, Predictions | None]) -> dict[str, Predictions]:
+    """predictions_<split>.csv for each split."""
+    written = {}
     for split, table in tables.items():
         assert table is not None
         table.write(run / f"predictions_{split}.csv")
-        scores[split] = summary.summarise(table, seed=seed)
-    return scores
+        written[split] = table
+    return written
+
+
+def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: Fitted, seed: int) -> dict[str, Any]:
+    """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there."""
+    plainly = replace(assessment, subgroups=[])
+    return {
+        split: plainly.told(table, Fitted(), seed=seed) if split == "val" else assessment.told(table, fitted, seed=seed)
+        for split, table in tables.items()
+    }
 
 
 def show(scores: dict[str, Any], table: SampleTable, say: Callable[[str], None]) -> None:
@@ -66,5 +76,5 @@ def show(scores: dict[str, Any], table: SampleTable, say: Callable[[str], None])
                 made_up = " (SYNTHETIC images)" if table.synthetic else ""
                 name = "macro AUROC" if metric == "auroc" else metric
                 say(f"{split}: {name} {found['value']:.3f}{interval} (95 %){made_up}")
-        for sentence in of_split.get("warnings", []):
+        for sentence in [*of_split.get("warnings", []), *of_split.get("notes", [])]:
             say(f"  {sentence}")

@@ -1,0 +1,138 @@
+"""From the predictions of val and test to all that scores.json says: what is fitted on val is told of the others.
+
+Nothing is ever chosen on test: it is read once what val gave is fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from finetune.errors import FinetuneError, one_of
+from finetune.evaluation import calibration as calibrations
+from finetune.evaluation import reliability, subgroups, thresholds
+from finetune.evaluation.calibration import Calibration
+from finetune.evaluation.files import plain
+from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.summary import summarise
+from finetune.evaluation.thresholds import Wish
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What val gave, as it travels in the model file."""
+
+    calibration: Calibration | None = None
+    operating_points: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What could not be fitted, in sentences."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What is wished of an evaluation; conf/evaluation."""
+
+    calibration: str = "auto"
+    """auto, temperature, platt, isotonic or none."""
+    operating_points: dict[str, Any] = field(default_factory=dict)
+    """Name -> wish: youden, f1, {sensitivity: x}, {specificity: x}, {ppv: x} or {cost: x}."""
+    subgroups: list[str] | str | None = "all"
+    """Metadata columns whose groups are scored apart: all, or a list."""
+    resamples: int = 2000
+    """Bootstrap resamples of the patients."""
+
+    def __post_init__(self) -> None:
+        if self.calibration not in calibrations.METHODS:
+            raise one_of("evaluation.calibration", self.calibration, calibrations.METHODS)
+        if isinstance(self.subgroups, str) and self.subgroups != "all":
+            raise FinetuneError(f"evaluation.subgroups={self.subgroups} must be all, or a list: [{self.subgroups}].")
+        if self.resamples < 0:
+            raise FinetuneError(f"evaluation.resamples={self.resamples} must be 0 or more.")
+        self.wishes()
+
+    def wishes(self) -> dict[str, Wish]:
+        """The operating points that are wished, without those set to null."""
+        given = self.operating_points or {}
+        return {str(name): Wish.read(str(name), wish) for name, wish in given.items() if wish is not None}
+
+    def fit(self, val: Predictions | None) -> Fitted:
+        """Calibration and operating points of `val`, as far as it is large enough."""
+        if val is None:
+            return Fitted(notes=["There is no val split: no calibration and no operating point was fitted."])
+        calibration, of_calibration = calibrations.fit(val, self.calibration)
+        points, of_points = thresholds.chosen(val, self.wishes())
+        return Fitted(calibration, points, [*of_calibration, *of_points])
+
+    def told(
+        self, predictions: Predictions, fitted: Fitted, *, seed: int = 0, prevalence: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """The scores of one split that was not fitted on; what `fitted` holds is applied to it as it is."""
+        told = summarise(predictions, n_boot=self.resamples, seed=seed)
+        options: dict[str, Any] = {"n_boot": self.resamples, "seed": seed}
+        if fitted.calibration is not None:
+            told["calibration"] = calibration_told(predictions, fitted.calibration, **options)
+        if fitted.operating_points:
+            told["operating_points"] = thresholds.applied(predictions, fitted.operating_points, **options)
+        if groups := subgroups.subgroups(predictions, self.subgroups, **options):
+            told["subgroups"] = groups
+            told["warnings"] = [*told["warnings"], *subgroups.shown(groups)]
+        if fitted.notes:
+            told["notes"] = fitted.notes
+        if prevalence:
+            told["prevalence"] = prevalence_told(predictions, fitted, prevalence, **options)
+        return plain(told)
+
+
+def calibration_told(predictions: Predictions, calibration: Calibration, **options: Any) -> dict[str, Any]:
+    """{method, fitted_on, classes: {class: {before, after, difference}}, and of a multiclass table "overall"}."""
+    calibrated = calibration.probabilities(predictions.logits)
+    found = reliability.before_after(predictions, calibrated, **options)
+    classes = {name: found[name] for name in predictions.classes if name in found}
+    overall = {"overall": found["overall"]} if "overall" in found else {}
+    return {"method": calibration.method, "fitted_on": calibration.fitted_on, "classes": classes, **overall}
+
+
+def prevalence_told(
+    predictions: Predictions, fitted: Fitted, prevalence: Mapping[str, float], **options: Any
+) -> dict[str, Any]:
+    """{given, found, fitted, operating_points}: PPV and NPV where the classes are as frequent as `prevalence` says."""
+    points = dict(fitted.operating_points)
+    if predictions.kind == "multilabel":
+        half = dict.fromkeys(predictions.classes, 0.5)
+        points["threshold_0.5"] = {"goal": "fixed", "value": 0.5, "split": None, "thresholds": half}
+    truth = predictions.truth
+    known = np.maximum((~np.isnan(truth)).sum(axis=0), 1)
+    return {
+        "given": dict(prevalence),
+        "found": dict(zip(predictions.classes, ((truth == 1).sum(axis=0) / known).tolist(), strict=True)),
+        "fitted": fitted.calibration.prevalence if fitted.calibration else {},
+        "operating_points": thresholds.applied(predictions, points, prevalence=prevalence, **options),
+    }
+
+
+def read_prevalence(given: Any, classes: list[str], kind: str) -> dict[str, float]:
+    """What `prevalence=` says: one number for every class of a multilabel model, or class: share.
+
+    Raises:
+        FinetuneError: a class that the model does not know, or no share between 0 and 1.
+    """
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if kind == "multiclass":
+            raise FinetuneError(
+                f"prevalence={given}: say of which class, such as 'prevalence={{{classes[-1]}: 0.05}}'."
+            )
+        given = dict.fromkeys(classes, given)
+    for name, share in given.items():
+        if name not in classes:
+            raise one_of("prevalence", name, classes)
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
+            raise FinetuneError(f"prevalence={share} of {name} must lie between 0 and 1.")
+    shares = {str(name): float(share) for name, share in given.items()}
+    if kind == "multiclass":
+        calibrations.multiclass_shares(dict.fromkeys(classes, 1 / len(classes)), shares)
+    return shares

@@ -1,0 +1,162 @@
+"""What a fit fits on val and ships, what an evaluation makes of it, and the count of openings of the test split."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import finetune
+from finetune.__main__ import main
+from finetune.evaluation.predictions import Predictions
+
+from .test_fit import TINY
+
+FEW = ["evaluation.resamples=60", "data.num_workers=0"]
+
+
+def clinic(folder: Path, n: int = 240) -> Path:
+    """Dark and bright noise, two images a patient, a split, a site and an age of each."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    patient = np.arange(n) // 2
+    shown = rng.integers(0, 2, n)
+    label = np.where(rng.random(n) < 0.15, 1 - shown, shown)  # no network gets all right
+    for i in range(n):
+        picture = rng.integers(0, 120, (16, 16)) + rng.integers(40, 100) * shown[i]
+        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
+    table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "Nodule": label, "patient": patient})
+    table["split"] = rng.choice(["train", "val", "test"], n)[patient]
+    table["site"] = rng.choice(["north", "south"], n)[patient]
+    table["age"] = rng.integers(1, 95, n)[patient]
+    table.to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+def clinical(root: str = "clinic") -> list[str]:
+    words = ["data=csv", f"data.table={root}/table.csv", "data.label=[Nodule]", "data.patient=patient"]
+    return [*words, "data.split=split", "data.metadata=[site,age]", f"data.root={root}"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    old = os.getcwd()
+    os.chdir(folder)
+    clinic(folder / "clinic")
+    points = ["evaluation.operating_points.sure={specificity: 0.8}", "evaluation.operating_points.youden=null"]
+    main([*TINY, *clinical(), *FEW, *points, "optimizer.lr=3e-3", "hydra.run.dir=runs/first"])
+    yield folder
+    os.chdir(old)
+
+
+def scores(name: str) -> dict:
+    return json.loads(Path(f"runs/{name}/scores.json").read_text())
+
+
+def openings(name: str) -> list[dict]:
+    return [json.loads(line) for line in Path(f"runs/{name}/test_openings.jsonl").read_text().splitlines()]
+
+
+def test_a_fit_ships_its_calibration_and_operating_points(place):
+    model = finetune.load("runs/first")
+    assert model.calibration.method == "platt"
+    assert model.calibration.fitted_on["split"] == "val"
+    assert set(model.operating_points) == {"sure", "sensitivity_90"}  # youden was set to null
+    table = Predictions.read("runs/first/predictions_test.csv")
+    images = [f"clinic/{name}" for name in table.frame["sample"]]
+    answers = model.predict(images)
+    assert answers.columns.tolist() == ["path", "prob_Nodule", "calibrated_Nodule"]
+    np.testing.assert_allclose(answers["prob_Nodule"], table.probs[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        answers["calibrated_Nodule"], model.calibration.probabilities(table.logits)[:, 0], atol=1e-4
+    )
+    main(["job=predict", "model=runs/first", "input=clinic/0.png", "output=one.csv", "hydra.run.dir=runs/predict"])
+    assert pd.read_csv("one.csv").columns.tolist() == answers.columns.tolist()
+
+
+def test_scores_tell_of_test_what_was_fitted_on_val(place):
+    found = scores("first")
+    assert set(found) == {"val", "test"}
+    assert not {"calibration", "operating_points", "subgroups"} & set(found["val"])
+    test = found["test"]
+    assert {"ece", "brier", "log_loss", "bins"} <= set(test["calibration"]["classes"]["Nodule"]["after"])
+    assert test["operating_points"]["sure"]["wish"] == "specificity of 0.8"
+    assert test["operating_points"]["sure"]["classes"]["Nodule"]["specificity"]["low"] is not None
+    assert set(test["subgroups"]["site"]["groups"]) == {"north", "south"}
+    columns = pd.read_csv("runs/first/predictions_test.csv").columns.tolist()
+    assert columns[:5] == ["sample", "patient", "target_Nodule", "logit_Nodule", "prob_Nodule"]
+    assert not [column for column in columns if column.startswith("calibrated")]
+
+
+def test_openings_of_the_test_split_are_counted_and_shown(place, capsys):
+    first = openings("first")
+    assert len(first) == 1
+    assert "hydra.run.dir=runs/first" in first[0]["command"]
+    main(["job=evaluate", "model=runs/first", *FEW, "hydra.run.dir=runs/again"])
+    assert "opening 2 of the test split" in capsys.readouterr().out
+    assert scores("again")["test"] == scores("first")["test"]
+    main(
+        ["job=evaluate", "model=runs/first/model.safetensors", *clinical(), "split=all", *FEW, "hydra.run.dir=runs/all"]
+    )
+    main(["job=evaluate", "model=runs/first", "split=val", *FEW, "hydra.run.dir=runs/val"])
+    assert "calibration" not in scores("val")["val"]
+    found = openings("first")
+    assert len(found) == 3
+    assert "job=evaluate model=runs/first" in found[1]["command"]
+    assert found[2]["images"] == found[0]["images"]
+    page = Path("runs/first/report.html").read_text()
+    assert "opened 3 times" in page
+
+
+def test_other_data_is_no_opening_and_a_prevalence_is_told(place, capsys):
+    before = len(openings("first"))
+    clinic(place / "elsewhere", 60)
+    table = pd.read_csv("elsewhere/table.csv")
+    table["path"] = [f"other{i}.png" for i in range(60)]
+    for i in range(60):
+        os.rename(f"elsewhere/{i}.png", f"elsewhere/other{i}.png")
+    table.to_csv("elsewhere/table.csv", index=False)
+    words = ["job=evaluate", "model=runs/first", *clinical("elsewhere"), "split=all", "prevalence=0.05", *FEW]
+    main([*words, "hydra.run.dir=runs/elsewhere"])
+    assert len(openings("first")) == before
+    told = scores("elsewhere")["all"]["prevalence"]
+    assert told["given"] == {"Nodule": 0.05}
+    assert set(told["operating_points"]) == {"sure", "sensitivity_90", "threshold_0.5"}
+    point = told["operating_points"]["sure"]["classes"]["Nodule"]
+    assert point["ppv_at_prevalence"]["value"] < point["ppv"]["value"]
+    probabilities = pd.read_csv("runs/elsewhere/calibrated_all.csv")
+    assert probabilities.columns.tolist() == ["sample", "patient", "calibrated_Nodule", "adjusted_Nodule"]
+    assert (probabilities["adjusted_Nodule"] < probabilities["calibrated_Nodule"]).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["prevalence=1.5"], "prevalence=1.5 of Nodule must lie between 0 and 1"),
+        (["prevalence={Mass: 0.1}"], "prevalence=Mass is not known"),
+        (["evaluation.calibration=isotonic"], "is fitted on val by a fit and travels in the model"),
+        (["evaluation.subgroups=[scanner]"], "no such metadata column"),
+    ],
+)
+def test_what_an_evaluation_cannot_do_is_said(place, capsys, words, message):
+    with pytest.raises(SystemExit):
+        main(["job=evaluate", "model=runs/first", *FEW, *words, "split=train", "hydra.run.dir=runs/wrong"])
+    assert message in capsys.readouterr().err
+    for path in Path("runs/wrong").glob("*"):
+        path.unlink()
+
+
+def test_a_small_val_ships_none_and_says_so(place, capsys):
+    table = pd.read_csv("clinic/table.csv")
+    table.loc[(table["split"] == "val") & (table["patient"] > 20), "split"] = "train"
+    table.to_csv("clinic/small.csv", index=False)
+    words = [*clinical(), "data.table=clinic/small.csv", *FEW, "trainer.max_epochs=1", "hydra.run.dir=runs/small"]
+    main([*TINY, *words])
+    assert "none is shipped" in capsys.readouterr().out
+    assert finetune.load("runs/small").calibration is None
+    assert "calibration" not in scores("small")["test"]
+    assert any("no operating point" in note for note in scores("small")["test"]["notes"])
