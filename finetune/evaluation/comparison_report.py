@@ -123,7 +123,7 @@ def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": wording.number, "interval": wording.interval}
+    environment.filters |= {"number": wording.number, "interval": wording.interval, "difference": wording.difference}
     head = head_of(told)
     level = [(c["label"], c["scores"][head]) for c in told["candidates"]]
     changes = [(f"{pair['a']} − {pair['b']}", pair["scores"][head]) for pair in told["pairs"]]
