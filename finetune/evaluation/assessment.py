@@ -79,8 +79,6 @@ class Assessment:
         if groups := subgroups.subgroups(predictions, self.subgroups, **options):
             told["subgroups"] = groups
             told["warnings"] = [*told["warnings"], *subgroups.shown(groups)]
-        if fitted.notes:
-            told["notes"] = fitted.notes
         if prevalence:
             told["prevalence"] = prevalence_told(predictions, fitted, prevalence, **options)
         return plain(told)

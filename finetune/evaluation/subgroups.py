@@ -116,8 +116,7 @@ def _of_column(predictions: Predictions, group: np.ndarray, n_boot: int, seed: i
         groups[name] = {**about, **described(scorers[name], drawn[name])}
     compared = [name for name in names if groups[name]["patients"] >= FEWEST and name != UNKNOWN]
     gaps = _gaps(predictions.classes, {name: (scorers[name].values(), drawn[name]) for name in compared}, groups)
-    head = gaps["overall"].get("accuracy") if scorers[names[0]].multiclass else None
-    head = head if head and "auroc" not in gaps["macro"] else gaps["macro"].get("auroc")
+    head = gaps["overall"].get("accuracy") or gaps["macro"].get("auroc")
     named = {"worst": head["worst"], "best": head["best"]} if head else {}
     return {"groups": groups, **named, "gaps": gaps}
 

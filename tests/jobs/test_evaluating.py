@@ -159,4 +159,4 @@ def test_a_small_val_ships_none_and_says_so(place, capsys):
     assert "none is shipped" in capsys.readouterr().out
     assert finetune.load("runs/small").calibration is None
     assert "calibration" not in scores("small")["test"]
-    assert any("no operating point" in note for note in scores("small")["test"]["notes"])
+    assert any("no operating point" in note for note in scores("small")["val"]["notes"])
