@@ -58,6 +58,10 @@ class Assessment:
         given = self.operating_points or {}
         return {str(name): Wish.read(str(name), wish) for name, wish in given.items() if wish is not None}
 
+    def check_columns(self, metadata: list[str]) -> None:
+        """Refuse subgroups of a column that is not there, before hours of training rather than after."""
+        subgroups.wanted_columns(metadata, self.subgroups)
+
     def fit(self, val: Predictions | None) -> Fitted:
         """Calibration and operating points of `val`, as far as it is large enough."""
         if val is None:

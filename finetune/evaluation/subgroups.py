@@ -40,16 +40,24 @@ def subgroups(
     Args:
         columns: metadata columns, or all of them. One that was asked for by name and cannot serve is an error.
     """
-    wanted = predictions.metadata if columns == "all" else list(columns or [])
-    if unknown := [column for column in wanted if column not in predictions.metadata]:
-        raise FinetuneError(
-            f"evaluation.subgroups={unknown}: no such metadata column. There are {predictions.metadata or 'none'}."
-        )
+    wanted = wanted_columns(predictions.metadata, columns)
     found: dict[str, Any] = {}
     for column in wanted:
         group, why = grouped(predictions.frame[column], predictions.patients.astype(str), column)
         found[column] = {"left_out": why} if why else _of_column(predictions, group, min(n_boot, MOST_RESAMPLES), seed)
     return found
+
+
+def wanted_columns(metadata: list[str], columns: list[str] | str | None) -> list[str]:
+    """The metadata columns to make groups by.
+
+    Raises:
+        FinetuneError: one that was named is not there.
+    """
+    wanted = metadata if columns == "all" else list(columns or [])
+    if unknown := [column for column in wanted if column not in metadata]:
+        raise FinetuneError(f"evaluation.subgroups={unknown}: no such metadata column. There are {metadata or 'none'}.")
+    return wanted
 
 
 def grouped(values: pd.Series, patients: np.ndarray, column: str = "") -> tuple[np.ndarray, str]:
