@@ -58,6 +58,10 @@ class Assessment:
         given = self.operating_points or {}
         return {str(name): Wish.read(str(name), wish) for name, wish in given.items() if wish is not None}
 
+    def check_columns(self, metadata: list[str]) -> None:
+        """Refuse subgroups of a column that is not there, before hours of training rather than after."""
+        subgroups.wanted_columns(metadata, self.subgroups)
+
     def fit(self, val: Predictions | None) -> Fitted:
         """Calibration and operating points of `val`, as far as it is large enough."""
         if val is None:
@@ -79,8 +83,6 @@ class Assessment:
         if groups := subgroups.subgroups(predictions, self.subgroups, **options):
             told["subgroups"] = groups
             told["warnings"] = [*told["warnings"], *subgroups.shown(groups)]
-        if fitted.notes:
-            told["notes"] = fitted.notes
         if prevalence:
             told["prevalence"] = prevalence_told(predictions, fitted, prevalence, **options)
         return plain(told)

@@ -62,7 +62,7 @@ def verdicts(told: dict[str, Any]) -> list[str]:
                 (score["low"], score["high"]), key=lambda edge: edge * (1 if score["value"] >= 0 else -1)
             )
             sign = 1 if score["value"] >= 0 else -1
-            width += f" ({sign * low:.3f} to {sign * high:.3f}, p = {score['p_holm']:.2g})"
+            width += f" ({sign * low:.3f} to {sign * high:.3f}, p {p_value(score['p_holm'])})"
         chance = score["p_holm"] is None or score["p_holm"] >= 0.05
         noise = score.get("seed_noise")
         if chance:
@@ -83,6 +83,11 @@ def verdicts(told: dict[str, Any]) -> list[str]:
     elif len(told["candidates"]) > 1:
         said.append("No setting was run with several seeds, so seed noise is not known: add -m seed=0,1,2.")
     return said
+
+
+def p_value(p: float) -> str:
+    """= 0.03, or < 0.001"""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def head_of(told: dict[str, Any]) -> str:
@@ -123,7 +128,7 @@ def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": wording.number, "interval": wording.interval}
+    environment.filters |= {"number": wording.number, "interval": wording.interval, "difference": wording.difference}
     head = head_of(told)
     level = [(c["label"], c["scores"][head]) for c in told["candidates"]]
     changes = [(f"{pair['a']} − {pair['b']}", pair["scores"][head]) for pair in told["pairs"]]

@@ -157,9 +157,10 @@ def percentile(value: float, samples: np.ndarray) -> Interval:
 
 def mirrored(value: float, samples: np.ndarray) -> Interval:
     """For an error that cannot be below 0 and that drawing twice makes larger: how far the resamples lie above the
-    value is how far the value lies above the truth (the basic bootstrap), so both limits are mirrored at the value."""
+    value is how far the value lies above the truth (the basic bootstrap), so both limits are mirrored at the value; the
+    value itself stays within them."""
     there = percentile(value, samples)
-    low, high = max(0.0, 2 * value - there.high), max(0.0, 2 * value - there.low)
+    low, high = min(value, max(0.0, 2 * value - there.high)), max(value, 2 * value - there.low)
     return Interval(value) if np.isnan(there.low) else Interval(value, low, high)
 
 

@@ -126,6 +126,7 @@ def context(run: Run) -> dict[str, Any]:
     val = run.scores.get("val", {}) if split == "test" else {}
     name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
     backbone = (run.config.get("backbone") or {}).get("name")
+    notes = [note for of_split in run.scores.values() for note in of_split.get("notes", [])]
     return {
         "title": f"{name}, {backbone}" if backbone else str(name),
         "sentence": wording.what_was_run(backbone, name, splits(run), has_patients),
@@ -134,7 +135,7 @@ def context(run: Run) -> dict[str, Any]:
         "split": split,
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
-        "cautions": [*scores.get("warnings", []), *scores.get("notes", []), *run.audit.get("warnings", [])],
+        "cautions": [*scores.get("warnings", []), *notes, *run.audit.get("warnings", [])],
         "has_patients": has_patients,
         "has_val": bool(val),
         "problems": run.problems,

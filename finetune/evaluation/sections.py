@@ -11,6 +11,7 @@ from finetune.evaluation import plots, wording
 from finetune.evaluation.reliability import LOSSES, Bins
 
 MOST_FIGURES = 14  # reliability diagrams; the table has all classes
+MACRO = ("average_precision", "sensitivity", "specificity")
 METHODS = {
     "temperature": "one temperature for all classes",
     "platt": "a slope and an offset for each class (Platt)",
@@ -28,7 +29,7 @@ def calibration(scores: dict[str, Any]) -> dict[str, Any] | None:
         {
             "name": name,
             "cells": [wording.interval(each[when].get(m)) for m in LOSSES for when in ("before", "after")],
-            "change": wording.interval(each["difference"]["log_loss"]),
+            "change": wording.difference(each["difference"]["log_loss"]),
         }
         for name, each in named.items()
     ]
@@ -76,14 +77,21 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
         accuracy = all("accuracy" in (of.get("overall") or {}) for of in groups.values())
         where, metric = ("overall", "accuracy") if accuracy else ("macro", "auroc")
         title = "accuracy" if accuracy else "macro AUROC" if several else "AUROC"
-        drawn = [(f"{name} ({of['n']:,})", of[where][metric]) for name, of in groups.items()]
+        head = {
+            name: of[where][metric] if accuracy else (of.get("compared") or {}).get(metric)
+            for name, of in groups.items()
+        }
+        drawn = [(f"{name} ({of['n']:,})", head[name] or {}) for name, of in groups.items()]
         rows = [
             {
                 "name": name,
                 "n": of["n"],
                 "patients": of["patients"],
                 "note": of.get("note"),
-                "cells": [wording.interval(of[w][m]) for w, m in cells(accuracy)],
+                "cells": [
+                    wording.interval(head[name]) if head[name] else "too few",
+                    *(wording.interval(of["macro"][m]) for m in MACRO),
+                ],
             }
             for name, of in groups.items()
         ]
@@ -102,12 +110,6 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
         )
     left_out = {column: of["left_out"] for column, of in found.items() if "left_out" in of}
     return {"columns": columns, "left_out": left_out}
-
-
-def cells(accuracy: bool) -> list[tuple[str, str]]:
-    """Where the scores of a subgroup's row stand."""
-    head = ("overall", "accuracy") if accuracy else ("macro", "auroc")
-    return [head, ("macro", "average_precision"), ("macro", "sensitivity"), ("macro", "specificity")]
 
 
 def openings(found: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ Numbers are put into bands. Groups of few patients are put together as `other`, 
 every column and score the gap is that of the best and the worst group: its interval is that of a bootstrap over the
 patients of all groups at once, at a level that allows for the number of pairs of groups (Bonferroni), since of several
 groups the most distant are always somewhat apart. A macro mean is compared over the classes that every group
-has: a mean over other classes is another score.
+compared has enough patients of: a mean over other classes is another score.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pandas as pd
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import intervals
-from finetune.evaluation.intervals import FEWEST
+from finetune.evaluation.intervals import FEWEST, Interval
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.scores import Scorer, Scores, mean_of_defined
-from finetune.evaluation.summary import described, joined
+from finetune.evaluation.summary import described, joined, with_intervals
 
 MOST_GROUPS = 12
 MOST_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
@@ -34,21 +34,30 @@ GAPS = ("auroc", "average_precision", "sensitivity", "specificity", "brier", "lo
 def subgroups(
     predictions: Predictions, columns: list[str] | str | None = "all", n_boot: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """Column -> {groups: {group: {n, patients, macro, micro, classes, note}}, worst, best, gaps} or {left_out: why}.
+    """Column -> {groups: {group: {n, patients, macro, micro, classes, note, compared}}, worst, best, gaps}, or
+    {left_out: why}; `compared` are macro means over the classes that all groups compared have.
 
     Args:
         columns: metadata columns, or all of them. One that was asked for by name and cannot serve is an error.
     """
-    wanted = predictions.metadata if columns == "all" else list(columns or [])
-    if unknown := [column for column in wanted if column not in predictions.metadata]:
-        raise FinetuneError(
-            f"evaluation.subgroups={unknown}: no such metadata column. There are {predictions.metadata or 'none'}."
-        )
+    wanted = wanted_columns(predictions.metadata, columns)
     found: dict[str, Any] = {}
     for column in wanted:
         group, why = grouped(predictions.frame[column], predictions.patients.astype(str), column)
         found[column] = {"left_out": why} if why else _of_column(predictions, group, min(n_boot, MOST_RESAMPLES), seed)
     return found
+
+
+def wanted_columns(metadata: list[str], columns: list[str] | str | None) -> list[str]:
+    """The metadata columns to make groups by.
+
+    Raises:
+        FinetuneError: one that was named is not there.
+    """
+    wanted = metadata if columns == "all" else list(columns or [])
+    if unknown := [column for column in wanted if column not in metadata]:
+        raise FinetuneError(f"evaluation.subgroups={unknown}: no such metadata column. There are {metadata or 'none'}.")
+    return wanted
 
 
 def grouped(values: pd.Series, patients: np.ndarray, column: str = "") -> tuple[np.ndarray, str]:
@@ -115,8 +124,7 @@ def _of_column(predictions: Predictions, group: np.ndarray, n_boot: int, seed: i
         groups[name] = {**about, **described(scorers[name], drawn[name])}
     compared = [name for name in names if groups[name]["patients"] >= FEWEST and name != UNKNOWN]
     gaps = _gaps(predictions.classes, {name: (scorers[name].values(), drawn[name]) for name in compared}, groups)
-    head = gaps["overall"].get("accuracy") if scorers[names[0]].multiclass else None
-    head = head if head and "auroc" not in gaps["macro"] else gaps["macro"].get("auroc")
+    head = gaps["overall"].get("accuracy") or gaps["macro"].get("auroc")
     named = {"worst": head["worst"], "best": head["best"]} if head else {}
     return {"groups": groups, **named, "gaps": gaps}
 
@@ -132,6 +140,8 @@ def _gaps(
         for name in scores
         for c in classes
     }
+    alike, shared = _alike(classes, scores, few)
+    means: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
     found: dict[str, dict[str, Any]] = {"macro": {}, "classes": {c: {} for c in classes}, "overall": {}}
     for metric in GAPS:
         for k, c in enumerate(classes):
@@ -142,17 +152,16 @@ def _gaps(
             }
             if gap := _gap(metric, own):
                 found["classes"][c][metric] = gap
-        shared = [k for k, c in enumerate(classes) if not any(few[name, c] for name in scores)]
-        if shared:
-            means = {
-                name: (
-                    float(mean_of_defined(value.classes[metric][shared, 0])),
-                    mean_of_defined(drawn.classes[metric][shared]) if drawn else np.zeros(0),
-                )
-                for name, (value, drawn) in scores.items()
-            }
-            if gap := _gap(metric, means):
-                found["macro"][metric] = {**gap, "classes": [classes[k] for k in shared]}
+        for name, (value, drawn) in alike.items():
+            mean = float(mean_of_defined(value.classes[metric][shared, 0]))
+            samples = mean_of_defined(drawn.classes[metric][shared]) if drawn else np.zeros(0)
+            means.setdefault(metric, {})[name] = (mean, samples)
+            interval = (
+                with_intervals({metric: mean}, {metric: samples}, {}) if 0 < mean < 1 else {metric: Interval(mean)}
+            )
+            groups[name].setdefault("compared", {})[metric] = vars(interval[metric])
+        if gap := _gap(metric, means.get(metric, {})):
+            found["macro"][metric] = {**gap, "classes": [classes[k] for k in shared]}
     for metric in ("accuracy", "kappa", "log_loss"):
         own = {
             name: (value.overall[metric][0], drawn.overall[metric] if drawn else np.zeros(0))
@@ -162,6 +171,20 @@ def _gaps(
         if gap := _gap(metric, own):
             found["overall"][metric] = gap
     return found
+
+
+def _alike(
+    classes: list[str], scores: dict[str, tuple[Scores, Scores | None]], few: dict[tuple[str, str], bool]
+) -> tuple[dict[str, tuple[Scores, Scores | None]], list[int]]:
+    """The groups that share enough classes for their macro means to be compared, and the numbers of these classes.
+
+    A group with less than half of the classes that the fullest group has is left out: it would leave the others little.
+    """
+    enough = {name: [k for k, c in enumerate(classes) if not few[name, c]] for name in scores}
+    most = max((len(own) for own in enough.values()), default=0)
+    alike = {name: scores[name] for name, own in enough.items() if own and 2 * len(own) >= most}
+    shared = [k for k in range(len(classes)) if all(k in enough[name] for name in alike)]
+    return (alike, shared) if shared else ({}, [])
 
 
 def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ def interval(score: Mapping[str, Any] | None, digits: int = 3) -> str:
 def gap(found: Mapping[str, Any], title: str) -> str:
     """Which group is worst, by how much, and whether that is more than chance."""
     low, pairs = found.get("low"), found["pairs"]
-    said = f"Worst is {found['worst']}, best {found['best']}: a gap in {title} of {interval({**found})}"
+    said = f"Worst is {found['worst']}, best {found['best']}: a gap in {title} of {difference(found).lstrip('+')}"
     if pairs > 1:
         said += f", allowing for the {pairs} pairs of groups"
     return said + ("." if low is None else ", more than chance." if low > 0 else ", which chance alone can make.")
@@ -48,6 +48,15 @@ def undefined(metric: str, counts: Mapping[str, Any]) -> str:
     if not negatives and needs_negative:
         return "undefined (no negatives)"
     return {"ppv": "undefined (never a yes)", "npv": "undefined (never a no)"}.get(metric, "undefined")
+
+
+def difference(score: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """+0.031 (-0.002 to +0.064)"""
+    if not score or score.get("value") is None:
+        return "undefined"
+    if score.get("low") is None or score.get("high") is None:
+        return f"{score['value']:+.{digits}f}"
+    return f"{score['value']:+.{digits}f} ({score['low']:+.{digits}f} to {score['high']:+.{digits}f})"
 
 
 def in_words(score: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     if first:
         run_folder.begin(run, config, words)
     table = prepare.renamed(prepare.table(config, say, split=split != "all"), model.classes, model.kind)
+    assessment.check_columns(table.metadata)
     if split == "all":
         table = table.with_split(["test"] * len(table))
     elif not len(table.rows(split)):

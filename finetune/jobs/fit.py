@@ -38,6 +38,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     prepare.demo(config, say)
     table = prepare.table(config, say)
     prepare.check_trainable(table)
+    assessment = build.assessment(config)
+    assessment.check_columns(table.metadata)
     build.loss(config, table.kind).weights(table.classes, table.targets()[table.rows("train")])  # refused early
     spec, network, of_weights, source = make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
@@ -70,7 +72,6 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if not first:
         return
     environment = json.loads((run / "environment.json").read_text())
-    assessment = build.assessment(config)
     written = scoring.write(run, tables)
     fitted = assessment.fit(written.get("val"))  # nothing is ever fitted on test
     model = Model(

@@ -60,10 +60,13 @@ def write(run: Path, tables: dict[str, Predictions | None]) -> dict[str, Predict
 def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: Fitted, seed: int) -> dict[str, Any]:
     """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there."""
     plainly = replace(assessment, subgroups=[])
-    return {
+    told = {
         split: plainly.told(table, Fitted(), seed=seed) if split == "val" else assessment.told(table, fitted, seed=seed)
         for split, table in tables.items()
     }
+    if fitted.notes:
+        told["val" if "val" in told else "test"]["notes"] = fitted.notes
+    return told
 
 
 def show(scores: dict[str, Any], table: SampleTable, say: Callable[[str], None]) -> None:

@@ -76,6 +76,21 @@ def test_a_macro_gap_compares_the_same_classes():
     assert gap["low"] < 0
 
 
+def test_a_group_of_few_classes_does_not_keep_the_others_from_being_compared():
+    given = sites(1200, by=0.0)
+    view = np.where(np.arange(1200) < 24, "lateral", np.where(np.arange(1200) % 4 < 2, "AP", "PA"))
+    targets = np.where((view == "lateral")[:, None] & (np.arange(1200) > 4)[:, None], 0.0, given.targets)
+    again = table(targets, given.logits, patients=given.patients.tolist(), view=view)
+    found = subgroups(again, n_boot=50)["view"]
+    assert found["groups"]["lateral"]["patients"] == 12
+    assert "compared" not in found["groups"]["lateral"]
+    gap = found["gaps"]["macro"]["auroc"]
+    assert {gap["worst"], gap["best"]} == {"AP", "PA"}
+    means = {name: found["groups"][name]["compared"]["auroc"] for name in ("AP", "PA")}
+    assert gap["value"] == pytest.approx(means[gap["best"]]["value"] - means[gap["worst"]]["value"])
+    assert means["AP"]["low"] < means["AP"]["value"] < means["AP"]["high"]
+
+
 def test_multiclass_has_gaps_of_accuracy():
     rng = np.random.default_rng(0)
     true, sex = rng.integers(0, 3, 600), rng.choice(["F", "M"], 600)

@@ -150,6 +150,13 @@ def test_what_an_evaluation_cannot_do_is_said(place, capsys, words, message):
         path.unlink()
 
 
+def test_a_fit_refuses_subgroups_of_no_column_before_it_trains(place, capsys):
+    with pytest.raises(SystemExit):
+        main([*TINY, *clinical(), *FEW, "evaluation.subgroups=[scanner]", "hydra.run.dir=runs/early"])
+    assert "evaluation.subgroups=['scanner']: no such metadata column" in capsys.readouterr().err
+    assert not Path("runs/early/metrics.csv").exists()
+
+
 def test_a_small_val_ships_none_and_says_so(place, capsys):
     table = pd.read_csv("clinic/table.csv")
     table.loc[(table["split"] == "val") & (table["patient"] > 20), "split"] = "train"
@@ -159,4 +166,4 @@ def test_a_small_val_ships_none_and_says_so(place, capsys):
     assert "none is shipped" in capsys.readouterr().out
     assert finetune.load("runs/small").calibration is None
     assert "calibration" not in scores("small")["test"]
-    assert any("no operating point" in note for note in scores("small")["test"]["notes"])
+    assert any("no operating point" in note for note in scores("small")["val"]["notes"])

@@ -135,6 +135,7 @@ def test_resume_goes_on_longer_and_refuses_what_would_change_the_past(run, place
     assert "'optimizer.lr=1' cannot be set in a resume" in capsys.readouterr().err
     main(["resume=runs/first", "trainer.max_epochs=3"])
     assert pd.read_csv("runs/first/metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    assert '"command": "python -m finetune resume=runs/first' in (run / "test_openings.jsonl").read_text()
     assert (run / "scores.json").exists()
 
 
