@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ import numpy as np
 
 from finetune.data import containers
 from finetune.data.images import read_picture, read_size
+from finetune.data.near import Pair, near_duplicates
 from finetune.data.store import NoRoom, PictureStore, StoreFolder
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError, one_of
+from finetune.evaluation.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 
 AT_ONCE = 256  # pictures handed to the threads between two reports
@@ -101,6 +106,20 @@ class PictureCache:
         if self.npy is None or not self.bad.keys().isdisjoint(rows):
             return np.stack([self[int(row)] for row in rows])
         return self._stored()[np.asarray(rows)]
+
+    def near_copies(self) -> list[Pair]:
+        """Pairs of near copies (`near.near_duplicates`), looked for once and kept beside the pictures.
+
+        All processes of a run must see the same pairs, to the last one, whatever their number of threads.
+        """
+        kept = self.npy.with_name("near.json") if self.npy is not None else None
+        if kept is not None and kept.is_file():
+            return [Pair(*pair) for pair in json.loads(kept.read_text())]
+        found = near_duplicates(self, self.digests)
+        if kept is not None:
+            with contextlib.suppress(OSError):  # a cache that may only be read
+                write_json_atomic(kept, [astuple(pair) for pair in found])
+        return found
 
     def _stored(self) -> np.ndarray:
         if self._pictures is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from finetune.data.cache import PictureCache
@@ -66,6 +67,17 @@ class ImageData(L.LightningDataModule):
         """Row numbers of the readable samples of `split`."""
         rows = self.table.rows(split)
         return rows[~np.isin(rows, list(self.pictures.bad))] if self.pictures.bad else rows
+
+    def setup(self, stage: str) -> None:
+        """All processes must have made the same table and the same splits of it."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            hashes: list[str] = [""] * self.trainer.world_size
+            dist.all_gather_object(hashes, self.table.hash())
+            if len(set(hashes)) > 1:
+                raise FinetuneError(
+                    f"The processes read different tables or drew different splits ({', '.join(sorted(set(hashes)))}). "
+                    "Is data.root the same for all of them, and did nothing write there meanwhile?"
+                )
 
     def train_dataloader(self) -> "EpochLoader":
         trainer = self.trainer

@@ -5,6 +5,7 @@ Everything is read from the run folder, so the report can be made again at any t
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,9 +55,11 @@ class Run:
     scores: dict[str, Any]
     predictions: dict[str, Predictions]
     problems: list[str] = field(default_factory=list)
+    """Which files are missing or cannot be read, in sentences."""
     openings: list[dict[str, Any]] = field(default_factory=list)
     """When and by which command the scores of the test split were seen."""
-    """Which files are missing or cannot be read, in sentences."""
+    near_copies: str | None = None
+    """A PNG in base64: pairs of pictures that the audit found to be near copies."""
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
@@ -92,8 +95,10 @@ class Run:
             table = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
             if table is not None:
                 predictions[split] = table
+        near = folder / "near_copies.png"
+        near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
         openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        return cls(config, environment, audit, metrics, scores, predictions, problems, openings)
+        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies)
 
 
 def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Path:
@@ -142,6 +147,7 @@ def context(run: Run) -> dict[str, Any]:
         "data": data,
         "weights": weights,
         "audit": run.audit,
+        "near_copies": run.near_copies,
         "leaks": [
             leak.get("text", str(leak)) if isinstance(leak, dict) else str(leak) for leak in run.audit.get("leaks", [])
         ],

@@ -12,7 +12,7 @@ from finetune.data import splits
 from finetune.data.cache import PictureCache
 from finetune.data.findings import same
 from finetune.data.module import ImageData
-from finetune.data.near import Pair, near_duplicates
+from finetune.data.near import Pair
 from finetune.data.sheets import write_sheet
 from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
@@ -84,7 +84,7 @@ def pictures(
     cache = PictureCache.build(
         table, preprocessing, data["cache"], workers=max(1, data["num_workers"]), on_bad=data["on_bad"], say=say
     )
-    near = near_duplicates(cache, cache.digests) if data["audit"]["near"] else []
+    near = cache.near_copies() if data["audit"]["near"] else []
     copies = [(p.first, p.second) for p in near]
     copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
     mended = splits.mend(table, copies)

@@ -12,6 +12,7 @@ from finetune.data import cache as caches
 from finetune.data import store as stores
 from finetune.data.cache import PictureCache, cache_key
 from finetune.data.images import BadImage, read_picture
+from finetune.data.near import Pair
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
 from tests.data.making import make_pictures, noise, save
@@ -259,3 +260,12 @@ def test_crops_are_stored_whole(tmp_path):
     table = make_pictures(tmp_path, 2)
     p = Preprocessing(image_size=4, fit="crop", crop_fraction=0.5)
     assert PictureCache.build(table, p)[0].shape == (8, 8)
+
+
+def test_near_copies_are_looked_for_once_and_are_the_same_for_all(tmp_path, monkeypatch):
+    table = make_pictures(tmp_path / "data", 3)
+    cache = PictureCache.build(table, P, tmp_path / "cache")
+    monkeypatch.setattr(caches, "near_duplicates", lambda pictures, digests: [Pair(0, 2, 0.97)])
+    assert cache.near_copies() == [Pair(0, 2, 0.97)]
+    monkeypatch.setattr(caches, "near_duplicates", lambda pictures, digests: 1 / 0)
+    assert PictureCache.build(table, P, tmp_path / "cache").near_copies() == [Pair(0, 2, 0.97)]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 
@@ -297,3 +298,16 @@ def test_run_reads_what_is_there(multilabel_run):
     assert run.problems == []
     assert set(run.predictions) == {"val", "test"}
     assert run.predictions["test"].classes == CLASSES
+
+
+def test_near_copies_and_telling_metadata_are_shown(multilabel_run, tmp_path):
+    folder = shutil.copytree(multilabel_run, tmp_path / "run")
+    assert "Near copies" not in write_report(folder).read_text()
+    (folder / "near_copies.png").write_bytes(b"as good as a picture")
+    audit = json.loads((folder / "audit.json").read_text())
+    audit["shortcuts"] = [{"column": "site", "label": "Mass", "auroc": 0.8, "low": 0.7, "high": 0.9, "images": 1234}]
+    (folder / "audit.json").write_text(json.dumps(audit))
+    page = write_report(folder).read_text()
+    assert "data:image/png;base64,YXMgZ29vZCBhcyBhIHBpY3R1cmU=" in page
+    assert "0.800 (0.700–0.900)" in page
+    assert "1,234" in page
