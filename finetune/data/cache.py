@@ -115,7 +115,7 @@ class PictureCache:
         kept = self.npy.with_name("near.json") if self.npy is not None else None
         if kept is not None and kept.is_file():
             return [Pair(*pair) for pair in json.loads(kept.read_text())]
-        found = near_duplicates(self, self.digests)
+        found = near_duplicates(self, self.digests, self.sizes)
         if kept is not None:
             with contextlib.suppress(OSError):  # a cache that may only be read
                 write_json_atomic(kept, [astuple(pair) for pair in found])

@@ -31,6 +31,8 @@ FEATURES = 24
 TABLES = 16
 CROWD = 64  # pictures with the same key that each is compared to at most: a crowd of them must not cost its square
 NEAR = 0.85  # least cosine of two candidates' features
+COARSE = 64  # shorter side, in pixels, below which pictures show too little to tell a copy from one that is alike
+VERY_ALIKE = 0.96  # what is asked of those
 ALIKE = 0.93  # least correlation of the edges of a picture and a copy of it
 ZOOMS = (1.0, 0.97, 0.94)
 AT_ONCE = 2048
@@ -55,10 +57,13 @@ class Pair:
     alike: float
 
 
-def near_duplicates(pictures: Pictures, digests: Iterable[str], seed: int = 0) -> list[Pair]:
+def near_duplicates(
+    pictures: Pictures, digests: Iterable[str], sizes: np.ndarray | None = None, seed: int = 0
+) -> list[Pair]:
     """Pairs of rows that show the same picture, but for those that are equal to the last pixel (equal digests).
 
     `digests`: one per row, "" for a row that cannot be read. Of a group of equal pictures only the first is compared.
+    `sizes`: (N, 2) height and width before `pictures` were resized, if they were.
     """
     firsts: dict[str, int] = {}
     for row, digest in enumerate(digests):
@@ -71,8 +76,11 @@ def near_duplicates(pictures: Pictures, digests: Iterable[str], seed: int = 0) -
     edges = Edges(pictures)
     found = []
     for i, j in pairs:
-        if (alike := edges.agree(int(rows[i]), int(rows[j]))) >= ALIKE:
-            found.append(Pair(int(rows[i]), int(rows[j]), round(alike, 3)))
+        first, second = int(rows[i]), int(rows[j])
+        sides = [*pictures[first].shape[:2], *([] if sizes is None else sizes[[first, second]].ravel())]
+        least = VERY_ALIKE if min(sides) < COARSE else ALIKE
+        if (alike := edges.agree(first, second)) >= least:
+            found.append(Pair(first, second, round(alike, 3)))
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 

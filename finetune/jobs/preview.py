@@ -4,6 +4,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
     prepare.check_trainable(table)
     _, network, of_weights, _ = fit.make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
-    lenient = {**config, "data": {**config["data"], "audit": {**config["data"]["audit"], "on_leak": "warn"}}}
+    given = config["data"]
+    lenient = {**config, "data": {**given, "on_bad": "skip", "audit": {**given["audit"], "on_leak": "warn"}}}
     table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     show_batch(data, run / "batch.png", preprocessing)
@@ -46,7 +48,9 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
         say("  " + ", ".join(f"{part} {count:,}" for part, count in phase["parts"].items()))
     cost = measure(task, data, config, run)
     say(cost_sentence(cost, config["trainer"]["max_epochs"]))
-    for leak in audit.leaks:
+    if audit.bad_images and given["on_bad"] == "stop":
+        say(f"A fit would stop here (data.on_bad=stop): {len(audit.bad_images):,} images cannot be read.")
+    for leak in audit.leaks if given["audit"]["on_leak"] == "stop" else []:
         say(f"A fit would stop here (data.audit.on_leak=stop): {leak.text}")
     write_json_atomic(run / "preview.json", {"learns": learns, "cost": cost, "data": {"hash": table.hash()}})
     say(f"audit, first batch and figures: {run}")
@@ -122,7 +126,9 @@ def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path) -> di
     )  # fmt: skip
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    trainer.fit(task, datamodule=data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own
+        trainer.fit(task, datamodule=data)
     starts = [*clock.train, clock.train_ended]
     gaps = np.diff(starts)[min(WARM_UP, len(starts) - 2) :]
     checks = np.diff([*clock.val, clock.val_ended]) if clock.val else np.zeros(1)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,32 @@ def test_copies_are_brought_together_where_the_split_is_drawn_here(place, capsys
     assert audit["leaks"] == []
     assert any("near copies are in the same split" in sentence for sentence in audit["warnings"])
     assert (run / "near_copies.png").exists()
+
+
+def test_a_mixture_of_broken_files_is_accounted_for(place, capsys):
+    folder = place / "pictures" / "cold"
+    whole = (folder / "0.png").read_bytes()
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("no picture")
+    (folder / "loop.png").symlink_to("loop.png")
+    claim = b"IHDR" + struct.pack(">II", 20_000, 20_000) + whole[24:29]
+    (folder / "bomb.png").write_bytes(whole[:12] + claim + struct.pack(">I", zlib.crc32(claim)) + whole[33:])
+    Image.new("L", (1, 1)).save(folder / "dot.png")
+    Image.new("P", (9, 9)).save(folder / "still.gif")
+    main(["job=preview", *TINY, "data=folder", "data.root=pictures", "steps=1"])
+    said = capsys.readouterr().out
+    assert "A fit would stop here (data.on_bad=stop): 5 images cannot be read." in said
+    (run,) = Path("outputs/preview").iterdir()
+    bad = {item["path"]: item["reason"] for item in json.loads((run / "audit.json").read_text())["bad_images"]}
+    assert set(bad) == {f"cold/{name}.png" for name in ("cut", "empty", "text", "loop", "bomb")}
+    assert "link that leads in a circle" in bad["cold/loop.png"]
+    assert "400 megapixels" in bad["cold/bomb.png"]
+    inside = place / "inside"
+    inside.mkdir()
+    (inside / "t.csv").write_text("path,label\n../secret.png,a\nmine.png,b\n")
+    for path in (place / "secret.png", inside / "mine.png"):
+        path.write_bytes(whole)
+    with pytest.raises(SystemExit):
+        main(["job=preview", *TINY, "data=csv", "data.table=inside/t.csv", "data.label=label"])
+    assert "../secret.png" in capsys.readouterr().err
