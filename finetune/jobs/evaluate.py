@@ -14,7 +14,7 @@ from finetune.evaluation.assessment import Fitted, read_prevalence
 from finetune.evaluation.calibration import Calibration, with_prevalence
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.evaluation.predictions import Predictions
-from finetune.jobs import prepare, run_folder, scoring
+from finetune.jobs import prepare, published, run_folder, scoring
 from finetune.training import ranks
 
 SPLITS = ("train", "val", "test", "all")
@@ -22,6 +22,9 @@ SPLITS = ("train", "val", "test", "all")
 
 def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     """Load, read the data as for a fit, predict, and write predictions and scores."""
+    if config["predictions"]:
+        published.score_file(config, run, words)
+        return
     first = ranks.rank() == 0
     say = prepare.sayer(first)
     split = config["split"]
@@ -58,7 +61,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     if prevalence:
         write_calibrated(run / f"calibrated_{split}.csv", written[split], model.calibration, prevalence, say)
     write_json_atomic(run / "scores.json", scores)
-    scoring.show(scores, table, say)
+    scoring.show(scores, table.synthetic, say)
     if opened:
         report.write_report(opened)  # it shows how often the test split was opened
     say(f"predictions and scores: {run}")

@@ -91,7 +91,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     report.write_report(run, scores=scores)
     write_json_atomic(run / "scores.json", scores)
     run_folder.point_latest(run)
-    scoring.show(scores, table, say)
+    scoring.show(scores, table.synthetic, say)
     say(f"report: {run / 'report.html'}")
 
 

@@ -69,14 +69,14 @@ def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: Fitte
     return told
 
 
-def show(scores: dict[str, Any], table: SampleTable, say: Callable[[str], None]) -> None:
+def show(scores: dict[str, Any], synthetic: bool, say: Callable[[str], None]) -> None:
     """The numbers that matter, each with its interval."""
     for split, of_split in scores.items():
         for group, metric in (("macro", "auroc"), ("overall", "accuracy")):
             found = (of_split.get(group) or {}).get(metric)
             if found and found["value"] is not None:
                 interval = f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else ""
-                made_up = " (SYNTHETIC images)" if table.synthetic else ""
+                made_up = " (SYNTHETIC images)" if synthetic else ""
                 name = "macro AUROC" if metric == "auroc" else metric
                 say(f"{split}: {name} {found['value']:.3f}{interval} (95 %){made_up}")
         for sentence in [*of_split.get("warnings", []), *of_split.get("notes", [])]:
