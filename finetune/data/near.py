@@ -41,10 +41,6 @@ AT_ONCE = 2048
 class Pictures(Protocol):
     """What a PictureCache offers here."""
 
-    bad: dict[int, str]
-
-    def __len__(self) -> int: ...
-
     def __getitem__(self, row: int) -> np.ndarray: ...
 
 

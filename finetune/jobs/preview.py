@@ -46,7 +46,7 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
     for phase in learns:
         say(f"from epoch {phase['epoch'] + 1}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")
         say("  " + ", ".join(f"{part} {count:,}" for part, count in phase["parts"].items()))
-    cost = measure(task, data, config, run)
+    cost = measure(task, data, config, run, max(learns, key=lambda phase: phase["trained"])["name"])
     say(cost_sentence(cost, config["trainer"]["max_epochs"]))
     if audit.bad_images and given["on_bad"] == "stop":
         say(f"A fit would stop here (data.on_bad=stop): {len(audit.bad_images):,} images cannot be read.")
@@ -110,16 +110,15 @@ class Clock(Callback):
         self.val_ended = time.perf_counter()
 
 
-def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path) -> dict[str, Any]:
-    """Seconds per step and epoch and peak memory, from real steps of the phase that trains most."""
+def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path, phase: str) -> dict[str, Any]:
+    """Seconds per step and epoch and peak memory, from real steps of a phase of the plan."""
     steps, batches = WARM_UP + config["steps"], len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // config["data"]["batch_size"])
     clock = Clock()
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
     settings |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
     settings |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
-    most = max(what_learns(task, config["trainer"]["max_epochs"]), key=lambda phase: phase["trained"])
-    task.plan = replace(task.plan, phases={most["name"]: replace(task.plan.phases[most["name"]], epoch=0)})
+    task.plan = replace(task.plan, phases={phase: replace(task.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
         default_root_dir=run, logger=False, callbacks=[clock], use_distributed_sampler=False,
         enable_checkpointing=False, **settings,

@@ -16,7 +16,7 @@ import pandas as pd
 
 from finetune.data.findings import canonical, chosen
 from finetune.data.labels import Policies, policies, settle
-from finetune.data.sources import chest
+from finetune.data.sources import chest, chestxray
 from finetune.data.sources.listing import list_files, need_columns, read_rows
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -60,22 +60,7 @@ KINDS = {
 }
 """Finding -> labels of the set's own tree that are kinds of it: who has one has the finding."""
 
-FINDINGS = [
-    "Atelectasis",
-    "Cardiomegaly",
-    "Effusion",
-    "Infiltration",
-    "Mass",
-    "Nodule",
-    "Pneumonia",
-    "Pneumothorax",
-    "Consolidation",
-    "Edema",
-    "Emphysema",
-    "Fibrosis",
-    "Pleural_Thickening",
-    "Hiatal_Hernia",
-]
+FINDINGS = ["Hiatal_Hernia" if name == "Hernia" else name for name in chestxray.FINDINGS]
 OPTIONAL = {"StudyID": "study", "MethodLabel": "labelled_by"}
 
 
