@@ -1,16 +1,12 @@
 """Lean training in two processes: gradients are averaged, as parameters are inputs of the autograd functions."""
 
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.two_ranks import run_two
 
 
 def one_rank(rank: int) -> None:
@@ -35,18 +31,7 @@ def one_rank(rank: int) -> None:
 
 
 def test_two_processes():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error::UserWarning", "-m", "tests.backbones.test_lean_ddp"]
-    ranks = [subprocess.Popen([*command, str(rank)], cwd=ROOT, env=env, stderr=subprocess.PIPE) for rank in range(2)]
-    try:
-        errors = [rank.communicate(timeout=240)[1].decode() for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(errors)
+    run_two("tests.backbones.test_lean_ddp", "-W", "error::UserWarning")
 
 
 if __name__ == "__main__":

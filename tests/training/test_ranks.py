@@ -1,8 +1,5 @@
 """Two processes: a plan that unfreezes keeps them together, and a rank that drifts is found."""
 
-import os
-import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -11,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.two_ranks import run_two
 
 
 def drifting(rank: int) -> None:
@@ -54,26 +51,7 @@ def unfreezing(rank: int) -> None:
 
 
 def test_two_processes():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.training.test_ranks", str(rank)],
-            cwd=ROOT,
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [rank.communicate(timeout=240)[1].decode() for rank in both]
-    finally:
-        for rank in both:
-            rank.kill()
-    assert [rank.returncode for rank in both] == [0, 0], "\n".join(errors)
+    run_two("tests.training.test_ranks")
 
 
 if __name__ == "__main__":
