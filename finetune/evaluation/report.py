@@ -18,7 +18,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import plots, sections, wording
+from finetune.evaluation import explorer, plots, sections, unsure, wording
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import binned, top_label
@@ -60,6 +60,8 @@ class Run:
     """When and by which command the scores of the test split were seen."""
     near_copies: str | None = None
     """A PNG in base64: pairs of pictures that the audit found to be near copies."""
+    errors: dict[str, Any] = field(default_factory=dict)
+    """The surest wrong answers, with small pictures."""
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
@@ -98,7 +100,8 @@ class Run:
         near = folder / "near_copies.png"
         near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
         openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies)
+        errors = load("worst_errors.json", parse_json, {}) if (folder / "worst_errors.json").exists() else {}
+        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 
 def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Path:
@@ -162,6 +165,10 @@ def context(run: Run) -> dict[str, Any]:
         "confusion": confusion(scores),
         "calibration": sections.calibration(scores),
         "points": sections.operating_points(scores),
+        "explorer": explorer.part(run.predictions[split], scores, MOST_FIGURES) if split in run.predictions else None,
+        "selective": unsure.selective(scores),
+        "conformal": unsure.conformal(scores),
+        "errors": sections.errors(run.errors),
         "subgroups": sections.subgroups(scores),
         "openings": sections.openings(run.openings),
         "names": NAMES,
