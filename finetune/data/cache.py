@@ -19,7 +19,7 @@ import numpy as np
 from finetune.data import containers
 from finetune.data.images import read_picture, read_size
 from finetune.data.near import Pair, near_duplicates
-from finetune.data.store import NoRoom, PictureStore, StoreFolder
+from finetune.data.store import NoRoom, PictureStore, StoreFolder, file_size
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError, one_of
 from finetune.evaluation.files import write_json_atomic
@@ -152,6 +152,8 @@ class _Survey:
                 if (facts := folder.facts()) is not None:
                     return facts, folder.npy
                 size = self.preprocessing.stored_size
+                need = file_size(len(self.files) * size * size)
+                self.say(f"Decoding {len(self.files):,} pictures once: {need} in {base}, three times that if coloured.")
                 with folder.begin(len(self.files), size, share=0.5 if auto else 1.0) as store:
                     facts = self.read_all(store, quit_on_no_room=not auto)
                     if store.full:

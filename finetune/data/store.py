@@ -117,7 +117,8 @@ class PictureStore:
         if need > self.share * free:
             limit = "half of " if self.share == 0.5 else ""
             raise NoRoom(
-                f"the pictures need {_size(need)}, more than {limit}the {_size(free)} free in {self.path.parent}."
+                f"the pictures need {file_size(need)}, more than {limit}the {file_size(free)} free in "
+                f"{self.path.parent}."
             )
         file = self.part / f"{channels[0] if channels else 1}.npy"
         pictures = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
@@ -146,5 +147,6 @@ def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:
     return True
 
 
-def _size(count: int) -> str:
+def file_size(count: int) -> str:
+    """Bytes in words."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

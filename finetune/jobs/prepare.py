@@ -1,6 +1,8 @@
 """From the data configuration to split, audited, decoded pictures: what every job with a data set begins with."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -81,9 +83,11 @@ def pictures(
     if run is not None:
         write_json_atomic(run / "audit.json", early.to_dict())
     early.stop_on_leak(data["audit"]["on_leak"])
-    cache = PictureCache.build(
-        table, preprocessing, data["cache"], workers=max(1, data["num_workers"]), on_bad=data["on_bad"], say=say
-    )
+    workers, on_bad = max(1, data["num_workers"]), data["on_bad"]
+    with bar("Decoding pictures", run is not None) as progress:
+        cache = PictureCache.build(
+            table, preprocessing, data["cache"], workers=workers, on_bad=on_bad, say=say, progress=progress
+        )
     near = cache.near_copies() if data["audit"]["near"] else []
     copies = [(p.first, p.second) for p in near]
     copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
@@ -100,6 +104,19 @@ def pictures(
     found.stop_on_leak(data["audit"]["on_leak"])
     say(counts(mended))
     return mended, cache, found
+
+
+@contextmanager
+def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar, where a person looks on: it takes (done, total)."""
+    if not (shown and sys.stdout.isatty()):
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as drawn:
+        task = drawn.add_task(title, total=None)
+        yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
 def show_pairs(table: SampleTable, cache: PictureCache, near: list[Pair], path: Path) -> None:

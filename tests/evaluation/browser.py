@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+PATIENCE = 60  # seconds
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -64,6 +66,7 @@ class Browser:
 
     def _next(self) -> dict:
         while b"\0" not in self.rest:
+            assert select.select([self.read], [], [], PATIENCE)[0], f"the browser said nothing for {PATIENCE} s"
             more = os.read(self.read, 1 << 20)
             assert more, "the browser went away"
             self.rest += more
@@ -96,10 +99,10 @@ class Browser:
         assert "exceptionDetails" not in told, told
         return told["result"].get("value")
 
-    def press(self, key: str) -> None:
-        for kind in ("rawKeyDown", "keyUp"):
-            code = {"ArrowRight": 39, "ArrowLeft": 37, "End": 35, "Home": 36}[key]
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+    def change(self, selector: str, value: object, event: str = "input") -> None:
+        """Set a control as a hand would."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.run(f"{element}.value = {json.dumps(value)}; {element}.dispatchEvent(new Event({json.dumps(event)}))")
 
     def picture(self, path: Path, whole: bool = False) -> None:
         """A PNG of what is seen, or of the whole page."""

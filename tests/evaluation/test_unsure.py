@@ -121,8 +121,8 @@ def test_sets_by_hand():
 def test_sets_hold_the_truth_as_often_as_promised(error):
     """Over many small val splits: at least 1 - error on average, and not much more."""
     held = {"yes": [], "no": [], "coverage": []}
-    test, other = binary(4000, seed=999, shares=(0.5,)), several(4000, seed=998)
-    for seed in range(60):
+    test, other = binary(2000, seed=999, shares=(0.5,)), several(2000, seed=998)
+    for seed in range(40):
         fitted, _ = conformal.fit(binary(60, seed, shares=(0.5,)), error)
         told = conformal.applied(test, fitted, n_boot=0)
         for side in ("yes", "no"):
