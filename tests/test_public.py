@@ -64,7 +64,7 @@ def test_an_unfinished_run_is_read_as_far_as_it_got(tmp_path):
 
 def test_what_is_no_run_is_refused_with_what_might_be_meant(tmp_path):
     finished(tmp_path / "7", RIGHT)
-    with pytest.raises(FinetuneError, match="no config.yaml. Name one of the runs in it: 7"):
+    with pytest.raises(FinetuneError, match=r"no config\.yaml\. Name one of the runs in it: 7"):
         finetune.read_run(tmp_path)
     with pytest.raises(FinetuneError, match="is not a folder"):
         finetune.read_run(tmp_path / "nowhere")
