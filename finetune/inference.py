@@ -1,6 +1,6 @@
 """Running a trained network over pictures: the one loop behind evaluate, predict and the end of a fit."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,11 +32,17 @@ def best_device(accelerator: str = "auto") -> torch.device:
 
 @torch.inference_mode()
 def predict(
-    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device
+    network: nn.Module,
+    batches: Iterable[dict[str, Any]],
+    device: torch.device,
+    ask: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batches {image (N, C, H, W), index (N,)} -> index (M,) and logits (M, K) in float32, in the order they came.
 
     Full precision whatever the training used, so that the same picture has the same answer wherever it is asked.
+
+    Args:
+        ask: what is asked of the network instead of its logits, such as `network.features`.
     """
     network = network.to(device)
     indices: list[np.ndarray] = []
@@ -44,7 +50,7 @@ def predict(
     with evaluating(network):
         for batch in batches:
             images: Tensor = batch["image"].to(device, non_blocking=True)
-            out = network(images.contiguous(memory_format=torch.channels_last))
+            out = (ask or network)(images.contiguous(memory_format=torch.channels_last))
             logits.append(out.float().cpu().numpy())
             indices.append(np.asarray(batch["index"]))
     if not logits:

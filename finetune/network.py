@@ -70,6 +70,10 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.backbone.forward_features(images))
 
+    def features(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> what the head's last layer reads (N, D)."""
+        return self.head.features(self.backbone.forward_features(images))  # type: ignore[operator]
+
     def parts(self) -> dict[str, list[nn.Module]]:
         """Modules by part, from the stem to the head; every parameter and buffer is in exactly one part."""
         return {**self.backbone.parts(), "head": [self.head]}

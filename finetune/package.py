@@ -20,6 +20,7 @@ from finetune import inference
 from finetune.data.images import as_picture, read_picture
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation.calibration import Calibration
+from finetune.evaluation.conformal import Conformal
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 
@@ -43,6 +44,8 @@ class Model:
     path: Path | None = None
     calibration: Calibration | None = None  # fitted on val; `predict` then adds `calibrated_<class>`
     operating_points: dict[str, Any] = field(default_factory=dict)  # thresholds of `prob_<class>`, chosen on val
+    selective: dict[str, Any] = field(default_factory=dict)  # how sure is sure enough, chosen on val
+    conformal: Conformal | None = None  # fitted on val; `predict` then adds the sets
 
     @property
     def weights_hash(self) -> str:
@@ -56,7 +59,8 @@ class Model:
 
     def predict(self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto") -> "pd.DataFrame":
         """One row per image: `path` (its position for pictures given as arrays) and `prob_<class>` per class; then
-        `calibrated_<class>`, where the model ships a calibration of the class.
+        `calibrated_<class>`, where the model ships a calibration of the class, and the conformal sets, where it ships
+        those: `set` (a|b), or `set_<class>` with yes and no.
 
         Args:
             images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3).
@@ -89,10 +93,12 @@ class Model:
         readable = [name for name in names if name not in bad]
         logits = logits.reshape(len(readable), len(self.classes))
         probs = self.probabilities(logits)
-        columns = {f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)}
+        columns: dict[str, Any] = {f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)}
         if self.calibration is not None:
             calibrated = self.calibration.probabilities(logits)
             columns |= {f"calibrated_{c}": calibrated[:, self.classes.index(c)] for c in self.calibration.calibrated}
+        if self.conformal is not None:
+            columns |= self.conformal.columns(probs)
         return pd.DataFrame({"path": pd.Series(readable, dtype=str), **columns}), bad
 
     def _batches(self, images: Sequence[Any], names: list[str], size: int, bad: dict[str, str]):
@@ -124,6 +130,8 @@ class Model:
             "provenance": self.provenance,
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "operating_points": self.operating_points,
+            "selective": self.selective,
+            "conformal": self.conformal.to_dict() if self.conformal else None,
         }
         tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -208,4 +216,6 @@ def load(path: str | Path) -> Model:
         path=path,
         calibration=Calibration.from_dict(found) if (found := header.get("calibration")) else None,
         operating_points=header.get("operating_points") or {},
+        selective=header.get("selective") or {},
+        conformal=Conformal.from_dict(found) if (found := header.get("conformal")) else None,
     )

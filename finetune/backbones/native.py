@@ -1,15 +1,9 @@
 """passes.c, compiled when it is first wanted. Without a compiler, torch's operators do the same in more passes.
 
-The library lives in a temporary folder until it is loaded, so that no machine ever meets another machine's code. It
-runs on the OpenMP threads that torch has already. FINETUNE_NATIVE=0 leaves it out.
+It runs on the OpenMP threads that torch has already.
 """
 
 import ctypes
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune import compiled
 from finetune.backbones.maps import Normalisation
 
 SOURCE = Path(__file__).with_name("passes.c")
@@ -25,22 +20,8 @@ INTEGER, POINTER = ctypes.c_longlong, ctypes.c_void_p
 
 @cache
 def library() -> ctypes.CDLL | None:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None or os.environ.get("FINETUNE_NATIVE") == "0" or platform.system() != "Linux":
-        return None
-    flags = ["-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC"]
-    if platform.machine() == "x86_64":
-        flags.append("-mprefer-vector-width=512")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder)
-            compile_ = [compiler, *flags, "-c", str(SOURCE), "-o", str(made / "passes.o")]
-            # linked without -fopenmp: the symbols are found in the runtime that torch brought
-            link = [compiler, "-shared", str(made / "passes.o"), "-o", str(made / "passes.so")]
-            for command in (compile_, link):
-                subprocess.run(command, check=True, capture_output=True, timeout=60)
-            loaded = ctypes.CDLL(str(made / "passes.so"))
-    except (OSError, subprocess.SubprocessError):
+    loaded = compiled.load(SOURCE)
+    if loaded is None:
         return None
     i, p, norm = INTEGER, POINTER, ctypes.POINTER(CNorm)
     loaded.statistics.argtypes = [i, i, p, i, p, p, i]

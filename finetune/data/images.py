@@ -15,7 +15,7 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL import WebPImagePlugin as WebP
 
-from finetune.data import containers, dicom
+from finetune.data import containers, dicom, png
 from finetune.errors import BadImage, FinetuneError, MissingExtra
 from finetune.preprocessing import check_picture
 
@@ -129,6 +129,11 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, enough: int | None) -
         known = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
         raise BadImage(path, f"is not a picture in a known format ({known}); it begins with {head[:12]!r}")
     file.seek(0)
+    if reader is PngImagePlugin.PngImageFile:
+        pixels = png.decode(file.read(), MAX_PIXELS)
+        if pixels is not None:
+            return np.ascontiguousarray(_plain(pixels))
+        file.seek(0)
     picture = reader(file)
     width, height = picture.size
     if width * height > MAX_PIXELS:

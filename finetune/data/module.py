@@ -102,9 +102,11 @@ class ImageData(L.LightningDataModule):
 
     def eval_loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader:
         """Every readable sample of `split`, in batches that do not depend on the number of ranks."""
-        return self._loader(
-            self.plain, EvalBatchSampler(self.rows(split), self.batch_size, rank=rank, world_size=world_size)
-        )
+        return self.rows_loader(self.rows(split), rank=rank, world_size=world_size)
+
+    def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """These rows of the table, as they are shown to a network that is asked."""
+        return self._loader(self.plain, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size))
 
     def _loader(self, dataset: ImageDataset, sampler: EpochBatchSampler | EvalBatchSampler) -> "EpochLoader":
         return EpochLoader(

@@ -13,8 +13,9 @@ import numpy as np
 
 from finetune.errors import FinetuneError, one_of
 from finetune.evaluation import calibration as calibrations
-from finetune.evaluation import reliability, subgroups, thresholds
+from finetune.evaluation import conformal, reliability, selective, subgroups, thresholds
 from finetune.evaluation.calibration import Calibration
+from finetune.evaluation.conformal import Conformal
 from finetune.evaluation.files import plain
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.summary import summarise
@@ -27,6 +28,9 @@ class Fitted:
 
     calibration: Calibration | None = None
     operating_points: dict[str, dict[str, Any]] = field(default_factory=dict)
+    selective: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Per class how sure an answer must be for a share of images to be answered; see `selective.fit`."""
+    conformal: Conformal | None = None
     notes: list[str] = field(default_factory=list)
     """What could not be fitted, in sentences."""
 
@@ -43,6 +47,12 @@ class Assessment:
     """Metadata columns whose groups are scored apart: all, or a list."""
     resamples: int = 2000
     """Bootstrap resamples of the patients."""
+    coverages: list[float] = field(default_factory=lambda: [0.95, 0.9, 0.8, 0.5])
+    """Shares of images to answer, the surest ones."""
+    conformal: float | None = 0.1
+    """How often the truth may be missing in conformal sets."""
+    novelty: int = 2000
+    """Training images at most that say what is typical; read by the jobs."""
 
     def __post_init__(self) -> None:
         if self.calibration not in calibrations.METHODS:
@@ -51,6 +61,10 @@ class Assessment:
             raise FinetuneError(f"evaluation.subgroups={self.subgroups} must be all, or a list: [{self.subgroups}].")
         if self.resamples < 0:
             raise FinetuneError(f"evaluation.resamples={self.resamples} must be 0 or more.")
+        if self.novelty < 0:
+            raise FinetuneError(f"evaluation.novelty={self.novelty} must be 0 or more.")
+        selective.read_coverages(self.coverages)
+        conformal.check_error(self.conformal)
         self.wishes()
 
     def wishes(self) -> dict[str, Wish]:
@@ -63,12 +77,15 @@ class Assessment:
         subgroups.wanted_columns(metadata, self.subgroups)
 
     def fit(self, val: Predictions | None) -> Fitted:
-        """Calibration and operating points of `val`, as far as it is large enough."""
+        """All that is fitted on `val`, as far as it is large enough."""
         if val is None:
-            return Fitted(notes=["There is no val split: no calibration and no operating point was fitted."])
+            return Fitted(notes=["There is no val split: nothing was fitted, no calibration and no threshold."])
         calibration, of_calibration = calibrations.fit(val, self.calibration)
         points, of_points = thresholds.chosen(val, self.wishes())
-        return Fitted(calibration, points, [*of_calibration, *of_points])
+        sureness = selective.fit(val, selective.read_coverages(self.coverages), points)
+        error = conformal.check_error(self.conformal)
+        sets, of_sets = conformal.fit(val, error) if error else (None, [])
+        return Fitted(calibration, points, sureness, sets, [*of_calibration, *of_points, *of_sets])
 
     def told(
         self, predictions: Predictions, fitted: Fitted, *, seed: int = 0, prevalence: Mapping[str, float] | None = None
@@ -80,6 +97,10 @@ class Assessment:
             told["calibration"] = calibration_told(predictions, fitted.calibration, **options)
         if fitted.operating_points:
             told["operating_points"] = thresholds.applied(predictions, fitted.operating_points, **options)
+        if fitted.selective:
+            told["selective"] = selective.applied(predictions, fitted.selective, **options)
+        if fitted.conformal is not None:
+            told["conformal"] = conformal.applied(predictions, fitted.conformal, **options)
         if groups := subgroups.subgroups(predictions, self.subgroups, **options):
             told["subgroups"] = groups
             told["warnings"] = [*told["warnings"], *subgroups.shown(groups)]

@@ -107,6 +107,17 @@ def reliability(bins: Bins, label: str, calibrated: Bins | None = None) -> str:
 
 
 @_styled
+def risk_coverage(coverage: Sequence[float], errors: Sequence[float], label: str) -> str:
+    """Share of answers that are wrong over the share of images answered, the surest first."""
+    figure, axes = _square()
+    axes.plot(coverage, errors, color=_color(0), drawstyle="steps-post")
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, None), xlabel="share answered", ylabel="share wrong")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    return _svg(figure, label)
+
+
+@_styled
 def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], label: str, x_label: str = "epoch") -> str:
     """Up to four courses over the epochs; gaps (NaN) are bridged."""
     figure, axes = _figure(4.2, 2.6)

@@ -14,7 +14,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import plots, sections, wording
+from finetune.evaluation import explorer, plots, sections, unsure, wording
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import binned, top_label
@@ -102,6 +102,10 @@ def context(run: Run) -> dict[str, Any]:
         "confusion": confusion(scores),
         "calibration": sections.calibration(scores),
         "points": sections.operating_points(scores),
+        "explorer": explorer.part(run.predictions[split], scores, MOST_FIGURES) if split in run.predictions else None,
+        "selective": unsure.selective(scores),
+        "conformal": unsure.conformal(scores),
+        "errors": sections.errors(run.errors),
         "subgroups": sections.subgroups(scores),
         "openings": sections.openings(run.openings),
         "names": NAMES,

@@ -32,6 +32,8 @@ class Run:
     """When and by which command the scores of the test split were seen."""
     near_copies: str | None = None
     """A PNG in base64: pairs of pictures that the audit found to be near copies."""
+    errors: dict[str, Any] = field(default_factory=dict)
+    """The surest wrong answers, with small pictures."""
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
@@ -70,7 +72,8 @@ class Run:
         near = folder / "near_copies.png"
         near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
         openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies)
+        errors = load("worst_errors.json", parse_json, {}) if (folder / "worst_errors.json").exists() else {}
+        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 
 def read_run(folder: str | Path) -> Run:

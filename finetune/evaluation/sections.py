@@ -119,3 +119,12 @@ def openings(found: list[dict[str, Any]]) -> dict[str, Any] | None:
     times = [(str(each.get("when")), wording.shortened_command(str(each.get("command") or ""))) for each in found]
     count = {1: "once, by the fit itself", 2: "twice"}.get(len(times), f"{len(times)} times")
     return {"count": count, "times": times, "often": len(times) > 1}
+
+
+def errors(found: dict[str, Any]) -> dict[str, Any] | None:
+    """The surest wrong answers, each in a sentence beside its pictures."""
+    images = [
+        {**each, "said": wording.error(each), "alt": f"{each['sample']}: {wording.error(each)}"}
+        for each in found.get("images", [])
+    ]
+    return {"split": found.get("split"), "images": images} if images else None

@@ -36,6 +36,14 @@ def gap(found: Mapping[str, Any], title: str) -> str:
     return said + ("." if low is None else ", more than chance." if low > 0 else ", which chance alone can make.")
 
 
+def error(found: Mapping[str, Any]) -> str:
+    """What a wrong answer was: `missed Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
+    sure = number(found.get("probability"), 2)
+    if "answer" in found:
+        return f"{found['true']} taken for {found['answer']} ({sure})"
+    return f"{found.get('kind', 'wrong')}: {found.get('class')} (probability {sure})"
+
+
 def undefined(metric: str, counts: Mapping[str, Any]) -> str:
     """Why a class's score is not defined."""
     positives, negatives = counts.get("positives", 0), counts.get("negatives", 0)

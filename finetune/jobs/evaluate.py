@@ -14,10 +14,11 @@ from finetune.evaluation.assessment import Fitted, read_prevalence
 from finetune.evaluation.calibration import Calibration, with_prevalence
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.evaluation.predictions import Predictions
-from finetune.jobs import prepare, published, run_folder, scoring
+from finetune.jobs import novelty, prepare, published, run_folder, scoring
 from finetune.training import ranks
 
 SPLITS = ("train", "val", "test", "all")
+FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points", "coverages", "conformal"))
 
 
 def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
@@ -55,9 +56,13 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
         return
     run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash}, notes=table.notes)
     written = scoring.write(run, {split: found})
-    fitted = Fitted(model.calibration, model.operating_points) if split != "val" else Fitted()  # val is what they know
+    fitted = Fitted(model.calibration, model.operating_points, model.selective, model.conformal)
+    fitted = fitted if split != "val" else Fitted()  # val is what they know
     opened = count_opening(model, table.name, written[split], words, say)
     scores = {split: assessment.told(written[split], fitted, seed=config["seed"], prevalence=prevalence)}
+    path = run / f"novelty_{split}.csv"
+    if strange := novelty.against_own(model, data, data.rows(wanted), written[split], path, config, say):
+        scores[split]["novelty"] = strange
     if prevalence:
         write_calibrated(run / f"calibrated_{split}.csv", written[split], model.calibration, prevalence, say)
     write_json_atomic(run / "scores.json", scores)
@@ -70,7 +75,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
 def fitted_already(words: list[str]) -> None:
     """Refuse settings that only a fit reads: the model brings what its fit made of them."""
     for word in words:
-        if word.startswith(("evaluation.calibration", "evaluation.operating_points")):
+        if word.startswith(FITTED):
             key = word.partition("=")[0]
             raise FinetuneError(
                 f"{word!r}: {key} is fitted on val by a fit and travels in the model; job=evaluate applies it."

@@ -17,7 +17,7 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import report
 from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import prepare, run_folder, scoring
+from finetune.jobs import novelty, prepare, run_folder, scoring
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
 from finetune.preprocessing import Preprocessing
@@ -83,8 +83,13 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         provenance(environment),
         calibration=fitted.calibration,
         operating_points=fitted.operating_points,
+        selective=fitted.selective,
+        conformal=fitted.conformal,
     )
     model.save(run / "model.safetensors")
+    if assessment.novelty:
+        accelerator = config["trainer"]["accelerator"]
+        novelty.keep(run, network, data, written.get("test"), assessment.novelty, config["seed"], accelerator)
     if "test" in written:
         run_folder.open_test(run, words, len(written["test"]))
     scores = scoring.scores(written, assessment, fitted, config["seed"])

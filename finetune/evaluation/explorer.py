@@ -1,0 +1,98 @@
+"""What every threshold would give, class by class: the numbers behind the report's slider."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from finetune.evaluation import intervals
+from finetune.evaluation.plots import thinned
+from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.scores import ratio
+
+MOST_THRESHOLDS = 80  # per class
+METRICS = ("sensitivity", "specificity", "ppv", "npv")
+
+
+def part(predictions: Predictions, scores: Mapping[str, Any], most: int) -> dict[str, Any] | None:
+    """The slider's numbers and script; the page allows this very script and no other."""
+    classes = explored(predictions, scores.get("operating_points") or {}, most)
+    if not classes:
+        return None
+    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    data = json.dumps(classes, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    return {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}"), "data": Markup(data)}
+
+
+def explored(predictions: Predictions, points: Mapping[str, Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Per class (the `most` with the most positives): thresholds of `prob_<class>` from the highest down, how many are
+    true and false yes there, and the limits of METRICS; `points` are the thresholds chosen on val.
+
+    The limits take the linearised variance of a ratio over patients (Cochran, Sampling Techniques, 1977, section 6.4)
+    on the logit scale; at 0 and 1 they are those of Clopper and Pearson, counting patients.
+    """
+    truth, probs = predictions.truth, predictions.probs
+    patient = np.unique(predictions.patients.astype(str), return_inverse=True)[1]
+    positives = (truth == 1).sum(axis=0)
+    both = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
+    told = []
+    for k in sorted(sorted(both, key=lambda k: -positives[k])[:most]):
+        known = ~np.isnan(truth[:, k])
+        name = predictions.classes[k]
+        found = of_class(truth[known, k] == 1, probs[known, k], patient[known])
+        chosen = {
+            p: float(about["classes"][name]["threshold"]) for p, about in points.items() if name in about["classes"]
+        }
+        told.append({"name": name, **found, "points": chosen})
+    return told
+
+
+def of_class(positive: np.ndarray, prob: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
+    """The numbers of one class from (n,) known answers."""
+    order = np.argsort(-prob, kind="stable")
+    last = np.flatnonzero(np.r_[np.diff(prob[order]) != 0, True])
+    true, false = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
+    # evenly along the ROC curve: where it is steep a small step of the threshold changes much
+    shown = np.isin(true + false, np.add(*thinned(true, false, MOST_THRESHOLDS)))
+    thresholds = prob[order][last][shown]
+    patient = np.unique(patient, return_inverse=True)[1]
+    limits: dict[str, list[list[float | None]]] = {metric: [] for metric in METRICS}
+    for threshold in thresholds:
+        yes = prob >= threshold
+        for metric, right, of in (
+            ("sensitivity", yes, positive),
+            ("specificity", ~yes, ~positive),
+            ("ppv", positive, yes),
+            ("npv", ~positive, ~yes),
+        ):
+            limits[metric].append(share_limits(right & of, of, patient))
+    return {
+        "thresholds": [float(f"{t:.6g}") for t in thresholds],
+        "true": true[shown].tolist(),
+        "false": false[shown].tolist(),
+        "positives": int(positive.sum()),
+        "negatives": int((~positive).sum()),
+        "limits": limits,
+    }
+
+
+def share_limits(right: np.ndarray, of: np.ndarray, patient: np.ndarray) -> list[float | None]:
+    """95 % limits of the share of `of` that is `right`, (n,) each, patients having been drawn."""
+    a, b = np.bincount(patient, right), np.bincount(patient, of)
+    share, n = float(ratio(a.sum(), b.sum())), int((b > 0).sum())
+    if share in (0.0, 1.0):
+        found = intervals.exact(share, n)
+    elif n < 2 or np.isnan(share):
+        return [None, None]
+    else:
+        error = np.sqrt(n / (n - 1) * ((a - share * b) ** 2).sum()) / b.sum()
+        found = intervals.on_logit_scale(share, float(error))
+    return [None if np.isnan(x) else round(x, 4) for x in (found.low, found.high)]

@@ -1,0 +1,56 @@
+"""What the report says of unsure answers, from scores.json: selective prediction and conformal sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from markupsafe import Markup
+
+from finetune.evaluation import plots, wording
+
+MOST_FIGURES = 14
+HEADS = {
+    "multilabel": {
+        "yes": "with it: yes within",
+        "no": "without: no within",
+        "one": "one answer",
+        "both": "both",
+        "neither": "neither",
+    },
+    "multiclass": {"coverage": "holds it", "size": "mean size", "one": "one class", "neither": "none"},
+}
+
+
+def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
+    """Rows of errors by the share answered, and their curves."""
+    found = scores.get("selective")
+    if not found:
+        return None
+    rows: list[dict[str, Any]] = []
+    figures: list[tuple[str, Markup]] = []
+    for name, of_class in found.items():
+        for i, row in enumerate(of_class["rows"]):
+            cells = [wording.interval(row[m]) for m in ("coverage", "errors", "sensitivity", "specificity") if m in row]
+            about = {"name": name, "first": i == 0, "point": of_class["point"]}
+            rows.append({**about, "wished": f"{row['wished']:.0%}", "cells": cells})
+        if len(figures) < MOST_FIGURES and of_class["curve"]["coverage"]:
+            errors = {row["wished"]: wording.number(row["errors"]["value"]) for row in of_class["rows"]}
+            few = min(errors)
+            caption = f"{name}: {errors[1.0]} wrong of all, {errors[few]} of the surest {few:.0%}"
+            svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")
+            figures.append((caption, Markup(svg)))
+    return {"rows": rows, "figures": figures}
+
+
+def conformal(scores: dict[str, Any]) -> dict[str, Any] | None:
+    """Rows of what the sets hold."""
+    found = scores.get("conformal")
+    if not found:
+        return None
+    heads = HEADS["multiclass" if "overall" in found else "multilabel"]
+    named = {**({"all classes": found["overall"]} if "overall" in found else {}), **found["classes"]}
+    rows = [
+        {"name": name, "cells": [wording.interval(of[key]) if key in of else "" for key in heads]}
+        for name, of in named.items()
+    ]
+    return {"error": found["error"], "about": found["fitted_on"], "heads": list(heads.values()), "rows": rows}

@@ -1,0 +1,63 @@
+"""The slider's numbers: counts by hand, limits against the bootstrap, and a page that allows one script only."""
+
+import base64
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+from finetune.evaluation import explorer
+from finetune.evaluation.report import write_report
+from finetune.evaluation.shares import shares
+
+from .runs import write_run
+from .test_calibration import binary
+from .test_predictions import NAN, table
+
+
+def test_counts_by_hand():
+    given = table([[1], [0], [1], [0], [NAN]], [[3.0], [2.0], [2.0], [-1.0], [9.0]])
+    points = {"youden": {"classes": {"a": {"threshold": 0.6}}}, "other": {"classes": {}}}
+    (one,) = explorer.explored(given, points, 5)
+    assert (one["true"], one["false"], one["positives"], one["negatives"]) == ([1, 2, 2], [0, 1, 2], 2, 2)
+    assert one["thresholds"] == pytest.approx([0.952574, 0.880797, 0.268941])
+    assert one["points"] == {"youden": 0.6}
+    assert one["limits"]["sensitivity"][1][1] == 1.0  # both found: the upper limit is 1
+
+
+def test_limits_agree_with_the_bootstrap():
+    given = binary(1500, shares=(0.3,), per_patient=3)
+    (one,) = explorer.explored(given, {}, 1)
+    assert 40 <= len(one["thresholds"]) <= explorer.MOST_THRESHOLDS
+    for i in range(10, len(one["thresholds"]) - 10, 15):
+        yes, positive = given.probs[:, 0] >= one["thresholds"][i] * (1 - 1e-6), given.truth[:, 0] == 1
+        assert (yes & positive).sum() == one["true"][i]
+        asked = {"sensitivity": (yes, positive), "specificity": (~yes, ~positive), "ppv": (positive, yes)}
+        for metric, drawn in shares(given.patients, asked, n_boot=1000).items():
+            assert one["limits"][metric][i] == pytest.approx([drawn.low, drawn.high], abs=0.012)
+
+
+def test_the_page_allows_this_script_alone_and_hostile_names_stay_data(tmp_path):
+    run = write_run(tmp_path, classes=["</script><script>alert(1)</script>", "b"], n=100, n_boot=10)
+    page = write_report(run).read_text()
+    assert "<script>alert" not in page
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 1
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+    data = re.search(r'id="explorer-data">(.*?)</script>', page, re.DOTALL)[1]
+    assert json.loads(data)[0]["name"] == "</script><script>alert(1)</script>"
+
+
+def test_without_anything_to_explore_no_script_is_allowed(tmp_path):
+    page = write_report(tmp_path).read_text()
+    assert "<script" not in page
+    assert "script-src" not in page
+
+
+def test_no_class_or_no_truth_explores_nothing():
+    assert explorer.explored(table([[1], [1]], [[0.0], [1.0]]), {}, 3) == []
+    assert explorer.part(table([[NAN]], [[0.0]]), {}, 3) is None
+    assert np.array(explorer.share_limits(np.array([False]), np.array([False]), np.array([0]))).tolist() == [None, None]
