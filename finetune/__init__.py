@@ -6,21 +6,39 @@ Importing this package is cheap: torch, timm and lightning load when a name belo
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["FinetuneError", "create_model", "fold_batch_norm", "list_models", "load"]
+__all__ = [
+    "FinetuneError",
+    "Predictions",
+    "compare",
+    "create_model",
+    "fold_batch_norm",
+    "list_models",
+    "load",
+    "read_run",
+    "summarise",
+]
 
 if TYPE_CHECKING:
     from finetune.backbones import list_models
     from finetune.backbones.folding import fold_batch_norm
     from finetune.errors import FinetuneError
+    from finetune.evaluation.compare import compare
+    from finetune.evaluation.predictions import Predictions
+    from finetune.evaluation.run import read_run
+    from finetune.evaluation.summary import summarise
     from finetune.network import create_model
     from finetune.package import load
 
 _HOME = {
     "FinetuneError": "finetune.errors",
+    "Predictions": "finetune.evaluation.predictions",
+    "compare": "finetune.evaluation.compare",
     "create_model": "finetune.network",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
     "load": "finetune.package",
+    "read_run": "finetune.evaluation.run",
+    "summarise": "finetune.evaluation.summary",
 }
 
 

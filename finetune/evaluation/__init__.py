@@ -2,5 +2,6 @@
 
 predictions.py reads and writes the table all else begins with; summary.py makes what stands in scores.json of it, from
 scores.py (values), ranking.py (AUROC, average precision), reliability.py (calibration error) and intervals.py;
-report.py makes report.html of a run folder, with the figures of plots.py.
+run.py reads a run folder back, report.py makes report.html of it, with the figures of plots.py; compare.py sets
+finished runs side by side.
 """

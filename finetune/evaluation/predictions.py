@@ -26,7 +26,15 @@ EXACT_FLOATS: dict[str, Any] = (
 
 @dataclass
 class Predictions:
-    """One row per sample. Build it by `from_arrays` or `read`, which check what the other methods rely on."""
+    """One row per sample. Build it by `from_arrays` or `read`, which check what the other methods rely on.
+
+    Example:
+        >>> test = finetune.Predictions.read("outputs/latest/predictions_test.csv")
+        >>> test.probs.shape, test.classes  # (N, K), K names
+        ((700, 2), ['Edema', 'Effusion'])
+        >>> women = test.frame[test.frame["sex"] == "F"].reset_index(drop=True)
+        >>> finetune.summarise(finetune.Predictions(women, test.classes, test.kind))
+    """
 
     frame: pd.DataFrame
     """sample, patient, target_<class>..., logit_<class>..., prob_<class>..., then the metadata columns."""

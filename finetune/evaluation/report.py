@@ -5,15 +5,11 @@ Everything is read from the run folder, so the report can be made again at any t
 
 from __future__ import annotations
 
-import base64
-import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
@@ -22,6 +18,7 @@ from finetune.evaluation import explorer, plots, sections, unsure, wording
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.reliability import binned, top_label
+from finetune.evaluation.run import Run
 from finetune.evaluation.scores import Scorer
 
 MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
@@ -42,66 +39,6 @@ NAMES = {
     "top5_accuracy": "top-5 accuracy",
     "kappa": "Cohen's kappa",
 }
-
-
-@dataclass
-class Run:
-    """What a run folder holds; an empty value where a file is missing or cannot be read."""
-
-    config: dict[str, Any]
-    environment: dict[str, Any]
-    audit: dict[str, Any]
-    metrics: pd.DataFrame
-    scores: dict[str, Any]
-    predictions: dict[str, Predictions]
-    problems: list[str] = field(default_factory=list)
-    """Which files are missing or cannot be read, in sentences."""
-    openings: list[dict[str, Any]] = field(default_factory=list)
-    """When and by which command the scores of the test split were seen."""
-    near_copies: str | None = None
-    """A PNG in base64: pairs of pictures that the audit found to be near copies."""
-    errors: dict[str, Any] = field(default_factory=dict)
-    """The surest wrong answers, with small pictures."""
-
-    @classmethod
-    def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
-        """Read all there is; `scores` stand in for a scores.json that is still to be written."""
-        problems: list[str] = []
-
-        def load(name: str, parse, empty):
-            path = folder / name
-            if not path.is_file():
-                problems.append(f"{name} is missing.")
-                return empty
-            try:
-                return parse(path) or empty
-            except (FinetuneError, ValueError, OSError, yaml.YAMLError) as error:
-                problems.append(f"{name} cannot be read: {wording.shortened(str(error))}")
-                return empty
-
-        def parse_json(path: Path) -> dict[str, Any]:
-            return json.loads(path.read_text(encoding="utf-8"))
-
-        def parse_lines(path: Path) -> list[dict[str, Any]]:
-            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-        config = load("config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), {})
-        environment = load("environment.json", parse_json, {})
-        audit = load("audit.json", parse_json, {})
-        metrics = load("metrics.csv", lambda path: [pd.read_csv(path)], [pd.DataFrame()])[0]
-        if scores is None:
-            scores = load("scores.json", parse_json, {})
-        predictions: dict[str, Predictions] = {}
-        for split in scores or ("val", "test"):
-            kind = scores.get(split, {}).get("kind")
-            table = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
-            if table is not None:
-                predictions[split] = table
-        near = folder / "near_copies.png"
-        near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
-        openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        errors = load("worst_errors.json", parse_json, {}) if (folder / "worst_errors.json").exists() else {}
-        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 
 def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Path:

@@ -54,14 +54,14 @@ class Folds:
     folds: dict[int, Predictions] = field(default_factory=dict)
 
 
-def find(named: Sequence[str] | str) -> list[Path]:
+def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
     """Run folders behind `runs=`: those named, and for a folder of runs those in it.
 
     Raises:
         FinetuneError: no such folder, nothing finished in it, or a run that has not finished.
     """
     found: list[Path] = []
-    for name in [named] if isinstance(named, str) else named:
+    for name in [named] if isinstance(named, str | Path) else named:
         path = Path(str(name))
         if not path.is_dir():
             raise FinetuneError(f"runs={name} is not a folder. Name run folders, or a folder of them (a multirun's).")

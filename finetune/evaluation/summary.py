@@ -37,6 +37,11 @@ def summarise(
     Args:
         n_boot: resamples of the patients; 0 leaves only the intervals that need none.
         threshold: probability from which a multilabel answer is yes, one for all classes or one each.
+
+    Example:
+        >>> test = finetune.Predictions.read("outputs/latest/predictions_test.csv")
+        >>> finetune.summarise(test, threshold=0.2)["macro"]["auroc"]
+        {'value': 0.91, 'low': 0.87, 'high': 0.94, 'n_classes': 14, 'n_undefined': 0}
     """
     scorer = Scorer(predictions, threshold)
     resamples = intervals.resamples(scorer.n_patients, n_boot if scorer.n_patients else 0, seed)

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune import build
-from finetune.errors import FinetuneError, one_of
-from finetune.evaluation import comparison, comparison_report, runs
+from finetune.evaluation import comparison_report
+from finetune.evaluation.compare import compare as compare_runs
 from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import run_folder
 
@@ -14,35 +14,12 @@ MOST_RESAMPLES = 1000
 
 def compare(config: dict[str, Any], run: Path, words: list[str]) -> None:
     """Read the runs' predictions, say which is better and by how much, write compare.json and compare.html."""
-    split, n_boot = config["split"], min(build.assessment(config).resamples, MOST_RESAMPLES)
-    if split not in ("test", "val"):
-        raise one_of("split", split, ("test", "val"))
-    read = [runs.read(path, split) for path in runs.find(config["runs"])]
-    candidates, collected, warnings = runs.grouped(read)
-    if len(read) < 2:
-        raise FinetuneError(f"runs={config['runs']} is a single run. Name two or more: runs=[a,b].")
-    out_of_fold = [comparison_report.told_folds(folds, n_boot, config["seed"]) for folds in collected]
-    for number, folds in enumerate(collected):
-        folds.pooled.write(run / f"predictions_oof{f'_{number}' if len(collected) > 1 else ''}.csv")
-    try:
-        told = comparison.compare(candidates, n_boot, config["seed"])
-    except FinetuneError as error:
-        differing = runs.differing(read)
-        raise FinetuneError(
-            f"{error}" + (f" Their settings differ in {'; '.join(differing)}." if differing else "")
-        ) from None
-    if split == "test" and len(candidates) > 1:
-        warnings.append(
-            "These are scores on test: what is chosen by them is hopeful. Choose by split=val, tell by test."
-        )
-    told |= {
-        "split": split,
-        "runs": [{"path": str(r.path), "seed": r.seed, "fold": r.fold} for r in read],
-        "out_of_fold": out_of_fold,
-        "warnings": warnings,
-    }
-    write_json_atomic(run / "compare.json", told)
-    comparison_report.write(run / "compare.html", told, run_folder.command(words))
+    n_boot = min(build.assessment(config).resamples, MOST_RESAMPLES)
+    found = compare_runs(config["runs"], split=config["split"], n_boot=n_boot, seed=config["seed"])
+    for number, folds in enumerate(found.folds):
+        folds.pooled.write(run / f"predictions_oof{f'_{number}' if len(found.folds) > 1 else ''}.csv")
+    write_json_atomic(run / "compare.json", found.told)
+    comparison_report.write(run / "compare.html", found.told, run_folder.command(words))
     write_json_atomic(run / "environment.json", {"command": run_folder.command(words), **run_folder.environment()})
-    print(comparison_report.text(told))
+    print(found)
     print(f"comparison: {run / 'compare.html'}")

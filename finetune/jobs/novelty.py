@@ -43,7 +43,7 @@ def read(run: Path) -> Typical | None:
     """What is typical of the training images of the run in this folder; None where it was not kept."""
     try:
         arrays = load_file(run / TYPICAL)
-        return Typical(arrays["mean"], arrays["directions"], arrays["variances"], float(arrays["rest"]))
+        return Typical(arrays["mean"], arrays["directions"], arrays["variances"], arrays["rest"].item())
     except (OSError, KeyError, SafetensorError):
         return None
 
