@@ -6,18 +6,20 @@ Importing this package is cheap: torch, timm and lightning load when a name belo
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["FinetuneError", "create_model", "fold_batch_norm", "list_models", "load"]
+__all__ = ["FinetuneError", "create_model", "explain", "fold_batch_norm", "list_models", "load"]
 
 if TYPE_CHECKING:
     from finetune.backbones import list_models
     from finetune.backbones.folding import fold_batch_norm
     from finetune.errors import FinetuneError
+    from finetune.explanations import explain
     from finetune.network import create_model
     from finetune.package import load
 
 _HOME = {
     "FinetuneError": "finetune.errors",
     "create_model": "finetune.network",
+    "explain": "finetune.explanations",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
     "load": "finetune.package",

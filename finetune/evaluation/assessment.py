@@ -43,14 +43,17 @@ class Assessment:
     """Metadata columns whose groups are scored apart: all, or a list."""
     resamples: int = 2000
     """Bootstrap resamples of the patients."""
+    thumbnails: int = 12
+    """Worst errors shown with their pictures and heat maps at the end of a fit; 0 for none."""
 
     def __post_init__(self) -> None:
         if self.calibration not in calibrations.METHODS:
             raise one_of("evaluation.calibration", self.calibration, calibrations.METHODS)
         if isinstance(self.subgroups, str) and self.subgroups != "all":
             raise FinetuneError(f"evaluation.subgroups={self.subgroups} must be all, or a list: [{self.subgroups}].")
-        if self.resamples < 0:
-            raise FinetuneError(f"evaluation.resamples={self.resamples} must be 0 or more.")
+        for name in ("resamples", "thumbnails"):
+            if getattr(self, name) < 0:
+                raise FinetuneError(f"evaluation.{name}={getattr(self, name)} must be 0 or more.")
         self.wishes()
 
     def wishes(self) -> dict[str, Wish]:
