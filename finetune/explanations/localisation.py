@@ -39,11 +39,17 @@ class Located:
 
 
 def maximum(heat: np.ndarray) -> tuple[int, int] | None:
-    """x and y of the hottest pixel, the first in reading order; None of a map that is the same everywhere."""
-    if heat.max() == heat.min():
+    """x and y of the hottest pixel; None of a map that is the same everywhere.
+
+    A coarse map enlarged bilinearly is flat towards the border: of several hottest pixels it is the one nearest
+    to their middle.
+    """
+    top = heat.max()
+    if top == heat.min():
         return None
-    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    return int(x), int(y)
+    rows, columns = np.nonzero(heat == top)
+    nearest = int(((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin())
+    return int(columns[nearest]), int(rows[nearest])
 
 
 def points(heat: np.ndarray, inside: np.ndarray) -> bool:

@@ -98,6 +98,8 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
             f"{told['wrong']:,} answers are wrong on {data['images']:,} images of {data['name']} "
             f"(split={data['split']}); the {len(told['errors'])} that the network was surest of are shown."
         )
+    if told.get("seen"):
+        said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")
     return said
 
 

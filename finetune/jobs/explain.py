@@ -23,7 +23,7 @@ from finetune.explanations.explanation import explain as explain_images
 from finetune.explanations.geometry import Corners, to_input
 from finetune.explanations.localisation import Located, localise
 from finetune.explanations.maps import check_method
-from finetune.inference import best_device
+from finetune.inference import best_device, evaluating
 from finetune.jobs import prepare, run_folder, scoring
 from finetune.jobs.errors import heats, inputs, shown, table_rows
 from finetune.jobs.evaluate import SPLITS, count_opening
@@ -51,10 +51,10 @@ def explain(config: dict[str, Any], run: Path, words: list[str]) -> None:
     else:
         told, figures = of_data(config, model, run, words, say)
     run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash})
-    told = {"model": {"weights_hash": model.weights_hash}, "method": config["method"], **told}
+    told = {"model": {"weights_hash": model.weights_hash}, "method": config["method"], "grid": grid(model), **told}
     write_json_atomic(run / "explain.json", told)
     tiles = [tile for figure in figures for tile in (figure.picture, figure.heated)]
-    captions = [text for figure in figures for text in (figure.caption, "")]
+    captions = [text for figure in figures for text in figure.caption.rsplit(": ", 1)]  # what was said, of which file
     write_sheet(run / "explanations.png", tiles, captions, columns=6)
     page.write(run / "explain.html", told, figures, run_folder.command(words))
     for sentence in page.sentences(told):
@@ -119,7 +119,8 @@ def of_data(
     model.network.to(best_device(config["trainer"]["accelerator"]))
     found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
     assert found is not None  # a single process
-    if opened := count_opening(model, table.name, found, words, say):
+    opened = count_opening(model, table.name, found, words, say)
+    if opened is not None:
         report.write_report(opened)  # it shows how often the test split was opened
     limits = errors.thresholds_of(model.operating_points, found.classes)
     wrong = errors.worst(found, config["worst"], limits, finding)
@@ -127,6 +128,7 @@ def of_data(
         "data": {"name": table.name, "split": split, "images": len(found), "synthetic": table.synthetic},
         "wrong": errors.count(found, limits, finding),
         "errors": [],
+        "seen": split == "train" or (split == "all" and opened is not None),
     }
     figures = []
     rows = table_rows(data, [str(found.frame["sample"].iloc[one.row]) for one in wrong])
@@ -191,6 +193,15 @@ def sanity(config: dict[str, Any], model: package.Model, data: ImageData, found:
     return checks.randomisation(
         model.network, inputs(data, rows), torch.tensor(classes), config["method"], seed=config["seed"]
     )
+
+
+def grid(model: package.Model) -> list[int]:
+    """Height and width of the network's last map: nothing finer can be read from Grad-CAM."""
+    side, channels = model.preprocessing.image_size, model.preprocessing.in_channels
+    device = next(model.network.parameters()).device
+    with torch.no_grad(), evaluating(model.network):
+        last = model.network.backbone.forward_features(torch.zeros(1, channels, side, side, device=device))
+    return [int(side) for side in last.shape[-2:]]
 
 
 def tests_of(config: dict[str, Any]) -> int:

@@ -60,6 +60,7 @@ HEAT = np.array([[0, 0, 0, 0], [0, 5, 4, 0], [0, 3, 0, 0], [0, 0, 0, 1.0]])
 def test_pointing_and_overlap_by_hand():
     assert maximum(HEAT) == (1, 1)
     assert maximum(np.full((4, 4), 2.0)) is None
+    assert maximum(np.pad(np.ones((1, 3)), ((0, 3), (0, 1)))) == (1, 0)  # the middle of three that are as hot
     right, wrong = mask([(1.0, 1.0, 3.0, 2.0)], 4), mask([(2.0, 2.0, 4.0, 4.0)], 4)
     assert points(HEAT, right)
     assert not points(HEAT, wrong)

@@ -90,6 +90,8 @@ def test_a_split_is_explained_with_errors_boxes_and_the_randomisation_test(place
     assert len(told["errors"]) == 4
     assert {"sample", "class", "kind", "probability", "target", "maximum"} <= set(told["errors"][0])
     assert told["data"]["synthetic"] is True
+    assert told["seen"] is False
+    assert told["grid"] == [4, 4]
     assert [stage["part"] for stage in told["sanity"]["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
     scores = told["localisation"]["all"]
     table = pd.read_csv("runs/phantoms/predictions_test.csv", keep_default_na=False)
@@ -130,6 +132,7 @@ def test_other_data_and_classes(place):
     assert "sanity" not in told
     assert "localisation" not in told
     assert told["data"]["images"] == 90
+    assert told["seen"] is True
     assert all(one["target"] == 0 for one in told["errors"])  # the map is of the answer, which is wrong
     clinic(place / "clinic", 40)
     with pytest.raises(SystemExit):
