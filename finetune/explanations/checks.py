@@ -63,7 +63,7 @@ def in_a_sentence(told: dict[str, Any]) -> str:
             f"The maps of {told['method']} stay alike with every weight random ({rho}): they show the picture, and do "
             "not explain what this network learned."
         )
-    return f"The maps of {told['method']} change when all weights are random ({rho}): they depend on what was learned."
+    return f"The maps of {told['method']} change when all weights are random ({rho}), which is the least they must do."
 
 
 def correlations(before: np.ndarray, after: np.ndarray) -> np.ndarray:  # (N, H, W) twice -> (N,)
