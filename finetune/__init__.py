@@ -11,6 +11,7 @@ __all__ = [
     "Predictions",
     "compare",
     "create_model",
+    "explain",
     "fold_batch_norm",
     "list_models",
     "load",
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.predictions import Predictions
     from finetune.evaluation.run import read_run
     from finetune.evaluation.summary import summarise
+    from finetune.explanations import explain
     from finetune.network import create_model
     from finetune.package import load
 
@@ -34,6 +36,7 @@ _HOME = {
     "Predictions": "finetune.evaluation.predictions",
     "compare": "finetune.evaluation.compare",
     "create_model": "finetune.network",
+    "explain": "finetune.explanations",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
     "load": "finetune.package",

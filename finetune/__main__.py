@@ -13,6 +13,7 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune -m backbone=resnet18,densenet121 seed=0,1       one run after the other
   python -m finetune resume=outputs/chestxray-resnet50/RUN           go on with a stopped run
   python -m finetune job=evaluate model=outputs/latest split=test
+  python -m finetune job=explain model=outputs/latest               where it looks, and is that to be trusted?
   python -m finetune job=compare runs=[outputs/RUN,outputs/OTHER]   or runs=outputs/multirun/STAMP
   python -m finetune job=predict model=outputs/latest input=photos output=preds.csv
 

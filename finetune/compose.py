@@ -29,6 +29,9 @@ DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
 
 
+ADOPTING = ("evaluate", "explain")
+"""Jobs that read the data of the run whose model they take, where no other data are named."""
+
 OPEN = ("data.uncertain", "data.missing", "data.sources", "evaluation.operating_points")
 """Mappings whose keys are the user's: findings, names of data sets, names of thresholds."""
 
@@ -300,9 +303,9 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
 
 
 def _with_own_group(words: list[str]) -> list[str]:
-    """For job=evaluate without data=: the group of the run's own data set, so that its keys can be typed."""
+    """For job=evaluate or explain without data=: the group of the run's own data set, so that its keys can be typed."""
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
-    if parsed.get("job") != "evaluate" or "data" in parsed:
+    if parsed.get("job") not in ADOPTING or "data" in parsed:
         return words
     config = compose([w for w in words if not w.lstrip("+").startswith("data.")])
     data = own_data(config)
@@ -361,7 +364,7 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
 
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        if config.job == "evaluate":
+        if config.job in ADOPTING:
             adopt_data(config, typed)
         try:
             run_job(plain(config), folder, typed)

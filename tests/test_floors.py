@@ -13,6 +13,7 @@ FLOORS = {  # the longest prefix decides
     "finetune.compose": 3,
     "finetune.training": 2,
     "finetune.data.module": 2,
+    "finetune.explanations": 1,
     "finetune.network": 1,
     "finetune.inference": 1,
     "finetune.package": 1,

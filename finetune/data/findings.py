@@ -18,7 +18,7 @@ FINDINGS: dict[str, tuple[str, ...]] = {
     "Atelectasis": (),
     "Cardiomegaly": (),
     "Effusion": ("Pleural Effusion",),  # CheXpert, MIMIC-CXR, VinDr-CXR, PadChest
-    "Infiltration": ("Infiltrates",),  # PadChest
+    "Infiltration": ("Infiltrates", "Infiltrate"),  # PadChest, the boxes of NIH
     "Mass": ("Pulmonary Mass", "Lung Mass"),  # PadChest
     "Nodule": ("Pulmonary Nodule", "Lung Nodule"),
     "Pneumonia": (),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from finetune.data import boxes
 from finetune.data.table import SampleTable
 from finetune.evaluation.intervals import FEWEST, delong
 
@@ -44,7 +45,7 @@ def shortcuts(table: SampleTable, more: dict[str, np.ndarray] | None = None) -> 
         return []
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     found = []
-    columns = {name: table.frame[name] for name in table.metadata}
+    columns = {name: table.frame[name] for name in table.metadata if name != boxes.COLUMN}
     columns |= {name: pd.Series(values) for name, values in (more or {}).items()}
     for name, values in columns.items():
         codes = coded(values, train)

@@ -53,18 +53,19 @@ class Assessment:
     """How often the truth may be missing in conformal sets."""
     novelty: int = 2000
     """Training images at most that say what is typical; read by the jobs."""
+    thumbnails: int = 12
+    """Worst errors shown with their pictures and heat maps at the end of a fit; 0 for none."""
 
     def __post_init__(self) -> None:
         if self.calibration not in calibrations.METHODS:
             raise one_of("evaluation.calibration", self.calibration, calibrations.METHODS)
         if isinstance(self.subgroups, str) and self.subgroups != "all":
             raise FinetuneError(f"evaluation.subgroups={self.subgroups} must be all, or a list: [{self.subgroups}].")
-        if self.resamples < 0:
-            raise FinetuneError(f"evaluation.resamples={self.resamples} must be 0 or more.")
-        if self.novelty < 0:
-            raise FinetuneError(f"evaluation.novelty={self.novelty} must be 0 or more.")
         selective.read_coverages(self.coverages)
         conformal.check_error(self.conformal)
+        for name in ("resamples", "novelty", "thumbnails"):
+            if getattr(self, name) < 0:
+                raise FinetuneError(f"evaluation.{name}={getattr(self, name)} must be 0 or more.")
         self.wishes()
 
     def wishes(self) -> dict[str, Wish]:

@@ -32,7 +32,7 @@ class Run:
     """When and by which command the scores of the test split were seen."""
     near_copies: str | None = None
     """A PNG in base64: pairs of pictures that the audit found to be near copies."""
-    errors: dict[str, Any] = field(default_factory=dict)
+    errors: list[dict[str, Any]] = field(default_factory=list)
     """The surest wrong answers, with small pictures."""
 
     @classmethod
@@ -51,7 +51,7 @@ class Run:
                 problems.append(f"{name} cannot be read: {wording.shortened(str(error))}")
                 return empty
 
-        def parse_json(path: Path) -> dict[str, Any]:
+        def parse_json(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))
 
         def parse_lines(path: Path) -> list[dict[str, Any]]:
@@ -72,7 +72,7 @@ class Run:
         near = folder / "near_copies.png"
         near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
         openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        errors = load("worst_errors.json", parse_json, {}) if (folder / "worst_errors.json").exists() else {}
+        errors = load("worst_errors.json", parse_json, []) if (folder / "worst_errors.json").exists() else []
         return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 

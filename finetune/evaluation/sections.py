@@ -121,10 +121,6 @@ def openings(found: list[dict[str, Any]]) -> dict[str, Any] | None:
     return {"count": count, "times": times, "often": len(times) > 1}
 
 
-def errors(found: dict[str, Any]) -> dict[str, Any] | None:
+def errors(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The surest wrong answers, each in a sentence beside its pictures."""
-    images = [
-        {**each, "said": wording.error(each), "alt": f"{each['sample']}: {wording.error(each)}"}
-        for each in found.get("images", [])
-    ]
-    return {"split": found.get("split"), "images": images} if images else None
+    return [{**each, "said": wording.error(each), "alt": f"{each['sample']}: {wording.error(each)}"} for each in found]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from finetune.data import boxes
 from finetune.errors import FinetuneError
 from finetune.evaluation import intervals
 from finetune.evaluation.intervals import FEWEST, Interval
@@ -49,12 +50,12 @@ def subgroups(
 
 
 def wanted_columns(metadata: list[str], columns: list[str] | str | None) -> list[str]:
-    """The metadata columns to make groups by.
+    """The metadata columns to make groups by; boxes are none, since those with a box have the finding.
 
     Raises:
         FinetuneError: one that was named is not there.
     """
-    wanted = metadata if columns == "all" else list(columns or [])
+    wanted = [c for c in metadata if c != boxes.COLUMN] if columns == "all" else list(columns or [])
     if unknown := [column for column in wanted if column not in metadata]:
         raise FinetuneError(f"evaluation.subgroups={unknown}: no such metadata column. There are {metadata or 'none'}.")
     return wanted

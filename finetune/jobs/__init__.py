@@ -6,7 +6,7 @@ from typing import Any
 
 from finetune.errors import one_of
 
-JOBS = ("fit", "evaluate", "predict", "preview", "compare")
+JOBS = ("fit", "evaluate", "explain", "predict", "preview", "compare")
 
 
 def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, **more: Any) -> None:

@@ -18,6 +18,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation import report
 from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import novelty, prepare, run_folder, scoring
+from finetune.jobs.errors import worst_errors
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
 from finetune.preprocessing import Preprocessing
@@ -93,6 +94,9 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if "test" in written:
         run_folder.open_test(run, words, len(written["test"]))
     scores = scoring.scores(written, assessment, fitted, config["seed"])
+    told_of = written.get("test") or written.get("val")
+    if told_of is not None:  # before the report, which shows them
+        worst_errors(run, network, data, told_of, assessment.thumbnails, fitted.operating_points)
     report.write_report(run, scores=scores)
     write_json_atomic(run / "scores.json", scores)
     run_folder.point_latest(run)

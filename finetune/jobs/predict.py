@@ -11,8 +11,8 @@ from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.jobs import run_folder
 
 
-def pictures(given: Any) -> list[Path]:
-    """The pictures behind `input=`: all below a folder, a single file, or a list of files.
+def pictures(given: Any, argument: str = "input") -> list[Path]:
+    """The pictures behind `input=`, or another argument: all below a folder, a single file, or a list of files.
 
     Raises:
         FinetuneError: nothing there, or a folder without pictures.
@@ -24,12 +24,12 @@ def pictures(given: Any) -> list[Path]:
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
             if not found:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
-                raise FinetuneError(f"input={path} holds no pictures. Looked below it for {kinds}.")
+                raise FinetuneError(f"{argument}={path} holds no pictures. Looked below it for {kinds}.")
             paths += found
         elif path.exists() or ((member := containers.member(path)) is not None and member.file.exists()):
             paths.append(path)
         else:
-            raise FinetuneError(f"input={path} does not exist. Name a folder or a picture.")
+            raise FinetuneError(f"{argument}={path} does not exist. Name a folder or a picture.")
     return paths
 
 

@@ -31,7 +31,7 @@ def report(request, tmp_path_factory):
     (run / "scores.json").write_text(json.dumps({"test": assessment.told(tables["test"], fitted)}))
     dot = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQH/yQALCAABAAEBAREA/8wABgAQEAX/2gAIAQEAAD8A0s8g/9k="  # noqa: E501
     image = {"sample": "images/1.png", "class": "Hernia", "kind": "missed", "probability": 0.02, "picture": dot}
-    (run / "worst_errors.json").write_text(json.dumps({"split": "test", "images": [{**image, "heat": dot}]}))
+    (run / "worst_errors.json").write_text(json.dumps([{**image, "heat": dot}]))
     return write_report(run)
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from finetune.data import boxes
 from finetune.data.findings import NO_FINDING, chosen
 from finetune.data.phantom_set import is_phantom
+from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
 from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, some
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -43,7 +45,11 @@ METADATA = {"age": "Patient Age", "sex": "Patient Gender", "view": "View Positio
 
 @dataclass
 class ChestXray:
-    """Source of NIH ChestX-ray14, in the published layout or with images_001 ... images_012 folders."""
+    """Source of NIH ChestX-ray14, in the published layout or with images_001 ... images_012 folders.
+
+    Where BBox_List_2017.csv lies beside the table, its boxes are the metadata column `boxes` (finetune/data/boxes.py);
+    an empty cell says that nobody drew one there, not that there is nothing.
+    """
 
     root: str | Path = "data/chestxray"
     """Folder with Data_Entry_2017*.csv and the images in images/ or images_001/images/ and so on."""
@@ -91,16 +97,23 @@ class ChestXray:
         frame["sex"] = rows["Patient Gender"].str.strip().astype(object)
         frame["view"] = rows["View Position"].str.strip().astype(object)
         frame["follow_up"] = pd.to_numeric(rows["Follow-up #"], errors="coerce").astype(float)
+        synthetic = is_phantom(root) is not None
+        metadata = list(METADATA)
+        if (root / LISTING).is_file():
+            found, said = read_boxes(root, where, scale=not synthetic)
+            notes += said
+            frame[boxes.COLUMN] = [boxes.to_text(found.get(path, [])) for path in frame["path"]]
+            metadata.append(boxes.COLUMN)
         return SampleTable(
             frame=frame.reset_index(drop=True),
             classes=findings,
             kind="multilabel",
             root=root,
             name="chestxray",
-            metadata=list(METADATA),
+            metadata=metadata,
             has_patients=True,
             notes=notes,
-            synthetic=is_phantom(root) is not None,
+            synthetic=synthetic,
         ).check()
 
     def _listing(self, root: Path) -> Path:

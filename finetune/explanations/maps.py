@@ -1,0 +1,205 @@
+"""Where a network looks for a class: four ways from a picture to a heat map of its size.
+
+All take a `Network`, normalised images (N, C, H, W) and the number of a class for each (N,), and give heat (N, H, W) in
+float32, 0 or more: evidence for the class, in the units of its logit (before sigmoid or softmax). Maps are not rescaled
+per picture: what is hot in one may be compared with another of the same network, class and method. They run in eval
+mode, whatever the network is in, and leave its modes, `requires_grad` and gradients as they were.
+
+None of this says why a network answers as it does; `checks` and `localisation` say how far to trust it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetune.errors import FinetuneError, one_of
+from finetune.inference import evaluating
+from finetune.network import Network
+
+AT_ONCE = 32  # pictures in a forward pass of the methods that make many of one
+
+
+def grad_cam(network: Network, images: Tensor, classes: Tensor) -> Tensor:
+    """Selvaraju et al., 2017: the last map's channels, weighted by the mean gradient of the logit to each, summed; what
+    is left above 0 is enlarged to the picture, bilinearly.
+
+    With average pooling and a linear head that is CAM (Zhou et al., 2016) divided by the number of places of the map.
+    """
+    with _explaining(network):
+        maps, gradient = _at_last_map(network, *_checked(network, images, classes))
+        weights = gradient.mean((2, 3), keepdim=True)  # (N, K, 1, 1)
+        return _enlarged((weights * maps).sum(1).relu(), images)
+
+
+def grad_cam_pp(network: Network, images: Tensor, classes: Tensor) -> Tensor:
+    """Grad-CAM++, Chattopadhay et al., 2018: as `grad_cam`, but every place has its own weight in a channel's mean, so
+    that several instances of a finding count as one does.
+
+    The paper explains exp(logit), which has closed forms for the higher derivatives; its factor exp(logit), one
+    positive number per picture, is left out here, as it may overflow.
+    """
+    with _explaining(network):
+        maps, gradient = _at_last_map(network, *_checked(network, images, classes))
+        below = 2 * gradient**2 + maps.sum((2, 3), keepdim=True) * gradient**3
+        alpha = torch.where(below != 0, gradient**2 / torch.where(below != 0, below, 1), 0)
+        weights = (alpha * gradient.relu()).sum((2, 3), keepdim=True)  # (N, K, 1, 1)
+        return _enlarged((weights * maps).sum(1).relu(), images)
+
+
+def occlusion(
+    network: Network, images: Tensor, classes: Tensor, *, patch: int | None = None, stride: int | None = None
+) -> Tensor:
+    """Zeiler and Fergus, 2014: how far the logit falls where a square is covered with the picture's mean.
+
+    A pixel's heat is the mean fall over all squares that cover it, and 0 where the logit rises. It asks the network
+    once per place of the square, so it is slow, but it needs no gradient.
+
+    Args:
+        patch: side of the square in pixels of the input, by default a seventh of the picture.
+        stride: its steps in pixels, by default half of it; the last square of a row always ends at the border.
+    """
+    height, width = images.shape[-2:]
+    patch = max(1, min(height, width) // 7) if patch is None else patch
+    stride = max(1, patch // 2) if stride is None else stride
+    if not 1 <= patch <= min(height, width) or not 1 <= stride <= patch:
+        raise FinetuneError(
+            f"patch={patch} must be 1 to {min(height, width)} pixels (the side) and stride={stride} 1 to patch."
+        )
+    places = [(top, left) for top in _starts(height, patch, stride) for left in _starts(width, patch, stride)]
+    with _explaining(network), torch.no_grad():
+        images, classes = _checked(network, images, classes)
+        before = _scores(network, images, classes)
+        fall, covered = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
+        for number, image in enumerate(images):
+            mean = image.mean((1, 2))[:, None, None]
+            for start in range(0, len(places), AT_ONCE):
+                block = places[start : start + AT_ONCE]
+                hidden = image.repeat(len(block), 1, 1, 1)
+                for one, (top, left) in zip(hidden, block, strict=True):
+                    one[:, top : top + patch, left : left + patch] = mean
+                falls = before[number] - _scores(network, hidden, classes[number].expand(len(block)))
+                for (top, left), by in zip(block, falls, strict=True):
+                    fall[number, top : top + patch, left : left + patch] += by
+        for top, left in places:
+            covered[top : top + patch, left : left + patch] += 1
+        return (fall / covered).relu().float()
+
+
+def integrated_gradients(network: Network, images: Tensor, classes: Tensor, *, steps: int = 32) -> Tensor:
+    """Sundararajan et al., 2017: what each pixel adds to the logit on the way from a blank picture (the picture's mean)
+    to the picture, summed over its channels; what speaks against the class is left out.
+    """
+    return attributions(network, images, classes, steps=steps).sum(1).relu()
+
+
+def attributions(
+    network: Network, images: Tensor, classes: Tensor, *, steps: int = 32, baseline: Tensor | None = None
+) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
+    """Integrated gradients with their signs: their sum is the logit of the picture less that of the baseline, the
+    nearer the more `steps` there are (midpoint rule). The baseline is an image batch of the same shape.
+    """
+    if steps < 1:
+        raise FinetuneError(f"steps={steps} must be 1 or more.")
+    with _explaining(network):
+        images, classes = _checked(network, images, classes)
+        start = images.mean((2, 3), keepdim=True).expand_as(images) if baseline is None else baseline.to(images)
+        total = torch.zeros_like(images)
+        for step in range(steps):
+            point = (start + (step + 0.5) / steps * (images - start)).detach().requires_grad_()
+            with torch.enable_grad():
+                score = _scores(network, point, classes).sum()
+            total += torch.autograd.grad(score, point)[0]
+        return ((images - start) * total / steps).float()
+
+
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "grad_cam": grad_cam,
+    "grad_cam_pp": grad_cam_pp,
+    "occlusion": occlusion,
+    "integrated_gradients": integrated_gradients,
+}
+
+
+def check_method(method: str, options: Sequence[str] = ()) -> Callable[..., Tensor]:
+    """The method of that name.
+
+    Raises:
+        FinetuneError: an unknown name, or an option that it does not take.
+    """
+    if method not in METHODS:
+        raise one_of("method", method, METHODS)
+    known = [name for name in inspect.signature(METHODS[method]).parameters if name not in _ALWAYS]
+    if unknown := [name for name in options if name not in known]:
+        raise FinetuneError(f"method={method} takes no {unknown[0]}. It takes {', '.join(known) or 'no options'}.")
+    return METHODS[method]
+
+
+_ALWAYS = ("network", "images", "classes")
+
+
+def heat_of(
+    network: Network, images: Tensor, classes: Tensor, method: str = "grad_cam", *, at_once: int = 16, **options: Any
+) -> Tensor:
+    """Heat (N, H, W) on the CPU by the method of that name, so many pictures at once."""
+    of = check_method(method, list(options))
+    parts = [
+        of(network, images[start : start + at_once], classes[start : start + at_once], **options).cpu()
+        for start in range(0, len(images), at_once)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, *images.shape[-2:])
+
+
+@contextmanager
+def _explaining(network: Network) -> Iterator[None]:
+    """Eval mode, and out of any inference_mode: its tensors would carry no gradient."""
+    with evaluating(network), torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def _checked(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """Both on the network's device; images as they were predicted: 32 bits, channels last."""
+    if images.ndim != 4 or tuple(classes.shape) != (len(images),):
+        raise FinetuneError(
+            f"images must be (N, C, H, W) and classes (N,), not {tuple(images.shape)} and {tuple(classes.shape)}."
+        )
+    device = next(network.parameters()).device
+    images = images.clone() if images.is_inference() else images.detach()
+    images = images.to(device, torch.float32).contiguous(memory_format=torch.channels_last)
+    return images, torch.tensor(classes.tolist(), dtype=torch.int64, device=device)
+
+
+def _at_last_map(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """The last map (N, K, h, w) and the gradient of each picture's logit to it.
+
+    The gradient goes through the head alone, so that nothing of the backbone is kept, whatever it is.
+    """
+    maps = network.backbone.forward_features(images).detach().requires_grad_()
+    with torch.enable_grad():
+        score = _picked(network.head(maps), classes).sum()
+    return maps.detach(), torch.autograd.grad(score, maps)[0]
+
+
+def _scores(network: Network, images: Tensor, classes: Tensor) -> Tensor:  # -> (N,)
+    return _picked(network(images), classes)
+
+
+def _picked(logits: Tensor, classes: Tensor) -> Tensor:  # (N, K), (N,) -> (N,)
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < logits.shape[1]:
+        raise FinetuneError(f"classes={classes.tolist()} must be numbers from 0 to {logits.shape[1] - 1}.")
+    return logits.gather(1, classes[:, None])[:, 0]
+
+
+def _enlarged(heat: Tensor, images: Tensor) -> Tensor:  # (N, h, w) -> (N, H, W)
+    return F.interpolate(heat[:, None].float(), size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+
+
+def _starts(length: int, patch: int, stride: int) -> list[int]:
+    starts = list(range(0, length - patch + 1, stride))
+    return starts if starts[-1] == length - patch else [*starts, length - patch]

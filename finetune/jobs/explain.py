@@ -1,0 +1,220 @@
+"""job=explain: where a finished model looks, what it got most wrong, and whether its maps are to be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune import build, package
+from finetune.data.boxes import COLUMN, from_text
+from finetune.data.findings import same
+from finetune.data.module import ImageData
+from finetune.data.sheets import write_sheet
+from finetune.errors import FinetuneError, one_of
+from finetune.evaluation import report
+from finetune.evaluation.files import write_json_atomic
+from finetune.evaluation.predictions import Predictions
+from finetune.explanations import checks, errors, page
+from finetune.explanations.explanation import class_number, place
+from finetune.explanations.explanation import explain as explain_images
+from finetune.explanations.geometry import Corners, to_input
+from finetune.explanations.localisation import Located, localise
+from finetune.explanations.maps import check_method
+from finetune.inference import best_device, evaluating
+from finetune.jobs import prepare, run_folder, scoring
+from finetune.jobs.errors import heats, inputs, shown, table_rows
+from finetune.jobs.evaluate import SPLITS, count_opening
+from finetune.jobs.predict import pictures as picture_files
+from finetune.training import ranks
+
+MOST_FILES = 200  # pictures that one page takes
+TESTED = {"grad_cam": 16, "grad_cam_pp": 16}  # pictures of the randomisation test; other methods are slow
+TESTED_SLOWLY = 4
+BOXED = 8  # findings with boxes that are shown
+MOST_RESAMPLES = 1000
+
+
+def explain(config: dict[str, Any], run: Path, words: list[str]) -> None:
+    """Explain chosen pictures, or a split: its worst errors, the randomisation test, and boxes where there are any."""
+    if ranks.rank() != 0:
+        return  # what other processes were started for has nothing to share here
+    check(config)
+    model = package.load(config["model"])
+    if config["finding"] is not None:
+        class_number(model.classes, config["finding"])
+    say = prepare.sayer(True)
+    if config["images"]:
+        told, figures = of_files(config, model, run, words)
+    else:
+        told, figures = of_data(config, model, run, words, say)
+    run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash})
+    told = {"model": {"weights_hash": model.weights_hash}, "method": config["method"], "grid": grid(model), **told}
+    write_json_atomic(run / "explain.json", told)
+    tiles = [tile for figure in figures for tile in (figure.picture, figure.heated)]
+    captions = [text for figure in figures for text in figure.caption.rsplit(": ", 1)]  # what was said, of which file
+    write_sheet(run / "explanations.png", tiles, captions, columns=6)
+    page.write(run / "explain.html", told, figures, run_folder.command(words))
+    for sentence in page.sentences(told):
+        say(sentence)
+    say(f"page: {run / 'explain.html'}")
+
+
+def check(config: dict[str, Any]) -> None:
+    """The job's own settings, before anything is read."""
+    check_method(config["method"])
+    build.check_data(config["data"])
+    if config["split"] not in SPLITS:
+        raise one_of("split", config["split"], SPLITS)
+    for key in ("worst", "located"):
+        build.check_value(key, config[key], int)
+        if config[key] < 0:
+            raise FinetuneError(f"{key}={config[key]} must be 0 or more.")
+    build.check_value("sanity", config["sanity"], bool)
+    build.check_value("finding", config["finding"], str | None)
+
+
+def of_files(
+    config: dict[str, Any], model: package.Model, run: Path, words: list[str]
+) -> tuple[dict[str, Any], list[page.Figure]]:
+    """Chosen pictures, each for `finding` or its most probable class."""
+    files = picture_files(config["images"], "images")
+    if len(files) > MOST_FILES:
+        raise FinetuneError(f"images={config['images']} names {len(files):,} pictures; a page takes {MOST_FILES}.")
+    run_folder.begin(run, config, words)
+    found = explain_images(
+        model, files, finding=config["finding"], method=config["method"], device=config["trainer"]["accelerator"]
+    )
+    images = [found.told(number) for number in range(len(found))]
+    figures = [
+        page.Figure.make("images", about, picture, heat)
+        for about, picture, heat in zip(images, found.pictures, found.heat, strict=True)
+    ]
+    told: dict[str, Any] = {"images": images}
+    if config["sanity"]:
+        tested = spread(len(found), tests_of(config))
+        pictures = torch.stack([model.preprocessing.to_tensor(found.pictures[number]) for number in tested])
+        classes = torch.tensor([model.classes.index(found.explained[number]) for number in tested])
+        told["sanity"] = checks.randomisation(model.network, pictures, classes, config["method"], seed=config["seed"])
+    return told, figures
+
+
+def of_data(
+    config: dict[str, Any], model: package.Model, run: Path, words: list[str], say: prepare.Say
+) -> tuple[dict[str, Any], list[page.Figure]]:
+    """A split of the data: worst errors, boxes, the randomisation test."""
+    split, method, finding = config["split"], config["method"], config["finding"]
+    assessment = build.assessment(config)
+    run_folder.begin(run, config, words)
+    table = prepare.renamed(prepare.table(config, say, split=split != "all"), model.classes, model.kind)
+    wanted = "test" if split == "all" else split
+    if split == "all":
+        table = table.with_split(["test"] * len(table))
+    elif not len(table.rows(split)):
+        raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
+    table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
+    data = prepare.batches(config, table, pictures, model.preprocessing)
+    model.network.to(best_device(config["trainer"]["accelerator"]))
+    found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
+    assert found is not None  # a single process
+    opened = count_opening(model, table.name, found, words, say)
+    if opened is not None:
+        report.write_report(opened)  # it shows how often the test split was opened
+    limits = errors.thresholds_of(model.operating_points, found.classes)
+    wrong = errors.worst(found, config["worst"], limits, finding)
+    told: dict[str, Any] = {
+        "data": {"name": table.name, "split": split, "images": len(found), "synthetic": table.synthetic},
+        "wrong": errors.count(found, limits, finding),
+        "errors": [],
+        "seen": split == "train" or (split == "all" and opened is not None),
+    }
+    figures = []
+    rows = table_rows(data, [str(found.frame["sample"].iloc[one.row]) for one in wrong])
+    maps = heats(model.network, data, rows, [one.k for one in wrong], method)
+    for one, row, heat in zip(wrong, rows, maps, strict=True):
+        about = {**one.told(found), "target": target(found, one.row, one.k), "maximum": place(heat)}
+        told["errors"].append(about)
+        boxes = corners(data, row, found.classes[one.k])
+        figures.append(page.Figure.make("errors", about, shown(data, row), heat, boxes))
+    held, boxed = located(config, model, data, found)
+    if held:
+        n_boot = min(assessment.resamples, MOST_RESAMPLES)
+        told["localisation"] = localise(held, n_boot=n_boot, seed=config["seed"])
+        told["located"] = []
+        for number in spread(len(held), BOXED):
+            about, picture = boxed[number]
+            about["maximum"] = place(held[number].heat)
+            told["located"].append(about)
+            figures.append(page.Figure.make("located", about, picture(), held[number].heat, held[number].boxes))
+    if config["sanity"]:
+        told["sanity"] = sanity(config, model, data, found)
+    return told, figures
+
+
+def located(
+    config: dict[str, Any], model: package.Model, data: ImageData, found: Predictions
+) -> tuple[list[Located], list[tuple[dict[str, Any], Any]]]:
+    """Findings with boxes and their maps; and what is to be said of each, with its picture when asked for."""
+    if COLUMN not in data.table.metadata or not config["located"]:
+        return [], []
+    pairs = []
+    for place_, row in enumerate(table_rows(data, [str(sample) for sample in found.frame["sample"]])):
+        for k, name in enumerate(found.classes):
+            if config["finding"] in (None, name) and (boxes := corners(data, row, name)):
+                pairs.append((place_, row, k, boxes))
+    pairs = [pairs[number] for number in spread(len(pairs), config["located"])]
+    maps = heats(model.network, data, [p[1] for p in pairs], [p[2] for p in pairs], config["method"])
+    held, about = [], []
+    for (place_, row, k, boxes), heat in zip(pairs, maps, strict=True):
+        patient, sample = (str(found.frame[column].iloc[place_]) for column in ("patient", "sample"))
+        held.append(Located(found.classes[k], patient, boxes, heat))
+        said = {"sample": sample, "class": found.classes[k], "probability": float(found.probs[place_, k])}
+        about.append(({**said, "target": target(found, place_, k)}, lambda row=row: shown(data, row)))
+    return held, about
+
+
+def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
+    """The boxes of a finding in a picture, in pixels of the network's input."""
+    if COLUMN not in data.table.metadata:
+        return []
+    boxes = [numbers for name, *numbers in from_text(data.table.frame[COLUMN].iloc[row]) if same(name, finding)]
+    height, width = (int(side) for side in data.pictures.sizes[row])
+    return to_input([(x, y, w, h) for x, y, w, h in boxes], (height, width), data.preprocessing)
+
+
+def sanity(config: dict[str, Any], model: package.Model, data: ImageData, found: Predictions) -> dict[str, Any]:
+    """The randomisation test on pictures spread over the split, each for `finding` or its most probable class."""
+    chosen = spread(len(found), tests_of(config))
+    rows = table_rows(data, [str(found.frame["sample"].iloc[number]) for number in chosen])
+    name = config["finding"]
+    classes = [model.classes.index(name) if name else int(found.logits[number].argmax()) for number in chosen]
+    return checks.randomisation(
+        model.network, inputs(data, rows), torch.tensor(classes), config["method"], seed=config["seed"]
+    )
+
+
+def grid(model: package.Model) -> list[int]:
+    """Height and width of the network's last map: nothing finer can be read from Grad-CAM."""
+    side, channels = model.preprocessing.image_size, model.preprocessing.in_channels
+    device = next(model.network.parameters()).device
+    with torch.no_grad(), evaluating(model.network):
+        last = model.network.backbone.forward_features(torch.zeros(1, channels, side, side, device=device))
+    return [int(side) for side in last.shape[-2:]]
+
+
+def tests_of(config: dict[str, Any]) -> int:
+    """Pictures for the randomisation test."""
+    return TESTED.get(config["method"], TESTED_SLOWLY)
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `n`, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist() if min(n, most) else []
+
+
+def target(found: Predictions, row: int, k: int) -> float | None:
+    """1, 0, or None where it is not known."""
+    value = float(found.truth[row, k])
+    return None if np.isnan(value) else value

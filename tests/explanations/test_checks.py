@@ -1,0 +1,77 @@
+"""The randomisation test: what it draws, what it counts, and what it says of maps that do not depend on weights."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import nn
+
+from finetune.explanations.checks import correlations, randomisation, randomise
+from finetune.network import NetworkSpec
+
+from .nets import Itself, Pooled, network
+
+
+def test_rank_correlation_is_spearmans_and_undefined_for_constants():
+    rng = np.random.default_rng(0)
+    a, b = rng.random((4, 3, 3)), rng.random((4, 3, 3))
+    a[1] = 0.0  # constant
+    b[2] = -a[2]
+    b[3] = np.maximum(a[3], 0.5)  # ties
+    found = correlations(a, b)
+    assert found[0] == pytest.approx(spearmanr(a[0].ravel(), b[0].ravel()).statistic)
+    assert np.isnan(found[1])
+    assert found[2] == pytest.approx(-1)
+    assert found[3] == pytest.approx(spearmanr(a[3].ravel(), b[3].ravel()).statistic)
+
+
+def test_parts_fall_one_after_the_other_and_the_network_stays():
+    torch.manual_seed(0)
+    net = NetworkSpec("resnet20_cifar", 2, in_channels=1).build()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    images, classes = torch.randn(3, 1, 16, 16), torch.tensor([0, 1, 0])
+    state = torch.get_rng_state()
+    told = randomisation(net, images, classes, seed=3)
+    assert [stage["part"] for stage in told["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
+    assert all(stage["images"] + stage["constant"] == 3 for stage in told["stages"])
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert randomisation(net, images, classes, seed=3) == told
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "densenet121", "seresnet18", "resnetv2_50", "legacy_seresnet18"])
+def test_randomising_reaches_every_weight(name):
+    torch.manual_seed(0)
+    net = NetworkSpec(name, 2).build()
+    before = {key: value.clone() for key, value in net.named_parameters()}
+    for modules in net.parts().values():
+        randomise(modules, seed=7)
+    assert all(not torch.equal(value, before[key]) for key, value in net.named_parameters() if value.ndim > 1)
+
+
+class Blind(nn.Module):
+    """A head without weights: what it says depends on the picture alone."""
+
+    def forward(self, x):
+        return x.mean((2, 3)).sum(1, keepdim=True)
+
+
+def test_maps_that_show_the_picture_are_found_out():
+    class Still(Itself):
+        def __init__(self):
+            super().__init__()
+            self.norm = nn.BatchNorm2d(1)  # the identity, and after randomising the same
+
+    net = network(Blind())
+    net.backbone = Still()
+    told = randomisation(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
+    assert told["alike"] is True
+    assert told["stages"][-1]["rho"] == pytest.approx(1)
+    assert "do not explain what this network learned" in told["sentence"]
+
+
+def test_constant_maps_are_counted_and_not_called_anything():
+    told = randomisation(network(Pooled([[-1.0]])), torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
+    assert told["alike"] is None
+    assert told["stages"][-1] == {"part": "stem", "rho": None, "images": 0, "constant": 2}
+    assert "cannot be compared" in told["sentence"]
