@@ -14,7 +14,7 @@ from finetune.evaluation.assessment import Fitted, read_prevalence
 from finetune.evaluation.calibration import Calibration, with_prevalence
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.evaluation.predictions import Predictions
-from finetune.jobs import novelty, prepare, published, run_folder, scoring
+from finetune.jobs import novelty, prepare, published, run_folder, scoring, seen
 from finetune.training import ranks
 
 SPLITS = ("train", "val", "test", "all")
@@ -46,9 +46,11 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(config, table, pictures, model.preprocessing)
+    wanted = "test" if split == "all" else split
+    met = seen.again(model, table, pictures, data.rows(wanted))
+    too_good = seen.stop(met, split, config["data"]["audit"]["on_leak"])
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks), ranks.group(n_ranks):
-        wanted = "test" if split == "all" else split
         found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
         if dist.is_initialized():
             dist.barrier()
@@ -60,6 +62,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     fitted = fitted if split != "val" else Fitted()  # val is what they know
     opened = count_opening(model, table.name, written[split], words, say)
     scores = {split: assessment.told(written[split], fitted, seed=config["seed"], prevalence=prevalence)}
+    scores[split]["warnings"] = [*too_good, *scores[split]["warnings"]]
     path = run / f"novelty_{split}.csv"
     if strange := novelty.against_own(model, data, data.rows(wanted), written[split], path, config, say):
         scores[split]["novelty"] = strange

@@ -24,7 +24,7 @@ from finetune.explanations.geometry import Corners, to_input
 from finetune.explanations.localisation import Located, localise
 from finetune.explanations.maps import check_method
 from finetune.inference import best_device, evaluating
-from finetune.jobs import prepare, run_folder, scoring
+from finetune.jobs import prepare, run_folder, scoring, seen
 from finetune.jobs.errors import heats, inputs, shown, table_rows
 from finetune.jobs.evaluate import SPLITS, count_opening
 from finetune.jobs.predict import pictures as picture_files
@@ -116,6 +116,8 @@ def of_data(
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
     data = prepare.batches(config, table, pictures, model.preprocessing)
+    for sentence in seen.again(model, table, pictures, data.rows(wanted)).values():
+        say(sentence)
     model.network.to(best_device(config["trainer"]["accelerator"]))
     found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
     assert found is not None  # a single process

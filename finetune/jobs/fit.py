@@ -17,7 +17,7 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import report
 from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import novelty, prepare, run_folder, scoring
+from finetune.jobs import novelty, prepare, run_folder, scoring, seen
 from finetune.jobs.errors import worst_errors
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
@@ -59,6 +59,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
                 "notes": table.notes,
             },
         )
+        seen.keep(run, table, pictures)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks):

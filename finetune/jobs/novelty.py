@@ -106,5 +106,5 @@ def against_own(
     for name, found in told.items():
         auroc = found["auroc"]
         between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
-        say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of {data.table.name} against {own['name']}'s test")
+        say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of these pictures against the model's own test")
     return {"own": own["name"], "other": data.table.name, "images": len(other), "scores": told}

@@ -69,7 +69,7 @@ def test_a_fit_ships_its_calibration_and_operating_points(place):
     table = Predictions.read("runs/first/predictions_test.csv")
     images = [f"clinic/{name}" for name in table.frame["sample"]]
     answers = model.predict(images)
-    assert answers.columns.tolist() == ["path", "prob_Nodule", "calibrated_Nodule"]
+    assert answers.columns.tolist() == ["path", "prob_Nodule", "calibrated_Nodule", "set_Nodule"]
     np.testing.assert_allclose(answers["prob_Nodule"], table.probs[:, 0], atol=1e-5)
     np.testing.assert_allclose(
         answers["calibrated_Nodule"], model.calibration.probabilities(table.logits)[:, 0], atol=1e-4
@@ -99,9 +99,8 @@ def test_openings_of_the_test_split_are_counted_and_shown(place, capsys):
     main(["job=evaluate", "model=runs/first", *FEW, "hydra.run.dir=runs/again"])
     assert "opening 2 of the test split" in capsys.readouterr().out
     assert scores("again")["test"] == scores("first")["test"]
-    main(
-        ["job=evaluate", "model=runs/first/model.safetensors", *clinical(), "split=all", *FEW, "hydra.run.dir=runs/all"]
-    )
+    words = ["job=evaluate", "model=runs/first/model.safetensors", *clinical(), "split=all"]
+    main([*words, "data.audit.on_leak=warn", *FEW, "hydra.run.dir=runs/all"])
     main(["job=evaluate", "model=runs/first", "split=val", *FEW, "hydra.run.dir=runs/val"])
     assert "calibration" not in scores("val")["val"]
     found = openings("first")
@@ -131,6 +130,72 @@ def test_other_data_is_no_opening_and_a_prevalence_is_told(place, capsys):
     probabilities = pd.read_csv("runs/elsewhere/calibrated_all.csv")
     assert probabilities.columns.tolist() == ["sample", "patient", "calibrated_Nodule", "adjusted_Nodule"]
     assert (probabilities["adjusted_Nodule"] < probabilities["calibrated_Nodule"]).all()
+
+
+def test_pictures_that_made_the_model_are_known_again_whatever_they_are_called(place, capsys):
+    seen = pd.read_csv("runs/first/samples.csv", dtype=str)
+    assert list(seen) == ["sample", "patient", "split", "digest"]
+    assert len(seen) == 240
+    Path("copies/a").mkdir(parents=True)
+    for number, name in enumerate(seen.loc[seen["split"] == "train", "sample"].head(5)):
+        Image.open(f"clinic/{name}").save(f"copies/a/{number}.png", compress_level=1)
+    for number in range(15):
+        noise = np.random.default_rng(number + 1).integers(0, 200, (16, 16))
+        Image.fromarray(noise.astype(np.uint8)).save(f"copies/a/new{number}.png")
+    rows = [(f"a/{path.name}", int(path.name[0] == "n")) for path in sorted(Path("copies/a").iterdir())]
+    pd.DataFrame(rows, columns=["path", "Nodule"]).to_csv("copies/table.csv", index=False)
+    words = ["job=evaluate", "model=runs/first", "data=csv", "data.table=copies/table.csv", "data.label=[Nodule]"]
+    words += ["split=all", *FEW]
+    with pytest.raises(SystemExit):
+        main([*words, "hydra.run.dir=runs/refused"])
+    said = capsys.readouterr().err
+    assert "5 of 20 pictures are those that the model was trained on" in said
+    assert "data.audit.on_leak=warn" in said
+    main([*words, "data.audit.on_leak=warn", "hydra.run.dir=runs/again_all_the_same"])
+    assert "trained on" in scores("again_all_the_same")["all"]["warnings"][0]
+
+
+def test_its_own_training_pictures_are_scored_when_asked_for_by_name(place):
+    main(["job=evaluate", "model=runs/first", "split=train", *FEW, "hydra.run.dir=runs/train"])
+    assert "pictures are those that the model was trained on" in scores("train")["train"]["warnings"][0]
+    main(["job=evaluate", "model=runs/first", "split=test", *FEW, "hydra.run.dir=runs/test_again"])
+    assert not [w for w in scores("test_again")["test"]["warnings"] if "too good" in w]
+
+
+def test_another_split_of_the_same_data_is_refused(place, capsys):
+    """Half of a patient's pictures lie in another split than in the fit."""
+    table = pd.read_csv("clinic/table.csv")
+    table["split"] = np.where(table.index % 4 < 2, "test", "train")
+    table.to_csv("clinic/other_split.csv", index=False)
+    words = [word.replace("table.csv", "other_split.csv") for word in clinical()]
+    with pytest.raises(SystemExit):
+        main(["job=evaluate", "model=runs/first", *words, *FEW, "hydra.run.dir=runs/other_split"])
+    assert "pictures are those that the model was trained on" in capsys.readouterr().err
+
+
+def test_novelty_of_other_data_against_the_own_test(place, capsys):
+    assert set(pd.read_csv("runs/first/novelty_test.csv")) == {"sample", "patient", "energy", "mahalanobis"}
+    Path("strange/a").mkdir(parents=True)
+    for number in range(30):
+        stripes = np.tile(np.arange(16) * (number + 1) % 256, (16, 1))
+        Image.fromarray(stripes.astype(np.uint8)).save(f"strange/a/{number}.png")
+    rows = [(f"a/{number}.png", number % 2) for number in range(30)]
+    pd.DataFrame(rows, columns=["path", "Nodule"]).to_csv("strange/table.csv", index=False)
+    words = ["job=evaluate", "model=runs/first", "data=csv", "data.table=strange/table.csv", "data.label=[Nodule]"]
+    main([*words, "split=all", "data.audit.on_leak=warn", *FEW, "hydra.run.dir=runs/strange"])
+    told = scores("strange")["all"]["novelty"]
+    assert (told["own"], told["images"]) == ("table", 30)
+    assert told["scores"]["mahalanobis"]["auroc"]["value"] > 0.9
+    assert "novelty by mahalanobis: AUROC" in capsys.readouterr().out
+    assert len(pd.read_csv("runs/strange/novelty_all.csv")) == 30
+
+
+def test_predict_gives_sets_where_the_model_ships_them(place):
+    table = finetune.load("runs/first").predict(["clinic/0.png", "clinic/1.png"])
+    assert set(table["set_Nodule"]) <= {"yes", "no", "no|yes", "yes|no", ""}
+    told = scores("first")["test"]
+    assert 0.7 < told["conformal"]["classes"]["Nodule"]["yes"]["value"] <= 1
+    assert told["selective"]["Nodule"]["point"] == "sensitivity_90"
 
 
 @pytest.mark.parametrize(
