@@ -30,16 +30,17 @@ AUROCS = (0.6, 0.7, 0.8, 0.9, 0.95)
 SIZES = ((False, 120), (False, 500), (True, 80), (True, 300))  # several images per patient, patients
 
 COVERAGE = """95 % intervals of a class's AUROC (DeLong over patients, on the logit scale): percentage of {worlds:,}
-simulated worlds in which they hold the truth, by the true AUROC. A tenth of the images are positive; images of a patient
-are alike (0.6). [INTERVALS.md](INTERVALS.md) has other methods and other scores beside."""
+simulated worlds in which they hold the truth, by the true AUROC. A tenth of the images are positive; images of a
+patient are alike (0.6). [INTERVALS.md](INTERVALS.md) has other methods and other scores beside."""
 SPEED = """Speed: `summarise` with 2,000 resamples of 25,000 images and 14 findings, every score and interval in
-scores.json; the whole command `job=evaluate predictions=FILE labels=FILE` on 22,000 images, 14 findings: {command} s."""
-CALIBRATION = """Planted miscalibration: calibration error on 3,000 test images, before and after Platt's method was fitted
-on 1,000 of val, with 95 % intervals."""
+scores.json; the whole command `job=evaluate predictions=FILE labels=FILE` on 22,000 images and 14 findings: {command} s
+by the clock."""
+CALIBRATION = """Planted miscalibration: calibration error on 3,000 test images, before and after Platt's method was
+fitted on 1,000 of val, with 95 % intervals."""
 SHIFT = """Planted shift: one of four sites (2,000 images in all) has another AUROC than the 0.85 of the rest; {fewer}
 worlds. In the first row it has not, and what is told is a false alarm."""
-SETS = """Conformal sets fitted on a val of so many patients: percentage of new images whose set holds the truth, {fewer}
-worlds."""
+SETS = """Conformal sets fitted on a val of so many patients: percentage of new images whose set holds the truth,
+{fewer} worlds."""
 
 
 def table(target, logits, patients, **columns) -> Predictions:
