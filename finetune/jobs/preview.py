@@ -1,8 +1,6 @@
 """job=preview: what a fit would do, before it does it. Nothing is trained that is kept."""
 
 import math
-import resource
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -20,11 +18,11 @@ from finetune.data.sheets import write_sheet
 from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import fit, prepare, run_folder
 from finetune.preprocessing import Preprocessing
+from finetune.training import memory
 from finetune.training import parts as part_tools
 
 WARM_UP = 4  # steps before the clock starts: the first ones fill caches and queues
 SHOWN = 16  # pictures of the first batch
-MIB = 2**20
 
 
 def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
@@ -136,18 +134,10 @@ def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path, phase
         "seconds_per_step": step,
         "steps_per_epoch": batches,
         "seconds_per_epoch": step * batches + float(np.median(checks)) * val_batches,
-        "peak_memory_mib": peak_memory(),
+        "peak_memory_mib": memory.peak(),
         "timed_steps": len(gaps),
         "device": str(task.device),
     }
-
-
-def peak_memory() -> int:
-    """MiB: of the GPU where there is one, else of this process (the workers come on top)."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_allocated() / MIB)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return round(peak / MIB if sys.platform == "darwin" else peak / 1024)
 
 
 def cost_sentence(cost: dict[str, Any], max_epochs: int) -> str:

@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 
 from finetune.evaluation.files import write_text_atomic
+from finetune.training import memory
 
-COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds")
+COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds", "peak_mib")
 
 
 class Checkpoint(CheckpointBase):
@@ -103,6 +104,7 @@ class MetricsTable(Callback):
             "phase": pl_module.plan.phase(trainer.current_epoch)[0],
             "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
             "seconds": time.monotonic() - self.began,
+            "peak_mib": memory.peak(),
         }
         row |= {name: value for name, value in seen.items() if math.isfinite(value)}
         self.rows = [*(old for old in self.rows if int(old["epoch"]) < trainer.current_epoch), row]

@@ -102,6 +102,7 @@ def test_resuming_at_any_epoch_equals_never_stopping(tmp_path, stop_after):
     rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines())) for name in "ab"]
     for row in rows[0] + rows[1]:
         row.pop("seconds")
+        assert int(row.pop("peak_mib")) > 0
     assert rows[0] == rows[1]
 
 
