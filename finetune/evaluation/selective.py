@@ -95,7 +95,7 @@ def applied(
         told[name] |= {"rows": [], "curve": curve(sure[known], wrong[known])}
         for wished, cut in {"1": -np.inf, **about["cuts"]}.items():
             kept = known & (sure >= cut)
-            asked[name, wished, "coverage"] = (kept, known)
+            asked[name, wished, "coverage"] = (kept, known)  # 1 where all are answered, and no more to be said of it
             asked[name, wished, "errors"] = (wrong == 1, kept)
             if predictions.kind == "multilabel":
                 positive = predictions.truth[:, predictions.classes.index(name)] == 1

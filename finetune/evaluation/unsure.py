@@ -31,12 +31,14 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
     for name, of_class in found.items():
         for i, row in enumerate(of_class["rows"]):
             cells = [wording.interval(row[m]) for m in ("coverage", "errors", "sensitivity", "specificity") if m in row]
-            about = {"name": name, "first": i == 0, "point": of_class["point"]}
-            rows.append({**about, "wished": f"{row['wished']:.0%}", "cells": cells})
+            if row["wished"] == 1:
+                cells[0] = "all"
+            about = {"name": name, "rows": len(of_class["rows"]) if i == 0 else 0, "point": of_class["point"]}
+            rows.append({**about, "wished": f"{100 * row['wished']:g} %", "cells": cells})
         if len(figures) < MOST_FIGURES and of_class["curve"]["coverage"]:
             errors = {row["wished"]: wording.number(row["errors"]["value"]) for row in of_class["rows"]}
             few = min(errors)
-            caption = f"{name}: {errors[1.0]} wrong of all, {errors[few]} of the surest {few:.0%}"
+            caption = f"{name}: {errors[1.0]} wrong of all, {errors[few]} of the surest {100 * few:g} %"
             svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")
             figures.append((caption, Markup(svg)))
     return {"rows": rows, "figures": figures}
