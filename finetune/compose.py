@@ -364,10 +364,11 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
 
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         if config.job in ADOPTING:
-            adopt_data(config, typed)
+            adopt_data(config, mine)
         try:
-            run_job(plain(config), folder, typed)
+            run_job(plain(config), folder, mine)
         except FinetuneError as error:
             raise _Ended(error) from None
 
