@@ -213,7 +213,7 @@ def as_one(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
     """`transforms=light` and what else was typed of it; else `(none)`, or the class of what it holds."""
     own = {word.lstrip("+~").partition("=")[0]: word for word in typed}
     inner = [word for key, word in own.items() if key.startswith(f"{name}.")]
-    if name in own:
+    if name in own and "," not in own[name]:  # a sweep's `a,b` does not say which of them this was
         return ", ".join([own[name], *inner])
     empty = settings.get(name) in ("{}", "null")
     held = "none" if empty else settings.get(f"{name}._target_", "set").rpartition(".")[2]

@@ -215,6 +215,7 @@ LIGHT = {"_target_": "x.Augment", "transforms": {"affine": {"_target_": "a.Affin
     [
         ([LIGHT, {}], ["transforms=light seed=0", "transforms=none"], ["transforms=light", "transforms=none"]),
         ([LIGHT, {}], [None, None], ["transforms=(Augment)", "transforms=(none)"]),
+        ([LIGHT, {}], ["transforms=light,none"] * 2, ["transforms=(Augment)", "transforms=(none)"]),
         (
             [LIGHT, {**LIGHT, "transforms": {"affine": None}}],
             ["transforms=light", "transforms=light transforms.transforms.affine=null"],
