@@ -16,7 +16,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from finetune import losses
 from finetune.data.sampling import SAMPLERS
 from finetune.data.transforms import Augment
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError, MissingExtra, one_of
 from finetune.evaluation.assessment import Assessment
 from finetune.heads import HEADS
 from finetune.network import NetworkSpec
@@ -337,7 +337,7 @@ def loggers(config: Mapping[str, Any], run: Path) -> list[Any]:
         try:
             built.append(make(config, f"logger.{name}", filled))
         except ImportError:
-            raise FinetuneError(f"logger={name} needs a package: pip install 'finetune[{name}]'.") from None
+            raise MissingExtra(f"logger={name} needs a package", name) from None
     return built
 
 

@@ -356,6 +356,18 @@ class _Ended(BaseException):
         self.error = error
 
 
+def tidy(folder: Path) -> None:
+    """Remove the folder of a run that ended before it wrote anything, and those of outputs/ that were made for it."""
+    if folder.resolve() == Path.cwd():
+        return
+    home = Path("outputs").resolve()
+    for place in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
+        try:
+            place.rmdir()  # never one that holds something
+        except OSError:
+            return
+
+
 def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
     """Let Hydra make the run folder, or one after the other, and start the job in it.
 
@@ -364,11 +376,13 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
 
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
+        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         if config.job in ADOPTING:
-            adopt_data(config, typed)
+            adopt_data(config, mine)
         try:
-            run_job(plain(config), folder, typed)
+            run_job(plain(config), folder, mine)
         except FinetuneError as error:
+            tidy(folder)
             raise _Ended(error) from None
 
     if ranks.started_elsewhere() and ranks.rank() > 0:

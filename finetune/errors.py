@@ -28,7 +28,7 @@ class MissingExtra(FinetuneError):
     """A package that only some data need is not installed: says for what, and how to get it."""
 
     def __init__(self, what: str, extra: str):
-        super().__init__(f'{what}: pip install "finetune[{extra}]".')
+        super().__init__(f'{what}: pip install -e ".[{extra}]" in the checkout.')
         self.what, self.extra = what, extra
 
     def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:

@@ -1,15 +1,17 @@
 """Every YAML is composed and built through the command line's own functions; what is wrong is said in a line."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from finetune import build, compose, list_models
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, MissingExtra
 
-CONF = compose.conf_dir()
+CONF, ROOT = compose.conf_dir(), Path(__file__).resolve().parents[1]
 EXTRA = {
     "data=folder": ["data.root=x"],
     "data=csv": ["data.table=x.csv", "data.label=a"],
@@ -53,6 +55,26 @@ def test_every_field_has_a_sentence_and_every_file_an_opening():
             if field and path.parent.name in ("head", "loss", "optimizer", "schedule", "trainer", "data"):
                 known = "${" in line or field[1] in ("defaults",) or (path.parent.name == "data" and "    " in line)
                 assert "  # " in line or known, f"{path.name}: {line}"
+
+
+def test_extras_are_named_as_the_readme_does():
+    """`pip install -e ".[h5]"`: there is no package of this name to be had from an index."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    pages = [path.read_text() for path in CONF.rglob("*.yaml")] + [str(MissingExtra("x", "dicom"))]
+    named = [name for page in pages for name in re.findall(r'pip install -e "\.\[([\w,]+)\]"', page)]
+    assert {"dicom", "h5", "huggingface", "medmnist", "tensorboard", "wandb"} == set(named) <= set(extras)
+    assert not [page for page in pages if "finetune[" in page]
+
+
+def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
+    config = compose.plain(compose.compose(["logger=wandb"]))
+
+    def absent(*args):
+        raise ImportError
+
+    monkeypatch.setattr(build, "make", absent)
+    with pytest.raises(FinetuneError, match=r'logger=wandb needs a package: pip install -e "\.\[wandb\]" in the'):
+        build.loggers(config, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The command line: help without imports, bad input with one clear error and no run that looks complete."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -60,6 +61,7 @@ def test_missing_root(place, capsys):
     assert "data.root" in said
     assert "nowhere" in said
     assert "https://" in said
+    assert not Path("outputs").exists()  # what failed before it began leaves nothing
 
 
 def test_empty_folder(place, capsys):
@@ -146,6 +148,9 @@ def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys)
     )
     words = ["data=csv", table, "data.label=label", "data.split=split", "data.patient=who"]
     assert "data.audit.on_leak=warn" in fails(capsys, *words)
+    (stopped,) = Path("outputs").glob("*/*")
+    assert sorted(path.name for path in stopped.iterdir()) == ["audit.json", "config.yaml", "environment.json"]
+    assert json.loads((stopped / "audit.json").read_text())["leaks"]
     main([*TINY, "trainer.max_epochs=1", *words, "data.audit.on_leak=warn", "hydra.run.dir=run"])
     assert Path("run/scores.json").exists()
 

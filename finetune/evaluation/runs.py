@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ class FinishedRun:
     settings: dict[str, str]
     """Dotted name -> value as text, without those that change no prediction."""
     predictions: Predictions
+    typed: list[str] = field(default_factory=list)
+    """What was typed for it, word by word."""
 
     @property
     def seed(self) -> str:
@@ -89,7 +92,17 @@ def read(path: Path, split: str) -> FinishedRun:
         have = sorted(p.stem.removeprefix("predictions_") for p in path.glob("predictions_*.csv"))
         raise FinetuneError(f"{path} has no predictions of split={split}. It has {', '.join(have) or 'none'}.")
     scores = json.loads((path / "scores.json").read_text(encoding="utf-8"))
-    return FinishedRun(path, flat(config), Predictions.read(table, (scores.get(split) or {}).get("kind")))
+    predictions = Predictions.read(table, (scores.get(split) or {}).get("kind"))
+    return FinishedRun(path, flat(config), predictions, words(path))
+
+
+def words(path: Path) -> list[str]:
+    """What was typed for a run after `python -m finetune`, as far as its environment.json tells."""
+    try:
+        command = json.loads((path / "environment.json").read_text(encoding="utf-8"))["command"]
+        return shlex.split(command)[3:]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -163,16 +176,48 @@ def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """A short name for each group of runs: the settings in which they differ, else their folder."""
     each = [dict(own[0].rest) for own in settings]
     keys = sorted({key for one in each for key in one if len({other.get(key) for other in each}) > 1})
+    whole = wholes(each, keys)
+    keys = [*whole, *(key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in whole))]
     keys.sort(key=lambda key: (not key.endswith(".name"), key.rpartition(".")[2].startswith("_"), key.count(".")))
     labels = []
     for one, own in zip(each, settings, strict=True):
-        parts = [f"{key.removesuffix('.name')}={one[key]}" for key in keys[:3] if key in one]
+        parts = []
+        for key in keys[:3]:
+            if key in whole:
+                parts.append(as_one(key, one, own[0].typed))
+            elif key in one:
+                parts.append(f"{key.removesuffix('.name')}={one[key]}")
         labels.append(", ".join(parts) or own[0].path.name)
     again = [label for label in labels if labels.count(label) > 1]
     return [
         f"{label} ({own[0].path.name})" if label in again else label
         for label, own in zip(labels, settings, strict=True)
     ]
+
+
+def wholes(each: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
+    """Names that are told as one because they hold something else altogether from run to run: nothing in one and a
+    mapping in another, or mappings of different classes. Of what lies in each other the outer one."""
+    found: list[str] = []
+    for key in differing:  # sorted, so that outer names come first
+        name = key.removesuffix("._target_")
+        torn = any(other.startswith(f"{name}.") for other in differing) and any(
+            one.get(name) in ("{}", "null") or f"{name}._target_" in differing for one in each
+        )
+        if torn and f"{name}.name" not in differing and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def as_one(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
+    """`transforms=light` and what else was typed of it; else `(none)`, or the class of what it holds."""
+    own = {word.lstrip("+~").partition("=")[0]: word for word in typed}
+    inner = [word for key, word in own.items() if key.startswith(f"{name}.")]
+    if name in own and "," not in own[name]:  # a sweep's `a,b` does not say which of them this was
+        return ", ".join([own[name], *inner])
+    empty = settings.get(name) in ("{}", "null")
+    held = "none" if empty else settings.get(f"{name}._target_", "set").rpartition(".")[2]
+    return ", ".join([f"{name}=({held})", *inner])
 
 
 def differing(runs: Sequence[FinishedRun]) -> list[str]:

@@ -94,10 +94,9 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
             said.append(f"Boxes are of {scores['note']}: the numbers may be far off.")
     if "errors" in told:
         data = told["data"]
-        said.append(
-            f"{told['wrong']:,} answers are wrong on {data['images']:,} images of {data['name']} "
-            f"(split={data['split']}); the {len(told['errors'])} that the network was surest of are shown."
-        )
+        of = f"{data['images']:,} images of {data['name']} (split={data['split']})"
+        shown = f"; the {len(told['errors'])} that the network was surest of are shown" if told["errors"] else ""
+        said.append(f"{told['wrong']:,} answers are wrong on {of}{shown}.")
     if told.get("seen"):
         said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")
     return said

@@ -30,12 +30,13 @@ from finetune.training.task import Classification
 def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = False) -> None:
     """Read and check the data, build the network, train, evaluate the best epoch, and write the run folder.
 
-    The order matters: what can fail without a picture being decoded comes first, scores.json comes last.
+    The order matters: what can fail without a picture being decoded comes first, and leaves no file behind; what the
+    audit stops leaves its audit.json; scores.json comes last.
     """
     first = ranks.rank() == 0
     say = prepare.sayer(first)
     if first and not resumed:
-        run_folder.begin(run, config, words)
+        run_folder.check_free(run)
     prepare.demo(config, say)
     table = prepare.table(config, say)
     prepare.check_trainable(table)
@@ -44,6 +45,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     build.loss(config, table.kind).weights(table.classes, table.targets()[table.rows("train")])  # refused early
     spec, network, of_weights, source = make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
+    if first and not resumed:
+        run_folder.begin(run, config, words)
     table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first else None)
     if first:
         run_folder.note(

@@ -30,16 +30,21 @@ PACKAGES = (
 )
 
 
+def check_free(run: Path) -> None:
+    """Refuse a folder that holds another run."""
+    if (run / "config.yaml").exists():
+        raise FinetuneError(
+            f"{run} holds a run already. Go on with it by resume={run}, or name another folder: hydra.run.dir=DIR."
+        )
+
+
 def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
     """Take the folder for a new run: config.yaml and environment.json.
 
     Raises:
         FinetuneError: the folder holds another run.
     """
-    if (run / "config.yaml").exists():
-        raise FinetuneError(
-            f"{run} holds a run already. Go on with it by resume={run}, or name another folder: hydra.run.dir=DIR."
-        )
+    check_free(run)
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config)
     write_json_atomic(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from finetune.data.boxes import from_text
 from finetune.data.sources import chexpert, mimic
@@ -384,6 +385,54 @@ def test_vindr_in_part_or_strange(tmp_path):
         VinDr(make_vindr(tmp_path, [VINDR_TRAIN[0], "a,R1,3,0,0,0"])).table()
     with pytest.raises(FinetuneError, match="002a34c58c is there twice, without a column rad_id"):
         VinDr(make_vindr(tmp_path, test=[*VINDR_TEST, VINDR_TEST[1]])).table()
+
+
+VINDR_DRAWN = [
+    "image_id,rad_id,class_name,x_min,y_min,x_max,y_max",
+    "000434271f,R8,Pleural effusion,10.5,20,30,50",
+    "000434271f,R9,Pleural effusion,12,20,32,50",
+    "000434271f,R10,Nodule/Mass,1,2,3,4",  # by one reader of three: no label, so no box
+    "00053190460d,R8,No finding,,,,",
+    "ffff,R8,Pleural effusion,1,2,3,4",  # an image that is not there
+]
+BOTH = "Effusion 10.5 20 19.5 30; Effusion 12 20 20 30"
+
+
+def test_vindr_boxes_of_what_the_label_has(tmp_path):
+    make_vindr(tmp_path)
+    assert "boxes" not in VinDr(tmp_path).table().metadata
+    write(tmp_path / "annotations" / "annotations_train.csv", *VINDR_DRAWN)
+    table = VinDr(tmp_path).table()
+    assert table.metadata == ["boxes"]
+    assert table.frame["boxes"].tolist() == [BOTH, "", ""]
+    assert from_text(BOTH)[0] == ("Effusion", 10.5, 20.0, 19.5, 30.0)
+    assert VinDr(tmp_path, votes="any").table().frame["boxes"][0] == f"{BOTH}; Nodule_or_Mass 1 2 2 2"
+    assert not VinDr(tmp_path, findings=["Nodule/Mass"]).table().frame["boxes"].any()
+    test = ["image_id,class_name,x_min,y_min,x_max,y_max", "002a34c58c,Nodule/Mass,0,0,5,7"]
+    write(tmp_path / "annotations" / "annotations_test.csv", *test)
+    make_vindr(tmp_path, test=[VINDR_TEST[0], "002a34c58c,1,0,0,0"])
+    assert VinDr(tmp_path).table().frame["boxes"].tolist() == [BOTH, "", "Nodule_or_Mass 0 0 5 7"]
+
+
+@pytest.mark.parametrize(("side", "kept"), [(50, True), (40, False)])
+def test_vindr_boxes_that_do_not_fit_the_pictures_are_left_out(tmp_path, side, kept):
+    make_vindr(tmp_path, suffix=".png")
+    for file in tmp_path.rglob("*.png"):
+        Image.new("L", (side, side)).save(file)
+    write(tmp_path / "annotations" / "annotations_train.csv", *VINDR_DRAWN)
+    table = VinDr(tmp_path).table()
+    assert table.frame["boxes"].tolist() == [BOTH if kept else "", "", ""]
+    assert (table.notes[-1].startswith("Boxes are left out: they are in pixels of the DICOM")) is not kept
+
+
+@pytest.mark.parametrize("numbers", ["1,2,3,", "4,2,3,4", "a,2,3,4"])
+def test_vindr_with_a_box_that_is_none(tmp_path, numbers):
+    make_vindr(tmp_path)
+    write(
+        tmp_path / "annotations" / "annotations_train.csv", VINDR_DRAWN[0], f"000434271f,R8,Pleural effusion,{numbers}"
+    )
+    with pytest.raises(FinetuneError, match=r"annotations_train.csv, line 2: x_min, y_min, x_max, y_max are \["):
+        VinDr(tmp_path).table()
 
 
 # -- PadChest ---------------------------------------------------------------------------------------------------------

@@ -191,7 +191,7 @@ def test_hdf5_without_its_package_names_the_extra(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     for ask in (lambda: read_picture(tmp_path / "x.h5::a/0"), lambda: present(tmp_path, ["x.h5::a/0"])):
-        with pytest.raises(MissingExtra, match=r'is HDF5, which needs h5py: pip install "finetune\[h5\]"'):
+        with pytest.raises(MissingExtra, match=r'is HDF5, which needs h5py: pip install -e "\.\[h5\]"'):
             ask()
 
 

@@ -137,5 +137,5 @@ def test_out_of_reach_is_one_line(tmp_path, monkeypatch):
         return real(module, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(MissingExtra, match=r'needs datasets: pip install "finetune\[huggingface\]"'):
+    with pytest.raises(MissingExtra, match=r'needs datasets: pip install -e "\.\[huggingface\]"'):
         HuggingFace(tmp_path / "out", name).table()

@@ -207,6 +207,42 @@ def test_seeds_are_one_candidate_and_settings_name_the_others(tmp_path):
     assert not said
 
 
+LIGHT = {"_target_": "x.Augment", "transforms": {"affine": {"_target_": "a.Affine", "p": 1.0}}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "typed", "labels"),
+    [
+        ([LIGHT, {}], ["transforms=light seed=0", "transforms=none"], ["transforms=light", "transforms=none"]),
+        ([LIGHT, {}], [None, None], ["transforms=(Augment)", "transforms=(none)"]),
+        ([LIGHT, {}], ["transforms=light,none"] * 2, ["transforms=(Augment)", "transforms=(none)"]),
+        (
+            [LIGHT, {**LIGHT, "transforms": {"affine": None}}],
+            ["transforms=light", "transforms=light transforms.transforms.affine=null"],
+            ["transforms.transforms.affine=(Affine)", "transforms.transforms.affine=null"],
+        ),
+        (
+            [LIGHT, {**LIGHT, "_target_": "x.Other", "rate": 2}],
+            ["transforms=light", "transforms=other transforms.rate=2"],
+            ["transforms=light", "transforms=other, transforms.rate=2"],
+        ),
+        (  # the same words, another configuration: told apart by their folders
+            [LIGHT, {}],
+            ["transforms=mine", "transforms=mine"],
+            ["transforms=mine (0)", "transforms=mine (1)"],
+        ),
+    ],
+)
+def test_a_group_that_is_another_mapping_is_named_as_it_was_typed(tmp_path, settings, typed, labels):
+    good, bad = networks(seeds=1)
+    for i, (held, words, network) in enumerate(zip(settings, typed, (good, bad), strict=True)):
+        write_run(tmp_path / str(i), network.members[0], transforms=held)
+        if words is not None:
+            write_json_atomic(tmp_path / str(i) / "environment.json", {"command": f"python -m finetune {words}"})
+    candidates, _, _ = runs.grouped([runs.read(tmp_path / str(i), "test") for i in range(2)])
+    assert [candidate.label for candidate in candidates] == labels
+
+
 def test_folds_are_put_together_each_sample_once(tmp_path):
     for i in range(3):
         write_run(tmp_path / str(i), fold(i), data__fold=i)

@@ -41,6 +41,14 @@ def test_folds_of_one_table_are_collected(place, capsys):
     assert told["out_of_fold"][0]["pooled"]["n"] == 160
 
 
+def test_a_run_of_several_tells_its_own_command(place):
+    """Of seed=0,1 each has one: typed again, it is that run."""
+    for seed in (0, 1):
+        command = json.loads(Path(f"runs/seeds/{seed}/environment.json").read_text())["command"]
+        assert f"seed={seed}" in command.split()
+        assert "0,1" not in command
+
+
 def test_seeds_are_averaged_and_settings_compared(place, capsys):
     main(["job=compare", "runs=[runs/seeds,runs/slow]", *FEW, "hydra.run.dir=runs/compared"])
     said = capsys.readouterr().out

@@ -12,13 +12,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from finetune.data.boxes import COLUMN, Box, to_text
+from finetune.data.dicom import SUFFIXES as DICOM
 from finetune.data.findings import canonical, chosen
 from finetune.data.sources import chest
+from finetune.data.sources.chestxray_boxes import size_of
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
 LISTINGS = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
+ANNOTATIONS = {"train": "annotations_train.csv", "test": "annotations_test.csv"}
+CORNERS = ("x_min", "y_min", "x_max", "y_max")
 NOT_FINDINGS = ("image_id", "rad_id", "rad_ID")
 VOTES = ("majority", "any")
 WHERE = "https://physionet.org/content/vindr-cxr"
@@ -26,7 +31,12 @@ WHERE = "https://physionet.org/content/vindr-cxr"
 
 @dataclass
 class VinDr:
-    """Source of VinDr-CXR; its official test is the test split. No patient is published: an image counts as one."""
+    """Source of VinDr-CXR; its official test is the test split. No patient is published: an image counts as one.
+
+    Where annotations_train.csv or annotations_test.csv lie beside the tables, their boxes are the metadata column
+    `boxes` (finetune/data/boxes.py): all that were drawn around a finding that the label of the image has, so that a
+    train image may have up to three of one opacity. They are in pixels of the DICOM.
+    """
 
     root: str | Path = "data/vindr"
     """Folder with annotations/, train/ and test/."""
@@ -64,6 +74,7 @@ class VinDr:
             frame = pd.DataFrame({"path": names.map(where), "patient": names.map(where), "split": split}, dtype=object)
             parts.append((frame, labels.to_numpy()))
         frame = pd.concat([part for part, _ in parts], ignore_index=True)
+        targets = np.concatenate([part for _, part in parts])
         if frame.empty:
             raise FinetuneError(
                 f"data.root={self.root}: none of the {listed:,} listed images is in {' or '.join(tables)}/. "
@@ -71,7 +82,10 @@ class VinDr:
             )
         notes += absent_note(len(frame), listed, root)
         notes.append("No patient is published: every image counts as its own patient.")
-        targets = np.concatenate([part for _, part in parts])
+        drawn = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
+        if drawn := {split: file for split, file in drawn.items() if file.is_file()}:
+            frame[COLUMN], said = _boxes(drawn, frame, targets, findings, root)
+            notes += said
         return chest.sample_table(frame, targets, findings, root=root, name="vindr", notes=notes, has_patients=False)
 
     def _labels(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
@@ -90,3 +104,49 @@ class VinDr:
         if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
             raise FinetuneError(f"{file}: {some(several.index[several])} is there twice, without a column rad_id.")
         return decided.astype(float).where(share.notna())
+
+
+def _boxes(
+    files: dict[str, Path], frame: pd.DataFrame, targets: np.ndarray, findings: list[str], root: Path
+) -> tuple[list[str], list[str]]:
+    """The boxes of each row as text, and a sentence where they are not of the pictures as they lie there."""
+    row = {
+        (split, Path(path).stem): n for n, (split, path) in enumerate(zip(frame["split"], frame["path"], strict=True))
+    }
+    boxes: dict[int, list[Box]] = {}
+    for split, file in files.items():
+        for image, finding, corners in _corners(file):
+            place = row.get((split, image))
+            if place is not None and finding in findings and targets[place, findings.index(finding)] == 1:
+                left, top, right, bottom = corners
+                boxes.setdefault(place, []).append((finding, left, top, right - left, bottom - top))
+    beyond = [place for place, own in boxes.items() if _beyond(own, root / frame["path"][place])]
+    if beyond:  # made smaller, and nobody knows from what size: not even those that fit can be trusted
+        return [""] * len(frame), [
+            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller picture."
+        ]
+    return [to_text(boxes.get(place, [])) for place in range(len(frame))], []
+
+
+def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
+    """Image, finding, and left, top, right, bottom of each box; rows of images without one leave them blank."""
+    rows = read_rows(file)
+    need_columns(rows, {name: name for name in ("image_id", "class_name", *CORNERS)}, file)
+    drawn = rows[(rows[list(CORNERS)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
+    numbers = np.column_stack([pd.to_numeric(drawn[side], errors="coerce").to_numpy(float) for side in CORNERS])
+    right = np.isfinite(numbers).all(axis=1) & (numbers[:, 2:] >= numbers[:, :2]).all(axis=1)
+    if len(wrong := drawn.index[~right]):
+        raise FinetuneError(
+            f"{file}, line {wrong[0] + 2}: {', '.join(CORNERS)} are {rows.loc[wrong[0], list(CORNERS)].tolist()}; a "
+            "box needs four numbers, the last two not below the first two, an image without one leaves all blank."
+        )
+    names = zip(drawn["image_id"].str.strip(), drawn["class_name"].str.strip(), numbers.tolist(), strict=True)
+    return [(image, canonical(finding), tuple(corners)) for image, finding, corners in names]
+
+
+def _beyond(boxes: list[Box], picture: Path) -> bool:
+    """Whether a box reaches out of a picture that is no DICOM; by a pixel it may."""
+    size = None if picture.suffix.lower() in DICOM else size_of(picture)
+    if size is None:
+        return False
+    return any(top + height > size[0] + 1 or left + width > size[1] + 1 for _, left, top, width, height in boxes)
