@@ -32,9 +32,9 @@ FILES = {
 }  # fmt: skip
 
 
-def draw(folder: Path, n: int = 30, classes=("cold", "warm")) -> Path:
+def draw(folder: Path, n: int = 30, classes=("cold", "warm"), seed: int = 0) -> Path:
     """A folder per class: dark squares and bright ones, noisy, as RGB."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for k, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(n):
@@ -94,7 +94,7 @@ def test_evaluate_on_its_own_data_repeats_the_scores(run):
 
 def test_two_processes_evaluate_as_one_does(run, place):
     """An odd number of images, of which a sampler that shares out evenly would count one twice."""
-    (draw(place / "odd", 5) / "cold" / "0.png").unlink()
+    (draw(place / "odd", 5, seed=1) / "cold" / "0.png").unlink()
     words = ["job=evaluate", "model=runs/first", "data=folder", "data.root=odd", "data.num_workers=0", "split=all"]
     for devices in (1, 2):
         main([*words, "trainer.accelerator=cpu", f"trainer.devices={devices}", f"hydra.run.dir=runs/odd{devices}"])
@@ -106,7 +106,7 @@ def test_two_processes_evaluate_as_one_does(run, place):
 
 
 def test_evaluate_on_another_set_and_everything(run, place):
-    draw(place / "others", 5)
+    draw(place / "others", 5, seed=2)
     words = ["data=folder", "data.root=others", "data.num_workers=0", "split=all"]
     main(["job=evaluate", "model=runs/first", *words, "hydra.run.dir=runs/others"])
     assert len(pd.read_csv("runs/others/predictions_all.csv")) == 10
