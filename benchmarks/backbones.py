@@ -198,7 +198,7 @@ def main() -> None:
         print(json.dumps(extra_memory(*options.peak, options.batch)))
         return
     rounds, images = (3, 2) if options.quick else (options.pairs, options.batch)
-    command = f"`python -m benchmarks.backbones --models {' '.join(options.models)} --pairs {rounds} --batch {images}`"
+    sizes = f"--models {' '.join(options.models)} --pairs {rounds} --batch {images}"
     for part in options.parts:
         title, measure = SECTIONS[part]
         lines = measure(options.models, rounds, images)
@@ -206,7 +206,18 @@ def main() -> None:
             f"float32, {SIZE} px, batch {images}, {rounds} rounds, seed 0; load {os.getloadavg()[0]:.1f} at the end"
         )
         if not options.quick:
-            write_section(title, "\n".join([f"{command}", "", *lines, "", f"{machine()}; {settings}."]))
+            write_section(
+                title,
+                "\n".join(
+                    [
+                        f"`python -m benchmarks.backbones --parts {part} {sizes}`",
+                        "",
+                        *lines,
+                        "",
+                        f"{machine()}; {settings}.",
+                    ]
+                ),
+            )
 
 
 if __name__ == "__main__":
