@@ -182,7 +182,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     audits = [auditing(count) for count in options.audit]  # first, while the process is small
-    lines = ["Times as fast as the reference, on one thread: median [range] over the rounds.", ""]
+    command = "`python -m benchmarks.data PNG_FOLDER --jpeg JPEG_FOLDER --plant FOLDER SIZE ... --audit 1000 ...`"
+    lines = [command, "", "Times as fast as the reference, on one thread: median [range] over the rounds.", ""]
     lines += ["| what | times as fast |", "| --- | --- |"]
     files = sorted(path for path in options.png.rglob("*.png") if Image.open(path).mode == "L")[:24]
     lines += reading(files, options.rounds, f"{len(files)} gray PNGs of {Image.open(files[0]).size[0]} px")
