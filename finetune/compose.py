@@ -111,7 +111,7 @@ def read(run: Path) -> dict[str, Any]:
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
-    words = _with_own_group(opened(words))
+    words = _with_own_group(opened(words), sweep=sweep)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
@@ -121,12 +121,12 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     return words
 
 
-def _with_own_group(words: list[str]) -> list[str]:
+def _with_own_group(words: list[str], *, sweep: bool) -> list[str]:
     """For job=evaluate or explain without data=: the group of the run's own data set, so that its keys can be typed."""
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
     if parsed.get("job") not in ADOPTING or "data" in parsed:
         return words
-    config = compose([w for w in words if not w.lstrip("+").startswith("data.")])
+    config = compose([w for w in words if not w.lstrip("+").startswith("data.")], sweep=sweep)
     data = own_data(config)
     group = None if data is None else _group_of(data)
     return words if group is None else [*words, f"data={group}"]
@@ -196,8 +196,9 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
-        if config.job in ADOPTING:
-            adopt_data(config, mine)
+        if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
+            chose = any(override.key_or_group == "data" for override in parse(typed))
+            adopt_data(config, mine if chose else [word for word in mine if not word.startswith("data=")])
         try:
             run_job(plain(config), folder, mine)
         except FinetuneError as error:

@@ -106,7 +106,7 @@ def fit(val: Predictions, error: float, split: str = "val") -> tuple[Conformal |
     if few or not cuts:
         needed = int(np.ceil(1 / error)) - 1
         of = f" with and without {', '.join(few)}" if few else ""
-        said.append(f"{split} has fewer than {needed} patients{of}: no sets that miss the truth in {error:.0%}.")
+        said.append(f"{split} has fewer than {needed} patients{of}: no sets that miss the truth in {100 * error:g} %.")
     about = {"split": split, "n": len(val), "patients": len(np.unique(people))}
     return (Conformal(val.kind, val.classes, error, cuts, about) if cuts else None), said
 

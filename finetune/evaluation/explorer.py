@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,26 @@ def explored(predictions: Predictions, points: Mapping[str, Mapping[str, Any]], 
     for k in sorted(sorted(both, key=lambda k: -positives[k])[:most]):
         known = ~np.isnan(truth[:, k])
         name = predictions.classes[k]
-        found = of_class(truth[known, k] == 1, probs[known, k], patient[known])
         chosen = {
             p: float(about["classes"][name]["threshold"]) for p, about in points.items() if name in about["classes"]
         }
+        found = of_class(truth[known, k] == 1, probs[known, k], patient[known], list(chosen.values()))
         told.append({"name": name, **found, "points": chosen})
     return told
 
 
-def of_class(positive: np.ndarray, prob: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
-    """The numbers of one class from (n,) known answers."""
+def of_class(
+    positive: np.ndarray, prob: np.ndarray, patient: np.ndarray, chosen: Sequence[float] = ()
+) -> dict[str, Any]:
+    """The numbers of one class from (n,) known answers: thresholds along the ROC curve and those that were `chosen`,
+    from one that says yes to nothing down to one that says yes to all."""
     order = np.argsort(-prob, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(prob[order]) != 0, True])
     true, false = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
     # evenly along the ROC curve: where it is steep a small step of the threshold changes much
-    shown = np.isin(true + false, np.add(*thinned(true, false, MOST_THRESHOLDS)))
-    thresholds = prob[order][last][shown]
+    along = prob[order][last][np.isin(true + false, np.add(*thinned(true, false, MOST_THRESHOLDS)))]
+    above = (prob.max() + 1) / 2 if prob.max() < 1 else np.nextafter(1, 2)
+    thresholds = np.unique(np.r_[along, np.asarray(chosen, np.float64), above])[::-1]
     patient = np.unique(patient, return_inverse=True)[1]
     limits: dict[str, list[list[float | None]]] = {metric: [] for metric in METRICS}
     for threshold in thresholds:
@@ -75,9 +79,9 @@ def of_class(positive: np.ndarray, prob: np.ndarray, patient: np.ndarray) -> dic
         ):
             limits[metric].append(share_limits(right & of, of, patient))
     return {
-        "thresholds": [float(f"{t:.6g}") for t in thresholds],
-        "true": true[shown].tolist(),
-        "false": false[shown].tolist(),
+        "thresholds": thresholds.tolist(),
+        "true": [int((positive & (prob >= threshold)).sum()) for threshold in thresholds],
+        "false": [int((~positive & (prob >= threshold)).sum()) for threshold in thresholds],
         "positives": int(positive.sum()),
         "negatives": int((~positive).sum()),
         "limits": limits,

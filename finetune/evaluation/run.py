@@ -46,10 +46,17 @@ class Run:
                 problems.append(f"{name} is missing.")
                 return empty
             try:
-                return parse(path) or empty
+                found = parse(path) or empty
+                if not isinstance(found, type(empty)) or not well_formed(found):
+                    raise ValueError("it holds something else than was written")
+                return found
             except (FinetuneError, ValueError, OSError, yaml.YAMLError) as error:
                 problems.append(f"{name} cannot be read: {wording.shortened(str(error))}")
                 return empty
+
+        def well_formed(found: Any) -> bool:
+            """Entries of a list, and splits of scores, are mappings."""
+            return not isinstance(found, list) or all(isinstance(x, dict | Predictions | pd.DataFrame) for x in found)
 
         def parse_json(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))

@@ -97,6 +97,7 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
         of = f"{data['images']:,} images of {data['name']} (split={data['split']})"
         shown = f"; the {len(told['errors'])} that the network was surest of are shown" if told["errors"] else ""
         said.append(f"{told['wrong']:,} answers are wrong on {of}{shown}.")
+    said += told.get("known", [])
     if told.get("seen"):
         said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")
     return said

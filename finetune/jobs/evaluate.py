@@ -48,7 +48,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     data = prepare.batches(config, table, pictures, model.preprocessing)
     wanted = "test" if split == "all" else split
     met = seen.again(model, table, pictures, data.rows(wanted))
-    too_good = seen.stop(met, split, config["data"]["audit"]["on_leak"])
+    too_good = met.stop(split, config["data"]["audit"]["on_leak"])
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks), ranks.group(n_ranks):
         found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
@@ -59,12 +59,14 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash}, notes=table.notes)
     written = scoring.write(run, {split: found})
     fitted = Fitted(model.calibration, model.operating_points, model.selective, model.conformal)
-    fitted = fitted if split != "val" else Fitted()  # val is what they know
+    if split == "val" and ("val" in met.pictures or not met.known):
+        fitted = Fitted()  # val is what they know
     opened = count_opening(model, table.name, written[split], words, say)
     scores = {split: assessment.told(written[split], fitted, seed=config["seed"], prevalence=prevalence)}
     scores[split]["warnings"] = [*too_good, *scores[split]["warnings"]]
     path = run / f"novelty_{split}.csv"
-    if strange := novelty.against_own(model, data, data.rows(wanted), written[split], path, config, say):
+    args = (written[split], path, config, say)
+    if strange := None if met.same_set else novelty.against_own(model, data, data.rows(wanted), *args):
         scores[split]["novelty"] = strange
     if prevalence:
         write_calibrated(run / f"calibrated_{split}.csv", written[split], model.calibration, prevalence, say)
@@ -78,7 +80,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
 def fitted_already(words: list[str]) -> None:
     """Refuse settings that only a fit reads: the model brings what its fit made of them."""
     for word in words:
-        if word.startswith(FITTED):
+        if word.lstrip("+~").startswith(FITTED):
             key = word.partition("=")[0]
             raise FinetuneError(
                 f"{word!r}: {key} is fitted on val by a fit and travels in the model; job=evaluate applies it."

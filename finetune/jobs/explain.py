@@ -116,7 +116,9 @@ def of_data(
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
     data = prepare.batches(config, table, pictures, model.preprocessing)
-    for sentence in seen.again(model, table, pictures, data.rows(wanted)).values():
+    met = seen.again(model, table, pictures, data.rows(wanted))
+    known = met.stop(split, "warn")
+    for sentence in known:
         say(sentence)
     model.network.to(best_device(config["trainer"]["accelerator"]))
     found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
@@ -130,7 +132,8 @@ def of_data(
         "data": {"name": table.name, "split": split, "images": len(found), "synthetic": table.synthetic},
         "wrong": errors.count(found, limits, finding),
         "errors": [],
-        "seen": split == "train" or (split == "all" and opened is not None),
+        "seen": bool(met.pictures),
+        "known": known,
     }
     figures = []
     rows = table_rows(data, [str(found.frame["sample"].iloc[one.row]) for one in wrong])

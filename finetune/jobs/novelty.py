@@ -1,6 +1,5 @@
 """What a model's own data look like to it, kept beside the run, and how unlike them another data set is."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,22 +88,25 @@ def against_own(
 ) -> dict[str, Any] | None:
     """How well novelty tells these images from the test images of the model's own run; each image's goes to `path`.
 
-    None where the images are of the model's own data, or its run kept nothing to compare with.
+    None where its run kept nothing to compare with.
     """
     most = config["evaluation"]["novelty"] if config.get("evaluation") else 0
     run = model.path.parent if model.path else Path()
-    if not most or not (run / OWN).is_file() or not (run / "environment.json").is_file():
+    if not most or not (run / OWN).is_file():
         return None
-    own = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("data") or {}
-    if (own.get("name"), own.get("root")) == (data.table.name, data.table.root.name):
+    try:
+        kept = pd.read_csv(run / OWN, dtype={"sample": str, "patient": str}, keep_default_na=False)
+        kept = kept.astype(dict.fromkeys([score for score in novelty.SCORES if score in kept], float))
+    except (OSError, ValueError, KeyError) as error:
+        say(f"{run / OWN} cannot be read ({error}): nothing is said of novelty.")
         return None
+    own = (model.provenance.get("data") or {}).get("name")
     accelerator = config["trainer"]["accelerator"]
     other = of(model.network, data, rows, predictions, read(run), most, config["seed"], accelerator)
     write(path, other)
-    text = {"sample": str, "patient": str}
-    told = novelty.told(pd.read_csv(run / OWN, dtype=text, keep_default_na=False), other)
+    told = novelty.told(kept, other)
     for name, found in told.items():
         auroc = found["auroc"]
         between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
         say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of these pictures against the model's own test")
-    return {"own": own["name"], "other": data.table.name, "images": len(other), "scores": told}
+    return {"own": own, "other": data.table.name, "images": len(other), "scores": told}

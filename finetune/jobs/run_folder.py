@@ -30,12 +30,19 @@ PACKAGES = (
 )
 
 
+RESULTS = ("scores.json", "explain.json", "preview.json", "compare.json")
+"""What jobs other than a fit write last."""
+
+
 def check_free(run: Path) -> None:
-    """Refuse a folder that holds another run."""
-    if (run / "config.yaml").exists():
-        raise FinetuneError(
-            f"{run} holds a run already. Go on with it by resume={run}, or name another folder: hydra.run.dir=DIR."
-        )
+    """Refuse a folder that holds another run; what a stopped job that is no fit has left may be written over."""
+    if not (run / "config.yaml").exists():
+        return
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    fit = not isinstance(config, dict) or config.get("job", "fit") == "fit"
+    if fit or any((run / name).exists() for name in RESULTS):
+        way = f"Go on with it by resume={run}, or name" if fit else "Name"
+        raise FinetuneError(f"{run} holds a run already. {way} another folder: hydra.run.dir=DIR.")
 
 
 def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Which pictures a model was made with, kept beside its run, so that it is never scored on them unawares."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,54 +13,83 @@ from finetune.evaluation.files import write_text_atomic
 from finetune.package import Model
 
 FILE = "samples.csv"
+COLUMNS = ["sample", "patient", "split", "digest"]
 MADE = {"train": "trained on", "val": "chosen by"}
 """Split of the fit -> what it did with the pictures."""
 
 
+@dataclass(frozen=True)
+class Met:
+    """What is known of pictures that a model is asked about."""
+
+    known: bool
+    """Whether the model's run tells which pictures made it."""
+    same_set: bool = False
+    """Whether some picture of the table was in the fit's table, under the same name."""
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Split of the fit -> a sentence, where its pictures or patients are met again."""
+    namesakes: str = ""
+    """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
+
+    def stop(self, split: str, on_leak: str) -> list[str]:
+        """What a reader of the scores must know; an error where nobody asked for those very pictures.
+
+        Raises:
+            FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
+        """
+        if not self.known:
+            return [f"There is no {FILE} beside the model: whether it was made with these pictures is not known."]
+        unasked = [sentence for of, sentence in self.pictures.items() if of != split]
+        if unasked and on_leak == "stop":
+            raise FinetuneError(
+                f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
+                "pictures; data.audit.on_leak=warn scores them all the same."
+            )
+        return [*self.pictures.values(), *([self.namesakes] if self.namesakes else [])]
+
+
 def keep(run: Path, table: SampleTable, pictures: PictureCache) -> None:
-    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable picture."""
+    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable picture; of a
+    picture in one colour, which is like any other such picture, none."""
     frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
-    frame["digest"] = pictures.digests
-    frame = frame[frame["digest"] != ""]
+    frame["digest"] = digests(pictures)
+    frame = frame[~frame.index.isin(pictures.bad)]
     write_text_atomic(run / FILE, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.ndarray) -> dict[str, str]:
-    """Split of the model's fit -> a sentence, for those whose pictures or patients are among `rows` of the table.
+def digests(pictures: PictureCache) -> pd.Series:
+    """Of the decoded pixels, empty where they tell nothing."""
+    flat = pictures.extremes[:, 0] == pictures.extremes[:, 1]
+    return pd.Series(pictures.digests, dtype=str).mask(flat, "")
 
-    Pictures are compared by their pixels, whatever they are called; patients where the data set is.
+
+def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.ndarray) -> Met:
+    """Whether pictures or patients of the model's fit are among `rows` of the table.
+
+    Pictures are compared by their pixels, whatever they are called.
     """
-    path = (model.path.parent if model.path else Path()) / FILE
-    if not path.is_file():
-        return {}
-    made = pd.read_csv(path, dtype=str, keep_default_na=False)
-    digests = pd.Series([pictures.digests[row] for row in rows])
-    patients = table.frame["patient"].iloc[rows]
-    data = model.provenance.get("data") or {}
-    own = (data.get("name"), data.get("root")) == (table.name, table.root.name)
-    found = {}
+    try:
+        path = (model.path.parent if model.path else Path()) / FILE
+        made = pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
+    except (OSError, ValueError, KeyError):  # moved away from its run, of an older one, or damaged
+        return Met(known=False)
+    every = digests(pictures)
+    told = every != ""
+    pairs = set(zip(made["sample"], made["digest"], strict=True))
+    same_set = bool(set(zip(table.frame["path"][told], every[told], strict=True)) & pairs)
+    asked, patients = every.iloc[rows], table.frame["patient"].iloc[rows]
+    found, namesakes = {}, ""
     for split, verb in MADE.items():
         there = made[made["split"] == split]
-        told = []
-        if same := int(digests.isin(set(there["digest"])).sum()):
-            told.append(f"{same:,} of {len(rows):,} pictures are those that the model was {verb}")
-        if table.has_patients and own and not same and (people := set(patients) & set(there["patient"])):
-            told.append(f"{len(people):,} of {patients.nunique():,} patients are those that the model was {verb}")
-        if told:
-            found[split] = f"{told[0]}, so the scores are too good."
-    return found
-
-
-def stop(found: dict[str, str], split: str, on_leak: str) -> list[str]:
-    """The sentences, as warnings; an error where nobody asked for those very pictures.
-
-    Raises:
-        FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
-    """
-    unasked = [sentence for of, sentence in found.items() if of != split]
-    if unasked and on_leak == "stop":
-        raise FinetuneError(
-            f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
-            "pictures; data.audit.on_leak=warn scores them all the same."
-        )
-    return list(found.values())
+        same = int((asked.isin(set(there["digest"])) & (asked != "")).sum())
+        people = len(set(patients) & set(there["patient"])) if table.has_patients else 0
+        if same:
+            found[split] = f"{same:,} of {len(rows):,} pictures are those that the model was {verb}, "
+        elif people and same_set:
+            found[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
+        elif people and not namesakes:
+            namesakes = (
+                f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
+                "if they are the same people, the scores are too good."
+            )
+    return Met(True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, namesakes)

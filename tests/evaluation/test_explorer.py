@@ -11,6 +11,7 @@ import pytest
 from finetune.evaluation import explorer
 from finetune.evaluation.report import write_report
 from finetune.evaluation.shares import shares
+from finetune.evaluation.thresholds import Wish, applied, chosen
 
 from .runs import write_run
 from .test_calibration import binary
@@ -21,16 +22,28 @@ def test_counts_by_hand():
     given = table([[1], [0], [1], [0], [NAN]], [[3.0], [2.0], [2.0], [-1.0], [9.0]])
     points = {"youden": {"classes": {"a": {"threshold": 0.6}}}, "other": {"classes": {}}}
     (one,) = explorer.explored(given, points, 5)
-    assert (one["true"], one["false"], one["positives"], one["negatives"]) == ([1, 2, 2], [0, 1, 2], 2, 2)
-    assert one["thresholds"] == pytest.approx([0.952574, 0.880797, 0.268941])
+    assert (one["true"], one["false"], one["positives"], one["negatives"]) == ([0, 1, 2, 2, 2], [0, 0, 1, 1, 2], 2, 2)
+    assert one["thresholds"] == pytest.approx([0.976287, 0.952574, 0.880797, 0.6, 0.268941], rel=1e-5)
     assert one["points"] == {"youden": 0.6}
-    assert one["limits"]["sensitivity"][1][1] == 1.0  # both found: the upper limit is 1
+    assert one["limits"]["sensitivity"][2][1] == 1.0  # both found: the upper limit is 1
+    assert one["limits"]["sensitivity"][0][0] == 0.0
+
+
+def test_a_chosen_threshold_gives_the_counts_of_the_table_of_operating_points():
+    val, test = binary(800, seed=1, shares=(0.2,)), binary(600, seed=2, shares=(0.2,))
+    for wish in (Wish("specificity", 0.999), Wish("sensitivity", 0.9)):
+        points, _ = chosen(val, {"point": wish})
+        told = applied(test, points, n_boot=0)
+        (one,) = explorer.explored(test, told, 1)
+        found = told["point"]["classes"]["a"]
+        at = one["thresholds"].index(one["points"]["point"])
+        assert (one["true"][at], one["false"][at]) == (found["tp"], found["fp"])
 
 
 def test_limits_agree_with_the_bootstrap():
     given = binary(1500, shares=(0.3,), per_patient=3)
     (one,) = explorer.explored(given, {}, 1)
-    assert 40 <= len(one["thresholds"]) <= explorer.MOST_THRESHOLDS
+    assert 40 <= len(one["thresholds"]) <= explorer.MOST_THRESHOLDS + 1
     for i in range(10, len(one["thresholds"]) - 10, 15):
         yes, positive = given.probs[:, 0] >= one["thresholds"][i] * (1 - 1e-6), given.truth[:, 0] == 1
         assert (yes & positive).sum() == one["true"][i]

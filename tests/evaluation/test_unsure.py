@@ -137,7 +137,7 @@ def test_sets_hold_the_truth_as_often_as_promised(error):
 def test_few_patients_make_no_promise():
     fitted, said = conformal.fit(binary(30, shares=(0.5, 0.03)), 0.1)
     assert list(fitted.cuts) == ["a"]
-    assert said == ["val has fewer than 9 patients with and without b: no sets that miss the truth in 10%."]
+    assert said == ["val has fewer than 9 patients with and without b: no sets that miss the truth in 10 %."]
     assert conformal.fit(several(5), 0.1)[0] is None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import main
+from finetune.data.cache import PictureCache
+from finetune.data.sources.csv_table import CsvTable
 from finetune.evaluation.predictions import Predictions
+from finetune.jobs import seen
 
 from .test_fit import TINY
 
@@ -151,8 +155,42 @@ def test_pictures_that_made_the_model_are_known_again_whatever_they_are_called(p
     said = capsys.readouterr().err
     assert "5 of 20 pictures are those that the model was trained on" in said
     assert "data.audit.on_leak=warn" in said
-    main([*words, "data.audit.on_leak=warn", "hydra.run.dir=runs/again_all_the_same"])
-    assert "trained on" in scores("again_all_the_same")["all"]["warnings"][0]
+    main([*words, "data.audit.on_leak=warn", "hydra.run.dir=runs/refused"])  # the stopped one left nothing that counts
+    assert "trained on" in scores("refused")["all"]["warnings"][0]
+    Path("alone").mkdir()
+    shutil.copy("runs/first/model.safetensors", "alone")
+    main([*words[:1], "model=alone/model.safetensors", *words[2:], "hydra.run.dir=runs/moved"])
+    assert scores("moved")["all"]["warnings"][0].startswith("There is no samples.csv beside the model")
+    (Path("alone") / "samples.csv").write_text("")
+    (Path("alone") / "novelty_test.csv").write_text("")
+    main([*words[:1], "model=alone/model.safetensors", *words[2:], "hydra.run.dir=runs/damaged"])
+    assert "is not known" in scores("damaged")["all"]["warnings"][0]
+    assert "nothing is said of novelty" in capsys.readouterr().out
+
+
+def test_patients_of_the_same_name_are_a_warning_and_blank_pictures_tell_nothing(place):
+    Path("ward/a").mkdir(parents=True)
+    for number in range(12):
+        noise = np.random.default_rng(number + 50).integers(0, 200, (16, 16)) if number else np.zeros((16, 16))
+        Image.fromarray(noise.astype(np.uint8)).save(f"ward/a/{number}.png")
+    rows = [(f"a/{number}.png", number % 2, number) for number in range(12)]
+    pd.DataFrame(rows, columns=["path", "Nodule", "patient"]).to_csv("ward/table.csv", index=False)
+    made = pd.read_csv("runs/first/samples.csv", dtype=str, keep_default_na=False)
+    model = finetune.load("runs/first")
+    table = CsvTable("ward/table.csv", label=["Nodule"], patient="patient").table()
+    pictures = PictureCache.build(table, model.preprocessing, "off")
+    met = seen.again(model, table, pictures, np.arange(12))
+    common = len({str(n) for n in range(12)} & set(made.loc[made["split"] == "train", "patient"]))
+    assert (met.known, met.same_set, met.pictures) == (True, False, {})
+    assert met.namesakes.startswith(f"{common} of 12 patients are called as patients that the model was trained on")
+    assert seen.digests(pictures).tolist()[0] == ""
+    assert met.stop("all", "stop") == [met.namesakes]
+
+
+def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):
+    main(["-m", "job=evaluate", "model=runs/first", "split=test,val", *FEW, "hydra.sweep.dir=runs/sweep"])
+    assert scores("sweep/0")["test"]["macro"] == scores("first")["test"]["macro"]
+    assert "val" in scores("sweep/1")
 
 
 def test_its_own_training_pictures_are_scored_when_asked_for_by_name(place):
