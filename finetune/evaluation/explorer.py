@@ -69,8 +69,11 @@ def of_class(
     thresholds = np.unique(np.r_[along, np.asarray(chosen, np.float64), above])[::-1]
     patient = np.unique(patient, return_inverse=True)[1]
     limits: dict[str, list[list[float | None]]] = {metric: [] for metric in METRICS}
+    right_yes, wrong_yes = [], []
     for threshold in thresholds:
         yes = prob >= threshold
+        right_yes.append(int((positive & yes).sum()))
+        wrong_yes.append(int((~positive & yes).sum()))
         for metric, right, of in (
             ("sensitivity", yes, positive),
             ("specificity", ~yes, ~positive),
@@ -80,8 +83,8 @@ def of_class(
             limits[metric].append(share_limits(right & of, of, patient))
     return {
         "thresholds": thresholds.tolist(),
-        "true": [int((positive & (prob >= threshold)).sum()) for threshold in thresholds],
-        "false": [int((~positive & (prob >= threshold)).sum()) for threshold in thresholds],
+        "true": right_yes,
+        "false": wrong_yes,
         "positives": int(positive.sum()),
         "negatives": int((~positive).sum()),
         "limits": limits,

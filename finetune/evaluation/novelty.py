@@ -45,7 +45,7 @@ class Typical:
 
     @classmethod
     def fit(cls, features: np.ndarray) -> Typical:
-        """Of features (N, D), N at least 2: the likeliest with as many directions as N - 1, D - 1 and 128 allow."""
+        """Of features (N, D), N at least 2: the likeliest with as many directions as N / 2, D - 1 and 128 allow."""
         features = np.asarray(features, np.float64)
         n, dims = features.shape
         mean = features.mean(axis=0)

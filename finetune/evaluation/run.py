@@ -55,7 +55,7 @@ class Run:
                 return empty
 
         def well_formed(found: Any) -> bool:
-            """Entries of a list, and splits of scores, are mappings."""
+            """Entries of a list are mappings, or the tables that were read."""
             return not isinstance(found, list) or all(isinstance(x, dict | Predictions | pd.DataFrame) for x in found)
 
         def parse_json(path: Path) -> Any:

@@ -38,15 +38,10 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     prevalence = read_prevalence(config["prevalence"], model.classes, model.kind)
     if first:
         run_folder.begin(run, config, words)
-    table = prepare.renamed(prepare.table(config, say, split=split != "all"), model.classes, model.kind)
+    table, wanted = prepare.asked(config, model, say)
     assessment.check_columns(table.metadata)
-    if split == "all":
-        table = table.with_split(["test"] * len(table))
-    elif not len(table.rows(split)):
-        raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(config, table, pictures, model.preprocessing)
-    wanted = "test" if split == "all" else split
     met = seen.again(model, table, pictures, data.rows(wanted))
     too_good = met.stop(split, config["data"]["audit"]["on_leak"])
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])

@@ -108,12 +108,7 @@ def of_data(
     split, method, finding = config["split"], config["method"], config["finding"]
     assessment = build.assessment(config)
     run_folder.begin(run, config, words)
-    table = prepare.renamed(prepare.table(config, say, split=split != "all"), model.classes, model.kind)
-    wanted = "test" if split == "all" else split
-    if split == "all":
-        table = table.with_split(["test"] * len(table))
-    elif not len(table.rows(split)):
-        raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
+    table, wanted = prepare.asked(config, model, say)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
     data = prepare.batches(config, table, pictures, model.preprocessing)
     met = seen.again(model, table, pictures, data.rows(wanted))

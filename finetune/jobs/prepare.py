@@ -20,6 +20,7 @@ from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic
+from finetune.package import Model
 from finetune.preprocessing import Preprocessing
 
 PAIRS_SHOWN = 16  # near copies in near_copies.png
@@ -182,6 +183,21 @@ def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
         if name not in table.classes:
             frame[f"target_{name}"] = 0.0 if kind == "multiclass" else float("nan")
     return replace(table, frame=frame, classes=list(classes))
+
+
+def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, str]:
+    """The table in the classes of a finished model, and the split of it that `split` asks for: all is put into test.
+
+    Raises:
+        FinetuneError: the split is empty.
+    """
+    split = config["split"]
+    read = renamed(table(config, say, split=split != "all"), model.classes, model.kind)
+    if split == "all":
+        return read.with_split(["test"] * len(read)), "test"
+    if not len(read.rows(split)):
+        raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
+    return read, split
 
 
 def _in_names_of(classes: list[str], table: SampleTable) -> SampleTable:
