@@ -16,6 +16,8 @@ __all__ = [
     "list_models",
     "load",
     "read_run",
+    "register_backbone",
+    "register_head",
     "summarise",
 ]
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.run import read_run
     from finetune.evaluation.summary import summarise
     from finetune.explanations import explain
+    from finetune.extend import register_backbone, register_head
     from finetune.network import create_model
     from finetune.package import load
 
@@ -41,6 +44,8 @@ _HOME = {
     "list_models": "finetune.backbones",
     "load": "finetune.package",
     "read_run": "finetune.evaluation.run",
+    "register_backbone": "finetune.extend",
+    "register_head": "finetune.extend",
     "summarise": "finetune.evaluation.summary",
 }
 

@@ -16,6 +16,7 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune job=explain model=outputs/latest               where it looks, and is that to be trusted?
   python -m finetune job=compare runs=[outputs/RUN,outputs/OTHER]   or runs=outputs/multirun/STAMP
   python -m finetune job=predict model=outputs/latest input=photos output=preds.csv
+  python -m finetune job=preview data=folder data.root=photos        look before training: audit, batch, time, memory
 
 Groups, chosen as group=choice; each choice is a file conf/<group>/<choice>.yaml that explains its keys:
 {groups}
@@ -26,10 +27,16 @@ Keys, set as key=value (all of them: python -m finetune --cfg job):
   trainer.max_epochs=N  trainer.devices=N  trainer.accelerator=cpu|gpu  optimizer.lr=X  seed=0
   hydra.run.dir=DIR  the run folder; by default outputs/<data>-<backbone>/<stamp>
 
--m, --multirun  run every combination of the comma-separated values
--c, --cfg job   print the composed configuration and stop
--h, --help      this text
+-m, --multirun        run every combination of the comma-separated values
+-c, --cfg job         print the composed configuration and stop
+-cd, --config-dir DIR read DIR/<group>/<choice>.yaml as further choices (several: name the flag again)
+--version             the version of this program
+-h, --help            this text
 """
+
+
+RANK_RUN = "FINETUNE_RANK_RUN"
+"""Set for a rank that a first rank started, which has no words: the run folder whose config.yaml it obeys."""
 
 
 def help_text() -> str:
@@ -52,8 +59,13 @@ def help_text() -> str:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; a problem the user can mend is one message and exit status 1."""
     argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
+    if any(word in ("-h", "--help") for word in argv) or not (argv or RANK_RUN in os.environ):
         print(help_text())
+        return
+    if "--version" in argv:
+        from finetune import __version__
+
+        print(f"finetune {__version__}")
         return
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
     from finetune.errors import FinetuneError
@@ -70,9 +82,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def dispatch(argv: list[str]) -> None:
     """Which of the ways in was taken: a rank of a run, a resume, or a configuration to compose."""
-    from finetune.training import ranks
-
-    if run := os.environ.get(ranks.RUN):
+    if run := os.environ.get(RANK_RUN):
         from finetune.compose import read
         from finetune.jobs import run_job
 
@@ -90,13 +100,19 @@ def compose_and_run(argv: list[str]) -> None:
     import argparse
 
     from finetune import compose
+    from finetune.typed import CONFIG_DIRS
 
     parser = argparse.ArgumentParser(prog="python -m finetune", add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-c", "--cfg", choices=["job"])
+    parser.add_argument("-cd", "--config-dir", action="append", default=[])
     options, words = parser.parse_known_args(argv)
     if flags := [word for word in words if word.startswith("-")]:
-        raise compose.FinetuneError(f"{flags[0]} is not a flag of this program: --multirun, --cfg job and --help are.")
+        raise compose.FinetuneError(
+            f"{flags[0]} is not a flag of this program: --multirun, --cfg job, --config-dir DIR, --version, --help are."
+        )
+    if options.config_dir:
+        os.environ[CONFIG_DIRS] = os.pathsep.join(os.path.abspath(folder) for folder in options.config_dir)
     expanded = compose.expand(words, sweep=options.multirun)
     if options.cfg:
         print(compose.as_yaml(compose.compose(expanded, sweep=options.multirun)))

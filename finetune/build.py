@@ -10,10 +10,11 @@ from typing import Any, get_type_hints
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from finetune import losses
+from finetune.allowed import check_contract, check_type, import_trusted, target
 from finetune.data.sampling import SAMPLERS
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError, MissingExtra, one_of
@@ -24,73 +25,6 @@ from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
 from finetune.training import ranks
 
-OWN = {
-    "finetune.data.sources.chestxray.ChestXray",
-    "finetune.data.sources.chexpert.CheXpert",
-    "finetune.data.sources.csv_table.CsvTable",
-    "finetune.data.sources.folder.Folder",
-    "finetune.data.sources.huggingface.HuggingFace",
-    "finetune.data.sources.isic.Isic",
-    "finetune.data.sources.joint.Joint",
-    "finetune.data.sources.kermany.Kermany",
-    "finetune.data.sources.medmnist.MedMnist",
-    "finetune.data.sources.mimic.MimicCxr",
-    "finetune.data.sources.padchest.PadChest",
-    "finetune.data.sources.pcam.PCam",
-    "finetune.data.sources.rsna.Rsna",
-    "finetune.data.sources.torchvision_sets.TorchvisionSet",
-    "finetune.data.sources.vindr.VinDr",
-    "finetune.data.transforms.Augment",
-    "finetune.evaluation.assessment.Assessment",
-    "finetune.losses.Asymmetric",
-    "finetune.losses.BinaryCrossEntropy",
-    "finetune.losses.CrossEntropy",
-    "finetune.losses.auto",
-    "finetune.plan.Phase",
-    "finetune.plan.Plan",
-    "finetune.training.schedules.Cosine",
-    "finetune.training.schedules.OneCycle",
-    "finetune.training.schedules.Step",
-}
-"""Names of this project that a configuration may build."""
-
-LIBRARIES = {
-    "torch.optim.": "torch.optim.Optimizer",
-    "lightning.pytorch.callbacks.": "lightning.pytorch.callbacks.Callback",
-    "lightning.pytorch.loggers.": "lightning.pytorch.loggers.Logger",
-    "albumentations.": "albumentations.BasicTransform",
-}
-"""Module prefix -> the class that whatever is built from it must descend from."""
-
-UNSAFE = {"albumentations.Lambda", "lightning.pytorch.callbacks.LambdaCallback"}
-"""Classes that take code as an argument."""
-
-
-def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
-    """The class or function behind a `_target_`, if a configuration may build it.
-
-    Raises:
-        FinetuneError: a name that is on no list, or that does not exist.
-    """
-    trusted = any(name == module or name.startswith(f"{module}.") for module in trust)
-    prefix = next((p for p in LIBRARIES if name.startswith(p)), None)
-    if name in UNSAFE or not (name in OWN or prefix or trusted):
-        raise FinetuneError(
-            f"{where}._target_={name} is not something a configuration may build. If it is your own code, "
-            f"type trust=[{name.rpartition('.')[0]}] to allow it."
-        )
-    try:
-        found = get_object(name)
-    except (ImportError, ValueError, AttributeError):
-        raise FinetuneError(f"{where}._target_={name} does not exist in what is installed.") from None
-    if not (trusted or name in OWN) and prefix:
-        base = get_object(LIBRARIES[prefix])
-        if not (inspect.isclass(found) and issubclass(found, base)):
-            raise FinetuneError(
-                f"{where}._target_={name} is not a {base.__name__}; only these may be built from there."
-            )
-    return found
-
 
 def check(config: Mapping[str, Any]) -> None:
     """Hold every node of a fit's configuration against what receives it, before any data is read.
@@ -98,9 +32,7 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         FinetuneError: naming the key, its value and the choices.
     """
-    trust = list(config.get("trust") or [])
-    if not all(isinstance(module, str) for module in trust):
-        raise FinetuneError(f"trust={trust} must be a list of module names.")
+    trust = import_trusted(config)
     check_value("seed", config["seed"], int)
     check_value("compile", config["compile"], bool)
     check_data(config["data"])
@@ -116,7 +48,7 @@ def check(config: Mapping[str, Any]) -> None:
     for kind in ("multilabel", "multiclass"):
         make(config, "loss", _convert_="all", **_kind(config, kind))
     make(config, "schedule")
-    make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    check_type("optimizer", make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
     augment(config)
     assessment(config)
     extra_callbacks(config, "val/auroc")
@@ -128,7 +60,7 @@ def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
         if "_target_" in node:
             if not isinstance(node["_target_"], str):
                 raise FinetuneError(f"{where}._target_={node['_target_']} must be a name.")
-            check_call(where, node, target(node["_target_"], trust, where))
+            check_call(where, node, target(node["_target_"], trust, f"{where}._target_"))
         for key, value in node.items():
             if key.startswith("_") and key.endswith("_") and key not in ("_target_", "_partial_", "_convert_"):
                 raise FinetuneError(f"{where}.{key} is not taken: only _target_, _partial_ and _convert_ are.")
@@ -267,7 +199,9 @@ def make(config: Mapping[str, Any], key: str, node: Any = None, **more: Any) -> 
     node = config[key] if node is None else node
     _check_targets(node, list(config.get("trust") or []), key)
     try:
-        return instantiate(node, **more)
+        built = instantiate(node, **more)
+        check_contract(key, built)
+        return built
     except InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, FinetuneError | ImportError):
@@ -308,7 +242,22 @@ def augment(config: Mapping[str, Any]) -> Augment | None:
 
 def assessment(config: Mapping[str, Any]) -> Assessment:
     """What is wished of the evaluation."""
-    return make(config, "evaluation") if config.get("evaluation") else Assessment()  # a run from before the group
+    if not config.get("evaluation"):
+        return Assessment()  # a run from before the group
+    built: Assessment = make(config, "evaluation")
+    trust = list(config.get("trust") or [])
+    return replace(built, metrics={name: metric(name, path, trust) for name, path in built.metrics.items()})
+
+
+def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
+    """The function of the user's that `evaluation.metrics.NAME=module.function` names."""
+    where = f"evaluation.metrics.{name}"
+    if not isinstance(path, str) or "." not in path:
+        raise FinetuneError(f"{where}={path} must name a function: {where}=my_module.my_function.")
+    function = target(path, trust, where)
+    if not callable(function) or inspect.isclass(function):
+        raise FinetuneError(f"{where}={path} is not a function of (targets, probabilities).")
+    return function
 
 
 def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:
@@ -343,6 +292,8 @@ def loggers(config: Mapping[str, Any], run: Path) -> list[Any]:
 
 def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
     """The user's own callbacks; a monitor left open is filled in."""
+    from lightning.pytorch.callbacks import Callback
+
     built = []
     for name, node in (config["callbacks"]["extra"] or {}).items():
         filled = dict(node)
@@ -350,5 +301,6 @@ def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
             filled["monitor"] = monitor
         if filled.get("mode") == "auto":
             filled["mode"] = "min" if str(filled.get("monitor")).endswith("loss") else "max"
-        built.append(make(config, f"callbacks.extra.{name}", filled))
+        where = f"callbacks.extra.{name}"
+        built.append(check_type(where, make(config, where, filled), Callback))
     return built

@@ -18,7 +18,7 @@ from finetune import build
 from finetune.errors import FinetuneError, one_of
 from finetune.jobs import run_job
 from finetune.training import ranks
-from finetune.typed import as_yaml, choices, compose, composed, conf_dir, opened, parse
+from finetune.typed import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
 
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "read", "run", "wants_demo"]
 
@@ -34,6 +34,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     Raises:
         FinetuneError: a value that must be given and was not.
     """
+    config = decoded(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
         raise FinetuneError(f"{missing[0]} must be given: add {missing[0]}=... to the command.")
     resolved = OmegaConf.to_container(config, resolve=True)
@@ -157,6 +158,8 @@ def adopt_data(config: DictConfig, words: list[str]) -> None:
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
         return
+    if _group_of(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
+        OmegaConf.update(config, "data", {key: data[key] for key in ("name", "source") if key in data})
     adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
     kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
     for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *kept.items()]:
@@ -209,7 +212,7 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
         # one rank of several owns the run folder; the others get it by broadcast and leave nothing behind
         words = [*words, "hydra.run.dir=."]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
-    old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *words]
+    old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
     except _Ended as ended:

@@ -1,10 +1,12 @@
 """From typed words to a configuration, and a line that says what is wrong with them."""
 
 import difflib
+import os
 import re
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -16,8 +18,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.errors import FinetuneError, one_of
 
-OPEN = ("data.uncertain", "data.missing", "data.sources", "evaluation.operating_points")
-"""Mappings whose keys are the user's: findings, names of data sets, names of thresholds."""
+POLICIES = ("data.uncertain", "data.missing")
+"""Mappings finding -> policy, where a policy alone means `default`."""
+OPEN = (
+    *POLICIES,
+    "data.sources",
+    "evaluation.operating_points",
+    "evaluation.metrics",
+    "loss.pos_weight",
+    "loss.class_weight",
+    "callbacks.extra",
+)
+"""Mappings whose keys are the user's: findings, classes, names of data sets, thresholds and callbacks."""
+
+CONFIG_DIRS = "FINETUNE_CONFIG_DIR"
+"""Environment variable with further configuration folders, set by --config-dir; the processes of other ranks get it."""
+
+ENCODED = "__utf8_"
+"""Begins a key of an open mapping that Hydra's grammar has no word for, such as a class name with a space."""
 
 
 def half_where_fast() -> str:
@@ -39,13 +57,43 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
+def config_dirs() -> list[Path]:
+    """conf/, then the folders of the user.
+
+    Raises:
+        FinetuneError: a folder that does not exist, or that holds a choice of a name that conf/ has already: it would
+            never be read.
+    """
+    own = conf_dir()
+    further = [Path(name).resolve() for name in os.environ.get(CONFIG_DIRS, "").split(os.pathsep) if name]
+    for folder in further:
+        if not folder.is_dir():
+            raise FinetuneError(f"--config-dir={folder} is not a folder.")
+        if shadowed := sorted(str(f.relative_to(folder)) for f in folder.rglob("*.yaml") if _exists(own, folder, f)):
+            raise FinetuneError(
+                f"--config-dir={folder}: {shadowed[0]} has the name of a file in conf/, which is read first. Rename it."
+            )
+    return [own, *further]
+
+
+def _exists(own: Path, folder: Path, file: Path) -> bool:
+    return (own / file.relative_to(folder)).exists()
+
+
+def search_path() -> list[str]:
+    """The override that makes Hydra read the folders of the user besides conf/."""
+    further = ",".join(f"'file://{folder}'" for folder in config_dirs()[1:])
+    return [f"hydra.searchpath=[{further}]"] if further else []
+
+
 def choices() -> dict[str, list[str]]:
     """Configuration group -> its choices."""
-    return {
-        folder.name: sorted(file.stem for file in folder.glob("*.yaml") if not file.stem.startswith("_"))
-        for folder in sorted(conf_dir().iterdir())
-        if folder.is_dir()
-    }
+    groups: dict[str, set[str]] = {}
+    for conf in config_dirs():
+        for folder in (path for path in conf.iterdir() if path.is_dir()):
+            names = {file.stem for file in folder.glob("*.yaml") if not file.stem.startswith("_")}
+            groups.setdefault(folder.name, set()).update(names)
+    return {group: sorted(names) for group, names in sorted(groups.items())}
 
 
 def parse(overrides: list[str]) -> list[Override]:
@@ -65,16 +113,64 @@ def parse(overrides: list[str]) -> list[Override]:
 
 def opened(words: list[str]) -> list[str]:
     """The words with Hydra's ++ before the keys of OPEN mappings, where data.uncertain=one means its `default`."""
+    words = [_encoded(word) for word in words]
     ready = []
     for word, override in zip(words, parse(words), strict=True):
         key, value = str(override.key_or_group), override.value()
-        if key in OPEN[:2] and isinstance(value, str):
+        if key in POLICIES and isinstance(value, str):
             word = word.replace(key, f"{key}.default", 1)
         elif not override.is_add() and not override.is_force_add() and not override.is_delete():
             inside = any(key.startswith(f"{name}.") for name in OPEN)
             word = f"++{word}" if inside or (key in OPEN and isinstance(value, dict)) else word
         ready.append(word)
     return ready
+
+
+def _encoded(word: str) -> str:
+    """A mapping for an OPEN key, typed as YAML with keys that Hydra's grammar lacks, in words that it has."""
+    key, separator, text = word.partition("=")
+    if key.lstrip("+") not in OPEN or not text.startswith("{"):
+        return word
+    try:
+        OverridesParser.create().parse_override(word)
+        return word
+    except HydraException:
+        try:
+            mapping = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return word  # Hydra's own complaint is the better one
+        return f"{key}{separator}{_grammar(mapping)}" if isinstance(mapping, dict) else word
+
+
+def _grammar(value: Any) -> str:
+    """Plain values as Hydra's grammar writes them, the keys of mappings encoded."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{ENCODED}{str(k).encode().hex()}:{_grammar(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(_grammar, value)) + "]"
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return "null" if value is None else str(value).lower()
+
+
+def decoded(config: DictConfig) -> DictConfig:
+    """The configuration with the keys of OPEN mappings as they were typed."""
+    for name in OPEN:
+        node = OmegaConf.select(config, name)
+        if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
+            plain = OmegaConf.to_container(node, resolve=False)
+            OmegaConf.update(config, name, _plain_keys(plain), merge=False)
+    return config
+
+
+def _plain_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {_plain_key(str(key)): _plain_keys(inner) for key, inner in value.items()}
+
+
+def _plain_key(key: str) -> str:
+    return bytes.fromhex(key.removeprefix(ENCODED)).decode() if key.startswith(ENCODED) else key
 
 
 def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
@@ -111,7 +207,7 @@ def composed(words: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-            return hydra_compose("config", overrides=words)
+            return decoded(hydra_compose("config", overrides=[*search_path(), *words]))
     except (HydraException, OmegaConfBaseException, MissingConfigException) as error:
         raise _explain(error, words) from None
     finally:
@@ -144,11 +240,24 @@ def _check_open(words: list[str], parsed: list[Override]) -> None:
         return
     others = composed([word for word, override in zip(words, parsed, strict=True) if override not in mine])
     for override in mine:
-        name = ".".join(str(override.key_or_group).split(".")[:2])
+        name = next(open_name for open_name in OPEN if f"{override.key_or_group}.".startswith(f"{open_name}."))
         if OmegaConf.select(others, name, default="absent") == "absent":
-            raise FinetuneError(f"{_typed(override)!r}: data={others.data.name} has no {name}.")
-        if isinstance(override.value(), list) and name != "data.sources":
-            raise FinetuneError(f"{_typed(override)!r} must be a policy, or finding: policy in braces.")
+            raise FinetuneError(f"{_typed(override)!r}: there is no key {name} here.{_having(name)}")
+        if isinstance(override.value(), list) and name == override.key_or_group and name != "data.sources":
+            wanted = "a policy, or finding: policy" if name in POLICIES else "NAME: value"
+            raise FinetuneError(f"{_typed(override)!r} must be {wanted} in braces.")
+
+
+def _having(key: str) -> str:
+    """Which choices of its group have the dotted `key`, in a sentence; empty where none has."""
+    group, _, name = key.partition(".")
+    owners = [
+        f"{group}={file.stem}"
+        for folder in config_dirs()
+        for file in sorted((folder / group).glob("*.yaml"))
+        if name.split(".")[0] in (yaml.safe_load(file.read_text(encoding="utf-8")) or {})
+    ]
+    return f" These have it: {', '.join(owners)}." if owners else ""
 
 
 def _typed(override: Override) -> str:
@@ -165,12 +274,14 @@ def _explain(error: Exception, words: list[str]) -> FinetuneError:
     word = next((w for w in words if w.lstrip("+~").startswith(f"{key}=")), key)
     others = [w for w in words if w != word]
     known = list(dict.fromkeys([*sorted(leaf_keys(composed(others))), *choices()]))
-    parent = key.rpartition(".")[0]
-    near = difflib.get_close_matches(key, known, n=1)
+    parent, _, last = key.rpartition(".")
+    same_name = [name for name in known if name.rpartition(".")[2] == last and name != key]
+    near = same_name[:1] if len(same_name) == 1 else difflib.get_close_matches(key, known, n=1)
     beside = [name for name in known if name.rpartition(".")[0] == parent]
-    hint = f" Did you mean {near[0]}?" if near else ""
+    owners = _having(key) if parent in choices() else ""
+    hint = f" Did you mean {near[0]}?" if near and not owners else ""
     return FinetuneError(
-        f"{word!r}: there is no key {key}.{hint} Known here: {', '.join(beside or sorted(choices()))}."
+        f"{word!r}: there is no key {key}.{hint}{owners} Known here: {', '.join(beside or sorted(choices()))}."
     )
 
 

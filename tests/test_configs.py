@@ -1,6 +1,7 @@
 """Every YAML is composed and built through the command line's own functions; what is wrong is said in a line."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 
@@ -108,7 +109,19 @@ def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
         (["+callbacks.extra.x._target_=lightning.pytorch.callbacks.LambdaCallback"], "not something a configuration"),
         (["transforms.transforms.affine.rotate=abc"], "transforms cannot be built"),
         (["job=predict"], "input must be given"),
-        (["data.uncertain.Edema=one"], "data=chestxray has no data.uncertain"),
+        (
+            ["data.uncertain.Edema=one"],
+            "no key data.uncertain here. These have it: data=chexpert, data=csv, data=mim",
+        ),
+        (
+            ["loss.pos_weight={Mass: 4}"],
+            "no key loss.pos_weight here. These have it: loss=asymmetric, loss=bce",
+        ),
+        (["loss.label_smoothing=0.1"], "no key loss.label_smoothing. These have it: loss=cross_entropy"),
+        (["lr=0.1"], "there is no key lr. Did you mean optimizer.lr"),
+        (["data.path=x"], "there is no key data.path. These have it: data=csv"),
+        (["loss=bce", "loss.pos_weight={Mass: 4"], "is not of the form key=value"),
+        (["loss=bce", "loss.pos_weight=[4]"], "must be NAME: value in braces"),
         (["data=chexpert", "data.uncertain=[one]"], "must be a policy, or finding: policy in braces"),
         (["+data.foo=1"], "no key can be added there"),
         (["data=chexpert", "data.source._target_=os.system"], "os.system is not something a configuration may build"),
@@ -147,6 +160,42 @@ def test_policies_per_finding_are_typed_plainly(words, uncertain):
     build.source(config)
     again = compose.plain(compose.compose(compose.expand(["data=chexpert", *words])))  # the words that Hydra is given
     assert again["data"] == config["data"]
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["loss=bce", "loss.pos_weight={Mass: 4}"], "pos_weight", {"Mass": 4}),
+        (["loss=bce", "loss.pos_weight.Mass=4"], "pos_weight", {"Mass": 4}),
+        (["loss=focal", "loss.pos_weight=balanced"], "pos_weight", "balanced"),
+        (["loss=cross_entropy", "loss.class_weight={mel: 4, nv: 0.5}"], "class_weight", {"mel": 4, "nv": 0.5}),
+        (
+            ["loss=cross_entropy", """loss.class_weight={"nævus bénin": 4, "a, b's": 0.5, mel: 3}"""],
+            "class_weight",
+            {"nævus bénin": 4, "a, b's": 0.5, "mel": 3},
+        ),
+    ],
+)
+def test_weights_of_classes_of_any_name_are_typed_plainly(words, key, value):
+    config = compose.plain(compose.compose(words))
+    build.check(config)
+    assert config["loss"][key] == value
+    again = compose.plain(compose.compose(compose.expand(words)))  # the words that Hydra is given
+    assert again["loss"] == config["loss"]
+
+
+def test_the_command_at_the_top_of_each_file_of_conf_composes():
+    for path in sorted(
+        path for path in CONF.rglob("*.yaml") if path.parent.name != "backbone"
+    ):  # those are composed above
+        for command in re.findall(r"python -m finetune ([^`\n]*?)(?:  +\\(.*)?$", path.read_text(), re.MULTILINE):
+            words = [word for word in shlex.split(command) if word not in ("-m", "...", "data=...")]
+            chosen = f"{path.parent.name}={path.stem}"
+            more = [w for w in [chosen] if w.split("=")[0] in compose.choices() and w not in words]
+            try:
+                compose.compose([*more, *words], sweep="-m" in command)
+            except FinetuneError as error:
+                raise AssertionError(f"{path.name}: {command}: {error}") from None
 
 
 def test_policies_in_a_sweep():

@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.__main__ import help_text, main
+import finetune
+from finetune.__main__ import RANK_RUN, help_text, main
 from finetune.compose import choices
+from finetune.training import ranks
 from tests.jobs.test_fit import TINY, draw
 
 
@@ -27,6 +29,21 @@ def test_help_shows_groups_choices_and_examples_and_imports_nothing():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("\n0")
     assert "python -m finetune backbone=resnet50 data=chestxray" in done.stdout
+    assert all(f"job={job}" in done.stdout for job in choices()["job"] if job != "fit")
+
+
+def test_no_words_print_the_help_and_a_flag_the_version(capsys, monkeypatch):
+    main([])
+    assert capsys.readouterr().out == help_text() + "\n"
+    main(["--version"])
+    assert capsys.readouterr().out == f"finetune {finetune.__version__}\n"
+    assert RANK_RUN == ranks.RUN  # a rank has no words either, and must not take the help for its job
+
+
+def test_an_unknown_flag_is_named(capsys):
+    with pytest.raises(SystemExit):
+        main(["--dry-run", "data=csv"])
+    assert "--dry-run is not a flag of this program" in capsys.readouterr().err
 
 
 @pytest.fixture

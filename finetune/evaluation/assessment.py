@@ -13,7 +13,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError, one_of
 from finetune.evaluation import calibration as calibrations
-from finetune.evaluation import conformal, reliability, selective, subgroups, thresholds
+from finetune.evaluation import conformal, own_metrics, reliability, selective, subgroups, thresholds
 from finetune.evaluation.calibration import Calibration
 from finetune.evaluation.conformal import Conformal
 from finetune.evaluation.files import plain
@@ -55,6 +55,8 @@ class Assessment:
     """Training images at most that say what is typical; read by the jobs."""
     thumbnails: int = 12
     """Worst errors shown with their pictures and heat maps at the end of a fit; 0 for none."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Scores of the user's own: name -> function of targets and probabilities; see `own_metrics`."""
 
     def __post_init__(self) -> None:
         if self.calibration not in calibrations.METHODS:
@@ -105,6 +107,8 @@ class Assessment:
         if groups := subgroups.subgroups(predictions, self.subgroups, **options):
             told["subgroups"] = groups
             told["warnings"] = [*told["warnings"], *subgroups.shown(groups)]
+        if self.metrics:
+            told["own_metrics"] = own_metrics.scores(predictions, self.metrics, **options)
         if prevalence:
             told["prevalence"] = prevalence_told(predictions, fitted, prevalence, **options)
         return plain(told)

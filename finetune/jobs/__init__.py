@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from finetune.allowed import import_trusted
 from finetune.errors import one_of
 
 JOBS = ("fit", "evaluate", "explain", "predict", "preview", "compare")
@@ -14,4 +15,5 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     name = config["job"]
     if name not in JOBS:
         raise one_of("job", name, JOBS)
+    import_trusted(config)  # they may register backbones and heads
     getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)

@@ -79,5 +79,15 @@ def show(scores: dict[str, Any], synthetic: bool, say: Callable[[str], None]) ->
                 made_up = " (SYNTHETIC images)" if synthetic else ""
                 name = "macro AUROC" if metric == "auroc" else metric
                 say(f"{split}: {name} {found['value']:.3f}{interval} (95 %){made_up}")
+        for name, score in of_split.get("own_metrics", {}).items():
+            say(f"{split}: {name} {text_of(score)}")
         for sentence in [*of_split.get("warnings", []), *of_split.get("notes", [])]:
             say(f"  {sentence}")
+
+
+def text_of(score: dict[str, Any]) -> str:
+    """A score of the user's own with its interval, or the reason that there is none."""
+    if score["value"] is None:
+        return str(score["reason"])
+    interval = f"[{score['low']:.4g}, {score['high']:.4g}] (95 %)" if score["low"] is not None else score["reason"]
+    return f"{score['value']:.4g} {interval}"

@@ -1,0 +1,121 @@
+"""Backbones and heads of your own: checked once, by running them without memory, then chosen by name like ours.
+
+Losses, schedules, sources, callbacks and scores need no registration: a configuration names their class, and
+`trust=[your_module]` allows it. EXTENDING.md has an example of each.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from finetune.backbones.base import Backbone
+from finetune.backbones.build import MODELS
+from finetune.errors import FinetuneError
+from finetune.heads import HEADS
+
+SIDE = 64
+"""Side of the image, in pixels, that a new backbone is run with."""
+
+
+def register_backbone(name: str, make: Callable[..., Backbone]) -> None:
+    """Let `backbone=name` and `create_model(name)` build a network of your own.
+
+    Args:
+        name: what the configuration calls it; a file `backbone/NAME.yaml` in a folder given by --config-dir goes with
+            it. A saved model names it too: `finetune.load` needs this call made before.
+        make: a subclass of `finetune.backbones.Backbone`, or a `functools.partial` of one, that takes `in_channels`,
+            `num_classes` (0 leaves the classifier out) and what its `options` name.
+
+    Raises:
+        FinetuneError: the name is taken, or the network does not do what a backbone must; the message says what.
+    """
+    where = f"register_backbone({name!r})"
+    _check_name(where, name, MODELS, make)
+    kind = make.func if isinstance(make, partial) else make
+    if not (isinstance(kind, type) and issubclass(kind, Backbone)):
+        raise FinetuneError(f"{where}: {_name_of(kind)} must be a subclass of finetune.backbones.Backbone.")
+    for channels in (1, 3):
+        with torch.device("meta"):
+            net = _called(where, make, in_channels=channels, num_classes=0)
+            _check_backbone(where, net, channels)
+    MODELS[name] = partial(make)
+
+
+def register_head(name: str, make: Callable[..., nn.Module]) -> None:
+    """Let `head=name` build a head of your own.
+
+    Args:
+        name: what the configuration calls it; a file `head/NAME.yaml` in a folder given by --config-dir goes with it.
+        make: called with the channels of the last map, the number of classes and the options of the file. The module
+            turns the last map (N, C, H, W) into logits (N, K); its method `features` gives what its last layer reads
+            (N, D).
+
+    Raises:
+        FinetuneError: the name is taken, or the module does not do what a head must; the message says what.
+    """
+    where = f"register_head({name!r})"
+    _check_name(where, name, HEADS, make)
+    with torch.device("meta"):
+        head = _called(where, make, 8, 3)
+        if not callable(getattr(head, "features", None)):
+            raise FinetuneError(f"{where}: {_name_of(make)} has no method features(map) -> (N, D).")
+        maps = torch.empty(2, 8, 4, 4)
+        _check_shape(where, "forward(map)", _called(where, head, maps), (2, 3))
+        _check_shape(where, "features(map)", _called(where, head.features, maps), (2, None))
+    HEADS[name] = make
+
+
+def _check_name(where: str, name: object, taken: dict[str, Any], make: object) -> None:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise FinetuneError(f"{where}: a name has letters, digits and _ only, so that it can be typed as a choice.")
+    if name in taken and _name_of(taken[name]) != _name_of(make):
+        raise FinetuneError(f"{where}: this name stands for {_name_of(taken[name])} already. Choose another.")
+
+
+def _name_of(made: Any) -> str:
+    made = made.func if isinstance(made, partial) else made
+    return f"{getattr(made, '__module__', '?')}.{getattr(made, '__qualname__', type(made).__name__)}"
+
+
+def _called(where: str, callee: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """What `callee` gives; what goes wrong inside is one sentence that names it."""
+    try:
+        return callee(*args, **options)
+    except FinetuneError:
+        raise
+    except Exception as error:
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        raise FinetuneError(f"{where}: {_name_of(callee)} fails with {type(error).__name__}: {line}") from error
+
+
+def _check_backbone(where: str, net: Backbone, channels: int) -> None:
+    names = list(_called(where, net.parts))
+    if names != ["stem", *(f"stage{i}" for i in range(1, len(names)))] or len(names) < 2:
+        raise FinetuneError(f"{where}: parts() must name stem, stage1, stage2, ... in this order, not {names}.")
+    held = Counter(id(t) for part in net.parts().values() for m in part for t in [*m.parameters(), *m.buffers()])
+    for tensor_name, tensor in [*net.named_parameters(), *net.named_buffers()]:
+        if held[id(tensor)] != 1:
+            raise FinetuneError(f"{where}: {tensor_name} lies in {held[id(tensor)]} parts(), it must lie in one.")
+    for attribute in ("num_features", "feature_info"):
+        if not hasattr(net, attribute):
+            raise FinetuneError(f"{where}: the network has no {attribute}.")
+    images = torch.empty(2, channels, SIDE, SIDE)
+    last = _called(where, net.forward_features, images)
+    _check_shape(where, "forward_features(images)", last, (2, net.num_features, None, None))
+    maps = _called(where, net.forward_stages, images)
+    if len(net.feature_info) < len(maps):
+        raise FinetuneError(f"{where}: feature_info has {len(net.feature_info)} entries for {len(maps)} stages.")
+    for info, stage in zip(net.feature_info[-len(maps) :], maps, strict=True):
+        side = -(-SIDE // info["reduction"])
+        _check_shape(where, f"the map {info['module']} of feature_info", stage, (2, info["num_chs"], side, side))
+
+
+def _check_shape(where: str, what: str, value: Any, shape: tuple[int | None, ...]) -> None:
+    own = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+    if own is None or len(own) != len(shape) or any(w not in (None, g) for w, g in zip(shape, own, strict=True)):
+        wanted = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        raise FinetuneError(f"{where}: {what} must be a tensor {wanted}, not {own or type(value).__name__}.")

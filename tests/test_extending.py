@@ -1,0 +1,251 @@
+"""EXTENDING.md keeps its word: its examples are written to files and run; what does not fit is one line."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import finetune
+from finetune import build, compose
+from finetune.__main__ import main
+from finetune.backbones import Backbone
+from finetune.backbones.build import MODELS
+from finetune.errors import FinetuneError
+from finetune.heads import HEADS
+from finetune.typed import CONFIG_DIRS
+
+PAGE = (Path(__file__).resolve().parent.parent / "EXTENDING.md").read_text(encoding="utf-8")
+COMMAND = next(line for line in PAGE.splitlines() if line.startswith("python -m finetune"))
+FAST = ["data.image_size=16", "data.num_workers=0", "data.cache=off", "trainer.max_epochs=1", "trainer.accelerator=cpu"]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the page's files and with images, as the working directory and on the module path."""
+    for language, block in re.findall(r"```(python|yaml)\n(.*?)```", PAGE, re.DOTALL):
+        file = tmp_path / block.splitlines()[0].removeprefix("# ")
+        assert file.suffix == {"python": ".py", "yaml": ".yaml"}[language]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as out:
+            out.write(block + "\n")
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(("cat", "dog", "eel")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            image = rng.integers(0, 150, (20, 20, 3)) + 50 * k
+            Image.fromarray(image.astype(np.uint8)).save(tmp_path / "photos" / name / f"{name}_{i:03d}.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(CONFIG_DIRS, "")  # the flag sets it for good, in a process of its own
+    models, heads = dict(MODELS), dict(HEADS)
+    yield tmp_path
+    for table, before in ((MODELS, models), (HEADS, heads)):
+        table.clear()
+        table.update(before)
+    sys.modules.pop("my_parts", None)
+
+
+def test_the_command_of_the_page_trains_with_every_part_and_its_run_is_used_again(place, capsys):
+    main([*shlex.split(COMMAND)[3:], *FAST, "hydra.run.dir=run"])
+    assert "epoch 0 took" in capsys.readouterr().out
+    scores = json.loads(Path("run/scores.json").read_text())
+    own = scores["test"]["own_metrics"]["recall_2"]
+    table = pd.read_csv("run/predictions_test.csv")
+    classes = ["cat", "dog", "eel"]
+    from my_parts import recall_at_2
+
+    by_hand = recall_at_2(
+        table[[f"target_{c}" for c in classes]].to_numpy(), table[[f"prob_{c}" for c in classes]].to_numpy()
+    )
+    assert own["value"] == pytest.approx(by_hand)
+    assert own["low"] is None or own["low"] <= own["value"] <= own["high"]
+
+    model = finetune.load("run")
+    assert (model.spec.backbone, model.spec.head) == ("mynet", "attention")
+    answers = model.predict([f"photos/{name}" for name in table["sample"]])
+    np.testing.assert_allclose(answers["prob_eel"], table["prob_eel"], atol=1e-5)
+
+    # without the folder of choices the run's own source is still the one that is read
+    main(["job=evaluate", "model=run", "trust=[my_parts]", "split=test", "hydra.run.dir=again", *FAST[1:3]])
+    again = json.loads(Path("again/scores.json").read_text())
+    assert again["test"]["overall"]["accuracy"] == scores["test"]["overall"]["accuracy"]
+
+
+def test_the_loop_without_the_command_line_runs(place, monkeypatch):
+    exec(compile(Path("plain.py").read_text(), "plain.py", "exec"), {"__name__": "plain"})
+
+
+def test_a_backbone_that_lacks_something_is_told_what(place):
+    class Whole(Backbone):
+        def __init__(self, *, in_channels=3, num_classes=10):
+            super().__init__()
+            self.num_features, self.feature_info = 4, [{"num_chs": 4, "reduction": 2, "module": "body"}]
+            self.conv, self.body = nn.Conv2d(in_channels, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 2, 1)
+            self.fc = self.make_classifier(num_classes)
+
+        def forward_stem(self, x):
+            return self.conv(x)
+
+        def forward_stage(self, number, x):
+            return self.body(x)
+
+        def parts(self):
+            return {"stem": [self.conv], "stage1": [self.body]}
+
+    finetune.register_backbone("whole", Whole)
+    finetune.register_backbone("whole", Whole)  # importing a module again is no fault
+    assert finetune.create_model("whole", num_classes=2)(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+
+    class Unheld(Whole):
+        def parts(self):
+            return {"stem": [self.conv], "stage1": []}
+
+    class Misnamed(Whole):
+        def parts(self):
+            return {"body": [self.conv, self.body]}
+
+    class Wrong(Whole):
+        def forward_stage(self, number, x):
+            return x
+
+    class Gray(Whole):
+        def __init__(self, *, num_classes=10):
+            super().__init__(num_classes=num_classes)
+
+    for make, message in (
+        (Unheld, r"body\.weight lies in 0 parts"),
+        (Misnamed, "must name stem, stage1"),
+        (Wrong, r"the map body of feature_info must be a tensor \(2, 4, 32, 32\), not \(2, 4, 64, 64\)"),
+        (Gray, "unexpected keyword argument 'in_channels'"),
+        (nn.Linear, "must be a subclass of finetune.backbones.Backbone"),
+    ):
+        with pytest.raises(FinetuneError, match=message):
+            finetune.register_backbone("other", make)
+    with pytest.raises(FinetuneError, match=r"stands for finetune\.backbones\.resnet\.ResNet already"):
+        finetune.register_backbone("resnet18", Whole)
+    with pytest.raises(FinetuneError, match="letters, digits and _ only"):
+        finetune.register_backbone("my net", Whole)
+    assert "other" not in MODELS
+
+
+def test_a_head_that_lacks_something_is_told_what(place):
+    with pytest.raises(FinetuneError, match="has no method features"):
+        finetune.register_head("flat", lambda channels, classes: nn.Conv2d(channels, classes, 1))
+
+    class Map(nn.Conv2d):
+        def __init__(self, channels, classes):
+            super().__init__(channels, classes, 1)
+
+        def features(self, x):
+            return x
+
+    with pytest.raises(FinetuneError, match=r"forward\(map\) must be a tensor \(2, 3\), not \(2, 3, 4, 4\)"):
+        finetune.register_head("map", Map)
+
+
+WRONG = """
+import torch
+
+class NoKind:
+    def __call__(self, logits, target, weights=None): ...
+
+class NoTable:
+    def __init__(self, root): ...
+
+class NoCallback: ...
+
+def text(target, prob):
+    return "high"
+
+def broken(target, prob):
+    raise KeyError("age")
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "message"),
+    [
+        ({"loss/own.yaml": "_target_: wrong.NoKind"}, ["loss=own"], 'loss: wrong.NoKind has no kind: "multilabel" or'),
+        ({"loss/own.yaml": "_target_: wrong.Nothing"}, ["loss=own"], "wrong.Nothing does not exist"),
+        ({}, ["callbacks.extra.x={_target_: wrong.NoCallback}"], "wrong.NoCallback is not a lightning.*Callback"),
+        ({}, ["evaluation.metrics.x=wrong"], "must name a function"),
+        ({}, ["evaluation.metrics.x=os.system"], "os.system is not something a configuration may build"),
+        ({}, ["backbone=mynet"], "backbone=mynet is not known"),
+    ],
+)
+def test_a_part_that_does_not_fit_is_one_line(place, monkeypatch, files, words, message):
+    Path("wrong.py").write_text(WRONG)
+    for name, text in files.items():
+        file = Path("wrong_conf", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    if files:
+        monkeypatch.setenv(CONFIG_DIRS, str(place / "wrong_conf"))
+    with pytest.raises(FinetuneError, match=message) as caught:
+        build.check(compose.plain(compose.compose(["trust=[wrong]", "data=folder", "data.root=photos", *words])))
+    assert len(str(caught.value).splitlines()) == 1
+    sys.modules.pop("wrong", None)
+
+
+def test_a_source_without_a_table_is_one_line(place, monkeypatch):
+    Path("wrong.py").write_text(WRONG)
+    Path("wrong_conf/data").mkdir(parents=True)
+    node = "source: {_target_: wrong.NoTable, root: x}"
+    Path("wrong_conf/data/own.yaml").write_text(f"defaults: [_base]\nname: own\n{node}\n")
+    monkeypatch.setenv(CONFIG_DIRS, str(place / "wrong_conf"))
+    config = compose.plain(compose.compose(["trust=[wrong]", "data=own"]))
+    with pytest.raises(FinetuneError, match=r"data.source: wrong.NoTable has no table\(\) -> SampleTable"):
+        build.source(config)
+    sys.modules.pop("wrong", None)
+
+
+def test_a_score_that_fails_or_is_no_number_is_named(place):
+    from finetune.evaluation.own_metrics import scores
+    from finetune.evaluation.predictions import Predictions
+
+    rng = np.random.default_rng(0)
+    target = (rng.random((40, 1)) < 0.5).astype(float)
+    names = [f"{i}.png" for i in range(40)]
+    table = Predictions.from_arrays(
+        names, names, ["a"], "multilabel", target, rng.normal(size=(40, 1)), pd.DataFrame(index=range(40))
+    )
+
+    def fails(target, prob):
+        raise KeyError("age")
+
+    with pytest.raises(FinetuneError, match=r"evaluation.metrics.x fails with KeyError on 40 images: 'age'"):
+        scores(table, {"x": fails}, n_boot=10, seed=0)
+    with pytest.raises(FinetuneError, match=r"evaluation.metrics.x gives str, it must give one number"):
+        scores(table, {"x": lambda t, p: "high"}, n_boot=10, seed=0)
+    constant = scores(table, {"x": lambda t, p: 1.0}, n_boot=10, seed=0)["x"]
+    assert constant == {"value": 1.0, "low": None, "high": None, "reason": "the same in every resample of the patients"}
+    mean = scores(table, {"x": lambda t, p: t.mean()}, n_boot=400, seed=0)["x"]
+    assert mean["low"] < mean["value"] == target.mean() < mean["high"]
+    undefined = scores(table, {"x": lambda t, p: float("nan")}, n_boot=10, seed=0)["x"]
+    assert undefined["value"] is None
+
+
+def test_folders_of_choices_are_checked(place, monkeypatch):
+    monkeypatch.setenv(CONFIG_DIRS, "nowhere")
+    with pytest.raises(FinetuneError, match=r"--config-dir=.*nowhere is not a folder"):
+        compose.choices()
+    Path("shadow/data").mkdir(parents=True)
+    Path("shadow/data/csv.yaml").write_text("name: csv\n")
+    monkeypatch.setenv(CONFIG_DIRS, "shadow")
+    with pytest.raises(FinetuneError, match=r"data/csv.yaml has the name of a file in conf/"):
+        compose.choices()
+
+
+def test_trust_names_modules_that_exist(place):
+    with pytest.raises(FinetuneError, match=r"trust=\[nowhere\]: no such module. Start the command in its folder"):
+        build.check(compose.plain(compose.compose(["trust=[nowhere]"])))
+    with pytest.raises(FinetuneError, match=r"trust=nowhere must be a list"):
+        build.check(compose.plain(compose.compose(["trust=nowhere"])))
