@@ -188,7 +188,7 @@ def test_the_command_at_the_top_of_each_file_of_conf_composes():
     for path in sorted(
         path for path in CONF.rglob("*.yaml") if path.parent.name != "backbone"
     ):  # those are composed above
-        for command in re.findall(r"python -m finetune ([^`\n]*?)(?:  +\\(.*)?$", path.read_text(), re.MULTILINE):
+        for command in re.findall(r"python -m finetune ([^`\n]*?)(?: {2,}\(.*)?$", path.read_text(), re.MULTILINE):
             words = [word for word in shlex.split(command) if word not in ("-m", "...", "data=...")]
             chosen = f"{path.parent.name}={path.stem}"
             more = [w for w in [chosen] if w.split("=")[0] in compose.choices() and w not in words]
