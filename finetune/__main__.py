@@ -56,6 +56,20 @@ def help_text() -> str:
     return HELP.format(groups="\n".join(lines))
 
 
+def other_finetune() -> str | None:
+    """What to do where the package called `finetune` on the index is installed too: both are imported as finetune."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        found = version("finetune")
+    except PackageNotFoundError:
+        return None
+    return (
+        f"the package finetune {found} is installed besides finetune-vision, and either hides files of the other. "
+        "Mend it: pip uninstall -y finetune finetune-vision, then install finetune-vision again."
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; a problem the user can mend is one message and exit status 1."""
     argv = sys.argv[1:] if argv is None else argv
@@ -67,6 +81,8 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"finetune {__version__}")
         return
+    if other := other_finetune():
+        print(f"warning: {other}", file=sys.stderr)
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
     from finetune.errors import FinetuneError
 

@@ -40,6 +40,19 @@ def test_no_words_print_the_help_and_a_flag_the_version(capsys, monkeypatch):
     assert RANK_RUN == ranks.RUN  # a rank has no words either, and must not take the help for its job
 
 
+def test_another_package_of_the_same_import_name_is_named(capsys, tmp_path, monkeypatch):
+    import importlib.metadata
+
+    folder = tmp_path / "finetune-0.10.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: finetune\nVersion: 0.10.0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.metadata.version("finetune") == "0.10.0"
+    with pytest.raises(SystemExit):
+        main(["nonsense"])
+    assert "the package finetune 0.10.0 is installed besides finetune-vision" in capsys.readouterr().err
+
+
 def test_an_unknown_flag_is_named(capsys):
     with pytest.raises(SystemExit):
         main(["--dry-run", "data=csv"])

@@ -14,11 +14,11 @@ from typing import Any
 
 import yaml
 
+import finetune
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
 
 PACKAGES = (
-    "finetune",
     "torch",
     "torchvision",
     "lightning",
@@ -71,7 +71,7 @@ def environment() -> dict[str, Any]:
     """Versions, machine and commit: nothing that names a person or a place."""
     import torch
 
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "finetune": finetune.__version__}
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
