@@ -55,7 +55,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'finetune' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOME[name]), name)
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value  # at hand from now on
+    return value
 
 
 def __dir__() -> list[str]:
