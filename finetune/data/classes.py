@@ -29,24 +29,37 @@ def class_name(cell: str) -> str:
 def in_order(names: Iterable[str]) -> list[str]:
     """Names of classes, numbers by their size."""
     names = sorted(names)
-    return sorted(names, key=number) if all(_NUMBER.fullmatch(name) for name in names) else names
+    return sorted(names, key=_number) if all(map(is_number, names)) else names
 
 
-def number(name: str) -> float:
-    """The number that a name is."""
+def is_number(name: str) -> bool:
+    """Whether a name is a number, with a decimal point or comma."""
+    return _NUMBER.fullmatch(name) is not None
+
+
+def _number(name: str) -> float:
     return float(name.replace(",", "."))
 
 
 def doubt(names: Collection[str], images: int) -> str:
     """What distinct names look like where they do not look like classes; blank where they do."""
-    numbers = sorted(number(name) for name in names if _NUMBER.fullmatch(name))
-    if len(numbers) > MOST_NUMBERS or any(value % 1 for value in numbers):
-        decimals = "decimals" if any(value % 1 for value in numbers) else "whole numbers"
-        return f"{len(numbers):,} distinct numbers from {numbers[0]:g} to {numbers[-1]:g} ({decimals})"
-    if len(names) > MOST_NAMES and 2 * len(names) > images:
-        shown = ", ".join(repr(name[:40]) for name in sorted(names)[:3])
-        return f"{len(names):,} distinct texts in {images:,} images, e.g. {shown}"
-    return ""
+    return _as_numbers(names) or _as_texts(names, images)
+
+
+def _as_numbers(names: Collection[str]) -> str:
+    numbers = sorted(_number(name) for name in names if is_number(name))
+    decimals = any(value % 1 for value in numbers)
+    if len(numbers) <= MOST_NUMBERS and not decimals:
+        return ""
+    kind = "decimals" if decimals else "whole numbers"
+    return f"{len(numbers):,} distinct numbers from {numbers[0]:g} to {numbers[-1]:g} ({kind})"
+
+
+def _as_texts(names: Collection[str], images: int) -> str:
+    if len(names) <= MOST_NAMES or 2 * len(names) <= images:
+        return ""
+    shown = ", ".join(repr(name[:40]) for name in sorted(names)[:3])
+    return f"{len(names):,} distinct texts in {images:,} images, e.g. {shown}"
 
 
 def check_type(label_type: Any, label: Any) -> None:
@@ -66,15 +79,16 @@ def check_classes(label: str, names: Collection[str], images: int, label_type: s
     Raises:
         FinetuneError: what the column looks like, and the ways out.
     """
-    if label_type == "class" or not (looks := doubt(names, images)):
+    if label_type == "class":
         return
-    if "numbers" in looks:
+    if looks := _as_numbers(names):
         raise FinetuneError(
-            f"data.label={label} holds {looks}: a measurement or a grade, as it looks, and neither is learned yet, only "
-            "classes and findings. Sort the numbers into a few ranges, in a column of names such as low and high; or type "
-            "data.label_type=class to learn each value as a class by itself, without an order."
+            f"data.label={label} holds {looks}: it looks like a measurement or a grade. Neither is learned yet, only "
+            "classes and findings. Sort the numbers into a few ranges, in a column of names such as low and high; or "
+            "type data.label_type=class to learn each value as a class by itself, without an order."
         )
-    raise FinetuneError(
-        f"data.label={label} holds {looks}: ids or free text, as it looks, not classes. Name another column, or type "
-        "data.label_type=class to learn each of them as a class."
-    )
+    if looks := _as_texts(names, images):
+        raise FinetuneError(
+            f"data.label={label} holds {looks}: it looks like ids or free text. Name another column, or type "
+            "data.label_type=class to learn each of them as a class."
+        )

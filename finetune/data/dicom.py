@@ -83,7 +83,7 @@ def read(path: Path, file: BinaryIO, frame: int | None, most: int) -> np.ndarray
 
 
 def read_patient(path: Path) -> str:
-    """The PatientID in a DICOM file's header, as ISSUER:ID where the header names the issuer; blank where there is none.
+    """The PatientID in a DICOM file's header, ISSUER:ID where the header names the issuer; blank where there is none.
 
     Nothing else of the header is used. A file that cannot be read has none; decoding it says what is wrong with it.
 

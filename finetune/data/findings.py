@@ -99,8 +99,8 @@ def check_one_truth(columns: Iterable[object], listing: str, findings: Iterable[
     for column in map(str, columns):
         if finding := next((name for name in named if same(column, name)), None):
             raise FinetuneError(
-                f"{file} has a column {listing!r} and a column {column!r}: which of them is the truth about {finding} is "
-                "not clear. Remove or rename one of them."
+                f"{file} has a column {listing!r} and a column {column!r}: which of them is the truth about {finding} "
+                "is not clear. Remove or rename one of them."
             )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from finetune.data.sources.listing import some
-from finetune.data.table import SPLITS, SampleTable, Strata, missing
+from finetune.data.table import SPLITS, SampleTable, missing
 from finetune.errors import FinetuneError
 
 
@@ -114,12 +114,14 @@ def _check(val: float, test: float, folds: int | None, fold: int | None) -> None
 def _draw(table: SampleTable, rows: np.ndarray, parts: dict[str, float], seed: int, *salt: int) -> np.ndarray:
     """A part's name for each of the rows, whole patients at a time."""
     parts = {name: share for name, share in parts.items() if share > 0}
-    strata = table.strata or Strata(np.nan_to_num(table.targets()) >= 0.5)
+    strata = table.drawn_by()
     patients = table.frame["patient"].to_numpy(object) if strata.patients is None else strata.patients
     number = len(np.unique(table.frame["patient"].to_numpy(object)[rows].astype(str)))
     if number < len(parts):
         what = "patients" if table.has_patients else "images"
-        raise FinetuneError(f"table {table.name}: {number} {what} cannot fill {len(parts)} splits ({', '.join(parts)}).")
+        raise FinetuneError(
+            f"table {table.name}: {number} {what} cannot fill {len(parts)} splits ({', '.join(parts)})."
+        )
     drawn = np.empty(len(rows), np.int64)
     sets = np.zeros(len(rows)) if strata.sets is None else strata.sets[rows].astype(str)
     for name in np.unique(sets):
@@ -165,8 +167,8 @@ def deal(
     undealt examples comes first, and each of its groups goes to the part that lacks most of that label. Unlike in the
     paper,
     - a label's largest groups are dealt first, while there is room to even them out;
-    - a part lacks what is missing from its share of what has been dealt so far, not of the whole: the largest part would
-      else get all the groups with many rows, and the test would be on those with few;
+    - a part lacks what is missing from its share of what has been dealt so far, not of the whole: the largest part
+      would else get all the groups with many rows, and the test would be on those with few;
     - only how many groups each part gets is decided so. Which ones is decided by `places`, numbers between 0 and 1: the
       first part gets those with the lowest. So a group whose place is far from a border between two parts stays in its
       part when rows or labels are added.

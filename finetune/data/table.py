@@ -79,6 +79,10 @@ class SampleTable:
         """Where the image of a row lies."""
         return self.root / self.frame["path"].iloc[row]
 
+    def drawn_by(self) -> Strata:
+        """What splits are drawn by: `strata`, or the targets."""
+        return self.strata or Strata(np.nan_to_num(self.targets()) >= 0.5)
+
     def targets(self) -> np.ndarray:
         """(N, K) float32 with NaN where unknown."""
         return self.frame[self.target_columns].to_numpy(np.float32)

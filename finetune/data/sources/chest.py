@@ -51,7 +51,7 @@ def marks_of(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndar
 
 
 def shown(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, L) bool
-    """Where the table says yes to a finding; for one that it has no column of, nowhere. Splits are balanced over this."""
+    """Where the table says yes to a finding; to one that it has no column of, nowhere. Splits are balanced over it."""
     has = {canonical(str(name)) for name in rows.columns}
     blank = np.zeros(len(rows), bool)
     return np.stack([marks_of(rows, [f], file)[:, 0] == 1 if f in has else blank for f in findings], axis=1)

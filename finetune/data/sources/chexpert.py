@@ -92,9 +92,7 @@ class CheXpert:
         frame, marks, shown = frame[found], marks[found], shown[found]
         targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
         notes += absent
-        return chest.sample_table(
-            frame, targets, self._findings, root=root, name="chexpert", notes=notes, strata=shown
-        )
+        return chest.sample_table(frame, targets, self._findings, root=root, name="chexpert", notes=notes, strata=shown)
 
     def _listings(self, root: Path, places: list[str]) -> dict[str, Path]:
         for place in places:

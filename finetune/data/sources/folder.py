@@ -58,7 +58,9 @@ class Folder:
         paths, labels, splits = zip(*found, strict=True)
         patients, notes = patients_by_header(root, paths)
         if patients is None:
-            notes.append("No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN.")
+            notes.append(
+                "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."
+            )
         if empty := sorted(classes - set(labels)):
             notes.append(f"Class folder(s) without pictures are left out: {some(empty)}.")
         if given and (others := [name for name in top if name not in branches]):

@@ -14,7 +14,7 @@ import pandas as pd
 
 from finetune.data.boxes import COLUMN, Box, to_text
 from finetune.data.dicom import SUFFIXES as DICOM
-from finetune.data.findings import canonical, chosen
+from finetune.data.findings import FINDINGS, canonical, chosen
 from finetune.data.sources import chest
 from finetune.data.sources.chestxray_boxes import size_of
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
@@ -64,9 +64,10 @@ class VinDr:
         columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
         known = list(dict.fromkeys(canonical(column) for column in columns))
         findings = chosen(self.findings, known)
+        read = list(dict.fromkeys([*findings, *(name for name in known if name in FINDINGS)]))
         parts, listed, notes = [], 0, []
         for split, rows in tables.items():
-            share = self._share(rows, known, listings[split])
+            share = self._share(rows, read, listings[split])
             where = by_stem(root, (split,))
             listed += len(share)
             share = share[[name in where for name in share.index]]
