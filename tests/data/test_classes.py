@@ -48,5 +48,5 @@ def test_types_of_a_label():
     check_type("class", "x")
     with pytest.raises(FinetuneError, match="nothing here learns a number yet, only classes and findings"):
         check_type("number", "months")
-    with pytest.raises(FinetuneError, match="data.label_type=klass is not known. Did you mean class"):
+    with pytest.raises(FinetuneError, match=r"data.label_type=klass is not known. Did you mean class"):
         check_type("klass", "x")

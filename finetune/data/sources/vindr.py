@@ -64,7 +64,8 @@ class VinDr:
         columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
         known = list(dict.fromkeys(canonical(column) for column in columns))
         findings = chosen(self.findings, known)
-        read = list(dict.fromkeys([*findings, *(name for name in known if name in FINDINGS)]))
+        published = [name for name in known if name in FINDINGS]
+        read = list(dict.fromkeys([*findings, *published]))
         parts, listed, notes = [], 0, []
         for split, rows in tables.items():
             share = self._share(rows, read, listings[split])
@@ -74,7 +75,7 @@ class VinDr:
             labels = (share > (0 if self.votes == "any" else 0.5)).astype(float).where(share.notna())[findings]
             names = pd.Series(labels.index, dtype=object)
             frame = pd.DataFrame({"path": names.map(where), "patient": names.map(where), "split": split}, dtype=object)
-            parts.append((frame, labels.to_numpy(), (share > 0).to_numpy()))
+            parts.append((frame, labels.to_numpy(), (share[published] > 0).to_numpy()))
         frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
         targets, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         if frame.empty:
