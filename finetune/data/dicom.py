@@ -90,6 +90,8 @@ def read_patient(path: Path) -> str:
     Raises:
         MissingExtra: pydicom is not installed.
     """
+    if not path.is_file():  # a pipe would never end
+        return ""
     try:
         with path.open("rb") as file:
             if file.read(132)[128:] != b"DICM":

@@ -239,6 +239,16 @@ def test_another_label_column_moves_nobody(tmp_path):
         assert abs((found.frame[name][found.rows("test")] == 1).sum() - 0.2 * number) <= 2.5
 
 
+def test_splits_are_balanced_over_columns_of_few_cells_that_several_patients_share(tmp_path):
+    touch(tmp_path, *(f"{i}.png" for i in range(40)))
+    head = "path,who,kind,marks,study,size,note,same"
+    rows = [f"{i}.png,p{i % 8},{'abcd'[i % 4]},{'x|y' if i % 3 else 'y;z'},s{i % 8},{i / 3},n{i},k" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]))
+    labels = CsvTable(tmp_path / "t.csv", "kind", "who").table().strata.labels
+    assert labels.shape == (40, 4 + 3)  # kind and marks: a study is of one patient, the others say too much or nothing
+    assert labels.sum(axis=0).tolist() == [10, 10, 10, 10, 26, 40, 14]
+
+
 def test_columns_that_are_not_used_are_named_once(csv):
     text = "path,label,who,age,sex\na.png,x,1,5,F\nb.png,y,2,6,M\n"
     said = [note for note in csv(text, patient="who").notes if "not used" in note]

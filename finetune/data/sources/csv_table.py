@@ -19,7 +19,7 @@ from finetune.errors import FinetuneError
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
 NO_FINDING = "no finding"
-MOST_STRATA = 200  # names in a column that splits are balanced over
+FEW_STRATA, MOST_STRATA = 10, 200  # names in a column that splits are balanced over
 UNSAID: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies that change nothing
 
 
@@ -141,7 +141,7 @@ class CsvTable:
             metadata=[name if name not in ("path", "patient", "split") else f"{name}_" for name in self._metadata],
             has_patients=patients is not None,
             notes=notes,
-            strata=self._strata(rows, frame["patient"].nunique()),
+            strata=self._strata(rows, frame["patient"]),
         ).check()
 
     def _paths(self, column: pd.Series, root: Path) -> list[str]:
@@ -209,9 +209,9 @@ class CsvTable:
             return []
         return [f"{self.label} holds {said}"]
 
-    def _strata(self, rows: pd.DataFrame, patients: int) -> Strata:
-        """What splits are balanced over: the cells of every column that has few different ones, by themselves or listed
-        as a|b or a;b. No setting but those of paths and patients changes it."""
+    def _strata(self, rows: pd.DataFrame, patients: pd.Series) -> Strata:
+        """What splits are balanced over: the cells of every column that has few different ones, each of several
+        patients, by themselves or listed as a|b or a;b. No setting but those of paths and patients changes it."""
         labels = [np.zeros((len(rows), 0), bool)]
         for column in rows.columns:
             if column in (self.path, self.patient):
@@ -219,8 +219,10 @@ class CsvTable:
             codes, texts = pd.factorize(rows[column].str.strip())
             cells = [{class_name(name) for name in re.split("[|;]", text)} for text in texts]
             names = {name for cell in cells for name in cell if name.lower() not in BLANK}
-            few = 2 * len(names) <= patients and (len(names) <= 10 or 5 * len(names) <= patients)
-            if 1 < len(names) <= MOST_STRATA and few and not doubt(names, len(rows)):
+            pairs = pd.DataFrame({"cell": codes, "patient": patients.to_numpy()}).drop_duplicates()["cell"]
+            shown = np.array([len(cell) for cell in cells])[pairs].sum()  # by how many patients, summed over the names
+            several = shown >= (2 if len(names) <= FEW_STRATA else 5) * len(names)
+            if 1 < len(names) <= MOST_STRATA and several and not doubt(names, len(rows)):
                 labels.append(np.array([[name in cell for name in sorted(names)] for cell in cells])[codes])
         return Strata(np.concatenate(labels, axis=1))
 
