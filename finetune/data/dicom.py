@@ -82,6 +82,33 @@ def read(path: Path, file: BinaryIO, frame: int | None, most: int) -> np.ndarray
     return ((np.minimum(pixels, top).astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
+def read_patient(path: Path) -> str:
+    """The PatientID in a DICOM file's header, ISSUER:ID where the header names the issuer; blank where there is none.
+
+    Nothing else of the header is used. A file that cannot be read has none; decoding it says what is wrong with it.
+
+    Raises:
+        MissingExtra: pydicom is not installed.
+    """
+    if not path.is_file():  # a pipe would never end
+        return ""
+    try:
+        with path.open("rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                return ""
+        from pydicom import dcmread
+    except OSError:
+        return ""
+    except ImportError:
+        raise MissingExtra(f"{path} is DICOM, which needs pydicom", EXTRA) from None
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "IssuerOfPatientID"])
+        patient, issuer = (str(header.get(key) or "").strip() for key in ("PatientID", "IssuerOfPatientID"))
+    except Exception:  # pydicom raises nearly anything on damaged files
+        return ""
+    return f"{issuer}:{patient}" if issuer and patient else patient
+
+
 def gray_table(path: Path, header: Dataset, frame: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
     """The gray (uint8) of every value that `dtype` can hold, and the value that the first one stands for."""
     rules = _rules(header, frame)

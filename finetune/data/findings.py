@@ -89,6 +89,21 @@ def chosen(asked: Sequence[str] | str | None, known: Sequence[str], default: Ite
     return names
 
 
+def check_one_truth(columns: Iterable[object], listing: str, findings: Iterable[str], file: object) -> None:
+    """Refuse a table that has a column of a finding's own name beside `listing`, the column that lists all findings.
+
+    Raises:
+        FinetuneError: naming both columns.
+    """
+    named = list(findings)
+    for column in map(str, columns):
+        if finding := next((name for name in named if same(column, name)), None):
+            raise FinetuneError(
+                f"{file} has a column {listing!r} and a column {column!r}: which of them is the truth about {finding} "
+                "is not clear. Remove or rename one of them."
+            )
+
+
 def _key(name: str) -> str:
     return re.sub(r"[\s_]+", " ", name).strip().casefold()
 

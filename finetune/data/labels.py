@@ -1,9 +1,13 @@
-"""Marks of a label table (1, 0, -1 uncertain, blank) and the policies that turn them into targets, per finding."""
+"""Marks of a label table (1, 0, -1 uncertain, blank) and the policies that turn them into targets, per finding.
+
+`read_marks` is the one rule for what a cell says, wherever a table of labels is read.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +25,8 @@ Policies = str | dict[str, Any]
 UNCERTAIN = -1.0
 """The mark of a finding that the reader or the report left open; a blank mark is NaN."""
 
-BLANK = ("", "nan", "na")
-WORDS = {"true": 1.0, "false": 0.0}  # as pandas writes booleans
+BLANK = ("", "nan", "na", "n/a", "<na>", "null")
+WORDS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
 NAMES = ("ignore", "zero", "one")
 CHOICES = (*NAMES, "{soft: [a, b]}")
 
@@ -105,31 +109,48 @@ def settle(
     return targets
 
 
-def read_marks(column: pd.Series, file: Path, hint: str = "") -> np.ndarray:  # -> (N,)
-    """A column of text as marks: 1, 0, values between, -1, and NaN for blanks.
+def read_marks(column: pd.Series, file: Path | str, hint: str = "", *, soft: bool = True) -> np.ndarray:  # -> (N,)
+    """A column of text, numbers or booleans as marks: 1 (also true, yes), 0 (false, no), -1, NaN for blanks and, where
+    `soft`, values between 0 and 1. Row i of a file is its line i + 2.
 
     Raises:
-        FinetuneError: any other content, with its line and the `hint`.
+        FinetuneError: any other content, with its line, what to write instead, and the `hint`.
     """
-    codes, texts = pd.factorize(column.str.strip().str.lower())
-    values = np.array([_mark(text) for text in texts])[codes]
+    cells = column.astype(object).where(column.notna(), "").astype(str)
+    codes, texts = pd.factorize(cells.str.strip().str.lower())
+    values = np.array([_mark(text, soft) for text in texts], dtype=np.float64)[codes]
     if len(wrong := np.flatnonzero(np.isinf(values))):
-        line, cell = column.index[wrong[0]] + 2, column.iloc[wrong[0]]
+        line, cell = column.index[wrong[0]] + 2, cells.iloc[wrong[0]]
+        known = "1 (true, yes), 0 (false, no), blank (unknown)"
+        known += ", -1 (uncertain) or between 0 and 1" if soft else " or -1 (uncertain)"
+        said = " ".join(part for part in (number_hint(cell), hint) if part)
         raise FinetuneError(
-            f"{file}, line {line}: column {column.name} holds {cell!r} ({len(wrong):,} such row(s)); use 1, 0, "
-            f"blank (unknown), -1 (uncertain) or between 0 and 1.{hint and ' '}{hint}"
+            f"{file}, line {line}: column {column.name} holds {cell!r} ({len(wrong):,} such row(s)); use {known}."
+            f"{said and ' '}{said}"
         )
     return values
 
 
-def _mark(text: str) -> float:
+def number_hint(cell: str) -> str:
+    """What to write for a number with a decimal comma or a percent sign; blank for any other cell."""
+    found = re.fullmatch(r"([+-]?\d*)([.,]?)(\d*)\s*(%?)", cell.strip())
+    if found is None or not (found[1].strip("+-") or found[3]):
+        return ""
+    number = f"{found[1]}.{found[3]}" if found[3] else found[1]
+    if found[4]:
+        return f"For {cell.strip()} write {round(float(number) / 100, 12):g}: divide percentages by 100."
+    return f"For {cell.strip()} write {number}, with a decimal point." if found[2] == "," else ""
+
+
+def _mark(text: str, soft: bool) -> float:
     if text in BLANK:
         return np.nan
     try:
         value = WORDS[text] if text in WORDS else float(text)
     except ValueError:
         return np.inf
-    return value if 0 <= value <= 1 or value == UNCERTAIN else np.inf
+    allowed = 0 <= value <= 1 if soft else value in (0, 1)
+    return value if allowed or value == UNCERTAIN else np.inf
 
 
 def _policy(setting: str, given: Any) -> Policy:

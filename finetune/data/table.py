@@ -17,6 +17,21 @@ SPLITS = ("train", "val", "test")
 RESERVED = ("path", "patient", "split")
 
 
+@dataclass(frozen=True)
+class Strata:
+    """What splits are drawn by, whatever is learned: with another choice of classes nobody changes split."""
+
+    labels: np.ndarray
+    """(N, L) bool: all that the data set says of each image and that splits are balanced over."""
+    sets: np.ndarray | None = None
+    """(N,) name of the data set that each image is from, where each is split by itself; None for a single set."""
+    patients: np.ndarray | None = None
+    """(N,) each patient's id in the own set, where the table's differs."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
 @dataclass
 class SampleTable:
     """What is known about every image before any is decoded. `check()` says whether it holds together."""
@@ -44,6 +59,8 @@ class SampleTable:
     """Made-up pictures: every report says so."""
     drawn: tuple[str, ...] = ()
     """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
+    strata: Strata | None = None
+    """What splits are drawn by; None where the targets are all that the data set knows."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -61,6 +78,10 @@ class SampleTable:
     def file(self, row: int) -> Path:
         """Where the image of a row lies."""
         return self.root / self.frame["path"].iloc[row]
+
+    def drawn_by(self) -> Strata:
+        """What splits are drawn by: `strata`, or the targets."""
+        return self.strata or Strata(np.nan_to_num(self.targets()) >= 0.5)
 
     def targets(self) -> np.ndarray:
         """(N, K) float32 with NaN where unknown."""
@@ -108,6 +129,8 @@ class SampleTable:
         self._refuse("patient", np.array([not isinstance(p, str) or not p for p in patients]), "is empty")
         wrong = np.array([not missing(s) and s not in SPLITS for s in splits])
         self._refuse("split", wrong, f"must be one of {', '.join(SPLITS)}, or empty throughout")
+        if self.strata is not None and len(self.strata) != len(self):
+            raise FinetuneError(f"table {self.name} has {len(self):,} rows, but strata of {len(self.strata):,}.")
         self._check_targets()
         return self
 

@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.special import logit
 
 from finetune import build
-from finetune.data.findings import canonical
+from finetune.data.findings import canonical, check_one_truth
+from finetune.data.labels import UNCERTAIN, number_hint, read_marks
 from finetune.data.sources.listing import need_columns, read_rows, some
 from finetune.errors import FinetuneError
 from finetune.evaluation.assessment import Fitted
@@ -89,6 +90,7 @@ def score_file(config: dict[str, Any], run: Path, words: list[str]) -> None:
 def truth(both: pd.DataFrame, labels: pd.DataFrame, name: str) -> np.ndarray | None:  # (N,) of 1, 0 and NaN
     """What the labels say of a class; None where they know nothing of it."""
     if FINDINGS in labels.columns:
+        check_one_truth(labels.columns, FINDINGS, [name], "The table of labels")
         cells = labels[FINDINGS].unique()
         named = {cell: {canonical(finding.strip()) for finding in cell.split("|")} for cell in cells}
         if not any(canonical(name) in names for names in named.values()):
@@ -97,12 +99,10 @@ def truth(both: pd.DataFrame, labels: pd.DataFrame, name: str) -> np.ndarray | N
     column = next((str(c) for c in labels.columns if canonical(str(c)) == canonical(name)), None)
     if column is None:
         return None
-    text = both[column if column in both.columns else f"{column} (labels)"].str.strip()
-    values = pd.to_numeric(text.where(text != "", "nan"), errors="coerce").to_numpy(np.float64)
-    wrong = ~np.isin(values, [1.0, 0.0, -1.0]) & ~(text.str.lower().isin(["", "nan"])).to_numpy()
-    if wrong.any():
-        raise FinetuneError(f"labels: column {column} holds {text[wrong].iloc[0]!r}; use 1, 0, blank or -1 (unknown).")
-    return np.where(values == -1, np.nan, values)
+    image = str(both.columns[0])
+    rows = labels[labels[image].isin(both[image])]
+    marks = pd.Series(read_marks(rows[column], "labels", soft=False), index=rows[image])
+    return marks.where(marks != UNCERTAIN)[both[image]].to_numpy(np.float64)
 
 
 def numbers(column: pd.Series, name: str, images: pd.Series) -> np.ndarray:  # (N,) in [0, 1]
@@ -111,6 +111,7 @@ def numbers(column: pd.Series, name: str, images: pd.Series) -> np.ndarray:  # (
     if wrong.any():
         raise FinetuneError(
             f"predictions: column {name} holds {column[wrong].iloc[0]!r} for {images[wrong].iloc[0]} "
-            f"({int(wrong.sum()):,} such row(s)); a probability lies between 0 and 1."
+            f"({int(wrong.sum()):,} such row(s)); a probability lies between 0 and 1. "
+            f"{number_hint(str(column[wrong].iloc[0]))}".rstrip()
         )
     return values

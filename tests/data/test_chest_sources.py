@@ -512,3 +512,29 @@ def test_padchest_without_its_table(tmp_path):
     assert len(PadChest(tmp_path, labels=tmp_path / "mine.csv").table()) == 5
     with pytest.raises(FinetuneError, match="PatientID is blank in 1 row"):
         PadChest(make_padchest(tmp_path, [PAD[0].replace(",p1,", ",,")])).table()
+
+
+# -- splits -----------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_balanced_over_the_same_whatever_is_learned(tmp_path):
+    sets = {
+        CheXpert: (make_chexpert, {"findings": ["Edema"]}, {"uncertain": "one", "missing": "one"}),
+        MimicCxr: (make_mimic, {"findings": ["Edema", "No Finding"]}, {"uncertain": "one"}),
+        VinDr: (make_vindr, {"findings": ["Effusion"]}, {"votes": "any"}),
+        PadChest: (make_padchest, {"findings": ["scoliosis"]}, {"missing": "zero"}),
+    }
+    for source, (make, *choices) in sets.items():
+        root = tmp_path / source.__name__
+        root.mkdir()
+        make(root)
+        whole = source(root).table().strata.labels
+        assert whole.any(axis=0).sum() > 1
+        for choice in choices:
+            assert source(root, **choice).table().strata.labels.tolist() == whole.tolist()
+
+
+def test_padchest_strata_are_of_all_its_labels(tmp_path):
+    labels = PadChest(make_padchest(tmp_path), findings=["Effusion"]).table().strata.labels
+    # effusion, atelectasis and the kind of it; Normal; nothing twice; infiltration, consolidation and scoliosis
+    assert labels.sum(axis=1).tolist() == [3, 1, 0, 0, 3]

@@ -82,6 +82,15 @@ def test_lists_of_classes_and_plain_columns(tmp_path):
     assert table.targets().argmax(axis=1).tolist() == [1, 0, 1]
     grades = repo(tmp_path / "set3", datasets.Value("int64"), train=[10, 2, 10])
     assert HuggingFace(tmp_path / "3", grades, label="label").table().classes == ["2", "10"]
+    many = repo(tmp_path / "set5", datasets.Value("int64"), train=[*range(11)] * 2)
+    with pytest.raises(
+        FinetuneError, match=r"data.label=label holds 11 distinct numbers from 0 to 10 .*label_type=class"
+    ):
+        HuggingFace(tmp_path / "5", many, label="label").table()
+    assert not (tmp_path / "5" / "images").exists()
+    wanted = HuggingFace(tmp_path / "5", many, label="label", label_type="class")
+    assert wanted.table().classes == [str(number) for number in range(11)]
+    assert len(HuggingFace(tmp_path / "5", many, label="label").table()) == 22  # it has been written as asked for
     share = repo(tmp_path / "set4", datasets.Value("float32"), train=[0.5, 0.1])
     with pytest.raises(FinetuneError, match="only classes or lists of named classes are read"):
         HuggingFace(tmp_path / "4", share, label="label").table()

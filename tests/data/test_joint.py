@@ -95,6 +95,31 @@ def test_splits_are_kept_where_all_give_them(two, tmp_path):
     assert drawn.notes[-1] == "The split of mimic, own is not used: data.own_split=false."
 
 
+def test_each_set_is_split_as_it_would_be_alone(tmp_path):
+    for name in ("a", "b"):
+        touch(tmp_path / name, *(f"{i}.png" for i in range(40)))
+        lines = [f"{i}.png,{int(i % 3 == 0)},{int(i % 5 == 0)},p{i // 2}" for i in range(40)]
+        (tmp_path / name / "t.csv").write_text("\n".join(["path,Edema,Mass,who", *lines]))
+    own = {name: CsvTable(tmp_path / name / "t.csv", ["Edema"], patient="who") for name in ("a", "b")}
+    own["b"].label = ["Mass", "Edema"]
+    own["c"] = Folder(tmp_path / "c")
+    touch(tmp_path / "c", *(f"{label}/{i}.png" for label in "xy" for i in range(20)))
+    for names, shared in (("ab", False), ("ab", True), ("a", False)):
+        joint = Joint({name: own[name] for name in names}, shared_patients=shared).table()
+        found = assign_splits(joint, seed=0)
+        splits = {name: found.frame["split"][found.frame["source"] == name].tolist() for name in names}
+        if shared:  # a person is in one split, whatever set the image is from
+            assert found.frame.groupby("patient")["split"].nunique().max() == 1
+            continue
+        for name in names:
+            assert splits[name] == assign_splits(own[name].table(), seed=0).frame["split"].tolist()
+        few = assign_splits(Joint({name: own[name] for name in names}, findings=["Edema"]).table(), seed=0)
+        assert few.frame["split"].equals(found.frame["split"])
+        assert found.drawn == ("train", "val", "test")
+    classes = assign_splits(Joint({"c": own["c"]}).table(), seed=0)  # no patients: by the paths in the set's own folder
+    assert classes.frame["split"].equals(assign_splits(own["c"].table(), seed=0).frame["split"])
+
+
 def test_patients_shared_between_sources(tmp_path):
     make_rsna(tmp_path / "rsna")
     names = {"0004cfab": "00000002_001.png", "00436515": "00012508_000.png", "00704310": "00012508_004.png"}

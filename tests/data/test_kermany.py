@@ -58,6 +58,10 @@ def test_the_small_val_is_train_unless_it_is_asked_for(root):
     assert kept.notes == []
     drawn = Kermany(root, official_split=False).table()
     assert drawn.frame["split"].isna().all()
+    assert drawn.strata.labels.sum(axis=0).tolist() == [5, 4, 2]  # normal, bacteria, virus, whatever is learned
+    for classes in ("three", "finding"):
+        same = Kermany(root, classes=classes, official_split=False).table()
+        assert same.strata.labels.tolist() == drawn.strata.labels.tolist()
     assert drawn.notes == []
     with pytest.raises(FinetuneError, match=r"official_val=true needs data.official_split=true"):
         Kermany(root, official_split=False, official_val=True)

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +6,8 @@ import pandas as pd
 import pytest
 
 from finetune.data.boxes import from_text, to_text
-from finetune.data.findings import FINDINGS, canonical, chosen, same
-from finetune.data.labels import read_marks, settle
+from finetune.data.findings import FINDINGS, canonical, check_one_truth, chosen, same
+from finetune.data.labels import number_hint, read_marks, settle
 from finetune.errors import FinetuneError
 
 NAN = np.nan
@@ -77,11 +78,56 @@ def test_a_policy_may_use_any_name_of_a_finding_and_name_one_that_is_not_learned
 
 
 def test_marks_are_read_from_text():
-    column = pd.Series(["1.0", " 0", "", "-1.0", "NaN", "True", "0.5"], name="Edema")
-    np.testing.assert_array_equal(read_marks(column, Path("t.csv")), [1, 0, NAN, -1, NAN, 1, 0.5])
-    for wrong in ("2", "inf", "-0.5", "yes"):
+    column = pd.Series(["1.0", " 0", "", "-1.0", "NaN", "True", "0.5", "yes", "NO", "f", "Y"], name="Edema")
+    np.testing.assert_array_equal(read_marks(column, Path("t.csv")), [1, 0, NAN, -1, NAN, 1, 0.5, 1, 0, 0, 1])
+    for wrong in ("2", "inf", "-0.5", "maybe", "None", "1 0"):
         with pytest.raises(FinetuneError, match=rf"t.csv, line 3: column Edema holds '{wrong}' \(1 such row\(s\)\)"):
             read_marks(pd.Series(["1", wrong], name="Edema"), Path("t.csv"))
+    with pytest.raises(
+        FinetuneError, match=r"column Edema holds '0.5' .*use 1 \(true, yes\), .* or -1 \(uncertain\)\."
+    ):
+        read_marks(pd.Series(["1", "0.5"], name="Edema"), "labels", soft=False)
+
+
+@pytest.mark.parametrize(
+    ("cells", "marks"),
+    [
+        ([True, False, None], [1, 0, NAN]),
+        ([1, 0, -1], [1, 0, -1]),
+        ([1.0, NAN, 0.25], [1, NAN, 0.25]),
+        (["yes", NAN, True], [1, NAN, 1]),
+        (pd.array([True, None], dtype="boolean"), [1, NAN]),
+        (pd.array([1, None, -1], dtype="Int64"), [1, NAN, -1]),
+        (["", None], [NAN, NAN]),
+    ],
+)
+def test_marks_are_read_from_whatever_a_column_holds(cells, marks):
+    np.testing.assert_array_equal(read_marks(pd.Series(cells), "t.csv"), marks)
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("0,28", "For 0,28 write 0.28, with a decimal point."),
+        (",5", "For ,5 write .5, with a decimal point."),
+        ("28 %", "For 28 % write 0.28: divide percentages by 100."),
+        ("2,5%", "For 2,5% write 0.025: divide percentages by 100."),
+        ("7%", "For 7% write 0.07: divide percentages by 100."),
+        *((cell, "") for cell in ("2", "0.5", "", "%", ",", "maybe", "1,2,3", "5% of")),
+    ],
+)
+def test_a_decimal_comma_and_a_percent_sign_say_what_to_write(cell, hint):
+    assert number_hint(cell) == hint
+    if hint:
+        with pytest.raises(FinetuneError, match=re.escape(hint)):
+            read_marks(pd.Series(["1", cell]), "t.csv")
+
+
+def test_two_columns_that_tell_one_finding_are_refused():
+    columns = ["Image Index", "Finding Labels", "pleural effusion"]
+    check_one_truth(columns, "Finding Labels", ["Edema"], "t.csv")
+    with pytest.raises(FinetuneError, match=r"t.csv has a column 'Finding Labels' and a column 'pleural effusion'"):
+        check_one_truth(columns, "Finding Labels", ["Edema", "Effusion"], "t.csv")
 
 
 # -- names ------------------------------------------------------------------------------------------------------------

@@ -111,6 +111,25 @@ def test_a_strange_table_is_named(tmp_path):
         ChestXray(tmp_path).table()
 
 
+def test_a_column_of_a_findings_own_name_is_refused(tmp_path):
+    nih(tmp_path)
+    listing = tmp_path / "Data_Entry_2017_v2020.csv"
+    head, *lines = listing.read_text().splitlines()
+    listing.write_text("\n".join([f"{head},Pneumonia", *(f"{line},1" for line in lines)]))
+    with pytest.raises(FinetuneError, match="a column 'Finding Labels' and a column 'Pneumonia': which of them is the"):
+        ChestXray(tmp_path).table()
+    assert ChestXray(tmp_path, findings=["Hernia"]).table().targets().sum() == 1
+
+
+def test_the_findings_that_are_chosen_move_nobody(shared_data):
+    choices = (None, ["Pneumonia", "Effusion"], ["Hernia"], ["No Finding"])
+    for options in ({}, {"folds": 5, "fold": 2}):
+        tables = [assign_splits(ChestXray(shared_data / "nih", findings=f).table(), seed=0, **options) for f in choices]
+        assert all(table.frame["split"].equals(tables[0].frame["split"]) for table in tables)
+    pneumonia = tables[1].frame["target_Pneumonia"]
+    assert abs(pneumonia[tables[1].rows("test")].mean() - pneumonia.mean()) < 0.03
+
+
 def test_the_official_lists_are_the_split(tmp_path):
     nih(tmp_path)
     with pytest.raises(FinetuneError, match=r"official_split=true needs train_val_list.txt, test_list.txt"):
@@ -165,7 +184,79 @@ def test_numbers_as_classes_are_in_order_of_size(csv):
     assert table.classes == ["0", "9", "10"]
     assert "No patient column" in table.notes[0]
     assert table.frame["patient"].tolist() == table.paths
-    assert "data.label=[label] reads one finding" in csv("path,label\na.png,1\nb.png,0\n").notes[-1]
+    assert table.notes[-1] == "label holds 3 whole numbers and is read as 3 classes, without an order."
+    for two in (("1", "0"), ("True", "False"), ("yes", "No")):
+        said = csv("path,label\na.png,{}\nb.png,{}\n".format(*two)).notes[-1]
+        assert "is read as two classes; data.label=[label] reads one finding" in said
+
+
+def test_whole_numbers_are_the_same_classes_with_and_without_decimals(csv):
+    table = csv("path,label\na.png,10.0\nb.png,2.0\nc.png,\nd.png,nan\n")  # as a table with blanks is written
+    assert table.classes == ["2", "10"]
+    assert np.isnan(table.targets()).all(axis=1).tolist() == [False, False, True, True]
+    assert "label holds whole numbers with decimals: 10.0 is read as 10." in table.notes
+    assert "2 row(s) have a blank label: their class is unknown." in table.notes
+    assert csv("path,label\na.png,1.0\nb.png,1\nc.png,2\n").classes == ["1", "2"]
+
+
+def test_a_column_of_numbers_or_texts_is_no_column_of_classes(tmp_path):
+    lines = [f"{i}.png,{i % 191},note {i // 2},{i % 3}" for i in range(400)]
+    touch(tmp_path, *(f"{i}.png" for i in range(400)))
+    (tmp_path / "t.csv").write_text("\n".join(["path,months,note,grade", *lines]))
+    with pytest.raises(
+        FinetuneError, match=r"data.label=months holds 191 distinct numbers from 0 to 190 .*Neither is learned yet"
+    ):
+        CsvTable(tmp_path / "t.csv", "months").table()
+    note = [line.replace(",note", f",{i} note") for i, line in enumerate(lines)]
+    (tmp_path / "u.csv").write_text("\n".join(["path,months,note,grade", *note]))
+    with pytest.raises(
+        FinetuneError, match=r"data.label=note holds 400 distinct texts in 400 images.*data.label_type=class"
+    ):
+        CsvTable(tmp_path / "u.csv", "note").table()
+    months = CsvTable(tmp_path / "t.csv", "months", label_type="class").table()
+    assert months.classes == [str(i) for i in range(191)]
+    assert len(CsvTable(tmp_path / "u.csv", "note", label_type="class").table().classes) == 400
+    assert CsvTable(tmp_path / "t.csv", "grade").table().classes == ["0", "1", "2"]
+
+
+def test_another_label_column_moves_nobody(tmp_path):
+    rng = np.random.default_rng(0)
+    touch(tmp_path, *(f"{i}.png" for i in range(120)))
+    kinds, marks = rng.choice(["mel", "nv", "bcc"], 120, p=[0.1, 0.7, 0.2]), rng.random((120, 2)) < 0.2
+    lists = ["|".join(name for name, yes in zip(["x", "y"], row, strict=True) if yes) for row in marks]
+    rows = zip(range(120), kinds, marks[:, 0].astype(int), marks[:, 1], lists, rng.normal(size=120), strict=True)
+    lines = [f"{i}.png,p{i // 2},{kind},{one},{two},{names},{size}" for i, kind, one, two, names, size in rows]
+    (tmp_path / "t.csv").write_text("\n".join(["path,who,kind,one,two,names,size", *lines]))
+    splits = []
+    for label in ("kind", "names", ["one"], ["two", "one"]):
+        options = {"uncertain": "one", "missing": "zero"} if isinstance(label, list) else {"metadata": "size"}
+        table = CsvTable(tmp_path / "t.csv", label, "who", **options).table()
+        splits.append(assign_splits(table, seed=0).frame["split"].tolist())
+    assert all(split == splits[0] for split in splits)
+    found = assign_splits(CsvTable(tmp_path / "t.csv", "kind", "who").table(), seed=0)
+    for name in found.target_columns:  # and each column is balanced all the same
+        number = (found.frame[name] == 1).sum()
+        assert abs((found.frame[name][found.rows("test")] == 1).sum() - 0.2 * number) <= 2.5
+
+
+def test_splits_are_balanced_over_columns_of_few_cells_that_several_patients_share(tmp_path):
+    touch(tmp_path, *(f"{i}.png" for i in range(40)))
+    head = "path,who,kind,marks,study,size,note,same"
+    rows = [f"{i}.png,p{i % 8},{'abcd'[i % 4]},{'x|y' if i % 3 else 'y;z'},s{i % 8},{i / 3},n{i},k" for i in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join([head, *rows]))
+    labels = CsvTable(tmp_path / "t.csv", "kind", "who").table().strata.labels
+    assert labels.shape == (40, 4 + 3)  # kind and marks: a study is of one patient, the others say too much or nothing
+    assert labels.sum(axis=0).tolist() == [10, 10, 10, 10, 26, 40, 14]
+
+
+def test_columns_that_are_not_used_are_named_once(csv):
+    text = "path,label,who,age,sex\na.png,x,1,5,F\nb.png,y,2,6,M\n"
+    said = [note for note in csv(text, patient="who").notes if "not used" in note]
+    assert said == ["Columns not used: age, sex (data.metadata=[age,sex] gives scores by them)."]
+    table = csv(text, patient="who", metadata="sex")  # one name without brackets
+    assert table.metadata == ["sex"]
+    assert table.notes == ["Columns not used: age (data.metadata=[age] gives scores by them)."]
+    assert csv(text, patient="who", metadata=["age", "sex"]).notes == []
 
 
 def test_several_columns_are_findings(csv):
@@ -271,7 +362,13 @@ def test_metadata_become_numbers_or_stay_text(csv):
         ("path,label\na.png,x\n", {"path": "Path"}, "data.path=Path is not a column.*It has: path"),
         ("path,label\na.png,x\n", {"metadata": ["age"]}, "data.metadata=age"),
         ("path,label\na.png,1\nb.png,2\n", {"label": ["label"]}, r"line 3: column label holds '2' \(1 such"),
-        ("path,label\na.png,yes\n", {"label": ["label"]}, "line 2: column label holds 'yes'.*data.label=label"),
+        ("path,label\na.png,dog\n", {"label": ["label"]}, "line 2: column label holds 'dog'.*data.label=label"),
+        ("path;label\na.png;0,3\n", {"label": ["label"]}, "holds '0,3'.*For 0,3 write 0.3, with a decimal point"),
+        ("path,label\na.png,3%\n", {"label": ["label"]}, "For 3% write 0.03: divide percentages by 100"),
+        ("path,label\na.png,1.5\nb.png,2\n", {}, r"data.label=label holds 2 distinct numbers from 1.5 to 2 \(decimals"),
+        ("path,label\na.png,1\n", {"label_type": "grade"}, "data.label_type=grade: nothing here learns a grade yet"),
+        ("path,label\na.png,1\n", {"label_type": "id"}, "data.label_type=id is not known. Choose from class"),
+        ("path,label\na.png,1\n", {"label": ["label"], "label_type": "class"}, r"data.label=\['label'\] are findings"),
         ("path,label\na.png,inf\n", {"label": ["label"]}, "holds 'inf'"),
         ("path,label,p\na.png,x,1\nb.png,y,\n", {"patient": "p"}, "data.patient=p is blank in 1 row.*line 3"),
         ("path,label\na.png,\n", {}, "label is blank in every row"),
@@ -309,7 +406,7 @@ def test_the_kermany_table(shared_data):
     table = CsvTable(shared_data / "kermany" / "metadata.csv", "label", "patient_id", "split").table()
     assert table.classes == ["NORMAL", "PNEUMONIA"]
     assert table.frame["split"].value_counts().to_dict() == {"train": 1600, "test": 618, "val": 402}
-    assert not table.notes
+    assert table.notes == ["Columns not used: subtype (data.metadata=[subtype] gives scores by them)."]
     assert assign_splits(table, seed=1) is table
 
 

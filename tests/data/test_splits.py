@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.splits import assign_splits, deal, mend
-from finetune.data.table import SampleTable
+from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 from tests.data.making import make_table
 
@@ -71,7 +71,7 @@ def test_another_seed_is_another_draw():
 
 def test_a_draw_never_changes_between_releases():
     table = make_table(ROOT, ["a", "a", "b", "c", "d", "e", "f", "g", "h", "i"], [[i % 3 == 0] for i in range(10)])
-    assert "".join(s[1] for s in of(assign_splits(table, seed=0))) == "rrrrarrree"  # tRain, vAl, tEst
+    assert "".join(s[1] for s in of(assign_splits(table, seed=0))) == "rrrearrerr"  # tRain, vAl, tEst
 
 
 def test_fractions_are_exact_where_they_can_be():
@@ -82,6 +82,52 @@ def test_fractions_are_exact_where_they_can_be():
     assert (counts.loc["train"] == 70).all()
     assert (counts.loc["val"] == 10).all()
     assert (counts.loc["test"] == 20).all()
+
+
+def test_another_choice_of_labels_moves_nobody():
+    rng = np.random.default_rng(0)
+    names = [f"p{i // 2}" for i in range(200)]
+    labels = rng.random((200, 14)) < rng.uniform(0.02, 0.4, 14)
+    strata = Strata(labels)
+    for options in ({}, {"folds": 4, "fold": 1}, {"val": 0}):
+        splits = []
+        for chosen in ([0, 1], [5], range(14)):
+            table = replace(make_table(ROOT, names, labels[:, list(chosen)].tolist()), strata=strata)
+            splits.append(of(assign_splits(table.check(), seed=3, **options)))
+        assert splits[0] == splits[1] == splits[2]
+
+
+def test_most_patients_stay_where_rows_are_added_and_the_test_stays_where_val_grows():
+    rng = np.random.default_rng(1)
+    labels = (rng.random((400, 3)) < (0.05, 0.2, 0.5)).astype(float).tolist()
+    names = [f"p{i}" for i in range(400)]
+    whole = of(assign_splits(make_table(ROOT, names, labels), seed=0))
+    part = of(assign_splits(make_table(ROOT, names[:360], labels[:360]), seed=0))
+    assert sum(a != b for a, b in zip(whole, part, strict=False)) <= 18  # one in twenty; half of them by a new draw
+    wide = of(assign_splits(make_table(ROOT, names, labels), seed=0, val=0.2))
+    assert sum((a == "test") != (b == "test") for a, b in zip(whole, wide, strict=True)) <= 8
+
+
+def test_sets_that_are_split_apart_are_split_as_they_would_be_alone():
+    rng = np.random.default_rng(2)
+    one = make_table(ROOT, [f"p{i // 2}" for i in range(60)], (rng.random((60, 1)) < 0.3).astype(float).tolist())
+    other = make_table(ROOT, [f"p{i}" for i in range(50)], (rng.random((50, 1)) < 0.2).astype(float).tolist())
+    own = np.array([*one.frame["patient"], *other.frame["patient"]], object)
+    sets = np.array(["a"] * 60 + ["b"] * 50, object)
+    labels = np.concatenate([one.targets() == 1, other.targets() == 1])
+    names = [f"{a}:{b}" for a, b in zip(sets, own, strict=True)]
+    paths = [f"{i}.png" for i in range(110)]
+    both = replace(
+        make_table(ROOT, names, labels.astype(float).tolist(), paths=paths), strata=Strata(labels, sets, own)
+    )
+    for options in ({}, {"folds": 3, "fold": 2}):
+        alone = [*of(assign_splits(one, seed=5, **options)), *of(assign_splits(other, seed=5, **options))]
+        assert of(assign_splits(both, seed=5, **options)) == alone
+
+
+def test_strata_of_another_length_are_refused():
+    with pytest.raises(FinetuneError, match="3 rows, but strata of 2"):
+        replace(make_table(ROOT, ["p", "q", "r"]), strata=Strata(np.zeros((2, 1), bool))).check()
 
 
 def test_the_rarest_class_goes_to_train_first():
@@ -96,9 +142,12 @@ def test_the_rarest_class_goes_to_train_first():
 
 def test_deal_by_hand():
     # One label. Groups of 4, 2, 1, 1 rows into halves of 4: the large one fills one half, the rest the other.
-    dealt = deal(np.array([[1], [4], [2], [1]]), [0.5, 0.5], np.random.default_rng(0))
-    assert dealt[1] not in (dealt[0], dealt[2], dealt[3])
-    assert len({dealt[0], dealt[2], dealt[3]}) == 1
+    dealt = deal(np.array([[1], [4], [2], [1]]), np.array([1, 4, 2, 1]), [0.5, 0.5], np.linspace(0, 1, 4))
+    assert dealt.tolist() == [1, 0, 1, 1]
+    # Groups alike: a fifth, a tenth and the rest of ten, and those with the lowest places come into the first part.
+    places = np.array([0.5, 0.9, 0.05, 0.3, 0.7, 0.2, 0.6, 0.4, 0.8, 0.95])
+    dealt = deal(np.ones((10, 1), int), np.ones(10, int), [0.2, 0.1, 0.7], places)
+    assert dealt.tolist() == [2, 2, 0, 1, 2, 0, 2, 2, 2, 2]
 
 
 def test_patients_with_many_images_are_in_every_split():

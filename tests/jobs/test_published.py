@@ -55,9 +55,25 @@ def test_a_column_per_class_with_unknown_labels(tables):
     assert aurocs() == pytest.approx([roc_auc_score(truth[2:, 0], chance[2:, 0])])
 
 
+@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("yes", "No"), ("1.0", "0.0")])
+def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
+    truth, chance = tables
+    names = pd.read_csv("p.csv")["Image Index"].iloc[:388]
+    pd.DataFrame({"Image Index": names, "Mass": np.where(truth[:, 1], yes, no)}).to_csv("l.csv", index=False)
+    main(WORDS)
+    assert aurocs() == pytest.approx([roc_auc_score(truth[:, 1], chance[:, 1])])
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        (lambda p, t: (p, t.assign(Mass=1)), "a column 'Finding Labels' and a column 'Mass'"),
+        (lambda p, t: (p.assign(prob_Mass="0,28"), t), "For 0,28 write 0.28, with a decimal point."),
+        (lambda p, t: (p.assign(prob_Mass="28%"), t), "For 28% write 0.28: divide percentages by 100."),
+        (
+            lambda p, t: (p, t.drop(columns="Finding Labels").assign(Mass=["1"] * 5 + ["2"] + ["0"] * 387)),
+            "labels, line 7: column Mass holds '2'",
+        ),
         (lambda p, t: (p.rename(columns=lambda c: c.replace("prob_", "p_")), t), "prob_<class>"),
         (lambda p, t: (p.assign(prob_Mass=1.5), t), "column prob_Mass holds '1.5' for 00005.png"),
         (lambda p, t: (pd.concat([p, p.iloc[:1]]), t), "lists 1 image(s) twice"),

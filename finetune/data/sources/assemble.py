@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.table import SampleTable
+from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
 
@@ -24,8 +24,10 @@ def assemble(
     patients: Sequence[str] | None = None,
     metadata: Mapping[str, Sequence[object] | pd.Series | np.ndarray] | None = None,
     notes: Sequence[str] = (),
+    strata: np.ndarray | None = None,
 ) -> SampleTable:
-    """The checked table. `labels` are the number of each image's class (N,), or targets (N, K)."""
+    """The checked table. `labels` are the number of each image's class (N,), or targets (N, K); `strata` (N, L) is what
+    splits are balanced over, where that is more than the targets."""
     labels = np.asarray(labels)
     targets = (labels[:, None] == np.arange(len(classes))).astype(float) if labels.ndim == 1 else labels.astype(float)
     known = splits if splits is not None else [None] * len(paths)
@@ -41,6 +43,7 @@ def assemble(
         metadata=list(more),
         has_patients=patients is not None,
         notes=list(notes),
+        strata=None if strata is None else Strata(strata),
     ).check()
 
 

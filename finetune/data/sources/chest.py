@@ -11,7 +11,7 @@ import pandas as pd
 from finetune.data.findings import canonical
 from finetune.data.labels import read_marks
 from finetune.data.sources.listing import absent_note, need_columns, present
-from finetune.data.table import SampleTable
+from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError, one_of
 
 VIEWS = ("frontal", "lateral", "all")
@@ -50,6 +50,13 @@ def marks_of(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndar
     return np.stack([read_marks(rows[column[finding]], file) for finding in findings], axis=1)
 
 
+def shown(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, L) bool
+    """Where the table says yes to a finding; to one that it has no column of, nowhere. Splits are balanced over it."""
+    has = {canonical(str(name)) for name in rows.columns}
+    blank = np.zeros(len(rows), bool)
+    return np.stack([marks_of(rows, [f], file)[:, 0] == 1 if f in has else blank for f in findings], axis=1)
+
+
 def text(column: pd.Series) -> pd.Series:
     """Cells without the blanks around them."""
     return column.str.strip().astype(object)
@@ -69,8 +76,10 @@ def sample_table(
     name: str,
     notes: list[str],
     has_patients: bool = True,
+    strata: np.ndarray | None = None,
 ) -> SampleTable:
-    """The table of a multilabel set: `frame` holds path, patient, split and, after them, the metadata."""
+    """The table of a multilabel set: `frame` holds path, patient, split and, after them, the metadata. `strata` (N, L)
+    is where the set says yes, to any finding that it knows."""
     columns = pd.DataFrame(targets, columns=[f"target_{finding}" for finding in findings], dtype=np.float64)
     return SampleTable(
         frame=pd.concat([frame.reset_index(drop=True), columns], axis=1),
@@ -81,4 +90,5 @@ def sample_table(
         metadata=[str(column) for column in frame.columns if column not in ("path", "patient", "split")],
         has_patients=has_patients,
         notes=notes,
+        strata=None if strata is None else Strata(strata),
     ).check()

@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from finetune.data import boxes
-from finetune.data.findings import NO_FINDING, chosen
+from finetune.data.findings import NO_FINDING, check_one_truth, chosen
 from finetune.data.phantom_set import is_phantom
 from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
 from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, some
-from finetune.data.table import SampleTable
+from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
 FINDINGS = [  # the paper's order
@@ -66,6 +66,7 @@ class ChestXray:
         rows = read_rows(listing)
         rows = rows.rename(columns={"Patient Sex": "Patient Gender"})
         need_columns(rows, {c: c for c in ("Image Index", "Finding Labels", "Patient ID", *METADATA.values())}, listing)
+        check_one_truth(rows.columns, "Finding Labels", findings, listing)
         notes = []
         where = _find_images(root)
         paths = rows["Image Index"].map(lambda name: where.get(name.rpartition(".")[0]))
@@ -88,8 +89,10 @@ class ChestXray:
         frame["patient"] = rows["Patient ID"].str.strip().astype(object)
         frame["split"] = None if split is None else split[kept]
         frame["split"] = frame["split"].astype(object)
-        for name, values in zip(findings, _targets(rows["Finding Labels"], findings, listing).T, strict=True):
-            frame[f"target_{name}"] = values
+        known = [*FINDINGS, NO_FINDING]
+        marks = _targets(rows["Finding Labels"], known, listing)
+        for name in findings:
+            frame[f"target_{name}"] = marks[:, known.index(name)]
         age, odd = _years(rows["Patient Age"])
         if odd:
             notes.append(f"{odd:,} row(s) give no possible age (0 to {OLDEST} years); their age is left unknown.")
@@ -114,6 +117,7 @@ class ChestXray:
             has_patients=True,
             notes=notes,
             synthetic=synthetic,
+            strata=Strata(marks == 1),
         ).check()
 
     def _listing(self, root: Path) -> Path:

@@ -78,10 +78,10 @@ class CheXpert:
         places = [*PLACES, *(name for name in list_files(root) if name.startswith(BATCH))]
         listings = self._listings(root, places)
         parts = [self._rows(file, folder) for folder, file in listings.items()]
-        frame = pd.concat([part for part, _ in parts], ignore_index=True)
-        marks = np.concatenate([part for _, part in parts])
+        frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
+        marks, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         kept, notes = chest.of_views(frame["view"], self.views)
-        frame, marks = frame[kept], marks[kept]
+        frame, marks, shown = frame[kept], marks[kept], shown[kept]
         homes = _homes(root, places)
         frame["path"] = [
             f"{homes.get((folder, patient), folder + '/' + patient)}/{rest}"
@@ -89,9 +89,10 @@ class CheXpert:
         ]
         hint = f"Unpack the archive from {WHERE} there, or set data.root=DIR to the folder with train.csv."
         found, absent = chest.there(root, list(frame["path"]), next(iter(listings.values())), hint)
-        frame, marks = frame[found], marks[found]
+        frame, marks, shown = frame[found], marks[found], shown[found]
         targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
-        return chest.sample_table(frame, targets, self._findings, root=root, name="chexpert", notes=[*notes, *absent])
+        notes += absent
+        return chest.sample_table(frame, targets, self._findings, root=root, name="chexpert", notes=notes, strata=shown)
 
     def _listings(self, root: Path, places: list[str]) -> dict[str, Path]:
         for place in places:
@@ -104,8 +105,9 @@ class CheXpert:
             f"Get CheXpert at {WHERE} and set data.root=DIR."
         )
 
-    def _rows(self, file: Path, folder: str) -> tuple[pd.DataFrame, np.ndarray]:
-        """The images of one table, without the part of the path above the patient, and their marks."""
+    def _rows(self, file: Path, folder: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+        """The images of one table, without the part of the path above the patient, their marks, and where the table
+        says yes to any of its findings."""
         rows = read_rows(file)
         need_columns(rows, {name: name for name in COLUMNS}, file)
         parts = rows["Path"].str.strip().str.extract(r"(patient[^/]+)/(study[^/]+)/([^/]+)$")
@@ -121,7 +123,8 @@ class CheXpert:
         frame["projection"] = chest.text(rows["AP/PA"])
         frame["age"] = pd.to_numeric(rows["Age"], errors="coerce").astype(float)
         frame["sex"] = chest.sex(rows["Sex"])
-        return frame.astype({"split": object, "study": object}), chest.marks_of(rows, self._findings, file)
+        frame = frame.astype({"split": object, "study": object})
+        return frame, chest.marks_of(rows, self._findings, file), chest.shown(rows, FINDINGS, file)
 
 
 def _homes(root: Path, places: list[str]) -> dict[tuple[str, str], str]:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 
-from finetune.data.labels import Policies, policies, read_marks, settle
-from finetune.data.sources.listing import absent_note, need_columns, present, read_rows
-from finetune.data.table import SampleTable
+from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
+from finetune.data.labels import BLANK, WORDS, Policies, policies, read_marks, settle
+from finetune.data.sources.headers import contradictions, patients_by_header
+from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, some
+from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
 NO_FINDING = "no finding"
+FEW_STRATA, MOST_STRATA = 10, 200  # names in a column that splits are balanced over
 UNSAID: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies that change nothing
 
 
@@ -26,6 +30,9 @@ class CsvTable:
     `label` decides what is learned. A list names columns of 1, 0, blank (unknown), -1 (uncertain) or values between:
     each is a finding by itself. A single column names each image's class; where any of its cells holds `a|b` the
     column lists findings instead, and blank or `No Finding` means none of them.
+
+    Without `patient`, DICOM headers say whose an image is. Splits are balanced over every column with few different
+    cells, whichever of them is learned, so that another `label` moves nobody.
     """
 
     file: str | Path | None = None
@@ -48,8 +55,10 @@ class CsvTable:
     """What parts several findings in one cell; null takes cells as they are."""
     suffix: str = ""
     """Added to every path, e.g. .jpg where the table names images without it."""
-    metadata: list[str] = field(default_factory=list)
-    """Further columns to keep for subgroups and for the predictions."""
+    metadata: str | list[str] | None = field(default_factory=list)
+    """Further columns, or one, to keep for subgroups and for the predictions."""
+    label_type: str | None = None
+    """class takes whatever a label column holds for names of classes; null asks where it looks like numbers or text."""
 
     def __post_init__(self) -> None:
         for value, setting in ((self.file, "data.table=FILE"), (self.label, "data.label=COLUMN")):
@@ -62,7 +71,12 @@ class CsvTable:
                     f"{setting}={given} speaks of 0/1 columns, data.label={self.label} is one column of names. "
                     f"data.label=[{self.label}] reads it as a 0/1 column."
                 )
-        self.metadata = [self.metadata] if isinstance(self.metadata, str) else list(self.metadata or [])
+        check_type(self.label_type, self.label)
+        if self.label_type and not isinstance(self.label, str):
+            raise FinetuneError(
+                f"data.label_type={self.label_type} speaks of one column, data.label={self.label} are findings."
+            )
+        self._metadata = [self.metadata] if isinstance(self.metadata, str) else list(self.metadata or [])
 
     def table(self) -> SampleTable:
         """One row per image that is present."""
@@ -74,7 +88,7 @@ class CsvTable:
         for setting, names in (*((s, [c]) for s, c in wanted.items() if c), ("data.label", columns)):
             for name in names:
                 need_columns(rows, {setting: name}, file)
-        for name in self.metadata:
+        for name in self._metadata:
             need_columns(rows, {"data.metadata": name}, file)
         paths = self._paths(rows[self.path], root)
         there = np.array(present(root, paths))
@@ -84,11 +98,18 @@ class CsvTable:
                 "Set data.root=DIR to the folder that the paths start from, data.suffix=.jpg if they lack one."
             )
         notes = absent_note(int(there.sum()), len(rows), root)
-        if self.patient is None:
-            notes.append("No patient column: every image counts as its own patient (data.patient=COLUMN).")
         rows = rows[there]
         frame = pd.DataFrame({"path": np.array(paths, dtype=object)[there]}, index=rows.index)
-        frame["patient"] = frame["path"] if self.patient is None else self._patients(rows[self.patient], file)
+        known = list(frame["path"])
+        if self.patient is None:
+            patients, said = patients_by_header(root, known)
+            if patients is None:
+                notes.append("No patient column: every image counts as its own patient (data.patient=COLUMN).")
+        else:
+            patients = self._patients(rows[self.patient], file).tolist()
+            said = contradictions(root, known, patients, self.patient)
+        notes += said
+        frame["patient"] = pd.Series(patients or known, index=rows.index, dtype=object)
         frame["split"] = self._splits(rows[self.split], file) if self.split else None
         frame["split"] = frame["split"].astype(object)
         if isinstance(self.label, str):
@@ -102,19 +123,25 @@ class CsvTable:
         frame = pd.concat(
             [frame, pd.DataFrame(targets, columns=[f"target_{c}" for c in classes], index=frame.index)], axis=1
         )
-        for name in self.metadata:
+        for name in self._metadata:
             if name in frame.columns and name not in ("path", "patient", "split"):
                 raise FinetuneError(f"data.metadata={name} has the name of a target column; rename it in {file}.")
             frame[name if name not in frame.columns else f"{name}_"] = _numbers_or_text(rows[name])
+        used = {self.path, self.patient, self.split, *columns, *self._metadata}
+        if unused := [str(name) for name in rows.columns if name not in used]:
+            notes.append(
+                f"Columns not used: {some(unused, 12)} (data.metadata=[{','.join(unused[:2])}] gives scores by them)."
+            )
         return SampleTable(
             frame=frame.reset_index(drop=True),
             classes=classes,
             kind=kind,
             root=root,
             name=file.stem,
-            metadata=[name if name not in ("path", "patient", "split") else f"{name}_" for name in self.metadata],
-            has_patients=self.patient is not None,
+            metadata=[name if name not in ("path", "patient", "split") else f"{name}_" for name in self._metadata],
+            has_patients=patients is not None,
             notes=notes,
+            strata=self._strata(rows, frame["patient"]),
         ).check()
 
     def _paths(self, column: pd.Series, root: Path) -> list[str]:
@@ -150,36 +177,54 @@ class CsvTable:
 
     def _one_column(self, column: pd.Series) -> tuple[str, list[str], np.ndarray, list[str]]:
         codes, texts = pd.factorize(column.str.strip())
-        cells = [[text] for text in texts]
+        cells = [[class_name(text)] for text in texts]
         several = self.separator is not None and any(self.separator in text for text in texts)
         if several:
             cells = [[name.strip() for name in text.split(self.separator)] for text in texts]
         none = ("", NO_FINDING) if several else ("",)
         names = {name for cell in cells for name in cell if name.lower() not in none}
-        classes = sorted(names, key=_natural) if all(_is_int(name) for name in names) else sorted(names)
-        if not classes:
+        if not names:
             raise FinetuneError(f"{self.file}: data.label={self.label} is blank in every row.")
+        check_classes(str(self.label), names, len(column), self.label_type)
+        classes = in_order(names)
         rows = np.array([[float(name in cell) for name in classes] for cell in cells])
         if several:
             return "multilabel", classes, rows[codes], []
         notes = []
-        if "" in texts:
-            blank = list(texts).index("")
-            rows[blank] = np.nan
-            notes.append(f"{int((codes == blank).sum()):,} row(s) have a blank {self.label}: their class is unknown.")
-        if set(classes) == {"0", "1"}:
-            notes.append(
-                f"{self.label} holds 0 and 1 and is read as two classes; data.label=[{self.label}] reads one finding."
-            )
-        return "multiclass", classes, rows[codes], notes
+        blank = np.array([cell == [""] for cell in cells])
+        rows[blank] = np.nan
+        if unknown := int(blank[codes].sum()):
+            notes.append(f"{unknown:,} row(s) have a blank {self.label}: their class is unknown.")
+        if decimal := next((text for text, (name,) in zip(texts, cells, strict=True) if name not in ("", text)), None):
+            notes.append(f"{self.label} holds whole numbers with decimals: {decimal} is read as {class_name(decimal)}.")
+        return "multiclass", classes, rows[codes], notes + self._on_classes(classes)
 
+    def _on_classes(self, classes: list[str]) -> list[str]:
+        """The sentence on classes that might be something else, or none."""
+        if len(classes) == 2 and {name.lower() for name in classes} <= {"0", "1", *WORDS}:
+            said = f"{' and '.join(classes)} and is read as two classes; data.label=[{self.label}] reads one finding."
+        elif self.label_type is None and all(map(is_number, classes)):
+            said = f"{len(classes)} whole numbers and is read as {len(classes)} classes, without an order."
+        else:
+            return []
+        return [f"{self.label} holds {said}"]
 
-def _natural(name: str) -> tuple[int, str]:
-    return int(name), name
-
-
-def _is_int(name: str) -> bool:
-    return name.isascii() and name.removeprefix("-").isdigit()
+    def _strata(self, rows: pd.DataFrame, patients: pd.Series) -> Strata:
+        """What splits are balanced over: the cells of every column that has few different ones, each of several
+        patients, by themselves or listed as a|b or a;b. No setting but those of paths and patients changes it."""
+        labels = [np.zeros((len(rows), 0), bool)]
+        for column in rows.columns:
+            if column in (self.path, self.patient):
+                continue
+            codes, texts = pd.factorize(rows[column].str.strip())
+            cells = [{class_name(name) for name in re.split("[|;]", text)} for text in texts]
+            names = {name for cell in cells for name in cell if name.lower() not in BLANK}
+            pairs = pd.DataFrame({"cell": codes, "patient": patients.to_numpy()}).drop_duplicates()["cell"]
+            shown = np.array([len(cell) for cell in cells])[pairs].sum()  # by how many patients, summed over the names
+            several = shown >= (2 if len(names) <= FEW_STRATA else 5) * len(names)
+            if 1 < len(names) <= MOST_STRATA and several and not doubt(names, len(rows)):
+                labels.append(np.array([[name in cell for name in sorted(names)] for cell in cells])[codes])
+        return Strata(np.concatenate(labels, axis=1))
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:

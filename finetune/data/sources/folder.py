@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.sources.headers import patients_by_header
 from finetune.data.sources.listing import list_files, some
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -22,6 +23,7 @@ class Folder:
     """Source for pictures sorted into one folder per class; each picture has exactly one class.
 
     With a folder `train` at the top, the top level is taken as the split; a missing val or test is cut from train.
+    Patients are known where the pictures are DICOM: by the PatientID of their headers.
     """
 
     root: str | Path | None = None
@@ -54,7 +56,11 @@ class Folder:
                 f"Expected DIR/<class>/ or DIR/train/<class>/ with files {', '.join(IMAGE_SUFFIXES)}."
             )
         paths, labels, splits = zip(*found, strict=True)
-        notes = ["No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."]
+        patients, notes = patients_by_header(root, paths)
+        if patients is None:
+            notes.append(
+                "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."
+            )
         if empty := sorted(classes - set(labels)):
             notes.append(f"Class folder(s) without pictures are left out: {some(empty)}.")
         if given and (others := [name for name in top if name not in branches]):
@@ -62,10 +68,16 @@ class Folder:
         notes += [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
         names = sorted(set(labels))
         targets = (np.array(labels, dtype=object)[:, None] == np.array(names, dtype=object)).astype(float)
-        frame = pd.DataFrame({"path": paths, "patient": paths, "split": splits}, dtype=object)
+        frame = pd.DataFrame({"path": paths, "patient": patients or paths, "split": splits}, dtype=object)
         frame = pd.concat([frame, pd.DataFrame(targets, columns=[f"target_{name}" for name in names])], axis=1)
         return SampleTable(
-            frame=frame, classes=names, kind="multiclass", root=root, name=root.absolute().name, notes=notes
+            frame=frame,
+            classes=names,
+            kind="multiclass",
+            root=root,
+            name=root.absolute().name,
+            has_patients=patients is not None,
+            notes=notes,
         ).check()
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.data.classes import check_classes, check_type
 from finetune.data.sources.assemble import assemble
 from finetune.data.sources.listing import need_columns, present, read_rows, some
 from finetune.data.table import SampleTable
@@ -46,6 +47,11 @@ class HuggingFace:
     """Column of the class, or of a list of classes; by default the only one with class names."""
     patient: str | None = None
     """Column that says whose image it is."""
+    label_type: str | None = None
+    """class takes whatever a label column holds for names of classes; null asks where it looks like numbers or text."""
+
+    def __post_init__(self) -> None:
+        check_type(self.label_type, self.label)
 
     def table(self) -> SampleTable:
         """One row per picture, in the hub's order."""
@@ -53,7 +59,7 @@ class HuggingFace:
             if not value:
                 raise FinetuneError(f"data=huggingface needs {setting}.")
         root = Path(str(self.root))
-        asked = {key: value for key, value in asdict(self).items() if key != "root"}
+        asked = {key: value for key, value in asdict(self).items() if key not in ("root", "label_type")}
         facts = _facts(root)
         if facts is None or facts["asked"] != asked:
             if facts is not None:
@@ -102,7 +108,7 @@ class HuggingFace:
         parts = self._load()
         first = next(iter(parts.values()))
         image, label = self._columns(first.features)
-        kind, classes, number_of = _classes(first, label)
+        kind, classes, number_of = _classes(first, label, self.label_type)
         used = {name: SPLITS[name] for name in parts if name in SPLITS} or {next(iter(parts)): ""}
         notes = []
         if left := [name for name in parts if name not in used]:
@@ -179,15 +185,19 @@ def _names(feature: Any) -> list[str] | None:
     return list(getattr(inner, "names", None) or []) or None
 
 
-def _classes(data: Any, label: str) -> tuple[str, list[str], dict[Any, int]]:
+def _classes(data: Any, label: str, label_type: str | None) -> tuple[str, list[str], dict[Any, int]]:
     """Kind, names of the classes, value -> number; a plain column of text or numbers has those that occur in it."""
     feature = data.features[label]
     several = hasattr(feature, "feature")
     names = _names(feature)
     if names is None:
         if several or str(getattr(feature, "dtype", "")).startswith("float"):
-            raise FinetuneError(f"data.label={label} holds {feature}: only classes or lists of named classes are read.")
+            raise FinetuneError(
+                f"data.label={label} holds {feature}: only classes or lists of named classes are read. Numbers are not "
+                "learned yet: sort them into a few ranges, in a column of names."
+            )
         values = sorted(value for value in data.unique(label) if value is not None)
+        check_classes(label, [str(value) for value in values], len(data), label_type)
         return "multiclass", [str(value) for value in values], {value: i for i, value in enumerate(values)}
     return ("multilabel" if several else "multiclass"), names, {i: i for i in range(len(names))}
 

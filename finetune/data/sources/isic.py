@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.labels import read_marks
 from finetune.data.sources.assemble import assemble, need_root
 from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, some
 from finetune.data.table import SampleTable
@@ -142,7 +143,7 @@ def _labels(file: Path) -> pd.DataFrame:
         return pd.concat([_facts(rows, frame), marks], axis=1)
     need_columns(rows, {"image": "image", "class": CLASSES[0]}, file)
     names = [name for name in rows.columns if name != "image" and name.isupper()]
-    marks = rows[names].apply(pd.to_numeric, errors="coerce")
+    marks = rows[names].apply(lambda column: read_marks(column, file))
     if (wrong := ~marks.isin((0, 1)).all(axis=1) | (marks.sum(axis=1) > 1)).any():
         line = int(wrong.to_numpy().argmax())
         raise FinetuneError(f"{file}, line {line + 2}: exactly one of {', '.join(names)} must be 1, the others 0.")

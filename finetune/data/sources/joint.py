@@ -16,7 +16,7 @@ import pandas as pd
 from finetune.data.findings import canonical, chosen
 from finetune.data.sources.listing import some
 from finetune.data.splits import assign_splits
-from finetune.data.table import SampleTable
+from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
 EXAMPLE = "data.sources.chestxray=DIR data.sources.chexpert=DIR, or data.sources=[chestxray,chexpert]"
@@ -83,7 +83,22 @@ class Joint:
             has_patients=any(table.has_patients for table in tables.values()),
             notes=[f"{name}: {note}" for name, table in tables.items() for note in table.notes] + notes,
             synthetic=any(table.synthetic for table in tables.values()),
+            strata=self._strata(tables),
         ).check()
+
+    def _strata(self, tables: dict[str, SampleTable]) -> Strata:
+        """Each set is split by itself, as it would be alone, unless patients are shared between them."""
+        each = [table.drawn_by() for table in tables.values()]
+        labels = np.zeros((sum(map(len, each)), sum(strata.labels.shape[1] for strata in each)), bool)
+        row = column = 0
+        for strata in each:
+            height, width = strata.labels.shape
+            labels[row : row + height, column : column + width] = strata.labels
+            row, column = row + height, column + width
+        if self.shared_patients:
+            return Strata(labels)
+        patients = np.concatenate([table.frame["patient"].to_numpy(object) for table in tables.values()])
+        return Strata(labels, np.repeat(np.array(list(tables), object), list(map(len, each))), patients)
 
     def _read(self, name: str, source: Any) -> SampleTable:
         try:

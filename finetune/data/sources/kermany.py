@@ -90,6 +90,7 @@ class Kermany:
             splits=[row[1] for row in rows] if self.official_split else None,
             patients=[row[3] or row[0] for row in rows],
             notes=notes,
+            strata=np.array([[row[2] == "NORMAL", row[4] == "bacteria", row[4] == "virus"] for row in rows]),
         )
 
     def _labels(self, said: Sequence[tuple[str, str]]) -> np.ndarray:

@@ -80,7 +80,9 @@ class MimicCxr:
         frame, of_study = frame[found], of_study[found]
         marks = chest.marks_of(studies, self._findings, labels)[of_study]
         targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
-        return chest.sample_table(frame, targets, self._findings, root=root, name="mimic", notes=[*notes, *absent])
+        shown = chest.shown(studies, FINDINGS, labels)[of_study]
+        notes += absent
+        return chest.sample_table(frame, targets, self._findings, root=root, name="mimic", notes=notes, strata=shown)
 
     def _file(self, root: Path, what: str) -> Path:
         if (found := _find(root, what)) is None:

@@ -122,7 +122,9 @@ class PadChest:
         frame, codes = frame[found], codes[found]
         marks = np.array([_marks(names, findings) for names in named])[codes]
         targets = settle(marks, list(frame["path"]), findings, "ignore", self.missing, known=known)
-        return chest.sample_table(frame, targets, findings, root=root, name="padchest", notes=[*notes, *absent])
+        shown = _shown(named, known)[codes]
+        notes += absent
+        return chest.sample_table(frame, targets, findings, root=root, name="padchest", notes=notes, strata=shown)
 
     def _listing(self, root: Path) -> Path:
         if self.labels:
@@ -173,6 +175,16 @@ def _marks(names: list[str], findings: list[str]) -> list[float]:
     has = {canonical(name) for name in names}
     rest = np.nan if not names or UNCHANGED in names else 0.0
     return [1.0 if has & {f, *(canonical(kind) for kind in KINDS.get(f, ()))} else rest for f in findings]
+
+
+def _shown(named: Sequence[list[str]], known: Sequence[str]) -> np.ndarray:  # -> (cells, L) bool
+    """Which of the known findings each list names, itself or, for the default ones, by a kind of it."""
+    number = {name: k for k, name in enumerate(known)}
+    shown = np.zeros((len(named), len(known)), bool)
+    for row, names in enumerate(named):
+        shown[row, : len(FINDINGS)] = np.array(_marks(names, FINDINGS)) == 1
+        shown[row, [number[name] for name in map(canonical, names) if name in number]] = True
+    return shown
 
 
 def _age(study: pd.Series, birth: pd.Series) -> pd.Series:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from finetune.data.boxes import COLUMN, Box, to_text
 from finetune.data.dicom import SUFFIXES as DICOM
-from finetune.data.findings import canonical, chosen
+from finetune.data.findings import FINDINGS, canonical, chosen
 from finetune.data.sources import chest
 from finetune.data.sources.chestxray_boxes import size_of
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
@@ -64,17 +64,20 @@ class VinDr:
         columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
         known = list(dict.fromkeys(canonical(column) for column in columns))
         findings = chosen(self.findings, known)
+        published = [name for name in known if name in FINDINGS]
+        read = list(dict.fromkeys([*findings, *published]))
         parts, listed, notes = [], 0, []
         for split, rows in tables.items():
-            labels = self._labels(rows, findings, listings[split])
+            share = self._share(rows, read, listings[split])
             where = by_stem(root, (split,))
-            listed += len(labels)
-            labels = labels[[name in where for name in labels.index]]
+            listed += len(share)
+            share = share[[name in where for name in share.index]]
+            labels = (share > (0 if self.votes == "any" else 0.5)).astype(float).where(share.notna())[findings]
             names = pd.Series(labels.index, dtype=object)
             frame = pd.DataFrame({"path": names.map(where), "patient": names.map(where), "split": split}, dtype=object)
-            parts.append((frame, labels.to_numpy()))
-        frame = pd.concat([part for part, _ in parts], ignore_index=True)
-        targets = np.concatenate([part for _, part in parts])
+            parts.append((frame, labels.to_numpy(), (share[published] > 0).to_numpy()))
+        frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
+        targets, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         if frame.empty:
             raise FinetuneError(
                 f"data.root={self.root}: none of the {listed:,} listed images is in {' or '.join(tables)}/. "
@@ -86,10 +89,12 @@ class VinDr:
         if drawn := {split: file for split, file in drawn.items() if file.is_file()}:
             frame[COLUMN], said = _boxes(drawn, frame, targets, findings, root)
             notes += said
-        return chest.sample_table(frame, targets, findings, root=root, name="vindr", notes=notes, has_patients=False)
+        return chest.sample_table(
+            frame, targets, findings, root=root, name="vindr", notes=notes, has_patients=False, strata=shown
+        )
 
-    def _labels(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
-        """Image -> 1, 0 per finding; a finding that this table does not have is unknown."""
+    def _share(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
+        """Image -> the share of its readers who saw each finding; one that this table does not have is unknown."""
         need_columns(rows, {"image_id": "image_id"}, file)
         has = [f for f in findings if f in {canonical(str(column)) for column in rows.columns}]
         marks = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
@@ -98,12 +103,10 @@ class VinDr:
         if (marks < 0).any(axis=None):
             raise FinetuneError(f"{file} holds -1; VinDr-CXR knows 0 and 1 only.")
         readers = marks.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
-        share = readers.mean()
-        decided = share > 0 if self.votes == "any" else share > 0.5
         several = readers.size() > 1
         if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
             raise FinetuneError(f"{file}: {some(several.index[several])} is there twice, without a column rad_id.")
-        return decided.astype(float).where(share.notna())
+        return readers.mean()
 
 
 def _boxes(
