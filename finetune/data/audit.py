@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from finetune.data.near import Pair
+from finetune.data.near_pairs import SHEET, listed
 from finetune.data.shortcuts import STRONG, Shortcut, shortcuts
 from finetune.data.sources.listing import some
 from finetune.data.table import SPLITS, SampleTable
@@ -34,7 +36,7 @@ class Leak:
     """The same patient or picture in two splits."""
 
     kind: str
-    """patient, picture (equal to the last pixel) or near (a copy that was changed a little)."""
+    """patient, picture (equal to the last pixel) or near (certainly a copy that was changed a little)."""
     splits: list[str]
     """The two splits."""
     count: int
@@ -62,21 +64,37 @@ class Audit:
     """path and reason of every picture that cannot be read."""
     shortcuts: list[Shortcut] = field(default_factory=list)
     """Metadata columns that predict a class by themselves, strongest first."""
+    near: list[dict[str, Any]] = field(default_factory=list)
+    """Near copies, those in two splits first: paths, splits, alike, detail, certainty (certain or possible)."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, fit for JSON."""
         return asdict(self)
 
-    def stop_on_leak(self, on_leak: str = "stop") -> None:
-        """Raise a FinetuneError that names the leaks, unless there are none or on_leak="warn"."""
+    def stop_on_leak(self, on_leak: str = "stop", run: Path | None = None) -> None:
+        """Raise a FinetuneError that names the leaks, unless there are none or on_leak="warn".
+
+        `run`: the folder that holds audit.json and near_copies.png, for the message.
+        """
         if on_leak not in ("stop", "warn"):
             raise one_of("data.audit.on_leak", on_leak, ("stop", "warn"))
-        if self.leaks and on_leak == "stop":
-            found = "\n  ".join(leak.text for leak in self.leaks)
-            raise FinetuneError(
-                f"table {self.name}: the splits leak, so the scores would be too good.\n  {found}\n"
-                "Repair the split or remove the copies; data.audit.on_leak=warn goes on all the same."
+        if not self.leaks or on_leak == "warn":
+            return
+        lines = [f"table {self.name}: the splits leak, so the scores would be too good."]
+        lines += [f"  {leak.text}" for leak in self.leaks]
+        near = any(leak.kind == "near" for leak in self.leaks)
+        if near and run is not None:
+            lines.append(f"Look at the near copies in {run / SHEET}; all pairs are listed in {run / 'audit.json'}.")
+        elif run is not None:
+            lines.append(f"The first {EXAMPLES} of each kind are listed in {run / 'audit.json'}.")
+        lines.append("Repair the split or remove the copies.")
+        if near:
+            lines.append(
+                "data.audit.near=false goes on without the search for near copies; patients and equal images in two "
+                "splits still stop the run."
             )
+        lines.append("data.audit.on_leak=warn goes on in spite of every leak, real ones too.")
+        raise FinetuneError("\n".join(lines))
 
 
 def audit_table(table: SampleTable) -> Audit:
@@ -98,6 +116,7 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, nea
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
         shortcuts=shortcuts(table, {"image height": pictures.sizes[:, 0], "image width": pictures.sizes[:, 1]}),
+        near=listed(table, near),
     )
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
@@ -245,23 +264,37 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
 
 
 def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str]:
-    """Pictures that were compressed again, resized, made brighter or cropped a little: as bad a leak as equal ones."""
+    """Images that were compressed again, resized, made brighter or cropped a little: certain ones are as bad a leak as
+    equal images, possible ones are only spoken of.
+    """
     paths, splits, patients = (table.frame[column].to_numpy(object) for column in ("path", "split", "patient"))
-    pairs = [(p, {splits[p.first], splits[p.second]}) for p in near]
+    certain = [pair for pair in near if pair.certainty == "certain"]
     for one, other in combinations(SPLITS, 2):
-        torn = sorted([paths[p.first], paths[p.second], p.alike] for p, where in pairs if where == {one, other})
+        torn = sorted(
+            [paths[pair.first], paths[pair.second], pair.alike]
+            for pair in certain
+            if {splits[pair.first], splits[pair.second]} == {one, other}
+        )
         if torn:
             shown = some(f"{a} ~ {b}" for a, b, _ in torn)
-            text = f"{len(torn):,} picture(s) in {one} have a near copy in {other}: {shown}."
+            text = f"{len(torn):,} pair(s) of near copies are divided between {one} and {other}: {shown}."
             yield Leak("near", [one, other], len(torn), torn[:EXAMPLES], text)
-    within = [p for p, where in pairs if len(where) == 1]
+    within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
     if within:
-        shown = some(f"{paths[p.first]} ~ {paths[p.second]}" for p in within)
+        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
         yield f"{len(within):,} pair(s) of near copies are in the same split: {shown}."
     if table.has_patients:
-        strangers = sum(patients[p.first] != patients[p.second] for p, _ in pairs)
+        strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
         if strangers:
             yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
+    possible = [pair for pair in near if pair.certainty == "possible"]
+    if possible:
+        across = [pair for pair in possible if splits[pair.first] != splits[pair.second]]
+        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
+        yield (
+            f"{len(possible):,} pair(s) of images may be near copies, {len(across):,} of them in two splits: {shown}. "
+            f"They are not certain: they stop no run and change no split. {SHEET} shows them, audit.json lists them."
+        )
 
 
 def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:

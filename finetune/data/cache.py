@@ -18,7 +18,7 @@ import numpy as np
 
 from finetune.data import containers
 from finetune.data.images import read_picture, read_size
-from finetune.data.near import Pair, near_duplicates
+from finetune.data.near import VERSION, Pair, near_duplicates
 from finetune.data.store import NoRoom, PictureStore, StoreFolder, file_size
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError, one_of
@@ -110,9 +110,10 @@ class PictureCache:
     def near_copies(self) -> list[Pair]:
         """Pairs of near copies (`near.near_duplicates`), looked for once and kept beside the pictures.
 
-        All processes of a run must see the same pairs, to the last one, whatever their number of threads.
+        All processes of a run must see the same pairs, to the last one, whatever their number of threads. What an older
+        version of the search left there is not read.
         """
-        kept = self.npy.with_name("near.json") if self.npy is not None else None
+        kept = self.npy.with_name(f"near_{VERSION}.json") if self.npy is not None else None
         if kept is not None and kept.is_file():
             return [Pair(*pair) for pair in json.loads(kept.read_text())]
         found = near_duplicates(self, self.digests, self.sizes)

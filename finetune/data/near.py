@@ -8,6 +8,8 @@ In three steps, none of which compares all pairs:
    candidates (Charikar, 2002). A table has about as many keys as there are pictures, so candidates grow linearly.
 3. A pair of candidates is looked at closely: the edges of one must lie on the edges of the other, after the shift and
    the small zoom that fit best. Different X-rays have alike shadows, but their edges lie elsewhere.
+4. What passes is compared in fine detail and in colour (near_detail.py): two spots in the middle of plain skin share
+   their edges. That decides whether the pair is a certain copy, a possible one, or none.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ import numpy as np
 import scipy.linalg
 from PIL import Image
 
+from finetune.data.near_detail import SIDE, Certainty, agreement
+
+VERSION = 2  # raised whenever the search answers differently: pairs kept by an older one are not read
 SMALL, LARGE = 16, 64  # sides of the thumbnails for candidates and for the closer look, in pixels
 FEW = 50  # pictures of which all pairs are looked at
 SAMPLE = 1000  # pictures of which copies are made
@@ -31,9 +36,8 @@ FEATURES = 24
 TABLES = 16
 CROWD = 64  # pictures with the same key that each is compared to at most: a crowd of them must not cost its square
 NEAR = 0.85  # least cosine of two candidates' features
-COARSE = 64  # shorter side, in pixels, below which pictures show too little to tell a copy from one that is alike
-VERY_ALIKE = 0.96  # what is asked of those
-ALIKE = 0.93  # least correlation of the edges of a picture and a copy of it
+ALIKE = 0.90  # least correlation of the edges of two images that are compared in detail
+VERY_ALIKE = 0.94  # least correlation of the edges of a certain copy
 ZOOMS = (1.0, 0.97, 0.94)
 AT_ONCE = 2048
 
@@ -46,17 +50,22 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of the table, first < second, and how well their edges agree, from 0 to 1."""
+    """Two rows of the table, first < second, that show the same image or may do so."""
 
     first: int
     second: int
     alike: float
+    """How well their edges agree, from 0 to 1."""
+    detail: float
+    """How well their fine detail agrees, from -1 to 1."""
+    certainty: Certainty
+    """certain: treated as an equal image. possible: for a person to look at, nothing follows from it."""
 
 
 def near_duplicates(
     pictures: Pictures, digests: Iterable[str], sizes: np.ndarray | None = None, seed: int = 0
 ) -> list[Pair]:
-    """Pairs of rows that show the same picture, but for those that are equal to the last pixel (equal digests).
+    """Pairs of rows that show, or may show, the same picture, but for those equal to the last pixel (equal digests).
 
     `digests`: one per row, "" for a row that cannot be read. Of a group of equal pictures only the first is compared.
     `sizes`: (N, 2) height and width before `pictures` were resized, if they were.
@@ -73,10 +82,13 @@ def near_duplicates(
     found = []
     for i, j in pairs:
         first, second = int(rows[i]), int(rows[j])
-        sides = [*pictures[first].shape[:2], *([] if sizes is None else sizes[[first, second]].ravel())]
-        least = VERY_ALIKE if min(sides) < COARSE else ALIKE
-        if (alike := edges.agree(first, second)) >= least:
-            found.append(Pair(first, second, round(alike, 3)))
+        if (alike := edges.agree(first, second)) < ALIKE:
+            continue
+        side = SIDE if sizes is None else int(sizes[[first, second]].min())
+        result = agreement(pictures[first], pictures[second], side)
+        if (certainty := result.certainty) is not None:
+            certainty = certainty if alike >= VERY_ALIKE else "possible"
+            found.append(Pair(first, second, round(alike, 3), round(result.detail, 3), certainty))
     return sorted(found, key=lambda pair: (pair.first, pair.second))
 
 

@@ -1,4 +1,4 @@
-"""Pictures beside each other in one PNG, with a line of text under each: pairs of copies, the first batch."""
+"""Images beside each other in one PNG, with lines of text under each: pairs of copies, the first batch."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,19 +6,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-TILE, LINE = 160, 14  # side of a picture and height of a line of text, in pixels
+TILE, LINE, GAP = 160, 14, 6  # side of an image, height of a line of text and space between images, in pixels
+GRAY = (128, 128, 128, 255)  # of the text: legible on white and on black
 
 
 def write_sheet(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int) -> Path:
-    """uint8 pictures (H, W) or (H, W, 3), row by row; captions are cut to the width of a picture."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * (TILE + 6), max(1, rows) * (TILE + LINE + 8)), "white")
+    """uint8 images (H, W) or (H, W, 3), row by row, on nothing: the PNG is transparent where no image is, so that it
+    suits light and dark pages. Lines of a caption are cut to the width of an image.
+    """
+    columns = max(1, min(columns, len(pictures)))
+    rows = max(1, -(-len(pictures) // columns))
+    height = TILE + GAP + LINE * max((caption.count("\n") + 1 for caption in captions), default=1)
+    sheet = Image.new("RGBA", (columns * (TILE + GAP) - GAP, rows * height - GAP // 2), (0, 0, 0, 0))
     pen = ImageDraw.Draw(sheet)
     for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-        left, top = place % columns * (TILE + 6), place // columns * (TILE + LINE + 8)
+        left, top = place % columns * (TILE + GAP), place // columns * height
         sheet.paste(Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.BILINEAR), (left, top))
-        while caption and pen.textlength(caption, font_size=11) > TILE:
-            caption = caption[:-2].rstrip("…") + "…" if len(caption) > 2 else ""
-        pen.text((left, top + TILE + 2), caption, fill="black", font_size=11)
+        for number, line in enumerate(caption.split("\n")):
+            while line and pen.textlength(line, font_size=11) > TILE:
+                line = line[:-2].rstrip("…") + "…" if len(line) > 2 else ""
+            pen.text((left, top + TILE + 2 + number * LINE), line, fill=GRAY, font_size=11)
     sheet.save(path, optimize=True)
     return path

@@ -69,13 +69,17 @@ def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
     splits, patients = (table.frame[column].to_numpy(object).copy() for column in ("split", "patient"))
     moved: set[int] = set()
     pairs = [(i, j) for i, j in copies if {splits[i], splits[j]} <= set(table.drawn)]
+    rows_of: dict[object, list[int]] = {patients[row]: [] for pair in pairs for row in pair}
+    for row, patient in enumerate(patients):
+        if patient in rows_of:
+            rows_of[patient].append(row)
     while torn := [(i, j) for i, j in pairs if splits[i] != splits[j]]:
         for i, j in torn:  # a move may tear another pair, so once more until all are whole
             to = min(splits[i], splits[j], key=SPLITS.index)
-            for row in np.flatnonzero((patients == patients[i]) | (patients == patients[j])):
+            for row in rows_of[patients[i]] + rows_of[patients[j]]:
                 if splits[row] != to and splits[row] in table.drawn:
                     splits[row] = to
-                    moved.add(int(row))
+                    moved.add(row)
     if not moved:
         return table
     what = f"{len(moved):,} image(s) of {len(set(patients[list(moved)])):,} patient(s)" if table.has_patients else ""

@@ -10,20 +10,16 @@ from typing import Any
 
 from finetune import build
 from finetune.data import audit as audits
-from finetune.data import splits
+from finetune.data import near_pairs, splits
 from finetune.data.cache import PictureCache
 from finetune.data.findings import same
 from finetune.data.module import ImageData
-from finetune.data.near import Pair
-from finetune.data.sheets import write_sheet
 from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic
 from finetune.package import Model
 from finetune.preprocessing import Preprocessing
-
-PAIRS_SHOWN = 16  # near copies in near_copies.png
 
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
@@ -83,14 +79,14 @@ def pictures(
     early = audits.audit_table(table)
     if run is not None:
         write_json_atomic(run / "audit.json", early.to_dict())
-    early.stop_on_leak(data["audit"]["on_leak"])
+    early.stop_on_leak(data["audit"]["on_leak"], run)
     workers, on_bad = max(1, data["num_workers"]), data["on_bad"]
     with bar("Decoding pictures", run is not None) as progress:
         cache = PictureCache.build(
             table, preprocessing, data["cache"], workers=workers, on_bad=on_bad, say=say, progress=progress
         )
     near = cache.near_copies() if data["audit"]["near"] else []
-    copies = [(p.first, p.second) for p in near]
+    copies = [(p.first, p.second) for p in near if p.certainty == "certain"]
     copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
     mended = splits.mend(table, copies)
     for sentence in mended.notes[len(table.notes) :]:
@@ -99,10 +95,10 @@ def pictures(
     if run is not None:
         write_json_atomic(run / "audit.json", found.to_dict())
         if near:
-            show_pairs(mended, cache, near, run / "near_copies.png")
+            near_pairs.show(mended, cache, near, run / near_pairs.SHEET)
     for sentence in found.warnings:
         say(f"audit: {sentence}")
-    found.stop_on_leak(data["audit"]["on_leak"])
+    found.stop_on_leak(data["audit"]["on_leak"], run)
     say(counts(mended))
     return mended, cache, found
 
@@ -118,14 +114,6 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
     with Progress(transient=True) as drawn:
         task = drawn.add_task(title, total=None)
         yield lambda done, total: drawn.update(task, completed=done, total=total)
-
-
-def show_pairs(table: SampleTable, cache: PictureCache, near: list[Pair], path: Path) -> None:
-    """Near copies side by side, those in different splits first."""
-    split = table.frame["split"].to_numpy(object)
-    shown = sorted(near, key=lambda p: split[p.first] == split[p.second])[:PAIRS_SHOWN]
-    rows = [row for pair in shown for row in (pair.first, pair.second)]
-    write_sheet(path, [cache[row] for row in rows], [f"{split[row]}: {Path(table.paths[row]).name}" for row in rows], 4)
 
 
 def batches(
