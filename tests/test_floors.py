@@ -17,6 +17,7 @@ FLOORS = {  # the longest prefix decides
     "finetune.explanations": 1,
     "finetune.network": 1,
     "finetune.inference": 1,
+    "finetune.header": 1,
     "finetune.package": 1,
     "finetune": 0,
 }

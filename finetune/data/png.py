@@ -89,7 +89,8 @@ def chunks(data: bytes) -> tuple[bytes, bytes]:
     """
     if not data.startswith(MAGIC):
         raise ValueError("no PNG")
-    view, place, header, parts = memoryview(data), len(MAGIC), b"", []
+    view, place, header = memoryview(data), len(MAGIC), b""
+    parts: list[memoryview] = []
     previous, text = b"", 0
     while previous != b"IEND":
         length, name = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])

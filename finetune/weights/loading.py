@@ -1,6 +1,7 @@
 """From a source to a loaded backbone, with an account of every key and of where the weights come from."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch import Tensor
 from finetune.backbones import Backbone
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
-from finetune.weights import files, sources
+from finetune.weights import files, own_file, sources
 from finetune.weights.fitting import Fit, fit, looks_like
 
 IMAGENET = Preprocessing(interpolation="bicubic", fit="crop", crop_fraction=0.875)
@@ -70,6 +71,7 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     if file is None:
         return LoadReport("none")
     tensors = files.read_tensors(file.path)
+    stated = own_preprocessing(file.path, tensors)
     try:
         state, account = fit(tensors, net)
     except FinetuneError as error:
@@ -79,7 +81,7 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     net.load_state_dict(state, strict=True)
     preprocessing = None
     if net.in_channels in (1, 3):
-        preprocessing = file.preprocessing or preprocessing_of_file(file, name, tensors, account)
+        preprocessing = file.preprocessing or stated or usual_preprocessing(name, tensors, account)
         preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
     return LoadReport(
         source=str(file.path),
@@ -91,12 +93,8 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     )
 
 
-def preprocessing_of_file(
-    file: sources.WeightsFile, name: str, tensors: dict[str, Tensor], account: Fit
-) -> Preprocessing:
-    """How images were prepared for weights of unknown origin: what the file says, or is usual for the model."""
-    if header := files.header(file.path):
-        return Preprocessing.from_dict(header["preprocessing"])
+def usual_preprocessing(name: str, tensors: dict[str, Tensor], account: Fit) -> Preprocessing:
+    """How images were prepared for weights of unknown origin: what is known of such tensors, or usual for the model."""
     if is_xrayvision(tensors):
         return XRAYVISION
     if is_radimagenet(account):
@@ -106,6 +104,28 @@ def preprocessing_of_file(
     if name.startswith("densenet_"):
         return CIFAR_DENSENET
     return sources.usual_preprocessing(name) or IMAGENET
+
+
+def own_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:
+    """What a model.safetensors of this project says; None for every other file.
+
+    Raises:
+        FinetuneError: such a file, and damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    with files.opened(path, "weights") as file:
+        metadata = file.metadata() or {}
+    try:
+        text = own_file.text_of(metadata)
+        if text is None:
+            return None
+        about = own_file.beginning(text)
+    except FinetuneError as error:
+        raise FinetuneError(f"weights={path} {error}") from None
+    if about.weights_hash is not None and own_file.tensors_hash(tensors) != about.weights_hash:
+        raise FinetuneError(f"weights={path} is damaged: its tensors do not match the hash in its header.")
+    return about.preprocessing
 
 
 def is_xrayvision(tensors: dict[str, Tensor]) -> bool:
