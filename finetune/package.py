@@ -1,11 +1,10 @@
 """The one-file model: weights, preprocessing, classes, calibration, provenance in a model.safetensors, without pickle.
 
-The file holds plain values only and never names a class to build.
+The file holds plain values only and never names a class to build. What it holds is checked before anything is built.
 """
 
-import hashlib
-import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from PIL import Image
 from safetensors.torch import save_file
 
 from finetune import inference
@@ -21,17 +20,16 @@ from finetune.data.images import as_picture, read_picture
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation.calibration import Calibration
 from finetune.evaluation.conformal import Conformal
+from finetune.header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
+from finetune.weights import files, own_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT = 1
-"""Version of the layout; a file from a later program is refused, not guessed at."""
 
-
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A trained network with all it takes to ask it about a picture."""
 
@@ -50,7 +48,15 @@ class Model:
     @property
     def weights_hash(self) -> str:
         """sha256 over names and bytes of all tensors."""
-        return weights_hash(self.network)
+        return own_file.tensors_hash(self.network.state_dict())
+
+    def __repr__(self) -> str:
+        classes = ", ".join(self.classes[:20]) + (f", ... ({len(self.classes)})" if len(self.classes) > 20 else "")
+        parts = [self.spec.backbone, f"{self.preprocessing.image_size} px", f"in_channels={self.spec.in_channels}"]
+        parts += [f"{self.kind}: {classes}"]
+        for name in ("calibration", "operating_points", "selective", "conformal"):
+            parts += [name] if getattr(self, name) else []
+        return f"Model({'; '.join(parts)}{f'; {self.path}' if self.path else ''})"
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Logits (N, K) -> sigmoid or softmax in float64."""
@@ -81,8 +87,7 @@ class Model:
         """As `predict`, but going on without the unreadable ones: the table, and name -> reason for these."""
         import pandas as pd
 
-        if isinstance(images, str | Path | np.ndarray):
-            raise FinetuneError("predict takes a list of images: put a single one into brackets.")
+        images = as_list(images)
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
@@ -120,23 +125,23 @@ class Model:
     def save(self, path: str | Path) -> Path:
         """Write the one file, atomically."""
         path = Path(path)
-        header = {
-            "format": FORMAT,
-            "network": self.spec.to_dict(),
-            "classes": self.classes,
-            "kind": self.kind,
-            "preprocessing": self.preprocessing.to_dict(),
-            "weights_hash": self.weights_hash,
-            "provenance": self.provenance,
-            "calibration": self.calibration.to_dict() if self.calibration else None,
-            "operating_points": self.operating_points,
-            "selective": self.selective,
-            "conformal": self.conformal.to_dict() if self.conformal else None,
-        }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        tensors = {name: as_stored(value) for name, value in self.network.state_dict().items()}
+        header = Header(
+            own_file.FORMAT,
+            self.spec,
+            self.classes,
+            self.kind,  # type: ignore[arg-type]
+            self.preprocessing,
+            own_file.tensors_hash(tensors),
+            self.provenance,
+            self.calibration,
+            self.operating_points,
+            self.selective,
+            self.conformal,
+        )
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            save_file(tensors, partial, metadata={"finetune": json.dumps(header)})
+            save_file(tensors, partial, metadata=own_file.metadata(header.to_text()))
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
@@ -144,13 +149,29 @@ class Model:
         return path
 
 
-def weights_hash(network: torch.nn.Module) -> str:
-    """sha256 over names and bytes of all tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def as_stored(value: torch.Tensor) -> torch.Tensor:
+    """As a network that is built anew has it: on the CPU and, whatever the training computed in, in 32 bits."""
+    value = value.detach().cpu().contiguous()
+    return value.float() if value.is_floating_point() else value
+
+
+def as_list(images: Any) -> list[Any]:
+    """The images to ask about.
+
+    Raises:
+        FinetuneError: a single image, or tensors.
+    """
+    if isinstance(images, str | Path | np.ndarray | Image.Image):
+        single = repr(str(images)) if isinstance(images, str | Path) else "image"
+        raise FinetuneError(f"predict takes a list of images: put a single one into brackets, predict([{single}]).")
+    images = [images] if isinstance(images, torch.Tensor) else list(images)
+    if tensors := [image for image in images if isinstance(image, torch.Tensor)]:
+        raise FinetuneError(
+            f"predict takes paths, PIL images or uint8 arrays (H, W) or (H, W, 3), no tensors "
+            f"({tensors[0].dtype} {tuple(tensors[0].shape)}): it does the preprocessing itself. For a batch that is "
+            "prepared already, (N, C, H, W), the logits are model.network(batch)."
+        )
+    return images
 
 
 def find(path: str | Path) -> Path:
@@ -179,43 +200,56 @@ def load(path: str | Path) -> Model:
         FinetuneError: an unfinished run, a missing or damaged file, one that is not a finetune model.
     """
     path = find(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get("finetune")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise FinetuneError(f"model={path} cannot be read as safetensors: {error}.") from error
-    if metadata is None:
-        raise FinetuneError(
-            f"model={path} holds tensors but no finetune header: it is not a model file of this project. "
-            "To start from its weights, give it as backbone.weights."
-        )
-    header = json.loads(metadata)
-    if header["format"] > FORMAT:
-        raise FinetuneError(
-            f"model={path} has format {header['format']}, this program reads up to {FORMAT}. Install a newer finetune."
-        )
-    spec = NetworkSpec.from_dict(header["network"])
-    network = spec.build()
-    wanted, held = set(network.state_dict()), set(tensors)
-    if wanted != held:
-        raise FinetuneError(
-            f"model={path} does not fit its own header: missing {sorted(wanted - held)[:3]}, "
-            f"unknown {sorted(held - wanted)[:3]}."
-        )
-    network.load_state_dict(tensors, strict=True)
-    if weights_hash(network) != header["weights_hash"]:
+    with files.opened(path, "model") as file:
+        try:
+            text = own_file.text_of(file.metadata() or {})
+        except FinetuneError as error:
+            raise FinetuneError(f"model={path} {error}") from None
+        if text is None:
+            raise FinetuneError(
+                f"model={path} holds tensors but no finetune header: it is not a model file of this project. "
+                "To start from its weights, give it as backbone.weights."
+            )
+        header = read_header(path, text)
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            header.check_tensors({name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()})
+        except FinetuneError as error:
+            raise FinetuneError(f"model={path} does not fit its own header: {error}") from None
+        tensors = {name: file.get_tensor(name) for name in slices}
+    if own_file.tensors_hash(tensors) != header.weights_hash:
         raise FinetuneError(f"model={path} is damaged: its tensors do not match the hash in its header.")
+    network = header.network.build()
+    network.load_state_dict(tensors, strict=True)
     return Model(
         network=network.to(memory_format=torch.channels_last).eval(),
-        spec=spec,
-        classes=list(header["classes"]),
-        kind=header["kind"],
-        preprocessing=Preprocessing.from_dict(header["preprocessing"]),
-        provenance=header["provenance"],
+        spec=header.network,
+        classes=header.classes,
+        kind=header.kind,
+        preprocessing=header.preprocessing,
+        provenance=header.provenance,
         path=path,
-        calibration=Calibration.from_dict(found) if (found := header.get("calibration")) else None,
-        operating_points=header.get("operating_points") or {},
-        selective=header.get("selective") or {},
-        conformal=Conformal.from_dict(found) if (found := header.get("conformal")) else None,
+        calibration=header.calibration,
+        operating_points=dict(header.operating_points),
+        selective=dict(header.selective),
+        conformal=header.conformal,
     )
+
+
+def read_header(path: Path, text: str) -> Header:
+    """The header of the model at `path`, typed and within its bounds.
+
+    Raises:
+        FinetuneError: the path and what is wrong.
+    """
+    try:
+        header = Header.read(text)
+    except FinetuneError as error:
+        raise FinetuneError(f"model={path} has a header that is damaged or not this project's: {error}") from None
+    if header.format < 2:
+        warnings.warn(
+            f"model={path} is of format {header.format}: no hash covers its preprocessing, classes and calibration. "
+            f"To write it anew with one: finetune.load(PATH).save(PATH).",
+            stacklevel=3,
+        )
+    return header

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # torch is imported where tensors are made, so decoding proce
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 FITS = ("squash", "crop", "pad")
+LARGEST_SIDE = 8192
+"""Pixels; one image of this side takes 800 MB as a network's input."""
 
 # A picture more than this many times longer than wide is cut to it before `fit=crop` enlarges it: a 1 x 1,000,000
 # strip would need gigabytes. What is cut lies far outside the centre square that is kept.
@@ -32,6 +34,8 @@ class Preprocessing:
     Resizing is Pillow's antialiased filter on uint8, sizes and offsets are rounded as timm and torchvision do:
     `fit="crop"` equals timm's evaluation transform with crop_pct = `crop_fraction`, to the last bit.
     """
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}  # read from a file, an unknown key is an error
 
     image_size: int = 224
     """Side of the square the network sees, in pixels."""
@@ -67,8 +71,13 @@ class Preprocessing:
             raise FinetuneError(f"interpolation={self.interpolation!r}: choose from {', '.join(FILTERS)}.")
         if self.fit not in FITS:
             raise FinetuneError(f"fit={self.fit!r}: choose from {', '.join(FITS)}.")
-        if not 0 < self.crop_fraction <= 1:
+        if not isinstance(self.crop_fraction, float | int) or not 0 < self.crop_fraction <= 1:
             raise FinetuneError(f"crop_fraction={self.crop_fraction!r} must lie above 0 and at most at 1.")
+        if self.image_size > LARGEST_SIDE * min(1, self.crop_fraction):
+            raise FinetuneError(
+                f"image_size={self.image_size} with crop_fraction={self.crop_fraction} asks for images of more than "
+                f"{LARGEST_SIDE} pixels a side."
+            )
         if self.fit != "crop" and self.crop_fraction != 1.0:
             raise FinetuneError(f"crop_fraction={self.crop_fraction} is for fit=crop only, not fit={self.fit}.")
 

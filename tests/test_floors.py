@@ -19,6 +19,7 @@ FLOORS = {  # the longest prefix decides
     "finetune.network": 1,
     "finetune.extend": 1,
     "finetune.inference": 1,
+    "finetune.header": 1,
     "finetune.package": 1,
     "finetune": 0,
 }

@@ -42,12 +42,28 @@ class Calibration:
     kind: str
     classes: list[str]
     """All classes of the model, in its order."""
-    curves: dict[str, dict[str, Any]]
+    curves: dict[str, dict[str, float | list[float]]]
     """Per calibrated class: {temperature}, {slope, offset}, or {log_odds, probability} of the points of a curve."""
     prevalence: dict[str, float]
     """Per calibrated class: the share of positives among the images it was fitted on, which its probabilities carry."""
     fitted_on: dict[str, Any]
     """Split, images and patients."""
+
+    def check(self) -> None:
+        """Raise a FinetuneError unless the values, as they come from a file, can be applied to any logits."""
+        if self.method not in NEEDED:
+            raise one_of("calibration.method", self.method, NEEDED)
+        if unknown := sorted({*self.curves, *self.prevalence} - set(self.classes)):
+            raise FinetuneError(f"calibration has curves of {unknown[:3]}, which are not among the classes.")
+        if not self.curves or set(self.curves) != set(self.prevalence):
+            raise FinetuneError("calibration must have a curve and a prevalence of the same classes.")
+        if self.kind == "multiclass" and len(self.curves) != len(self.classes):
+            raise FinetuneError("calibration of a multiclass model must have a curve of each class.")
+        for name, share in self.prevalence.items():
+            if not 0 <= share <= 1:
+                raise FinetuneError(f"calibration.prevalence.{name}={share} must lie between 0 and 1.")
+        for name, curve in self.curves.items():
+            _check_curve(self.method, name, curve)
 
     @property
     def calibrated(self) -> list[str]:
@@ -71,7 +87,9 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        return cls(**{key: values[key] for key in cls.__dataclass_fields__})
+        made = cls(**{key: values[key] for key in cls.__dataclass_fields__})
+        made.check()
+        return made
 
 
 def fit(predictions: Predictions, method: str = "auto", split: str = "val") -> tuple[Calibration | None, list[str]]:
@@ -149,6 +167,28 @@ def _classes_with(predictions: Predictions, needed: int) -> list[str]:
         if min(len(np.unique(people[truth == side])) for side in (0, 1)) >= needed:
             enough.append(name)
     return enough
+
+
+def _check_curve(method: str, name: str, curve: Mapping[str, Any]) -> None:
+    """The numbers that the method needs, and within what it can give."""
+    keys = {"temperature": ["temperature"], "platt": ["slope", "offset"], "isotonic": ["log_odds", "probability"]}
+    where = f"calibration.curves.{name}"
+    if sorted(curve) != sorted(keys[method]):
+        raise FinetuneError(f"{where} has {sorted(curve)}; {method} has {keys[method]}.")
+    values = {key: np.asarray(value, np.float64) for key, value in curve.items()}
+    if not all(np.isfinite(value).all() for value in values.values()):
+        raise FinetuneError(f"{where} must hold finite numbers.")
+    if any(value.ndim != (1 if method == "isotonic" else 0) for value in values.values()):
+        raise FinetuneError(f"{where} must hold {'lists of numbers' if method == 'isotonic' else 'a number each'}.")
+    if method == "temperature" and values["temperature"] <= 0:
+        raise FinetuneError(f"{where}.temperature={curve['temperature']} must lie above 0.")
+    if method == "platt" and values["slope"] < 0:
+        raise FinetuneError(f"{where}.slope={curve['slope']} must be 0 or more.")
+    if method == "isotonic":
+        odds, level = values["log_odds"], values["probability"]
+        rising = len(odds) == len(level) > 0 and (np.diff(odds) > 0).all() and (np.diff(level) >= -1e-9).all()
+        if not rising or level[0] < 0 or level[-1] > 1:
+            raise FinetuneError(f"{where} must be as many probabilities as log odds, both rising.")
 
 
 def _applied(curve: Mapping[str, Any], odds: np.ndarray) -> np.ndarray:

@@ -37,6 +37,19 @@ class Conformal:
     """Multilabel: {class: {yes: least probability, no: greatest}}; multiclass: {"": {least}}."""
     fitted_on: dict[str, Any]
 
+    def check(self) -> None:
+        """Raise a FinetuneError unless the values, as they come from a file, can be applied to any probabilities."""
+        if not 0 < self.error < 0.5:
+            raise FinetuneError(f"conformal.error={self.error} must lie between 0 and 0.5.")
+        names, sides = ([""], ["least"]) if self.kind == "multiclass" else (self.classes, ["no", "yes"])
+        for name, cut in self.cuts.items():
+            if name not in names or sorted(cut) != sides:
+                raise FinetuneError(f"conformal.cuts.{name}={cut} is not a cut of a class of a {self.kind} model.")
+            if not all(0 <= value <= 1 for value in cut.values()):
+                raise FinetuneError(f"conformal.cuts.{name}={cut} must lie between 0 and 1.")
+        if not self.cuts:
+            raise FinetuneError("conformal.cuts must hold a cut.")
+
     def sets(self, probs: np.ndarray) -> dict[str, np.ndarray]:
         """Probabilities (N, K) -> multiclass: {class: whether it is in the set (N,)}; multilabel: {class: (N, 2),
         whether yes and no are}."""
@@ -64,7 +77,9 @@ class Conformal:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Conformal:
-        return cls(**{key: values[key] for key in cls.__dataclass_fields__})
+        made = cls(**{key: values[key] for key in cls.__dataclass_fields__})
+        made.check()
+        return made
 
 
 def check_error(given: Any) -> float | None:

@@ -1,10 +1,11 @@
 """Weight files to tensors. Nothing but tensors is read: a pickle that would run code is refused, unrun."""
 
 import hashlib
-import json
 import os
 import pickle
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from finetune.errors import FinetuneError
+from finetune.strict_json import one_line
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin")
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network", "net")
 """Where training programs keep the tensors inside a checkpoint; averaged weights come first, as in timm."""
+
+MOST_HEADER = 32 * 2**20
+"""Bytes; the header of a safetensors file takes about 100 a tensor, and what a program adds."""
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -31,13 +36,18 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_pickle(path), path)
     if not tensors:
         raise FinetuneError(f"weights={path} holds no tensors.")
-    broken = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    broken = [name for name, value in tensors.items() if value.is_floating_point() and not _is_finite(value)]
     if broken:
         raise FinetuneError(
             f"weights={path} holds NaN or infinity in {some(broken)}: the training it comes from went wrong, "
             "or the file is damaged. Take an earlier checkpoint."
         )
     return tensors
+
+
+def _is_finite(value: Tensor) -> bool:
+    value = value.float() if value.element_size() == 1 else value  # torch cannot ask this of eight bits
+    return bool(value.isfinite().all())
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
@@ -56,13 +66,21 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def header(path: str | Path) -> dict[str, Any]:
-    """What this project's own model.safetensors says of itself; {} for every other file."""
-    if Path(path).suffix != ".safetensors":
-        return {}
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get("finetune")
-    return json.loads(text) if text else {}
+@contextmanager
+def opened(path: Path, argument: str) -> Iterator[Any]:
+    """A safetensors file; whatever is wrong with it, then or later, is an error that names `argument` and the path."""
+    try:
+        with open(path, "rb") as file:  # what is not a header of a sane size is not parsed at all
+            start = file.read(8)
+            length, rest = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size - 8
+        if len(start) < 8 or not 2 <= length <= min(rest, MOST_HEADER):
+            raise FinetuneError(
+                f"{argument}={path} cannot be read as safetensors: it is damaged, cut short or another kind of file."
+            )
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise FinetuneError(f"{argument}={path} cannot be read as safetensors: {one_line(error)}.") from error
 
 
 def some(names: list[str], count: int = 4) -> str:
@@ -71,11 +89,8 @@ def some(names: list[str], count: int = 4) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise FinetuneError(f"weights={path} cannot be read as safetensors: {error}.") from error
+    with opened(path, "weights") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def _read_pickle(path: Path) -> Any:

@@ -37,13 +37,14 @@ def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], F
     """The state dict for `net` made from the file's tensors, and what became of each key.
 
     The prefix (`module.`, `model.`, `backbone.`, ...) and the layout are those under which most keys are known. The
-    first convolution is folded to the network's channels; a classifier of another size is dropped and stays fresh.
+    first convolution is folded to the network's channels; a classifier of another size is dropped and stays fresh, as
+    is every classifier where `net` has none.
 
     Raises:
         FinetuneError: tensors are missing, left over or of another shape, apart from the above.
     """
     own = net.state_dict()
-    prefix, layout = find_layout(list(tensors), set(own))
+    prefix, layout = find_layout(list(tensors), {*own, *classifier_names(net)})
     report = Fit(prefix, layout)
     fitted: dict[str, Tensor] = {}
     unexpected: list[str] = []
@@ -86,7 +87,7 @@ def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], F
     return {**{name: own[name] for name in report.fresh}, **fitted}, report
 
 
-def find_layout(keys: list[str], own: set[str]) -> tuple[str, str]:
+def find_layout(keys: list[str], known_names: set[str]) -> tuple[str, str]:
     """The prefix (of up to three words) and the layout under which most keys are known; the plainest among equals."""
     counts = Counter({"": len(keys)})
     for key in keys:
@@ -98,10 +99,15 @@ def find_layout(keys: list[str], own: set[str]) -> tuple[str, str]:
             continue  # cannot win
         rest = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
         for layout in LAYOUTS:
-            known = len(own & {to_timm(layout, key) for key in rest})
+            known = len(known_names & {to_timm(layout, key) for key in rest})
             if known > most:
                 best, most = (prefix, layout), known
     return best
+
+
+def classifier_names(net: Backbone) -> tuple[str, str]:
+    """A file may hold the classifier that a network of 0 classes lacks; its layout is recognised all the same."""
+    return f"{net.classifier_name}.weight", f"{net.classifier_name}.bias"
 
 
 def is_classifier(name: str, net: Backbone) -> bool:
@@ -130,7 +136,7 @@ def fold_channels(weight: Tensor, channels: int) -> Tensor:
     return (repeated * (old / channels)).to(weight.dtype)
 
 
-PLACE = re.compile(r"(?:layer|stages\.|denseblock|block)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\.")
+PLACE = re.compile(r"(?:layer|stages\.|denseblock|block|backbone\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\.")
 """Stage and block in a tensor's name, in all layouts."""
 
 

@@ -12,6 +12,11 @@ def _dense_layer(match: re.Match[str]) -> str:
     return f"features.denseblock{block}.denselayer{int(layer) + 1}.{'norm' if kind == 'bn' else kind}"
 
 
+def _stage(match: re.Match[str]) -> str:
+    """4. -> layer1.; children 2 and 3 are the ReLU and the pooling"""
+    return f"layer{int(match.group(1)) - 3}."
+
+
 LAYOUTS: dict[str, Pairs] = {
     "timm": (),
     # torchvision's published DenseNets are older than its own module names: norm.1 for norm1
@@ -27,6 +32,14 @@ LAYOUTS: dict[str, Pairs] = {
         (r"^bn1\.", "features.norm5."),
         (r"^fc\.", "classifier."),
     ),
+    # torchvision's networks as a Sequential of their children, numbered: github.com/BMEII-AI/RadImageNet and others
+    "resnet_children": (
+        (r"^0\.", "conv1."),
+        (r"^1\.", "bn1."),
+        (r"^([4-7])\.", _stage),
+        (r"^9\.", "fc."),
+    ),
+    "densenet_children": ((r"^0\.", "features."), (r"^1\.", "classifier.")),
 }
 
 

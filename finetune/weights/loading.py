@@ -1,6 +1,7 @@
 """From a source to a loaded backbone, with an account of every key and of where the weights come from."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -8,8 +9,8 @@ from torch import Tensor
 from finetune.backbones import Backbone
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
-from finetune.weights import files, sources
-from finetune.weights.fitting import fit, looks_like
+from finetune.weights import files, own_file, sources
+from finetune.weights.fitting import Fit, fit, looks_like
 
 IMAGENET = Preprocessing(interpolation="bicubic", fit="crop", crop_fraction=0.875)
 CIFAR_RESNET = Preprocessing(image_size=32)  # the published CIFAR ResNets were trained with ImageNet's mean and std
@@ -18,6 +19,9 @@ CIFAR_DENSENET = Preprocessing(image_size=32, mean=(0.4914, 0.4822, 0.4465), std
 XRAYVISION = Preprocessing(in_channels=1, mean=(0.5,), std=(1 / 2048,), fit="crop")
 """torchxrayvision scales gray images to [-1024, 1024]: 2048 (x - 0.5) for x in [0, 1]."""
 XRAYVISION_FINDINGS = 18
+
+RADIMAGENET = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
+"""RadImageNet squashes images to 224 px and scales them to [-1, 1] (its pytorch_example.ipynb)."""
 
 
 @dataclass
@@ -67,6 +71,7 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     if file is None:
         return LoadReport("none")
     tensors = files.read_tensors(file.path)
+    stated = own_preprocessing(file.path, tensors)
     try:
         state, account = fit(tensors, net)
     except FinetuneError as error:
@@ -76,7 +81,7 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     net.load_state_dict(state, strict=True)
     preprocessing = None
     if net.in_channels in (1, 3):
-        preprocessing = file.preprocessing or preprocessing_of_file(file, name, tensors)
+        preprocessing = file.preprocessing or stated or usual_preprocessing(name, tensors, account)
         preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
     return LoadReport(
         source=str(file.path),
@@ -88,17 +93,39 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     )
 
 
-def preprocessing_of_file(file: sources.WeightsFile, name: str, tensors: dict[str, Tensor]) -> Preprocessing:
-    """How images were prepared for weights of unknown origin: what the file says, or is usual for the model."""
-    if header := files.header(file.path):
-        return Preprocessing.from_dict(header["preprocessing"])
+def usual_preprocessing(name: str, tensors: dict[str, Tensor], account: Fit) -> Preprocessing:
+    """How images were prepared for weights of unknown origin: what is known of such tensors, or usual for the model."""
     if is_xrayvision(tensors):
         return XRAYVISION
+    if is_radimagenet(account):
+        return RADIMAGENET
     if name.endswith("_cifar"):
         return CIFAR_RESNET
     if name.startswith("densenet_"):
         return CIFAR_DENSENET
     return sources.usual_preprocessing(name) or IMAGENET
+
+
+def own_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:
+    """What a model.safetensors of this project says; None for every other file.
+
+    Raises:
+        FinetuneError: such a file, and damaged.
+    """
+    if path.suffix != ".safetensors":
+        return None
+    with files.opened(path, "weights") as file:
+        metadata = file.metadata() or {}
+    try:
+        text = own_file.text_of(metadata)
+        if text is None:
+            return None
+        about = own_file.beginning(text)
+    except FinetuneError as error:
+        raise FinetuneError(f"weights={path} {error}") from None
+    if about.weights_hash is not None and own_file.tensors_hash(tensors) != about.weights_hash:
+        raise FinetuneError(f"weights={path} is damaged: its tensors do not match the hash in its header.")
+    return about.preprocessing
 
 
 def is_xrayvision(tensors: dict[str, Tensor]) -> bool:
@@ -109,3 +136,9 @@ def is_xrayvision(tensors: dict[str, Tensor]) -> bool:
         return False
     findings = [value.shape[0] for key, value in tensors.items() if key.endswith("classifier.bias")]
     return any(key.endswith("op_threshs") for key in tensors) or findings == [XRAYVISION_FINDINGS]
+
+
+def is_radimagenet(account: Fit) -> bool:
+    """RadImageNet publishes the children of torchvision's networks under `backbone.`, and nothing beside them."""
+    beside = [key for key in account.dropped if not key.startswith(account.prefix)]
+    return account.layout.endswith("_children") and account.prefix == "backbone." and not beside

@@ -1,5 +1,7 @@
 """Every key is used, named as dropped, or an error that shows both sides."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from benchmarks.parity import randomise, uninitialised
 from finetune.backbones import build
 from finetune.errors import FinetuneError
-from finetune.weights import fit
+from finetune.weights import fit, read_tensors
 from finetune.weights.fitting import depths, fold_channels, looks_like
+from finetune.weights.layouts import LAYOUTS
 
 NET = build("resnet20_cifar")
 STATE = NET.state_dict()
@@ -115,9 +118,99 @@ def test_names_of_the_published_cifar_resnets():
     assert all(torch.equal(value, b.state_dict()[name]) for name, value in state.items())
 
 
-def test_names_of_the_published_cifar_densenets(shared_data):
-    from finetune.weights import read_tensors
+def fresh_backbone(name):
+    """A net without classifier, as a fit asks for, with nothing in common with a file's values."""
+    with uninitialised():
+        net = build(name, num_classes=0)
+    return net
 
+
+LAYOUT_FILES = {
+    "resnet_cifar": ("resnet20_cifar", {r"^fc\.": "linear.", r"\.downsample\.": ".shortcut."}),
+    "torchvision": ("densenet121", {r"(denselayer\d+\.(?:norm|conv))([12])\.": r"\1.\2."}),
+    "densenet_cifar": (
+        "densenet_40_12",
+        {
+            r"^features\.conv0\.": "conv1.",
+            r"^features\.denseblock(\d)\.denselayer(\d+)\.": lambda m: f"block{m[1]}.layer.{int(m[2]) - 1}.",
+            r"\.norm(\d)\.": r".bn\1.",
+            r"^features\.transition(\d)\.norm\.": r"trans\1.bn1.",
+            r"^features\.transition(\d)\.conv\.": r"trans\1.conv1.",
+            r"^features\.bn5\.": "bn1.",
+            r"^classifier\.": "fc.",
+        },
+    ),
+    "resnet_children": (
+        "resnet18",
+        {r"^conv1\.": "0.", r"^bn1\.": "1.", r"^layer(\d)\.": lambda m: f"{int(m[1]) + 3}.", r"^fc\.": "9."},
+    ),
+    "densenet_children": ("densenet121", {r"^features\.": "0.", r"^classifier\.": "1."}),
+    "timm": ("resnet18", {}),
+}
+
+
+def test_every_layout_has_a_file_in_these_tests():
+    assert set(LAYOUT_FILES) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("layout", LAYOUT_FILES)
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone."])
+def test_of_every_layout_the_classifier_is_dropped_by_name_where_only_the_backbone_is_wanted(layout, prefix):
+    name, pairs = LAYOUT_FILES[layout]
+    with uninitialised():
+        whole = build(name)
+    randomise(whole)
+    theirs = {}
+    for key, value in whole.state_dict().items():
+        for pattern, replacement in pairs.items():
+            key = re.sub(pattern, replacement, key)
+        theirs[prefix + key] = value
+    net = fresh_backbone(name)
+    state, report = fit(theirs, net)
+    assert (report.prefix, report.layout, report.fresh) == (prefix, layout, [])
+    assert [key.removeprefix(prefix).partition(".")[2] for key in report.dropped] == ["weight", "bias"]
+    assert len(report.used) + 2 == len(theirs)
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in state.items())
+
+
+def test_the_published_cifar_resnet_starts_a_backbone_without_classifier(shared_data):
+    tensors = read_tensors(shared_data / "weights" / "resnet20-12fca82f.th")
+    state, report = fit(tensors, fresh_backbone("resnet20_cifar"))
+    assert (report.prefix, report.layout) == ("module.", "resnet_cifar")
+    assert report.dropped == ["module.linear.weight", "module.linear.bias"]
+    assert torch.equal(state["layer3.2.bn2.bias"], tensors["module.layer3.2.bn2.bias"])
+
+
+@pytest.mark.parametrize(("theirs", "name"), [("resnet50", "resnet50"), ("densenet121", "densenet121")])
+def test_numbered_children_of_torchvisions_networks_give_their_answers(theirs, name):
+    """As RadImageNet's notebook wraps and saves them: `self.backbone = nn.Sequential(*list(net.children())[:9])`."""
+    with uninitialised():
+        whole, ours = getattr(torchvision.models, theirs)(), build(name, num_classes=0)
+    randomise(whole)
+    holder = torch.nn.Module()
+    holder.backbone = torch.nn.Sequential(*list(whole.children())[:9])
+    tensors = holder.state_dict()
+    assert {"resnet50": "backbone.4.0.conv1.weight", "densenet121": "backbone.0.conv0.weight"}[name] in tensors
+    state, report = fit(tensors, ours)
+    assert report.prefix == "backbone."
+    assert report.dropped == [key for key in tensors if key.startswith("backbone.1.") and name == "densenet121"]
+    ours.load_state_dict(state)
+    images = torch.randn(1, 3, 32, 32)
+    whole.eval(), ours.eval()
+    with torch.inference_mode():
+        expected = whole.features(images).relu() if name == "densenet121" else holder.backbone[:8](images)
+        assert torch.equal(ours.forward_features(images), expected)
+
+
+def test_numbered_children_are_recognised_in_an_error():
+    with torch.device("meta"):
+        state = build("resnet34", num_classes=0).state_dict()
+    number = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    numbered = {key.replace(word, str(number[word]), 1): v for key, v in state.items() for word in [key.split(".")[0]]}
+    assert looks_like({f"backbone.{key}": value for key, value in numbered.items()}) == "resnet34"
+
+
+def test_names_of_the_published_cifar_densenets(shared_data):
     net = build("densenet_bc_100_12", num_classes=4)
     tensors = read_tensors(shared_data / "weights" / "densenet_bc_100_12_cifar100.pth.tar")
     state, report = fit(tensors, net)

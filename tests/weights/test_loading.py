@@ -74,6 +74,24 @@ def test_a_model_file_of_this_project_brings_its_own_preprocessing(tmp_path):
     assert (report.prefix, report.dropped) == ("backbone.", ["head.fc.weight"])
 
 
+@pytest.mark.parametrize("beside", [False, True])
+def test_radimagenets_children_want_their_own_range(tmp_path, beside):
+    """Numbered children under `backbone.` with nothing beside them; with a projection head they are somebody else's."""
+    number = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    with uninitialised():
+        net = build("resnet18", num_classes=0)
+    tensors = {}
+    for key, value in net.state_dict().items():
+        first, _, rest = key.partition(".")
+        tensors[f"backbone.{number[first]}.{rest}"] = torch.ones_like(value)
+    if beside:
+        tensors["projection_head.0.weight"] = torch.ones(1)
+    torch.save(tensors, tmp_path / "ResNet.pt")
+    preprocessing = load_into(net, "resnet18", tmp_path / "ResNet.pt").preprocessing
+    assert (preprocessing.mean == (0.5,) * 3) == (preprocessing.std == (0.5,) * 3) == (not beside)
+    assert (preprocessing.fit, preprocessing.image_size) == ("crop" if beside else "squash", 224)
+
+
 def test_other_numbers_of_channels_have_no_preprocessing_to_give(tmp_path):
     path = saved(tmp_path, "resnet20_cifar")
     assert load_into(build("resnet20_cifar", in_channels=4), "resnet20_cifar", path).preprocessing is None

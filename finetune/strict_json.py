@@ -1,0 +1,59 @@
+"""JSON text to a dataclass: every value of its declared type, none unknown, or one line that says which and why.
+
+For text that comes from a file: it may be damaged, or made by somebody else to do harm. The dataclass bounds its values
+in `__post_init__`; `__pydantic_config__ = {"extra": "forbid"}` makes a key it does not know an error.
+"""
+
+import reprlib
+from typing import TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from finetune.errors import FinetuneError
+
+T = TypeVar("T")
+
+MOST_CHARACTERS = 4 * 2**20
+"""Longest text that is parsed; what is wrong with it may take three hundred times as much memory."""
+
+
+def read(kind: type[T], text: str) -> T:
+    """The value of the dataclass `kind` that the text describes.
+
+    Raises:
+        FinetuneError: too long, no JSON, nested too deeply, or a value that is missing, unknown, of another type or out
+            of its bounds.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise FinetuneError(f"it is {len(text):,} characters long, more than the {MOST_CHARACTERS:,} that are read.")
+    try:
+        return TypeAdapter(kind).validate_json(text, strict=True)
+    except ValidationError as error:
+        raise FinetuneError(sentence(error)) from None
+
+
+def sentence(error: ValidationError) -> str:
+    """The first thing that is wrong, and how many there are."""
+    count = error.error_count()
+    if count > 100:  # to list them would take more memory than the text
+        return f"{count:,} values in it are not what they must be."
+    first, *others = error.errors(include_url=False)
+    where = one_line(".".join(str(part) for part in first["loc"]), 100)
+    message = first["msg"].removeprefix("Value error, ").rstrip(".")
+    if first["type"] == "json_invalid":
+        message = f"no JSON, {message.removeprefix('Invalid JSON: ')}"
+    elif first["type"] == "missing":
+        message = "is missing"
+    elif first["type"] == "unexpected_keyword_argument":
+        message = "there is no such key"
+    elif first["type"] != "value_error":
+        message = f"{reprlib.repr(first['input'])}, {message[:1].lower()}{message[1:]}"
+    message = one_line(message)
+    more = f" ({len(others)} more)" if others else ""
+    return f"{where + ': ' if where else ''}{message}{more}."
+
+
+def one_line(text: object, most: int = 300) -> str:
+    """The text without line breaks, its end cut off where it is long: values from a file may be anything."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else f"{line[:most]} ..."

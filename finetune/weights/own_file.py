@@ -1,0 +1,75 @@
+"""This project's own model.safetensors: the tensors, and beside them a text in which the file describes itself.
+
+Format 2 covers all of it by hashes: the text states the sha256 of the tensors, and the file the sha256 of the text. In
+format 1 the second was missing. What the text says is read by `finetune.header`; here is what the loading of weights
+needs of it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetune import strict_json
+from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
+
+FORMAT = 2
+"""Version of the layout; a file from a later program is refused, not guessed at."""
+TEXT, TEXT_HASH = "finetune", "finetune_sha256"
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What every format has in its text."""
+
+    format: int = 1
+    weights_hash: str | None = None
+    preprocessing: Preprocessing | None = None
+
+
+def metadata(text: str) -> dict[str, str]:
+    """What stands beside the tensors in the file."""
+    return {TEXT: text, TEXT_HASH: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def text_of(metadata: Mapping[str, str]) -> str | None:
+    """The text, as it was written; None for a file of another program.
+
+    Raises:
+        FinetuneError: the text was changed, is no JSON, or is of a later format.
+    """
+    text, stated = metadata.get(TEXT), metadata.get(TEXT_HASH)
+    if text is None:
+        return None
+    if stated is not None and hashlib.sha256(text.encode()).hexdigest() != stated:
+        raise FinetuneError("is damaged: its header does not match the hash of the header.")
+    number = beginning(text).format
+    if number > FORMAT:
+        raise FinetuneError(f"has format {number}, this program reads up to {FORMAT}. Install a newer finetune.")
+    if number > 1 and stated is None:
+        raise FinetuneError("is damaged: the hash of its header is missing.")
+    return text
+
+
+def beginning(text: str) -> Beginning:
+    """What the text says of the weights.
+
+    Raises:
+        FinetuneError: no JSON, or a value of another type or out of its bounds.
+    """
+    try:
+        return strict_json.read(Beginning, text)
+    except FinetuneError as error:
+        raise FinetuneError(f"is damaged: of its header, {error}") from None
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names and bytes of all tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
