@@ -17,6 +17,7 @@ from finetune.evaluation import conformal, own_metrics, reliability, selective, 
 from finetune.evaluation.calibration import Calibration
 from finetune.evaluation.conformal import Conformal
 from finetune.evaluation.files import plain
+from finetune.evaluation.harms import harms
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.summary import summarise
 from finetune.evaluation.thresholds import Wish
@@ -91,9 +92,22 @@ class Assessment:
         return Fitted(calibration, points, sureness, sets, [*of_calibration, *of_points, *of_sets])
 
     def told(
-        self, predictions: Predictions, fitted: Fitted, *, seed: int = 0, prevalence: Mapping[str, float] | None = None
+        self,
+        predictions: Predictions,
+        fitted: Fitted,
+        *,
+        seed: int = 0,
+        prevalence: Mapping[str, float] | None = None,
+        split: str = "test",
+        val: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The scores of one split that was not fitted on; what `fitted` holds is applied to it as it is."""
+        """The scores of one split that was not fitted on; what `fitted` holds is applied to it as it is.
+
+        `harms` are what speaks against the run, see harms.py; their sentences come first among the `warnings`.
+
+        Args:
+            val: the scores of val, to be compared.
+        """
         told = summarise(predictions, n_boot=self.resamples, seed=seed)
         options: dict[str, Any] = {"n_boot": self.resamples, "seed": seed}
         if fitted.calibration is not None:
@@ -111,7 +125,10 @@ class Assessment:
             told["own_metrics"] = own_metrics.scores(predictions, self.metrics, **options)
         if prevalence:
             told["prevalence"] = prevalence_told(predictions, fitted, prevalence, **options)
-        return plain(told)
+        told = plain(told)
+        told["harms"] = harms(told, split, val)
+        told["warnings"] = [*(harm["text"] for harm in told["harms"]), *told["warnings"]]
+        return told
 
 
 def calibration_told(predictions: Predictions, calibration: Calibration, **options: Any) -> dict[str, Any]:

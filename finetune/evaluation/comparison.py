@@ -26,7 +26,6 @@ from finetune.evaluation.files import plain
 from finetune.evaluation.intervals import LEVEL, Interval, Placements, placements
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.scores import Scorer, Scores, mean_of_defined
-from finetune.evaluation.summary import with_intervals
 
 LESS_IS_BETTER = ("brier", "log_loss", "ece")
 
@@ -72,7 +71,7 @@ def compare(candidates: Sequence[Candidate], n_boot: int = 1000, seed: int = 0) 
             change = float(_mean(values[a])[metric][0] - _mean(values[b])[metric][0])
             samples = drawn[a][metric] - drawn[b][metric] if drawn[a] else np.zeros(0)
             changes[metric] = {
-                **vars(intervals.difference(change, samples)),
+                **intervals.difference(change, samples, patients=n_patients).as_dict(),
                 "p": _p(change, intervals.spread(samples)),
             }
             if metric in noise:
@@ -149,7 +148,7 @@ def aligned(candidates: Sequence[Candidate]) -> list[Candidate]:
 def paired_delong(a: Placements, b: Placements) -> dict[str, Any]:
     """{a, b, value, low, high, p}: the difference of two AUROCs on the same samples."""
     if np.isnan(a.auroc):
-        return {"a": np.nan, "b": np.nan, **vars(Interval(np.nan)), "p": np.nan}
+        return {"a": np.nan, "b": np.nan, **Interval(np.nan).as_dict(), "p": np.nan}
     change = a - b
     df = min(a.positive_patients, a.negative_patients) - 1
     error = np.sqrt(change.variance)
@@ -159,7 +158,7 @@ def paired_delong(a: Placements, b: Placements) -> dict[str, Any]:
         reach = float(t.ppf((1 + LEVEL) / 2, df)) * error
         found = Interval(change.auroc, change.auroc - reach, change.auroc + reach)
         p = float(2 * t.sf(abs(change.auroc) / error, df))
-    return {"a": a.auroc, "b": b.auroc, **vars(found), "p": p}
+    return {"a": a.auroc, "b": b.auroc, **found.as_dict(), "p": p}
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
@@ -214,8 +213,11 @@ def _described(mean: dict[str, float], drawn: dict[str, np.ndarray], n_patients:
     found = {}
     for name, value in mean.items():
         metric = name.removeprefix("macro_")
-        own = {metric: drawn[name]} if name in drawn else {}
-        found[name] = dict(vars(with_intervals({metric: value}, own, {"known": n_patients})[metric]))
+        own = drawn.get(name, np.zeros(0))
+        if metric == "accuracy" and value in (0.0, 1.0):
+            found[name] = intervals.exact(value, n_patients).as_dict()
+        else:
+            found[name] = intervals.resampled(metric, value, own, n_patients).as_dict()
     return found
 
 
@@ -223,7 +225,8 @@ def _flat(scores: Scores) -> dict[str, np.ndarray]:
     """The scores that candidates are compared by: (B,) each."""
     kept = ("auroc", "average_precision", "brier", "log_loss") + (("accuracy", "f1") if not scores.overall else ())
     macro = {f"macro_{metric}": mean_of_defined(scores.classes[metric]) for metric in kept if metric in scores.classes}
-    return {**macro, **{m: v for m, v in scores.overall.items() if m in ("accuracy", "kappa", "log_loss", "brier")}}
+    overall = ("accuracy", "balanced_accuracy", "kappa", "log_loss", "brier")
+    return {**macro, **{metric: values for metric, values in scores.overall.items() if metric in overall}}
 
 
 def _mean(several: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

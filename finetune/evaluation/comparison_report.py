@@ -22,6 +22,7 @@ TITLES = {
     "macro_brier": "macro Brier score",
     "macro_log_loss": "macro log loss",
     "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
     "kappa": "Cohen's kappa",
     "brier": "Brier score",
     "log_loss": "log loss",
@@ -39,7 +40,8 @@ def told_folds(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, Any
     each = {str(fold): summarise(own, min(n_boot, FOLD_RESAMPLES), seed) for fold, own in folds.folds.items()}
     mean = {}
     for metric in ("auroc", "average_precision", "brier", "log_loss"):
-        values = [of["macro"][metric]["value"] for of in each.values() if of["macro"][metric]["value"] is not None]
+        scores = [of.get("overall", {}).get(metric) or of["macro"][metric] for of in each.values()]
+        values = [score["value"] for score in scores if score["value"] is not None]
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
         mean[metric] = {"value": float(np.mean(values)) if values else None, "sd": sd, "folds": len(values)}
     pooled = summarise(folds.pooled, n_boot, seed)
@@ -99,7 +101,9 @@ def head_of(told: dict[str, Any]) -> str:
 def text(told: dict[str, Any]) -> str:
     """The comparison for a terminal."""
     columns = [
-        name for name in ("macro_auroc", "macro_average_precision", "accuracy", "macro_brier") if name in shown(told)
+        name
+        for name in ("macro_auroc", "macro_average_precision", "accuracy", "balanced_accuracy", "macro_brier")
+        if name in shown(told)
     ]
     rows = [["", *(TITLES[name] for name in columns), "seeds"]]
     for candidate in told["candidates"]:

@@ -169,5 +169,5 @@ def applied(predictions: Predictions, conformal: Conformal, *, n_boot: int = 200
     told: dict[str, Any] = {"error": conformal.error, "fitted_on": conformal.fitted_on, "classes": {}}
     for (name, what), share in shares(predictions.patients, asked, n_boot=n_boot, seed=seed).items():
         where = told["classes"].setdefault(name, {}) if name else told.setdefault("overall", {})
-        where[what] = vars(share)
+        where[what] = share.as_dict()
     return told

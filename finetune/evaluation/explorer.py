@@ -15,7 +15,6 @@ from markupsafe import Markup
 from finetune.evaluation import intervals
 from finetune.evaluation.plots import thinned
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.scores import ratio
 
 MOST_THRESHOLDS = 80  # per class
 METRICS = ("sensitivity", "specificity", "ppv", "npv")
@@ -23,7 +22,7 @@ METRICS = ("sensitivity", "specificity", "ppv", "npv")
 
 def part(predictions: Predictions, scores: Mapping[str, Any], most: int) -> dict[str, Any] | None:
     """The slider's numbers and script; the page allows this very script and no other."""
-    classes = explored(predictions, scores.get("operating_points") or {}, most)
+    classes = explored(predictions, scores.get("operating_points") or {}, most, scores.get("threshold"))
     if not classes:
         return None
     script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
@@ -32,12 +31,14 @@ def part(predictions: Predictions, scores: Mapping[str, Any], most: int) -> dict
     return {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}"), "data": Markup(data)}
 
 
-def explored(predictions: Predictions, points: Mapping[str, Mapping[str, Any]], most: int) -> list[dict[str, Any]]:
+def explored(
+    predictions: Predictions, points: Mapping[str, Mapping[str, Any]], most: int, threshold: float | None = None
+) -> list[dict[str, Any]]:
     """Per class (the `most` with the most positives): thresholds of `prob_<class>` from the highest down, how many are
-    true and false yes there, and the limits of METRICS; `points` are the thresholds chosen on val.
+    true and false yes there, and the limits of METRICS; `points` are the thresholds chosen on val, `threshold` that of
+    the table of scores, both of which are among them.
 
-    The limits take the linearised variance of a ratio over patients (Cochran, Sampling Techniques, 1977, section 6.4)
-    on the logit scale; at 0 and 1 they are those of Clopper and Pearson, counting patients.
+    The limits are those of `intervals.share`, as in the tables: the same counts have the same interval everywhere.
     """
     truth, probs = predictions.truth, predictions.probs
     patient = np.unique(predictions.patients.astype(str), return_inverse=True)[1]
@@ -50,7 +51,8 @@ def explored(predictions: Predictions, points: Mapping[str, Mapping[str, Any]], 
         chosen = {
             p: float(about["classes"][name]["threshold"]) for p, about in points.items() if name in about["classes"]
         }
-        found = of_class(truth[known, k] == 1, probs[known, k], patient[known], list(chosen.values()))
+        also = [*chosen.values(), *([threshold] if isinstance(threshold, float) else [])]
+        found = of_class(truth[known, k] == 1, probs[known, k], patient[known], also)
         told.append({"name": name, **found, "points": chosen})
     return told
 
@@ -93,13 +95,5 @@ def of_class(
 
 def share_limits(right: np.ndarray, of: np.ndarray, patient: np.ndarray) -> list[float | None]:
     """95 % limits of the share of `of` that is `right`, (n,) each, patients having been drawn."""
-    a, b = np.bincount(patient, right), np.bincount(patient, of)
-    share, n = float(ratio(a.sum(), b.sum())), int((b > 0).sum())
-    if share in (0.0, 1.0):
-        found = intervals.exact(share, n)
-    elif n < 2 or np.isnan(share):
-        return [None, None]
-    else:
-        error = np.sqrt(n / (n - 1) * ((a - share * b) ** 2).sum()) / b.sum()
-        found = intervals.on_logit_scale(share, float(error))
+    found = intervals.share(np.bincount(patient, right), np.bincount(patient, of))
     return [None if np.isnan(x) else round(x, 4) for x in (found.low, found.high)]

@@ -4,10 +4,14 @@ Which method serves which score was decided by measured coverage, see benchmarks
 
 - AUROC of a class, micro AUROC: standard error by DeLong (1988) in the form for clustered data of Obuchowski (1997),
   on the logit scale, with Student's t for few patients.
-- Other scores between 0 and 1, and their macro means: standard error by resampling patients, on the logit scale.
-- Scores without such bounds (log loss, kappa): 2.5 % and 97.5 % of the resamples.
-- A score of exactly 0 or 1 shows no spread: where it is a share of patients' images the open side is that of Clopper
-  and Pearson (1934), counting patients; elsewhere there is no interval.
+- Shares of images (accuracy, sensitivity, PPV ...): the score interval of Wilson (1927) for as many independent images
+  as the patients' images are worth; where all or none are right, Clopper and Pearson (1934), counting patients.
+- Means of shares of different images (balanced accuracy): from the limits of the shares (Zou and Donner, 2008).
+- Other scores between 0 and 1, and macro means: standard error by resampling patients, on the logit scale.
+- Log loss: the same on the scale of its logarithm. Kappa: 2.5 % and 97.5 % of the resamples.
+
+No interval has zero width. Where patients show no spread, or where there are fewer than `FEWEST` to be resampled, there
+is none, and `reason` says why.
 
 Patients are drawn freely, not within those who have and have not the finding: strata would hold the prevalence fixed,
 and the measured coverage of average precision and accuracy falls to 82 to 92 %. A resample in which a class lost all
@@ -18,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, logit
@@ -25,7 +30,12 @@ from scipy.stats import beta, norm, rankdata, t
 
 LEVEL = 0.95
 RESAMPLES_AT_ONCE = 32  # keeps a class's steps in the processor's cache; part of what a seed means
-FEWEST = 10  # patients with (and without) a finding below which its scores are marked as uncertain
+FEWEST = 10  # patients with (and without) a finding below which its scores are marked as uncertain; too few to resample
+SAME = 1e-9  # a spread or width up to this is rounding
+ONE_PATIENT = "one patient, so that nothing shows how much patients differ"
+FEW_PATIENTS = f"fewer than {FEWEST} patients"
+NO_SPREAD = "the patients show no spread"
+NO_RESAMPLES = "no resamples"
 
 
 @dataclass(frozen=True)
@@ -35,6 +45,15 @@ class Interval:
     value: float
     low: float = np.nan
     high: float = np.nan
+    reason: str = ""
+    """Why there is no interval, or no value; empty where there are both."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """{value, low, high}, and `reason` where one of them is missing."""
+        numbers = {"value": self.value, "low": self.low, "high": self.high}
+        if not np.isnan([*numbers.values()]).any():
+            return numbers
+        return {**numbers, "reason": self.reason or ("undefined" if np.isnan(self.value) else NO_SPREAD)}
 
 
 @dataclass(frozen=True)
@@ -52,11 +71,13 @@ class DeLong:
         Where every positive stands above every negative (or below) the variance is 0 and says nothing. The open side
         is then the exact limit for as many right pairs as there are disjoint pairs of patients: wide, never too narrow.
         """
-        fewer = min(self.positive_patients, self.negative_patients)
+        fewer, side = min((self.positive_patients, "positive"), (self.negative_patients, "negative"))
+        if np.isnan(self.auroc):
+            return Interval(self.auroc, reason=f"no {side}s")
         if self.auroc in (0.0, 1.0):
             return exact(self.auroc, fewer)
         if fewer < 2:
-            return Interval(self.auroc)
+            return Interval(self.auroc, reason=f"one {side} patient")
         return on_logit_scale(self.auroc, np.sqrt(self.variance), df=fewer - 1)
 
 
@@ -137,22 +158,125 @@ def spread(samples: np.ndarray) -> float:
     return float(samples.std(ddof=1)) if len(samples) > 1 else np.nan
 
 
+def too_few(patients: int) -> str:
+    """Why so many patients cannot be resampled; empty where they can."""
+    return ONE_PATIENT if patients == 1 else FEW_PATIENTS if patients < FEWEST else ""
+
+
+def checked(found: Interval) -> Interval:
+    """`found`, without limits where they enclose nothing."""
+    return found if found.high - found.low > SAME else Interval(found.value, reason=NO_SPREAD)
+
+
 def on_logit_scale(value: float, error: float, df: float = np.inf) -> Interval:
     """`value` strictly between 0 and 1 with its standard error -> an interval that stays between them."""
-    if not 0 < value < 1 or not np.isfinite(error):
-        return Interval(value)
-    quantile = float(t.ppf((1 + LEVEL) / 2, df) if np.isfinite(df) else norm.ppf((1 + LEVEL) / 2))
-    low, high = expit(logit(value) + np.array([-1, 1]) * quantile * error / (value * (1 - value)))
-    return Interval(value, float(low), float(high))
+    if np.isfinite(value) and not np.isfinite(error):
+        return Interval(value, reason=NO_RESAMPLES)
+    if not 0 < value < 1 or not error > SAME:
+        return Interval(value, reason=NO_SPREAD if np.isfinite(value) else "")
+    low, high = expit(logit(value) + np.array([-1, 1]) * quantile(df) * error / (value * (1 - value)))
+    return checked(Interval(value, float(low), float(high)))
+
+
+def on_log_scale(value: float, error: float, df: float = np.inf) -> Interval:
+    """The same for a `value` above 0 without an upper bound."""
+    if np.isfinite(value) and not np.isfinite(error):
+        return Interval(value, reason=NO_RESAMPLES)
+    if not value > 0 or not error > SAME:
+        return Interval(value, reason=NO_SPREAD if np.isfinite(value) else "")
+    reach = np.exp(min(quantile(df) * error / value, 500.0))
+    return checked(Interval(value, float(value / reach), float(value * reach)))
+
+
+def quantile(df: float = np.inf) -> float:
+    """Standard errors from the value to a limit: Student's t, or the normal distribution."""
+    return float(t.ppf((1 + LEVEL) / 2, df) if np.isfinite(df) else norm.ppf((1 + LEVEL) / 2))
 
 
 def percentile(value: float, samples: np.ndarray) -> Interval:
-    """The middle 95 % of the resamples in which the score is defined."""
+    """The middle 95 % of the resamples in which the score is defined, widened to hold the value."""
     samples = samples[~np.isnan(samples)]
     if np.isnan(value) or len(samples) < 2:
-        return Interval(value)
+        return Interval(value, reason="" if np.isnan(value) else NO_RESAMPLES)
     low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(value, float(low), float(high))
+    if high - low <= SAME:
+        return Interval(value, reason=NO_SPREAD)
+    return Interval(value, min(float(low), value), max(float(high), value))
+
+
+def resampled(metric: str, value: float, samples: np.ndarray, patients: int, fewer: int | None = None) -> Interval:
+    """The interval of a score that is no share of images, by its resamples.
+
+    Args:
+        patients: those resampled.
+        fewer: of an average precision: patients with, or without, the class, whichever are fewer.
+    """
+    if np.isnan(value):
+        return Interval(value)
+    if why := too_few(patients):
+        return Interval(value, reason=why)
+    if metric == "kappa":
+        return percentile(value, samples)
+    if metric == "log_loss" or (metric == "brier" and value >= 1):
+        return on_log_scale(value, spread(samples), df=patients - 1)
+    if metric == "average_precision" and fewer is not None:
+        if fewer < 2:
+            return Interval(value, reason="one positive or one negative patient")
+        return on_logit_scale(value, spread(samples), df=fewer - 1)
+    return on_logit_scale(value, spread(samples), df=patients - 1 if metric == "brier" else np.inf)
+
+
+def share(right: np.ndarray, of: np.ndarray) -> Interval:
+    """The share of images that are right, from how many each patient has (P,) and how many `of` them are right (P,).
+
+    One image per patient gives Wilson's interval. Else the number of images is divided by how much larger the variance
+    over patients is than that of independent images (the design effect, Kish, 1965; never taken below 1), and Student's
+    t stands for the normal distribution, as in Korn and Graubard (1998).
+    """
+    right, of = right[of > 0], of[of > 0]
+    images, patients = float(of.sum()), len(of)
+    if not patients:
+        return Interval(np.nan, reason="no such image")
+    value = float(right.sum() / images)
+    if value in (0.0, 1.0):
+        return exact(value, patients)
+    if patients == 1:
+        return Interval(value, reason=ONE_PATIENT)
+    n = images
+    if images > patients:
+        variance = patients / (patients - 1) * float(((right - value * of) ** 2).sum()) / images**2
+        n /= max(1.0, variance * (images - 1) / (value * (1 - value)))
+        n *= (quantile() / quantile(patients - 1)) ** 2
+    square = quantile() ** 2 / n
+    middle, reach = value + square / 2, np.sqrt(square * (value * (1 - value) + square / 4))
+    return Interval(value, float((middle - reach) / (1 + square)), float((middle + reach) / (1 + square)))
+
+
+def mean_of_shares(parts: Sequence[Interval]) -> Interval:
+    """The mean of shares of different images, with limits from those of the parts (MOVER)."""
+    value = float(np.mean([part.value for part in parts])) if parts else np.nan
+    if np.isnan(value) or any(np.isnan(part.low) for part in parts):
+        return Interval(value, reason=next((part.reason for part in parts if np.isnan(part.low)), ""))
+    below = np.sqrt(sum((part.value - part.low) ** 2 for part in parts)) / len(parts)
+    above = np.sqrt(sum((part.high - part.value) ** 2 for part in parts)) / len(parts)
+    return Interval(value, max(0.0, float(value - below)), min(1.0, float(value + above)))
+
+
+def mean_difference(total: np.ndarray, of: np.ndarray) -> Interval:
+    """The mean over images of a difference between two answers to each, from its sum (P,) and the images (P,) of each
+    patient: a ratio's linearised variance (Cochran, 1977, section 6.4), with Student's t."""
+    total, of = total[of > 0], of[of > 0]
+    patients, images = len(of), float(of.sum())
+    if not patients:
+        return Interval(np.nan, reason="no such image")
+    value = float(total.sum() / images)
+    if why := too_few(patients):
+        return Interval(value, reason=why)
+    error = float(np.sqrt(patients / (patients - 1) * ((total - value * of) ** 2).sum()) / images)
+    if error <= SAME:
+        return Interval(value, reason=NO_SPREAD)
+    reach = quantile(patients - 1) * error
+    return Interval(value, value - reach, value + reach)
 
 
 def mirrored(value: float, samples: np.ndarray) -> Interval:
@@ -161,15 +285,17 @@ def mirrored(value: float, samples: np.ndarray) -> Interval:
     value itself stays within them."""
     there = percentile(value, samples)
     low, high = min(value, max(0.0, 2 * value - there.high)), max(value, 2 * value - there.low)
-    return Interval(value) if np.isnan(there.low) else Interval(value, low, high)
+    return there if np.isnan(there.low) else checked(Interval(value, low, high))
 
 
-def difference(value: float, samples: np.ndarray, pairs: int = 1) -> Interval:
-    """A difference of two scores and how it spreads over the resamples; at a level that allows for having looked at
-    `pairs` differences to find this one (Bonferroni)."""
+def difference(value: float, samples: np.ndarray, pairs: int = 1, patients: int | None = None) -> Interval:
+    """A difference of two scores and how it spreads over the resamples of so many `patients`; at a level that allows
+    for having looked at `pairs` differences to find this one (Bonferroni)."""
+    if patients is not None and not np.isnan(value) and (why := too_few(patients)):
+        return Interval(value, reason=why)
     error = spread(samples)
-    if np.isnan(value) or np.isnan(error):
-        return Interval(value)
+    if np.isnan(value) or not error > SAME:
+        return Interval(value, reason="" if np.isnan(value) else NO_RESAMPLES if np.isnan(error) else NO_SPREAD)
     reach = float(norm.ppf(1 - (1 - LEVEL) / (2 * pairs))) * error
     return Interval(value, value - reach, value + reach)
 
@@ -177,6 +303,6 @@ def difference(value: float, samples: np.ndarray, pairs: int = 1) -> Interval:
 def exact(value: float, n: int) -> Interval:
     """Clopper and Pearson's interval for `n` patients who all went right (value 1) or all wrong (value 0)."""
     if not n or value not in (0.0, 1.0):
-        return Interval(value)
+        return Interval(value, reason="" if np.isnan(value) else NO_SPREAD)
     edge = float(beta.ppf((1 - LEVEL) / 2, n, 1))
     return Interval(value, edge, 1.0) if value else Interval(value, 0.0, 1 - edge)

@@ -75,7 +75,7 @@ def told(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
     for score in SCORES:
         if score in own and score in other:
             values = np.r_[own[score], other[score]]
-            auroc = vars(delong(target, values, patients).interval())
+            auroc = delong(target, values, patients).interval().as_dict()
             found[score] = {"auroc": auroc, "own": float(own[score].median()), "other": float(other[score].median())}
     return found
 

@@ -22,7 +22,7 @@
     at("thousand").textContent = part > 0 && part < 1
       ? `Of 1,000 images of which ${(1000 * part).toFixed(0)} have it: ${hit.toFixed(0)} found, ` +
         `${(1000 * part - hit).toFixed(0)} missed, ${alarm.toFixed(0)} false alarms; ` +
-        `a yes is right in ${percent(hit / (hit + alarm))}.`
+        (hit + alarm > 0 ? `a yes is right in ${percent(hit / (hit + alarm))}.` : "no image gets a yes at this threshold.")
       : "The share must lie between 0 and 100 %.";
   }
 

@@ -1,5 +1,11 @@
 """Every score of a predictions table, each under any weighting of the patients: weights of one give the value, drawn
 weights its resamples. Unknown targets are left out; a score that is not defined is NaN.
+
+Each score equals scikit-learn's function of its name. Of a class it is that of the class against the rest; a macro
+score is the mean over the classes and a micro score takes all classes' answers together, as `average="macro"` and
+"micro" do. What scikit-learn defines for several classes at once (accuracy, balanced accuracy, kappa, log loss, Brier
+score) stands under `overall` in a multiclass table, and has no macro or micro form there, but that the balanced
+accuracy, which is the mean recall, is a macro score too.
 """
 
 from __future__ import annotations
@@ -14,8 +20,11 @@ from finetune.errors import FinetuneError
 from finetune.evaluation import ranking
 from finetune.evaluation.predictions import Predictions, probabilities
 from finetune.evaluation.ranking import Ranking
+from finetune.evaluation.reliability import BINS, gaps_per_patient, top_label
 
 TOP_K = 5
+ONLY_OVERALL = ("balanced_accuracy", "brier", "log_loss")
+"""Scores of a class against the rest whose means over the classes are not the scores of that name."""
 
 
 @dataclass
@@ -27,11 +36,13 @@ class Scores:
     micro: dict[str, np.ndarray]
     """(B,) for each metric: all classes' answers in one pot."""
     overall: dict[str, np.ndarray]
-    """(B,) for each metric that only a multiclass table has."""
+    """(B,) for each metric of all classes together, which only a multiclass table has."""
 
     def macro(self) -> dict[str, np.ndarray]:
         """(B,) for each metric: the mean over the classes for which it is defined."""
-        return {name: mean_of_defined(values) for name, values in self.classes.items()}
+        left_out = ONLY_OVERALL if self.overall else ()
+        means = {name: mean_of_defined(values) for name, values in self.classes.items() if name not in left_out}
+        return {**means, "balanced_accuracy": self.overall["balanced_accuracy"]} if self.overall else means
 
 
 class Scorer:
@@ -57,6 +68,10 @@ class Scorer:
         self.pooled = self._ranking(
             self.truth.ravel(), self.ranks.ravel(), np.repeat(self.patient, len(predictions.classes))
         )
+        probs = predictions.probs
+        pairs = zip(self.truth.T, probs.T, strict=True)
+        gaps = [gaps_per_patient(truth, prob, self.patient, self.n_patients) for truth, prob in pairs]
+        self.gaps = sparse.vstack(gaps, format="csr")  # (BINS * K, P)
         self.overall_sums = self._overall_sums_per_patient() if self.multiclass else None
 
     def __call__(self, weight: np.ndarray) -> Scores:
@@ -67,14 +82,33 @@ class Scorer:
             "auroc": np.stack([auroc for auroc, _ in ranked]),
             "average_precision": np.stack([average for _, average in ranked]),
             **self._of_counts(counts),
+            "ece": calibration_error(self.gaps @ weight, counts[:4].sum(axis=0)),
         }
         auroc, average = self.pooled.scores(weight)
         micro = {"auroc": auroc, "average_precision": average, **self._of_counts(counts.sum(axis=1))}
-        return Scores(classes, micro, self._overall(weight) if self.multiclass else {})
+        if not self.multiclass:
+            return Scores(classes, micro, {})
+        micro = {name: values for name, values in micro.items() if name not in ONLY_OVERALL}
+        return Scores(classes, micro, self._overall(weight, mean_of_defined(classes["sensitivity"])))
 
     def values(self) -> Scores:
         """The scores themselves: B = 1, every sample counts once."""
         return self(np.ones((self.n_patients, 1)))
+
+    def share_counts(self, k: int | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Per share of images of class `k` (None: all classes' answers together): how many are right, and of how many,
+        of each patient (P,)."""
+        classes = len(self.rankings)
+        which = range(classes) if k is None else [k]
+        tp, fp, fn, tn = (np.asarray(self.sums[[i * classes + j for j in which]].sum(axis=0)).ravel() for i in range(4))
+        found = share_counts(tp, fp, fn, tn)
+        return {m: pair for m, pair in found.items() if m != "accuracy" or not self.multiclass}
+
+    def overall_counts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The same for the shares of a multiclass table that are of all classes together."""
+        assert self.overall_sums is not None
+        n, right, in_first = (row.toarray()[0] for row in self.overall_sums[0][:3])
+        return {"accuracy": (right, n), f"top{TOP_K}_accuracy": (in_first, n)}
 
     def _of_counts(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         tp, fp, fn, tn, squared, loss = counts
@@ -123,17 +157,19 @@ class Scorer:
         squared = ((self.predictions.probs - truth) ** 2).sum(axis=1)
         columns = [known, (truth * answer).sum(axis=1), in_top(logits, true, TOP_K), loss, squared]
         singles = np.stack([np.where(known, column, 0.0) for column in columns], axis=1)
+        self.top_gaps = gaps_per_patient(*top_label(self.predictions), self.patient, self.n_patients)
         return tuple(self._per_patient(part) for part in (singles, truth, answer))
 
-    def _overall(self, weight: np.ndarray) -> dict[str, np.ndarray]:
+    def _overall(self, weight: np.ndarray, mean_recall: np.ndarray) -> dict[str, np.ndarray]:
         assert self.overall_sums is not None
         (n, right, in_first, loss, squared), true, answered = (sums @ weight for sums in self.overall_sums)
-        found = {"accuracy": ratio(right, n)}
+        found = {"accuracy": ratio(right, n), "balanced_accuracy": mean_recall}
         if len(self.predictions.classes) > TOP_K:
             found[f"top{TOP_K}_accuracy"] = ratio(in_first, n)
         by_chance = ratio((true * answered).sum(axis=0), n**2)
         found["kappa"] = ratio(found["accuracy"] - by_chance, 1 - by_chance)
-        return {**found, "brier": ratio(squared, n), "log_loss": ratio(loss, n)}
+        found |= {"brier": ratio(squared, n), "log_loss": ratio(loss, n)}
+        return {**found, "ece": calibration_error(self.top_gaps @ weight, n)}
 
 
 def decide(predictions: Predictions, threshold: float | np.ndarray = 0.5) -> np.ndarray:
@@ -157,6 +193,25 @@ def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dic
         "npv": ratio(tn, tn + fn),
         "f1": ratio(2 * tp, 2 * tp + fp + fn),
     }
+
+
+def share_counts(
+    tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The shares among `rates`: what is right, and of what."""
+    return {
+        "accuracy": (tp + tn, tp + fp + fn + tn),
+        "sensitivity": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "ppv": (tp, tp + fp),
+        "npv": (tn, tn + fn),
+    }
+
+
+def calibration_error(gaps: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Summed truth less probability of each bin (BINS * K, B), and images (K, B) -> the mean distance; one row less
+    where K is 1 and n is (B,)."""
+    return ratio(np.abs(gaps.reshape(*n.shape[:-1], BINS, n.shape[-1])).sum(axis=-2), n)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

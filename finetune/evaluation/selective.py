@@ -105,7 +105,7 @@ def applied(
         rows = told[name]["rows"]
         if metric == "coverage":
             rows.append({"wished": float(wished)})
-        rows[-1][metric] = vars(share)
+        rows[-1][metric] = share.as_dict()
     return told
 
 

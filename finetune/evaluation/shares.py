@@ -44,11 +44,11 @@ def shares(
     drawn = [under(weight) for weight in intervals.resamples(n, n_boot if n else 0, seed)]
     samples = np.concatenate(drawn, axis=1) if drawn else np.zeros((len(asked), 0))
     found = {}
-    for i, (key, (what, of)) in enumerate(asked.items()):
-        if np.asarray(what).dtype != bool:
-            found[key] = intervals.percentile(values[i], samples[i])
-        elif values[i] in (0.0, 1.0):
-            found[key] = intervals.exact(values[i], len(np.unique(patient[of])))
+    for i, (key, (what, _)) in enumerate(asked.items()):
+        if np.asarray(what).dtype == bool:
+            found[key] = intervals.share(sums[:, 2 * i], sums[:, 2 * i + 1])
+        elif why := intervals.too_few(int((sums[:, 2 * i + 1] > 0).sum())):
+            found[key] = Interval(values[i], reason="no such image" if np.isnan(values[i]) else why)
         else:
-            found[key] = intervals.on_logit_scale(values[i], intervals.spread(samples[i]))
+            found[key] = intervals.percentile(values[i], samples[i])
     return found

@@ -22,7 +22,7 @@ from finetune.evaluation import intervals
 from finetune.evaluation.intervals import FEWEST, Interval
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.scores import Scorer, Scores, mean_of_defined
-from finetune.evaluation.summary import described, joined, with_intervals
+from finetune.evaluation.summary import described, joined, macro_interval
 
 MOST_GROUPS = 12
 MOST_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
@@ -157,10 +157,9 @@ def _gaps(
             mean = float(mean_of_defined(value.classes[metric][shared, 0]))
             samples = mean_of_defined(drawn.classes[metric][shared]) if drawn else np.zeros(0)
             means.setdefault(metric, {})[name] = (mean, samples)
-            interval = (
-                with_intervals({metric: mean}, {metric: samples}, {}) if 0 < mean < 1 else {metric: Interval(mean)}
-            )
-            groups[name].setdefault("compared", {})[metric] = vars(interval[metric])
+            own_classes = [Interval(**groups[name]["classes"][classes[k]][metric]) for k in shared]
+            interval = macro_interval(metric, mean, own_classes, samples)
+            groups[name].setdefault("compared", {})[metric] = interval.as_dict()
         if gap := _gap(metric, means.get(metric, {})):
             found["macro"][metric] = {**gap, "classes": [classes[k] for k in shared]}
     for metric in ("accuracy", "kappa", "log_loss"):
@@ -199,7 +198,7 @@ def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, 
     (below, draws_below), (above, draws_above) = defined[low], defined[high]
     pairs = len(defined) * (len(defined) - 1) // 2
     interval = intervals.difference(float(above - below), draws_above - draws_below, pairs)
-    return {"worst": worst, "best": best, **vars(interval), "pairs": pairs}
+    return {"worst": worst, "best": best, **interval.as_dict(), "pairs": pairs}
 
 
 def _ordered(group: np.ndarray) -> list[str]:
@@ -226,10 +225,10 @@ def shown(found: dict[str, Any]) -> list[str]:
     said = []
     for column, of_column in found.items():
         gaps = of_column.get("gaps", {})
-        where = {
-            "": gaps.get("macro", {}).get("auroc"),
-            **{c: g.get("auroc") for c, g in gaps.get("classes", {}).items()},
-        }
+        of_class = {c: g.get("auroc") for c, g in gaps.get("classes", {}).items()}
+        # of one class, and of two that exclude each other, the mean says it all
+        alone = len(of_class) <= (2 if gaps.get("overall") else 1)
+        where = {"": gaps.get("macro", {}).get("auroc"), **({} if alone else of_class)}
         for name, gap in where.items():
             if gap and gap.get("low") is not None and gap["low"] > 0:
                 of = f" of {name}" if name else ""

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from finetune.evaluation import intervals
+from finetune.evaluation import intervals, reliability, wording
+from finetune.evaluation.baseline import baseline
 from finetune.evaluation.files import plain, write_json_atomic
 from finetune.evaluation.intervals import Interval
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.reliability import binned, top_label
 from finetune.evaluation.scores import Scorer, Scores, confusion, mean_of_defined
 
 __all__ = ["summarise", "write_json_atomic"]
 
-UNBOUNDED = ("log_loss", "kappa")
-SHARES = {  # metric -> whose patients it is a share of
-    "accuracy": "known",
-    "sensitivity": "positive",
-    "specificity": "negative",
-    "ppv": "yes",
-    "npv": "no",
-    "top5_accuracy": "known",
-}
+MEANS_OF_SHARES = {"balanced_accuracy": ("sensitivity", "specificity")}
+SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+"""Shares of images; their macro means allow for the few images of a rare class."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """The patients behind the scores of a class, or of all classes together."""
+
+    known: int
+    positive: int
+    negative: int
+    shares: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """Per share of images how many are right, and of how many, of each patient (P,)."""
+
+    @classmethod
+    def of(cls, truth: np.ndarray, patient: np.ndarray, shares: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Support:
+        """truth (n,) of 1, 0 and NaN, patient (n,) numbers."""
+        groups = (~np.isnan(truth), truth == 1, truth == 0)
+        known, positive, negative = (len(np.unique(patient[rows])) for rows in groups)
+        return cls(known, positive, negative, shares)
 
 
 def summarise(
     predictions: Predictions, n_boot: int = 2000, seed: int = 0, threshold: float | np.ndarray = 0.5
 ) -> dict[str, Any]:
-    """{"macro", "micro", "overall", "classes", ...} of scores {"value", "low", "high"}; what is undefined is None.
-
-    The expected calibration error has no interval: drawing samples twice makes bins look worse than they are, so its
-    resamples lie above its value.
+    """{"macro", "micro", "overall", "classes", "baseline", ...} of scores {"value", "low", "high"}; what is undefined
+    is None, as are the limits where there is no interval, and then "reason" says why.
 
     Args:
         n_boot: resamples of the patients; 0 leaves only the intervals that need none.
@@ -45,7 +57,8 @@ def summarise(
     """
     scorer = Scorer(predictions, threshold)
     resamples = intervals.resamples(scorer.n_patients, n_boot if scorer.n_patients else 0, seed)
-    result = described(scorer, joined([scorer(weight) for weight in resamples]))
+    result = described(scorer, joined([scorer(weight) for weight in resamples]), seed)
+    result["baseline"] = baseline(scorer)
     if scorer.multiclass:
         result["confusion"] = {"classes": predictions.classes, "counts": confusion(predictions).tolist()}
     result |= {
@@ -59,31 +72,53 @@ def summarise(
     return plain(result)
 
 
-def described(scorer: Scorer, drawn: Scores | None) -> dict[str, Any]:
+def described(scorer: Scorer, drawn: Scores | None, seed: int = 0) -> dict[str, Any]:
     """{"macro", "micro", "classes", and of a multiclass table "overall"}: the scores with the intervals that follow
     from their resamples `drawn`."""
-    value, names, truth, patients = scorer.values(), scorer.predictions.classes, scorer.truth, _patients(scorer)
-    classes: dict[str, dict[str, Any]] = {}
+    value, names, truth, patient = scorer.values(), scorer.predictions.classes, scorer.truth, scorer.patient
+    of_class: dict[str, dict[str, Interval]] = {}
+    counts = {name: _counts(truth[:, k], patient) for k, name in enumerate(names)}
+    chance = reliability.by_chance(scorer.gaps, (~np.isnan(truth)).sum(axis=0), seed)
     for k, name in enumerate(names):
         own = {metric: rows[k] for metric, rows in drawn.classes.items()} if drawn else {}
-        found = with_intervals({m: float(v[k, 0]) for m, v in value.classes.items()}, own, patients["class"][k])
-        found["auroc"] = intervals.delong(truth[:, k], scorer.ranks[:, k], scorer.patient).interval()
-        found["ece"] = Interval(binned(truth[:, k], scorer.predictions.probs[:, k]).error())
-        classes[name] = {**{m: vars(i) for m, i in found.items()}, **_counts(truth[:, k], scorer.patient)}
-
-    pooled = np.repeat(scorer.patient, len(names))
-    micro = with_intervals(_first(value.micro), drawn.micro if drawn else {}, patients["all"])
-    micro["auroc"] = intervals.delong(truth.ravel(), scorer.ranks.ravel(), pooled).interval()
+        values = {m: float(v[k, 0]) for m, v in value.classes.items()}
+        support = Support.of(truth[:, k], patient, scorer.share_counts(k))
+        found = with_intervals(values, own, support)
+        found["auroc"] = intervals.delong(truth[:, k], scorer.ranks[:, k], patient).interval()
+        found["ece"] = reliability.interval(values["ece"], own.get("ece", NONE), float(chance[k]), support.known)
+        of_class[name] = with_reasons(found, counts[name])
+    everyone = np.repeat(patient, len(names))
+    pooled = Support.of(truth.ravel(), everyone, scorer.share_counts())
+    micro = with_intervals(_first(value.micro), drawn.micro if drawn else {}, pooled)
+    micro["auroc"] = intervals.delong(truth.ravel(), scorer.ranks.ravel(), everyone).interval()
+    sums = {key: sum(c[key] for c in counts.values()) for key in ("positives", "negatives")}
+    overall = _overall(scorer, value, drawn, of_class, seed) if scorer.multiclass else {}
     result: dict[str, Any] = {
-        "macro": _macro(value, drawn, classes),
-        "micro": {m: vars(i) for m, i in micro.items()},
-        "classes": classes,
+        "macro": _macro(value, drawn, of_class, overall),
+        "micro": {m: i.as_dict() for m, i in with_reasons(micro, sums).items()},
+        "classes": {name: {**{m: i.as_dict() for m, i in of_class[name].items()}, **counts[name]} for name in names},
     }
-    if scorer.multiclass:
-        overall = with_intervals(_first(value.overall), drawn.overall if drawn else {}, patients["overall"])
-        overall["ece"] = Interval(binned(*top_label(scorer.predictions)).error())
-        result["overall"] = {m: vars(i) for m, i in overall.items()}
-    return result
+    return {**result, "overall": {m: i.as_dict() for m, i in overall.items()}} if scorer.multiclass else result
+
+
+NONE = np.zeros(0)
+
+
+def _overall(
+    scorer: Scorer, value: Scores, drawn: Scores | None, of_class: Mapping[str, Mapping[str, Interval]], seed: int
+) -> dict[str, Interval]:
+    samples = drawn.overall if drawn else {}
+    known = ~np.isnan(scorer.truth).any(axis=1)
+    patients = len(np.unique(scorer.patient[known]))
+    support = Support(patients, 0, 0, scorer.overall_counts())
+    values = _first(value.overall)
+    found = with_intervals(values, samples, support)
+    recalls = [each["sensitivity"] for each in of_class.values() if not np.isnan(each["sensitivity"].value)]
+    found["balanced_accuracy"] = intervals.mean_of_shares(recalls)  # images of different classes
+    chance = reliability.by_chance(scorer.top_gaps, np.array([known.sum()]), seed)
+    found["ece"] = reliability.interval(values["ece"], samples.get("ece", NONE), float(chance[0]), patients)
+    why = "truth and answers are all of one class" if known.any() else "no image has a known class"
+    return {m: replace(i, reason=why) if np.isnan(i.value) else i for m, i in found.items()}
 
 
 def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
@@ -101,36 +136,76 @@ def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
     return said
 
 
-def with_intervals(
-    values: dict[str, float], drawn: dict[str, np.ndarray], patients: dict[str, int]
-) -> dict[str, Interval]:
-    """Each value with the interval that its kind of score takes; `patients` are those that each share is made of."""
+def with_intervals(values: Mapping[str, float], drawn: Mapping[str, np.ndarray], of: Support) -> dict[str, Interval]:
+    """Each value with the interval that its kind of score takes, from the counts of images or its resamples."""
     found = {}
     for metric, value in values.items():
-        samples = drawn.get(metric, np.zeros(0))
-        if metric in SHARES and value in (0.0, 1.0):
-            found[metric] = intervals.exact(value, patients[SHARES[metric]])
-        elif metric in UNBOUNDED or (metric == "brier" and value > 1):
-            found[metric] = intervals.percentile(value, samples)
+        if metric in of.shares:
+            found[metric] = intervals.share(*of.shares[metric])
         else:
-            found[metric] = intervals.on_logit_scale(value, intervals.spread(samples))
+            fewer = min(of.positive, of.negative)
+            found[metric] = intervals.resampled(metric, value, drawn.get(metric, NONE), of.known, fewer)
+    for metric, parts in MEANS_OF_SHARES.items():
+        if metric in found and all(part in of.shares for part in parts):
+            found[metric] = intervals.mean_of_shares([found[part] for part in parts])
     return found
 
 
-def _macro(value: Scores, drawn: Scores | None, classes: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def with_reasons(found: Mapping[str, Interval], counts: Mapping[str, Any]) -> dict[str, Interval]:
+    """With the reason why a score of these counts is not defined."""
+    return {
+        metric: replace(interval, reason=wording.why_undefined(metric, counts))
+        if np.isnan(interval.value)
+        else interval
+        for metric, interval in found.items()
+    }
+
+
+def _macro(
+    value: Scores,
+    drawn: Scores | None,
+    of_class: Mapping[str, Mapping[str, Interval]],
+    overall: Mapping[str, Interval],
+) -> dict[str, dict[str, Any]]:
     """Means over the classes with a defined score, how many those are, and how many are left out."""
     samples = drawn.macro() if drawn else {}
-    values = _first(value.macro()) | {"ece": _mean([c["ece"]["value"] for c in classes.values()])}
     found = {}
-    for metric, mean in values.items():
-        defined = [c[metric] for c in classes.values() if not np.isnan(c[metric]["value"])]
-        if metric == "ece":
-            interval = Interval(mean)
-        elif mean in (0.0, 1.0):  # all classes are at the edge: the mean of their limits
-            interval = Interval(mean, _mean([c["low"] for c in defined]), _mean([c["high"] for c in defined]))
+    for metric, mean in _first(value.macro()).items():
+        name = "sensitivity" if metric in overall else metric  # the balanced accuracy of all classes is the mean recall
+        defined = [each[name] for each in of_class.values() if not np.isnan(each[name].value)]
+        if overall and name == "sensitivity":
+            interval = overall["balanced_accuracy"]
         else:
-            interval = with_intervals({metric: mean}, samples, {})[metric]
-        found[metric] = {**vars(interval), "n_classes": len(defined), "n_undefined": len(classes) - len(defined)}
+            interval = macro_interval(metric, mean, defined, samples.get(metric, NONE))
+        counts = {"n_classes": len(defined), "n_undefined": len(of_class) - len(defined)}
+        found[metric] = {**interval.as_dict(), **counts}
+    return found
+
+
+def macro_interval(metric: str, mean: float, classes: list[Interval], samples: np.ndarray) -> Interval:
+    """The interval of a mean over classes, from their own intervals and the resamples of the mean.
+
+    It is null where no class has one; of a single class it is the class's own. Resamples of a class with few images
+    that are all right, or all wrong, show no spread: a mean of shares reaches at least as far as the limits of its
+    parts together do, and a mean without any spread as far as the mean of their limits.
+    """
+    if not classes:
+        return Interval(mean, reason="defined for no class")
+    without = [each for each in classes if np.isnan(each.low)]
+    if len(classes) == 1 or len(without) == len(classes):
+        return Interval(mean, classes[0].low, classes[0].high, classes[0].reason)
+    spread = intervals.spread(samples)
+    if metric == "log_loss" or (metric == "brier" and mean >= 1):
+        found = intervals.on_log_scale(mean, spread)
+    else:
+        found = intervals.on_logit_scale(mean, spread)
+    if without:
+        return found
+    if metric in SHARES:
+        parts = intervals.mean_of_shares(classes)
+        return Interval(mean, float(np.fmin(found.low, parts.low)), float(np.fmax(found.high, parts.high)))
+    if np.isnan(found.low):
+        return Interval(mean, _mean([each.low for each in classes]), _mean([each.high for each in classes]))
     return found
 
 
@@ -149,25 +224,6 @@ def _counts(truth: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
     if 0 < fewer < intervals.FEWEST:
         counts["note"] = f"fewer than {intervals.FEWEST} {lacking} patients"
     return counts
-
-
-def patients_behind(truth: np.ndarray, yes: np.ndarray, patient: np.ndarray) -> dict[str, int]:
-    """How many patients each share of answers is made of."""
-    known = ~np.isnan(truth)
-    groups = {"known": known, "positive": truth == 1, "negative": truth == 0}
-    groups |= {"yes": known & yes, "no": known & ~yes}
-    return {name: len(np.unique(patient[rows])) for name, rows in groups.items()}
-
-
-def _patients(scorer: Scorer) -> dict[str, Any]:
-    """How many patients stand behind each share: per class, for all classes' answers in one pot, and overall."""
-    truth, yes, patient = scorer.truth, scorer.decisions, scorer.patient
-    k = truth.shape[1]
-    return {
-        "class": [patients_behind(truth[:, i], yes[:, i], patient) for i in range(k)],
-        "all": patients_behind(truth.ravel(), yes.ravel(), np.repeat(patient, k)),
-        "overall": {"known": len(np.unique(patient[~np.isnan(truth).any(axis=1)]))},
-    }
 
 
 def joined(chunks: list[Scores]) -> Scores | None:

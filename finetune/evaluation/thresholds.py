@@ -19,8 +19,8 @@ from finetune.errors import FinetuneError
 from finetune.evaluation import intervals
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.ranking import curves
-from finetune.evaluation.scores import rates, ratio
-from finetune.evaluation.summary import patients_behind, with_intervals
+from finetune.evaluation.scores import rates, ratio, share_counts
+from finetune.evaluation.summary import Support, with_intervals, with_reasons
 
 NAMED = ("youden", "f1")
 GOALS = ("sensitivity", "specificity", "ppv", "cost")
@@ -151,7 +151,13 @@ def applied(
         if name in about["thresholds"]
     ]
     result: dict[str, Any] = {
-        point: {"wish": str(Wish(about["goal"], about["value"])), "chosen_on": about["split"], "classes": {}}
+        point: {
+            "wish": str(Wish(about["goal"], about["value"])),
+            "goal": about["goal"],
+            "goal_value": about["value"],
+            "chosen_on": about["split"],
+            "classes": {},
+        }
         for point, about in points.items()
     }
     if not columns:
@@ -176,9 +182,12 @@ def applied(
         each = {metric: float(value[i, 0]) for metric, value in values.items()}
         if np.isnan(asked[i, 0]):
             each = {metric: each[metric] for metric in METRICS}
-        found = with_intervals(each, own, patients_behind(target[:, i], yes[:, i], patient))
-        counts = dict(zip(("tp", "fp", "fn", "tn"), (int(o[:, i].sum()) for o in outcomes), strict=True))
-        result[point]["classes"][name] = {"threshold": threshold, **{m: vars(v) for m, v in found.items()}, **counts}
+        per_patient = [sums[j * len(columns) + i].toarray()[0] for j in range(4)]  # tp, fp, fn, tn
+        found = with_intervals(each, own, Support.of(target[:, i], patient, share_counts(*per_patient)))
+        counts = {count: int(total.sum()) for count, total in zip(("tp", "fp", "fn", "tn"), per_patient, strict=True)}
+        known = {"positives": counts["tp"] + counts["fn"], "negatives": counts["fp"] + counts["tn"]}
+        scores = {metric: interval.as_dict() for metric, interval in with_reasons(found, known).items()}
+        result[point]["classes"][name] = {"threshold": threshold, **scores, **counts}
     return result
 
 

@@ -19,12 +19,31 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def interval(score: Mapping[str, Any] | None, digits: int = 3) -> str:
-    """0.812 (0.775–0.846)"""
-    if not score or score.get("value") is None:
+    """0.812 (0.775–0.846); a dash where there is no such score."""
+    if not score:
+        return number(None)
+    if score.get("value") is None:
         return "undefined"
     if score.get("low") is None or score.get("high") is None:
         return number(score["value"], digits)
     return f"{score['value']:.{digits}f} ({score['low']:.{digits}f}–{score['high']:.{digits}f})"
+
+
+def percent(score: Mapping[str, Any]) -> str:
+    """25.5 % (20.4–31.4)"""
+    value = f"{100 * score['value']:.1f} %"
+    if score.get("low") is None or score.get("high") is None:
+        return value
+    return f"{value} ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
+
+
+def baseline(scores: Mapping[str, Any], group: str, metric: str) -> str:
+    """What an answer that looks at no image gets: `always nv: 0.637`, `chance: 0.143`; empty where it is not known."""
+    trivial = scores.get("baseline") or {}
+    value = (trivial.get(group) or {}).get(metric)
+    if value is None:
+        return ""
+    return f"always {trivial['answer']}: {value:.3f}" if metric == "accuracy" else f"chance: {value:.3f}"
 
 
 def gap(found: Mapping[str, Any], title: str) -> str:
@@ -45,17 +64,23 @@ def error(found: Mapping[str, Any]) -> str:
 
 
 def undefined(metric: str, counts: Mapping[str, Any]) -> str:
-    """Why a class's score is not defined."""
+    """Why a class's score is not defined: `undefined (no positives)`."""
+    why = why_undefined(metric, counts)
+    return f"undefined ({why})" if why else "undefined"
+
+
+def why_undefined(metric: str, counts: Mapping[str, Any]) -> str:
+    """The reason why a score of so many `positives` and `negatives` is not defined."""
     positives, negatives = counts.get("positives", 0), counts.get("negatives", 0)
     if not positives and not negatives:
-        return "undefined (nothing known)"
-    needs_positive = metric in ("auroc", "average_precision", "balanced_accuracy", "sensitivity")
+        return "nothing known"
+    needs_positive = metric in ("auroc", "average_precision", "balanced_accuracy", "sensitivity", "f1")
     needs_negative = metric in ("auroc", "average_precision", "balanced_accuracy", "specificity")
     if not positives and needs_positive:
-        return "undefined (no positives)"
+        return "no positives"
     if not negatives and needs_negative:
-        return "undefined (no negatives)"
-    return {"ppv": "undefined (never a yes)", "npv": "undefined (never a no)"}.get(metric, "undefined")
+        return "no negatives"
+    return {"ppv": "never a yes", "npv": "never a no"}.get(metric, "")
 
 
 def difference(score: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -84,17 +109,30 @@ def what_was_run(backbone: str | None, data: str, splits: list[dict[str, Any]], 
 
 
 def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
-    """What was found, in a few sentences, the most important first."""
+    """What was found, in a few sentences, the most important first: what speaks against the run, then how good it is,
+    beside what an answer that looks at no image gets."""
     macro = scores.get("macro", {}).get("auroc") or {}
     classes = scores.get("classes", {})
     images = f"{scores['n']:,} images" if "n" in scores else "the images"
     people = f" of {scores['patients']:,} patients" if has_patients and "patients" in scores else ""
-    accuracy = scores.get("overall", {}).get("accuracy") or {}
+    overall, trivial = scores.get("overall", {}), (scores.get("baseline") or {}).get("overall", {})
+    accuracy, recall = (overall.get(metric) or {} for metric in ("accuracy", "balanced_accuracy"))
+    harm = [each["short"] for each in scores.get("harms", [])]
+    first = [f"Before use: {'; '.join(harm)}."] if harm else []
     said = []
     if accuracy.get("value") is not None:
         said.append(f"On the {split} split ({images}{people}) the accuracy is {in_words(accuracy)}.")
+        if trivial:
+            said[-1] = (
+                f"{said[-1][:-1]}; always answering {scores['baseline']['answer']} gives {trivial['accuracy']:.3f}."
+            )
+        if recall.get("value") is not None and trivial:
+            said.append(
+                f"The balanced accuracy, the mean share found of each class, is {in_words(recall)}; chance gives "
+                f"{trivial['balanced_accuracy']:.3f}."
+            )
     if macro.get("value") is None:
-        return [*said, f"On the {split} split ({images}{people}) no class has a defined AUROC."]
+        return [*first, *said, f"On the {split} split ({images}{people}) no class has a defined AUROC."]
     defined = {name: c["auroc"]["value"] for name, c in classes.items() if c["auroc"]["value"] is not None}
     over = f", the mean over {len(defined)} of {len(classes)} classes" if len(classes) > 1 else ""
     name = "macro AUROC" if len(classes) > 1 else "AUROC"
@@ -105,16 +143,18 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
     elif macro["value"] < 0.5:
         said.append("This is worse than guessing, which gives 0.5: look for labels that are the wrong way round.")
     sure = [name for name in defined if "note" not in classes[name]]  # few patients may top or bottom by chance
-    if len(sure) > 1 and len(classes) > 2:
-        best, worst = max(sure, key=lambda c: defined[c]), min(sure, key=lambda c: defined[c])
+    lost = {name for each in scores.get("harms", []) if each["rule"] == "never found" for name in each["classes"]}
+    praised = [name for name in sure if name not in lost]  # ranked well, yet never found, is no strength
+    if len(sure) > 1 and len(classes) > 2 and praised:
+        best, worst = max(praised, key=lambda c: defined[c]), min(sure, key=lambda c: defined[c])
         said.append(
-            f"Best told apart is {best} at {interval(classes[best]['auroc'])}, worst {worst} at "
+            f"The highest AUROC is that of {best}, {interval(classes[best]['auroc'])}, the lowest that of {worst}, "
             f"{interval(classes[worst]['auroc'])}."
         )
     guessed = [c for c in defined if (low := classes[c]["auroc"]["low"]) is None or low <= 0.5]
     if guessed and len(classes) > 1:
         said.append(f"Not shown to be better than guessing: {', '.join(guessed)}.")
-    return said
+    return [*first, *said]
 
 
 def most_confused(counts: np.ndarray, classes: list[str], most: int = 8) -> list[str]:

@@ -132,7 +132,7 @@ def _scores(rows: Sequence[dict[str, Any]], n_boot: int, seed: int) -> dict[str,
         values = np.array([row[metric] for row in rows], np.float64)
         elsewhere = np.array([row["elsewhere"][metric] for row in rows], np.float64)
         scores[metric] = {
-            **vars(share(values, patient, n_boot, seed)),
+            **share(values, patient, n_boot, seed).as_dict(),
             "chance": _mean(np.array([row["chance"][metric] for row in rows])),
             "elsewhere": _mean(elsewhere[~np.isnan(elsewhere)]),
         }

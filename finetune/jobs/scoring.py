@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
+from finetune.evaluation import wording
 from finetune.evaluation.assessment import Assessment, Fitted
 from finetune.evaluation.predictions import Predictions
 from finetune.inference import best_device, by_index, predict
@@ -58,27 +59,37 @@ def write(run: Path, tables: dict[str, Predictions | None]) -> dict[str, Predict
 
 
 def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: Fitted, seed: int) -> dict[str, Any]:
-    """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there."""
+    """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there.
+
+    What speaks against the run is said once, of test where there is one.
+    """
     plainly = replace(assessment, subgroups=[])
-    told = {
-        split: plainly.told(table, Fitted(), seed=seed) if split == "val" else assessment.told(table, fitted, seed=seed)
-        for split, table in tables.items()
-    }
+    told: dict[str, Any] = {}
+    for split, table in tables.items():  # val first: test is compared with it
+        if split == "val":
+            told[split] = plainly.told(table, Fitted(), seed=seed, split=split)
+        else:
+            told[split] = assessment.told(table, fitted, seed=seed, split=split, val=told.get("val"))
+    if len(told) > 1 and "val" in told:
+        said = [harm["text"] for harm in told["val"]["harms"]]
+        told["val"]["warnings"] = [sentence for sentence in told["val"]["warnings"] if sentence not in said]
+        told["val"]["harms"] = []
     if fitted.notes:
         told["val" if "val" in told else "test"]["notes"] = fitted.notes
     return told
 
 
 def show(scores: dict[str, Any], synthetic: bool, say: Callable[[str], None]) -> None:
-    """The numbers that matter, each with its interval."""
+    """The numbers that matter, each with its interval and what an answer that looks at no image gets."""
+    made_up = " (SYNTHETIC images)" if synthetic else ""
     for split, of_split in scores.items():
-        for group, metric in (("macro", "auroc"), ("overall", "accuracy")):
+        for group, metric in (("macro", "auroc"), ("overall", "accuracy"), ("overall", "balanced_accuracy")):
             found = (of_split.get(group) or {}).get(metric)
             if found and found["value"] is not None:
-                interval = f" [{found['low']:.3f}, {found['high']:.3f}]" if found["low"] is not None else ""
-                made_up = " (SYNTHETIC images)" if synthetic else ""
-                name = "macro AUROC" if metric == "auroc" else metric
-                say(f"{split}: {name} {found['value']:.3f}{interval} (95 %){made_up}")
+                interval = f" [{found['low']:.3f}, {found['high']:.3f}] (95 %)" if found["low"] is not None else ""
+                name = "macro AUROC" if metric == "auroc" else metric.replace("_", " ")
+                trivial = wording.baseline(of_split, group, metric)
+                say(f"{split}: {name} {found['value']:.3f}{interval}{'; ' + trivial if trivial else ''}{made_up}")
         for name, score in of_split.get("own_metrics", {}).items():
             say(f"{split}: {name} {text_of(score)}")
         for sentence in [*of_split.get("warnings", []), *of_split.get("notes", [])]:
