@@ -56,29 +56,41 @@ class Classification(L.LightningModule):
         self.register_buffer("loss_weights", loss_weights, persistent=False)
         self.train_loss = MeanLoss()
         self.collected = Collected()
+        self.group_known = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
         self.parts = network.parts()
         part_tools.check_cover(network, self.parts)
 
     # -- the one step ------------------------------------------------------------------------------------------------
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, K), sum of the losses, number of known labels."""
+        """Logits (N, K), sum of the losses (in 32 bits, or 64 where the network has them), number of known labels."""
         logits = self.network(batch["image"])
-        total, count = self.loss(logits.float(), batch["target"], self.loss_weights)
+        full = logits if logits.dtype == torch.float64 else logits.float()
+        total, count = self.loss(full, batch["target"], self.loss_weights)
         return logits, total, count
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> STEP_OUTPUT:
+        """The loss whose gradient, with what the group's earlier micro-batches left, is that of the group's mean loss.
+
+        A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
+        Until it is complete its gradient is the mean over the labels that it knows so far, on all ranks.
+        """
         _, total, count = self.step(batch)
-        everywhere = self.sum_over_ranks(count)
+        known = self.sum_over_ranks(count)
+        if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
+            earlier = self.group_known
+            known = known + earlier
+            part_tools.scale_gradients(self.network, earlier.to(total.dtype) / known.clamp(min=1).to(total.dtype))
+        self.group_known = known
         # DDP averages gradients over ranks: times their number, divided by all known labels, is the batch's own mean
-        loss = total * self.trainer.world_size / everywhere.clamp(min=1)
+        loss = total * self.trainer.world_size / known.clamp(min=1)
         if (self.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(total):
             raise FinetuneError(  # on a GPU the question costs a wait for the device, so it is asked now and then
                 f"The loss is {total.item()} in epoch {self.current_epoch}, batch {batch_idx}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
             )
         self.train_loss.update(total, count)
-        return loss
+        return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits, _, _ = self.step(batch)
