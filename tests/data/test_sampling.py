@@ -68,7 +68,8 @@ def test_batches_of_a_step_together_are_the_batch_of_their_size(n, size, k, worl
         return
     large = epoch(EpochBatchSampler(range(n), k * size, seed=3), 1)
     try:
-        parts = [EpochBatchSampler(range(n), size, seed=3, accumulate=k, rank=r, world_size=world) for r in range(world)]
+        options = {"seed": 3, "accumulate": k, "world_size": world}
+        parts = [EpochBatchSampler(range(n), size, rank=rank, **options) for rank in range(world)]
     except FinetuneError:  # too few images for so many processes, with single batches too
         with pytest.raises(FinetuneError):
             EpochBatchSampler(range(n), size, world_size=world)
@@ -79,7 +80,7 @@ def test_batches_of_a_step_together_are_the_batch_of_their_size(n, size, k, worl
     assert all(share for part in shares for share in part)
     assert max(map(len, batches)) <= size
     if min(map(len, large)) >= k * world:
-        steps = [sorted(sum(batches[i : i + k], [])) for i in range(0, len(batches), k)]
+        steps = [sorted(key for batch in batches[i : i + k] for key in batch) for i in range(0, len(batches), k)]
         assert steps == [sorted(batch) for batch in large]
     else:  # an image or less for each process and batch: single batches, the last step holds fewer
         assert len(batches) == -(-n // size)

@@ -65,8 +65,8 @@ def fitted(batch_size: int, **options) -> tuple[dict[str, torch.Tensor], float]:
 def assert_equal(one, other) -> None:
     for name, value in one[0].items():
         assert value.dtype == torch.float64
-        torch.testing.assert_close(value, other[0][name], rtol=1e-10, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}")
-    assert one[1] == pytest.approx(other[1], rel=1e-6)  # logged in 32 bits
+        torch.testing.assert_close(value, other[0][name], rtol=1e-10, atol=1e-13)
+    assert one[1] == pytest.approx(other[1], rel=1e-12)
 
 
 @pytest.mark.parametrize(("k", "size"), [(1, 32), (2, 16), (3, 11)])
