@@ -118,6 +118,11 @@ def make_network(
     wanted = config["backbone"]["weights"]
     if wanted in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
+        if frozen := build.plan(config).never_learns(list(network.parts()), network.new_parts):
+            say(
+                f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
+                "Use pretrained weights (backbone.weights=default), or finetuning=full."
+            )
         return spec, network, None, {"source": None, "random": True}
     loaded = weight_files.load_into(network.backbone, spec.backbone, wanted)
     say(f"{spec.backbone} starts from {loaded}.")
@@ -153,7 +158,6 @@ def train(
 ) -> None:
     """Fit with Lightning, from the last checkpoint where there is one."""
     task = make_task(config, table, network, data)
-    plan = task.plan
     monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
@@ -172,8 +176,8 @@ def train(
         callbacks.append(RichProgressBar())
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"]) * settings["num_nodes"]
     if n_ranks > 1:
-        settings["strategy"] = DDPStrategy(find_unused_parameters=plan.changes(list(task.parts)))
-        if any(state.norms in ("train", "stats") for state in task.plan.at(0, list(task.parts)).values()):
+        settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
+        if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
             say(f"Batch norms that train use the statistics of each of the {n_ranks} processes' own part of a batch.")
     trainer = L.Trainer(
         default_root_dir=run,

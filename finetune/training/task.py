@@ -13,7 +13,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.scores import macro_auroc
 from finetune.losses import Loss
 from finetune.network import Network
-from finetune.plan import Plan
+from finetune.plan import PartState, Plan
 from finetune.training import parts as part_tools
 from finetune.training import ranks
 from finetune.training.metrics import Collected, MeanLoss, mean_loss
@@ -57,7 +57,7 @@ class Classification(L.LightningModule):
         self.train_loss = MeanLoss()
         self.collected = Collected()
         self.group_known = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
-        self.parts = network.parts()
+        self.parts, self.new_parts = network.parts(), network.new_parts
         part_tools.check_cover(network, self.parts)
 
     # -- the one step ------------------------------------------------------------------------------------------------
@@ -105,8 +105,16 @@ class Classification(L.LightningModule):
 
     # -- the plan, at every point where something could undo it ----------------------------------------------------
 
-    def states(self):
-        return self.plan.at(self.current_epoch, list(self.parts))
+    def states(self) -> dict[str, PartState]:
+        return self.states_in(self.current_epoch)
+
+    def states_in(self, epoch: int) -> dict[str, PartState]:
+        """What each part does in `epoch`."""
+        return self.plan.at(epoch, list(self.parts), self.new_parts)
+
+    def parts_change(self) -> bool:
+        """Whether a part that is frozen at some time learns at another."""
+        return self.plan.changes(list(self.parts), self.new_parts)
 
     def train(self, mode: bool = True) -> "Classification":
         """As always, then the modes that the plan wants: frozen norms stay in eval mode."""
@@ -116,7 +124,7 @@ class Classification(L.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and not self.plan.changes(list(self.parts)):
+        if stage == "fit" and not self.parts_change():
             # known before the ranks' wrapper looks; where parts change it is told to look for unused ones instead
             part_tools.set_gradients(self.parts, self.states())
 
