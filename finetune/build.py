@@ -43,8 +43,8 @@ def check(config: Mapping[str, Any]) -> None:
     if config["backbone"]["in_channels"] not in (1, 3):
         raise one_of("backbone.in_channels", config["backbone"]["in_channels"], (1, 3))
     with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed
-        parts = network_spec(config, num_classes=2).build().parts()
-    plan(config).check(list(parts), config["trainer"]["max_epochs"])
+        network = network_spec(config, num_classes=2).build()
+    plan(config).check(list(network.parts()), config["trainer"]["max_epochs"], network.new_parts)
     for kind in ("multilabel", "multiclass"):
         make(config, "loss", _convert_="all", **_kind(config, kind))
     make(config, "schedule")

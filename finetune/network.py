@@ -74,6 +74,11 @@ class Network(nn.Module):
         """Images (N, C, H, W) -> what the head's last layer reads (N, D)."""
         return self.head.features(self.backbone.forward_features(images))  # type: ignore[operator]
 
+    @property
+    def new_parts(self) -> tuple[str, ...]:
+        """Names of the parts that no pretrained weights are made for, whatever the backbone starts from."""
+        return tuple(name for name in self.parts() if name not in self.backbone.parts())
+
     def parts(self) -> dict[str, list[nn.Module]]:
         """Modules by part, from the stem to the head; every parameter and buffer is in exactly one part."""
         return {**self.backbone.parts(), "head": [self.head]}

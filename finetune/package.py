@@ -20,6 +20,7 @@ from finetune.data.images import as_picture, read_picture
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation.calibration import Calibration
 from finetune.evaluation.conformal import Conformal
+from finetune.evaluation.files import is_finished
 from finetune.header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -182,9 +183,10 @@ def find(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        if not (path / "scores.json").is_file():
+        if not is_finished(path):
+            why = "its results are being replaced" if (path / "scores.json").is_file() else "it has no scores.json"
             raise FinetuneError(
-                f"model={path} is not a finished run: it has no scores.json, which is written last. "
+                f"model={path} is not a finished run: {why}. "
                 f"Go on with it by `python -m finetune resume={path}`, or name another run."
             )
         path = path / "model.safetensors"

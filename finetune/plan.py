@@ -1,5 +1,8 @@
 """The fine-tuning plan: which part of the network learns when, at what rate, and what its batch norms do.
 
+A network has parts, ordered from the stem to the head. New parts are those that no pretrained weights were made for:
+the head, and a neck where there is one. The others are the backbone, whose depth is counted from its end.
+
 A plan is a pure function of the epoch. Nothing is remembered from step to step, so resuming at any epoch gives the
 state that never stopping would have given.
 """
@@ -25,7 +28,8 @@ class Phase:
     epoch: int = 0
     """First epoch (from 0) in which the phase holds; it lasts until the next one begins."""
     train: tuple[str, ...] | list[str] = ("all",)
-    """Parts that learn: stem, stage1 ..., head, or backbone, or all. Every other part is frozen."""
+    """Parts that learn, by name (stem, stage1 ..., head) or in groups: new (head, and neck if any), last (the last
+    stage of the backbone), upper (its last two), backbone, all. Every other part is frozen."""
     rate: float = 1.0
     """Factor on the learning rate while the phase holds."""
     norms: str | None = None
@@ -52,9 +56,9 @@ class Plan:
     frozen_norms: str = "frozen"
     """What batch norms in frozen parts do: frozen, or stats to let the running statistics follow the new images."""
     lr_decay: float = 1.0
-    """Factor on the learning rate for each part that lies further from the head (layer-wise decay); 1 is none."""
+    """Factor on the learning rate for each part further from the new ones (layer-wise decay); 1 is none."""
     head_rate: float = 1.0
-    """Factor on the learning rate of the head alone, which starts from random weights."""
+    """Factor on the learning rate of the new parts (the head, and a neck), which start from random weights."""
 
     def __post_init__(self) -> None:
         for argument in ("norms", "frozen_norms"):
@@ -95,40 +99,75 @@ class Plan:
             ((name, phase) for name, phase in self.phases.items() if phase.epoch <= epoch), key=lambda p: p[1].epoch
         )
 
-    def at(self, epoch: int, parts: Sequence[str]) -> dict[str, PartState]:
-        """What each of `parts` (ordered from the stem to the head) does in `epoch`."""
+    def at(self, epoch: int, parts: Sequence[str], new: Sequence[str] | None = None) -> dict[str, PartState]:
+        """What each of `parts` (ordered from the stem to the head) does in `epoch`; `new` as for `groups`."""
         name, phase = self.phase(epoch)
-        learning = expand(phase.train, parts, f"finetuning.phases.{name}.train")
-        last = len(parts) - 1
+        members = groups(parts, new)
+        learning = expand(phase.train, parts, f"finetuning.phases.{name}.train", new)
         states = {}
-        for depth, part in enumerate(parts):
-            rate = phase.rate * self.lr_decay ** (last - depth) * (self.head_rate if part == "head" else 1.0)
+        for part in parts:
+            fresh = part in members["new"]
+            depth = 0 if fresh else len(members["backbone"]) - members["backbone"].index(part)
+            rate = phase.rate * self.lr_decay**depth * (self.head_rate if fresh else 1.0)
             norms = (phase.norms or self.norms) if part in learning else self.frozen_norms
             states[part] = PartState(part in learning, rate if part in learning else 0.0, norms)
         return states
 
-    def changes(self, parts: Sequence[str]) -> bool:
+    def changes(self, parts: Sequence[str], new: Sequence[str] | None = None) -> bool:
         """Whether a part that is frozen at some time learns at another."""
-        learning = {frozenset(expand(phase.train, parts, "train")) for phase in self.phases.values()}
+        learning = {frozenset(expand(phase.train, parts, "train", new)) for phase in self.phases.values()}
         return len(learning) > 1
 
-    def check(self, parts: Sequence[str], max_epochs: int | None = None) -> None:
-        """Refuse phases that name no part of this network or begin after the last epoch."""
+    def check(self, parts: Sequence[str], max_epochs: int | None = None, new: Sequence[str] | None = None) -> None:
+        """Refuse phases that name no part of this network or begin after the last epoch, and new parts that no phase
+        trains: they would stay as random as they start."""
+        learning: set[str] = set()
         for name, phase in self.phases.items():
-            expand(phase.train, parts, f"finetuning.phases.{name}.train")
+            learning |= expand(phase.train, parts, f"finetuning.phases.{name}.train", new)
             if max_epochs is not None and 0 < max_epochs <= phase.epoch:
                 raise FinetuneError(
                     f"finetuning.phases.{name}.epoch={phase.epoch} never comes: trainer.max_epochs={max_epochs}. "
                     "Train longer or begin the phase earlier."
                 )
+        if left := [part for part in groups(parts, new)["new"] if part not in learning]:
+            raise FinetuneError(
+                f"finetuning.phases train {sorted(learning)}: {', '.join(left)} would stay at random weights. "
+                "Add new (all parts that start from random weights) to the train=[...] of a phase."
+            )
+
+    def never_learns(self, parts: Sequence[str], new: Sequence[str] | None = None) -> list[str]:
+        """The parts that no phase trains."""
+        learning = {part for phase in self.phases.values() for part in expand(phase.train, parts, "train", new)}
+        return [part for part in parts if part not in learning]
 
 
-def expand(names: Sequence[str], parts: Sequence[str], argument: str = "train") -> set[str]:
-    """Part names with `all` and `backbone` (everything but the head) written out."""
-    groups = {"all": list(parts), "backbone": [part for part in parts if part != "head"]}
+def groups(parts: Sequence[str], new: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Name of a group -> its parts.
+
+    Args:
+        parts: all parts, ordered from the stem to the head.
+        new: those of them that start from random weights; by default the one at the end.
+    """
+    new = list(parts[-1:]) if new is None else new
+    backbone = [part for part in parts if part not in new]
+    stages = backbone[1:] or backbone  # what comes first is the stem
+    return {
+        "all": list(parts),
+        "backbone": backbone,
+        "new": [part for part in parts if part in new],
+        "last": stages[-1:],
+        "upper": stages[-2:],
+    }
+
+
+def expand(
+    names: Sequence[str], parts: Sequence[str], argument: str = "train", new: Sequence[str] | None = None
+) -> set[str]:
+    """Part names with the groups written out; a part of its own goes before a group of the same name."""
+    known = groups(parts, new)
     wanted: set[str] = set()
     for name in names:
-        if name not in parts and name not in groups:
-            raise one_of(argument, name, [*parts, *groups])
-        wanted.update(groups.get(name, [name]))
+        if name not in parts and name not in known:
+            raise one_of(argument, name, [*parts, *known])
+        wanted.update([name] if name in parts else known[name])
     return wanted

@@ -35,6 +35,47 @@ def test_order_of_naming_does_not_matter():
     assert plan.phase(5)[0] == "late"
 
 
+NECK = ["stem", "stage1", "stage2", "stage3", "neck", "out"]
+
+
+def learning(plan: Plan, epoch: int, parts=PARTS, new=None) -> list[str]:
+    return [part for part, state in plan.at(epoch, parts, new).items() if state.learns]
+
+
+def test_groups_are_counted_from_the_end_of_the_backbone():
+    plan = Plan(
+        {"a": Phase(0, ["new"]), "b": Phase(1, ["last", "new"]), "c": Phase(2, ["upper", "new"]), "d": Phase(3)}
+    )
+    assert [learning(plan, epoch, NECK, ["neck", "out"]) for epoch in range(4)] == [
+        ["neck", "out"],
+        ["stage3", "neck", "out"],
+        ["stage2", "stage3", "neck", "out"],
+        NECK,
+    ]
+    assert learning(plan, 2, ["stem", "stage1", "head"]) == ["stage1", "head"]  # upper has no stage but this
+    assert learning(plan, 1) == ["stage2", "head"]  # the last part alone is new where nothing is said
+
+
+def test_all_new_parts_have_the_heads_rate_and_no_decay():
+    plan = Plan(lr_decay=0.5, head_rate=10)
+    rates = {part: state.rate for part, state in plan.at(0, NECK, ["neck", "out"]).items()}
+    assert rates == {"stem": 0.0625, "stage1": 0.125, "stage2": 0.25, "stage3": 0.5, "neck": 10, "out": 10}
+
+
+def test_a_part_that_is_new_and_never_learns_is_an_error():
+    probe = Plan({"probe": Phase(0, ["out"])})
+    with pytest.raises(FinetuneError, match=r"train \['out'\]: neck would stay at random weights. Add new"):
+        probe.check(NECK, new=["neck", "out"])
+    with pytest.raises(FinetuneError, match="head would stay at random weights"):
+        Plan({"a": Phase(0, ["backbone"])}).check(PARTS)
+    Plan({"a": Phase(0, ["backbone"]), "b": Phase(1, ["head"])}).check(PARTS)
+    assert probe.never_learns(NECK, ["neck", "out"]) == NECK[:-1]
+
+
+def test_a_name_of_a_part_goes_before_that_of_a_group():
+    assert learning(Plan({"a": Phase(0, ["last"])}), 0, ["stem", "last", "stage2", "head"]) == ["last"]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -86,7 +86,10 @@ class ImageData(L.LightningDataModule):
         if len(rows) < world:
             raise FinetuneError(f"{len(rows)} training images cannot be shared by trainer.devices={world} processes.")
         weights = row_weights(self.table.targets()[rows], self.sampler)
-        sampler = EpochBatchSampler(rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights)
+        sampler = EpochBatchSampler(
+            rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights,
+            accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
+        )  # fmt: skip
         loader = self._loader(self.training, sampler)
         if trainer is not None:
             # `processed`, not current_epoch: after a resume the loader begins before that one is counted up

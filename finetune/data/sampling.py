@@ -41,6 +41,10 @@ class EpochBatchSampler:
     Equal sizes instead of a small last batch, whose gradient and batch statistics would weigh as much as a full one's.
     `batch_size` is over all ranks: rank r takes [r::world_size] of each batch. The order of an epoch follows from
     (seed, epoch), so a run that was resumed at an epoch sees what it would have seen.
+
+    With `accumulate` = k each run of k batches, from which one optimizer step is made, holds the samples that one batch
+    of k * batch_size would hold: the epoch is cut into these, then each of them into k. Where that would leave a rank
+    without a sample (a few training images, or batches of few), the epoch is cut into single batches at once.
     """
 
     def __init__(
@@ -53,13 +57,16 @@ class EpochBatchSampler:
         world_size: int = 1,
         shuffle: bool = True,
         weights: np.ndarray | None = None,
+        accumulate: int = 1,
     ):
         self.rows = np.asarray(rows, dtype=np.int64)
         self.seed, self.rank, self.world_size, self.shuffle = seed, rank, world_size, shuffle
         self.chances = None if weights is None else np.asarray(weights, dtype=np.float64) / np.sum(weights)
         self.epoch = 0
         _check(batch_size, rank, world_size)
-        self._batches = -(-len(self.rows) // batch_size)
+        groups = -(-len(self.rows) // (batch_size * accumulate))
+        self.accumulate = accumulate if groups and len(self.rows) // groups >= accumulate * world_size else 1
+        self._batches = groups * accumulate if self.accumulate > 1 else -(-len(self.rows) // batch_size)
         if self._batches and len(self.rows) // self._batches < world_size:
             raise FinetuneError(
                 f"data.batch_size={batch_size} over all processes leaves some of trainer.devices={world_size} without "
@@ -80,8 +87,9 @@ class EpochBatchSampler:
             rows = random.choice(rows, len(rows), p=self.chances)
         elif self.shuffle:
             rows = random.permutation(rows)
-        for batch in np.array_split(rows, self._batches) if self._batches else []:
-            yield [(epoch, int(row)) for row in batch[self.rank :: self.world_size]]
+        for group in np.array_split(rows, self._batches // self.accumulate) if self._batches else []:
+            for batch in np.array_split(group, self.accumulate):
+                yield [(epoch, int(row)) for row in batch[self.rank :: self.world_size]]
 
 
 class EvalBatchSampler:

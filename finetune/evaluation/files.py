@@ -11,6 +11,16 @@ from typing import Any
 
 import numpy as np
 
+LONGER = ".longer"
+"""In the folder of a finished fit that trains longer: `training` while its results stand as they were, `results` while
+they are being replaced."""
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the results in a run folder are whole: scores.json, which comes last, and none that is being replaced."""
+    mark = run / LONGER
+    return (run / "scores.json").is_file() and not (mark.is_file() and mark.read_text(encoding="utf-8") == "results")
+
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
     """Write `text` as UTF-8 beside `path`, then put it in its place in one step."""

@@ -14,6 +14,7 @@ import yaml
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.comparison import Candidate
+from finetune.evaluation.files import is_finished
 from finetune.evaluation.predictions import Predictions
 
 SILENT = ("evaluation", "logger", "trust", "data.num_workers", "data.cache", "trainer.enable_progress_bar")
@@ -76,8 +77,9 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
         if not inside:
             raise FinetuneError(f"runs={name} holds no run: there is no config.yaml in it or one level below.")
         for run in inside:
-            if not (run / "scores.json").is_file():
-                raise FinetuneError(f"{run} is not finished: it has no scores.json. Go on with it by resume={run}.")
+            if not is_finished(run):
+                why = "its results are being replaced" if (run / "scores.json").is_file() else "it has no scores.json"
+                raise FinetuneError(f"{run} is not finished: {why}. Go on with it by resume={run}.")
         found += [run for run in inside if run.resolve() not in {other.resolve() for other in found}]
     return found
 

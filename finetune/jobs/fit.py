@@ -1,6 +1,5 @@
 """job=fit: from a configuration to a complete run folder."""
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -17,7 +16,7 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import report
 from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import novelty, prepare, run_folder, scoring, seen
+from finetune.jobs import kept, novelty, prepare, run_folder, scoring, seen
 from finetune.jobs.errors import worst_errors
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
@@ -39,6 +38,9 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         run_folder.check_free(run)
     prepare.demo(config, say)
     table = prepare.table(config, say)
+    known = resumed and kept.table_hash(run) is not None  # the data of what was trained already
+    if known:
+        kept.check_samples(run, table)
     prepare.check_trainable(table)
     assessment = build.assessment(config)
     assessment.check_columns(table.metadata)
@@ -47,8 +49,14 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     preprocessing = build.preprocessing(config, of_weights)
     if first and not resumed:
         run_folder.begin(run, config, words)
-    table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first else None)
-    if first:
+    table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first and not known else None)
+    if known:
+        kept.check_data(run, table, pictures)
+    if first and resumed:
+        run_folder.go_on(run, config, words)
+    if first and not (known and (run / seen.FILE).is_file()):
+        seen.keep(run, table, pictures)
+    if first and not known:
         run_folder.note(
             run,
             weights=source,
@@ -62,7 +70,6 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
                 "notes": table.notes,
             },
         )
-        seen.keep(run, table, pictures)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
     with ranks.launched(run, n_ranks):
@@ -76,7 +83,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         }
     if not first:
         return
-    environment = json.loads((run / "environment.json").read_text())
+    environment = run_folder.read_environment(run)
+    run_folder.begin_results(run)
     written = scoring.write(run, tables)
     fitted = assessment.fit(written.get("val"))  # nothing is ever fitted on test
     model = Model(
@@ -103,6 +111,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         worst_errors(run, network, data, told_of, assessment.thumbnails, fitted.operating_points)
     report.write_report(run, scores=scores)
     write_json_atomic(run / "scores.json", scores)
+    run_folder.end_results(run)
     run_folder.point_latest(run)
     scoring.show(scores, table.synthetic, say)
     say(f"report: {run / 'report.html'}")
@@ -118,6 +127,11 @@ def make_network(
     wanted = config["backbone"]["weights"]
     if wanted in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
+        if frozen := build.plan(config).never_learns(list(network.parts()), network.new_parts):
+            say(
+                f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
+                "Use pretrained weights (backbone.weights=default), or finetuning=full."
+            )
         return spec, network, None, {"source": None, "random": True}
     loaded = weight_files.load_into(network.backbone, spec.backbone, wanted)
     say(f"{spec.backbone} starts from {loaded}.")
@@ -153,7 +167,6 @@ def train(
 ) -> None:
     """Fit with Lightning, from the last checkpoint where there is one."""
     task = make_task(config, table, network, data)
-    plan = task.plan
     monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
@@ -172,8 +185,8 @@ def train(
         callbacks.append(RichProgressBar())
     n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"]) * settings["num_nodes"]
     if n_ranks > 1:
-        settings["strategy"] = DDPStrategy(find_unused_parameters=plan.changes(list(task.parts)))
-        if any(state.norms in ("train", "stats") for state in task.plan.at(0, list(task.parts)).values()):
+        settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
+        if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
             say(f"Batch norms that train use the statistics of each of the {n_ranks} processes' own part of a batch.")
     trainer = L.Trainer(
         default_root_dir=run,

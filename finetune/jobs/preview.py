@@ -76,7 +76,7 @@ def what_learns(task: Any, max_epochs: int) -> list[dict[str, Any]]:
     for name, phase in phases:
         if 0 < max_epochs <= phase.epoch:
             continue
-        part_tools.set_gradients(task.parts, task.plan.at(phase.epoch, parts))
+        part_tools.set_gradients(task.parts, task.states_in(phase.epoch))
         counts = {
             part: sum(p.numel() for module in task.parts[part] for p in module.parameters() if p.requires_grad)
             for part in parts

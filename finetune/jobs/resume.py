@@ -1,8 +1,11 @@
 """Going on with a stopped fit: its own config.yaml, and of what is typed only what cannot change the past."""
 
-import os
+import contextlib
+import pickle
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from finetune import build, compose
 from finetune.errors import FinetuneError
@@ -23,21 +26,22 @@ MAY_CHANGE = (
 
 def newest_unfinished(outputs: Path = Path("outputs")) -> Path:
     """The unfinished fit begun last."""
-    found = [
-        path.parent
-        for path in outputs.glob("**/config.yaml")
-        if not run_folder.is_complete(path.parent) and compose.read(path.parent).get("job") == "fit"
-    ]
+    found = []
+    for path in outputs.glob("**/config.yaml"):
+        with contextlib.suppress(FinetuneError):  # a damaged folder is not one to go on in
+            if not run_folder.is_complete(path.parent) and compose.read(path.parent).get("job") == "fit":
+                found.append(path.parent)
     if not found:
         raise FinetuneError(f"resume=auto: there is no unfinished fit below {outputs}/. Name its folder: resume=DIR.")
     return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
 
 
 def resume(argv: list[str]) -> None:
-    """Go on in the folder that `resume=` names.
+    """Go on in the folder that `resume=` names. Nothing in it changes before everything has been checked.
 
     Raises:
-        FinetuneError: no such run, a finished one (unless it is to train longer), or a key that would change the past.
+        FinetuneError: no such run, a finished one (unless it is to train longer), a key that would change the past, or
+            data that are no longer those of the run.
     """
     named = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
     if len(named) != 1 or not named[0]:
@@ -47,23 +51,50 @@ def resume(argv: list[str]) -> None:
     if config.get("job") != "fit":
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")
     words = [word for word in argv if not word.startswith("resume=")]
-    longer = change(config, words)
-    if run_folder.is_complete(run):
-        if not longer:
-            raise FinetuneError(f"resume={run} is complete already. To train longer, add trainer.max_epochs=N.")
-        os.unlink(run / "scores.json")  # from now on it is unfinished again
-    build.check(config)
-    run_folder.write_config(run, config)
+    try:
+        before = config["trainer"]["max_epochs"]
+        change(config, words)
+        build.check(config)
+    except (KeyError, TypeError) as error:
+        raise FinetuneError(f"{run / 'config.yaml'} is not what a fit writes: {error!r}.") from None
+    wanted, done = config["trainer"]["max_epochs"], trained_epochs(run)
+    if run_folder.is_complete(run) and wanted <= before:
+        raise FinetuneError(f"resume={run} is complete already. To train longer, add trainer.max_epochs=N.")
+    if wanted < done:
+        raise FinetuneError(
+            f"trainer.max_epochs={wanted}: {done} epochs of {run} are trained already. Give {done} or more."
+        )
     print(f"going on in {run}", flush=True)
     run_job(config, run, ["resume=" + str(run), *words], resumed=True)
 
 
-def change(config: dict[str, Any], words: list[str]) -> bool:
-    """Set the typed keys in `config`; whether the run is to train longer than before."""
-    before = config["trainer"]["max_epochs"]
+def trained_epochs(run: Path) -> int:
+    """How many epochs the last checkpoint holds; 0 without one.
+
+    Raises:
+        FinetuneError: a checkpoint that cannot be read.
+    """
+    path = run / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return 0
+    try:
+        return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
+        raise FinetuneError(
+            f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}). Without it "
+            "the fit begins anew: remove it, or put an epoch_*.ckpt of the same folder in its place."
+        ) from None
+
+
+def change(config: dict[str, Any], words: list[str]) -> None:
+    """Set the typed keys in `config`.
+
+    Raises:
+        FinetuneError: a key that would change the past.
+    """
     for override in compose.parse(words):
         key = override.key_or_group
-        if key not in MAY_CHANGE or override.is_sweep_override():
+        if key not in MAY_CHANGE or override.is_sweep_override() or override.is_delete():
             raise FinetuneError(
                 f"{override.input_line!r} cannot be set in a resume: it would change what was done already. "
                 f"Only these may: {', '.join(MAY_CHANGE)}."
@@ -77,4 +108,3 @@ def change(config: dict[str, Any], words: list[str]) -> bool:
         for name in path:
             node = node[name]
         node[last] = override.value()
-    return config["trainer"]["max_epochs"] > before

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 
 import finetune
 from finetune.errors import FinetuneError
-from finetune.evaluation.files import write_json_atomic, write_text_atomic
+from finetune.evaluation.files import LONGER, is_finished, write_json_atomic, write_text_atomic
 
 PACKAGES = (
     "torch",
@@ -30,6 +31,8 @@ PACKAGES = (
 )
 
 
+PARTIAL = re.compile(r"\..+\.\d+")
+"""Name of a file that a process was writing when it was killed: .NAME.PID"""
 RESULTS = ("scores.json", "explain.json", "preview.json", "compare.json")
 """What jobs other than a fit write last."""
 
@@ -55,6 +58,36 @@ def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
     run.mkdir(parents=True, exist_ok=True)
     write_config(run, config)
     write_json_atomic(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})
+
+
+def go_on(run: Path, config: dict[str, Any], words: list[str]) -> None:
+    """Take the folder of a stopped or finished fit again, once all was checked: config.yaml anew, the occasion noted in
+    environment.json, what a killed process was just writing removed. Results stay as they are."""
+    for folder in (run, run / "checkpoints"):
+        for partial in folder.glob(".*"):
+            if PARTIAL.fullmatch(partial.name):
+                partial.unlink(missing_ok=True)
+    if (run / "scores.json").is_file() and not (run / LONGER).is_file():
+        write_text_atomic(run / LONGER, "training")
+    write_config(run, config)
+    again = {"when": now(), "command": command(words), **environment()}
+    note(run, resumed=[*read_environment(run).get("resumed", []), again])
+
+
+def begin_results(run: Path) -> None:
+    """From here until `end_results` the results of a finished fit that trained longer are replaced: no reader takes
+    them, as they are neither the old nor the new."""
+    if (run / "scores.json").is_file():
+        write_text_atomic(run / LONGER, "results")
+
+
+def end_results(run: Path) -> None:
+    """The results are whole again."""
+    (run / LONGER).unlink(missing_ok=True)
+
+
+def now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def write_config(run: Path, config: dict[str, Any]) -> None:
@@ -104,16 +137,29 @@ def commit() -> str | None:
 
 def note(run: Path, **facts: Any) -> None:
     """Add facts to environment.json."""
+    write_json_atomic(run / "environment.json", {**read_environment(run), **facts})
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """environment.json; empty where there is none.
+
+    Raises:
+        FinetuneError: a file that is damaged.
+    """
     path = run / "environment.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    write_json_atomic(path, {**known, **facts})
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise FinetuneError(f"{path} cannot be read as JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise FinetuneError(f"{path} is not an object of JSON.")
+    return found
 
 
 def open_test(run: Path, words: list[str], images: int) -> int:
     """Note in test_openings.jsonl that the scores of the run's test images are about to be seen; how often that was by
     now. A line is added, so that two processes at once lose none."""
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    line = json.dumps({"when": now, "command": command(words), "images": images}, ensure_ascii=False)
+    line = json.dumps({"when": now(), "command": command(words), "images": images}, ensure_ascii=False)
     path = run / "test_openings.jsonl"
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -121,8 +167,8 @@ def open_test(run: Path, words: list[str], images: int) -> int:
 
 
 def is_complete(run: Path) -> bool:
-    """scores.json is written last."""
-    return (run / "scores.json").is_file()
+    """Whether nothing is left to do: results that are whole, and no longer training that was begun and not ended."""
+    return is_finished(run) and not (run / LONGER).is_file()
 
 
 def point_latest(run: Path) -> None:

@@ -23,7 +23,8 @@ class Checkpoint(CheckpointBase):
     """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`.
 
     Saved after validation, at the very end of an epoch, so that a resumed run begins with the next one. Plain names:
-    a `=` in a path breaks overrides. The extra names are hard links; nothing is written twice.
+    a `=` in a path breaks overrides. The extra names are hard links; nothing is written twice. The best epoch has the
+    best `monitor`; of several such, as of a saturated AUROC, the lowest val/loss; of these the first.
     """
 
     def __init__(self, folder: str | Path, monitor: str, *, keep_all: bool = False):
@@ -31,38 +32,51 @@ class Checkpoint(CheckpointBase):
         self.monitor = monitor
         self.keep_all = keep_all
         self.best_score: float | None = None
+        self.best_loss: float | None = None
         self.best_epoch: int | None = None
 
-    def better(self, score: float) -> bool:
-        """Whether `score` beats the best so far; equal is not better, the earlier epoch stays."""
-        if math.isnan(score):
-            return self.best_score is None
-        if self.best_score is None or math.isnan(self.best_score):
+    def better(self, score: float, loss: float) -> bool:
+        """Whether an epoch of this `monitor` and val/loss beats the best so far; equal in both is not better."""
+        if self.best_score is None:
             return True
-        return score < self.best_score if self.monitor.endswith("loss") else score > self.best_score
+        best_loss = math.nan if self.best_loss is None else self.best_loss  # a state from before losses were kept
+        return self.rank(score, loss) > self.rank(self.best_score, best_loss)
+
+    def rank(self, score: float, loss: float) -> tuple[float, float]:
+        """Larger is better; what is undefined (NaN) comes below all numbers."""
+        signed = -score if self.monitor.endswith("loss") else score
+        return -math.inf if math.isnan(signed) else signed, -math.inf if math.isnan(loss) else -loss
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """After a restore: best.ckpt is the best epoch of the checkpoint gone on from, whatever a killed run left."""
+        best = self.folder / f"epoch_{self.best_epoch or 0:03d}.ckpt"
+        if trainer.is_global_zero and self.best_epoch is not None and best.is_file():
+            link(best, self.folder / "best.ckpt")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.monitor not in trainer.callback_metrics:
             return
         epoch, score = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
-        if is_better := self.better(score):
-            self.best_score, self.best_epoch = score, epoch
+        loss = float(trainer.callback_metrics.get("val/loss", math.nan))
+        if is_better := self.better(score, loss):
+            self.best_score, self.best_loss, self.best_epoch = score, loss, epoch
         path = self.folder / f"epoch_{epoch:03d}.ckpt"
-        trainer.save_checkpoint(path)  # every rank calls it, the first one writes
+        trainer.save_checkpoint(path, weights_only=False)  # every rank calls it, the first one writes
         if trainer.is_global_zero:
-            link(path, self.folder / "last.ckpt")
             if is_better:
                 link(path, self.folder / "best.ckpt")
+            link(path, self.folder / "last.ckpt")  # last of all: a run killed before it goes on from the epoch before
             if not self.keep_all:
                 for old in self.folder.glob("epoch_*.ckpt"):
                     if old.name not in (path.name, f"epoch_{self.best_epoch:03d}.ckpt"):
                         old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
+        return {"best_score": self.best_score, "best_loss": self.best_loss, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
+        self.best_loss = state_dict.get("best_loss")
 
 
 def link(source: Path, target: Path) -> None:

@@ -51,11 +51,11 @@ class MeanLoss(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, count: Tensor) -> None:
-        self.total += total.detach()
+        self.total = self.total + total.detach()  # in 64 bits where the losses are
         self.count += count
 
     def compute(self) -> Tensor:
-        return (self.total / self.count).float()
+        return self.total / self.count
 
 
 def mean_loss(loss, logits: np.ndarray, target: np.ndarray, weights: Tensor | None) -> float:

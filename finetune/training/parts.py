@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from finetune.errors import FinetuneError
@@ -36,6 +37,14 @@ def set_gradients(parts: Mapping[str, list[nn.Module]], states: Mapping[str, Par
                     parameter.requires_grad_(learns)
                     if not learns:
                         parameter.grad = None  # an old gradient would let momentum and decay move it once more
+
+
+@torch.no_grad()
+def scale_gradients(network: nn.Module, factor: Tensor) -> None:
+    """Multiply every gradient by `factor` (no dimensions), in place."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    if gradients:
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
 
 
 def set_modes(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartState]) -> None:

@@ -13,7 +13,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.scores import macro_auroc
 from finetune.losses import Loss
 from finetune.network import Network
-from finetune.plan import Plan
+from finetune.plan import PartState, Plan
 from finetune.training import parts as part_tools
 from finetune.training import ranks
 from finetune.training.metrics import Collected, MeanLoss, mean_loss
@@ -56,29 +56,41 @@ class Classification(L.LightningModule):
         self.register_buffer("loss_weights", loss_weights, persistent=False)
         self.train_loss = MeanLoss()
         self.collected = Collected()
-        self.parts = network.parts()
+        self.group_known = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
+        self.parts, self.new_parts = network.parts(), network.new_parts
         part_tools.check_cover(network, self.parts)
 
     # -- the one step ------------------------------------------------------------------------------------------------
 
     def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, K), sum of the losses, number of known labels."""
+        """Logits (N, K), sum of the losses (in 32 bits, or 64 where the network has them), number of known labels."""
         logits = self.network(batch["image"])
-        total, count = self.loss(logits.float(), batch["target"], self.loss_weights)
+        full = logits if logits.dtype == torch.float64 else logits.float()
+        total, count = self.loss(full, batch["target"], self.loss_weights)
         return logits, total, count
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> STEP_OUTPUT:
+        """The loss whose gradient, with what the group's earlier micro-batches left, is that of the group's mean loss.
+
+        A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
+        Until it is complete its gradient is the mean over the labels that it knows so far, on all ranks.
+        """
         _, total, count = self.step(batch)
-        everywhere = self.sum_over_ranks(count)
+        known = self.sum_over_ranks(count)
+        if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
+            earlier = self.group_known
+            known = known + earlier
+            part_tools.scale_gradients(self.network, earlier.to(total.dtype) / known.clamp(min=1).to(total.dtype))
+        self.group_known = known
         # DDP averages gradients over ranks: times their number, divided by all known labels, is the batch's own mean
-        loss = total * self.trainer.world_size / everywhere.clamp(min=1)
+        loss = total * self.trainer.world_size / known.clamp(min=1)
         if (self.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(total):
             raise FinetuneError(  # on a GPU the question costs a wait for the device, so it is asked now and then
                 f"The loss is {total.item()} in epoch {self.current_epoch}, batch {batch_idx}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
             )
         self.train_loss.update(total, count)
-        return loss
+        return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         logits, _, _ = self.step(batch)
@@ -93,8 +105,16 @@ class Classification(L.LightningModule):
 
     # -- the plan, at every point where something could undo it ----------------------------------------------------
 
-    def states(self):
-        return self.plan.at(self.current_epoch, list(self.parts))
+    def states(self) -> dict[str, PartState]:
+        return self.states_in(self.current_epoch)
+
+    def states_in(self, epoch: int) -> dict[str, PartState]:
+        """What each part does in `epoch`."""
+        return self.plan.at(epoch, list(self.parts), self.new_parts)
+
+    def parts_change(self) -> bool:
+        """Whether a part that is frozen at some time learns at another."""
+        return self.plan.changes(list(self.parts), self.new_parts)
 
     def train(self, mode: bool = True) -> "Classification":
         """As always, then the modes that the plan wants: frozen norms stay in eval mode."""
@@ -104,7 +124,7 @@ class Classification(L.LightningModule):
         return self
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and not self.plan.changes(list(self.parts)):
+        if stage == "fit" and not self.parts_change():
             # known before the ranks' wrapper looks; where parts change it is told to look for unused ones instead
             part_tools.set_gradients(self.parts, self.states())
 

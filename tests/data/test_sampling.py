@@ -61,6 +61,31 @@ def test_evaluation_batches_do_not_depend_on_the_ranks(n, size, world):
     assert {tuple(batch) for batch in shared} == {tuple(batch) for batch in alone}
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 5), st.integers(1, 3))
+def test_batches_of_a_step_together_are_the_batch_of_their_size(n, size, k, world):
+    if size < world or n < world:
+        return
+    large = epoch(EpochBatchSampler(range(n), k * size, seed=3), 1)
+    try:
+        options = {"seed": 3, "accumulate": k, "world_size": world}
+        parts = [EpochBatchSampler(range(n), size, rank=rank, **options) for rank in range(world)]
+    except FinetuneError:  # too few images for so many processes, with single batches too
+        with pytest.raises(FinetuneError):
+            EpochBatchSampler(range(n), size, world_size=world)
+        return
+    shares = [epoch(part, 1) for part in parts]
+    batches = [sorted(key for share in batch for key in share) for batch in zip(*shares, strict=True)]
+    assert len(batches) == len(parts[0])
+    assert all(share for part in shares for share in part)
+    assert max(map(len, batches)) <= size
+    if min(map(len, large)) >= k * world:
+        steps = [sorted(key for batch in batches[i : i + k] for key in batch) for i in range(0, len(batches), k)]
+        assert steps == [sorted(batch) for batch in large]
+    else:  # an image or less for each process and batch: single batches, the last step holds fewer
+        assert len(batches) == -(-n // size)
+
+
 def test_no_rows():
     assert list(EpochBatchSampler([], 4)) == []
     assert list(EvalBatchSampler([], 4)) == []

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from finetune import build, compose
 from finetune.errors import FinetuneError
+from finetune.network import Network
 from finetune.plan import Phase, Plan
 from finetune.training.parts import parameter_groups
 from finetune.training.schedules import OneCycle
+from finetune.training.task import Classification
 from tests.training import tiny
 
 
@@ -45,6 +48,57 @@ def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
     assert moved(watch.states[0], watch.states[-1]) == {"head.fc.weight", "head.fc.bias"}  # running statistics too
     assert not any(any(norms.values()) for _, norms, _ in watch.modes)
     assert not any(backbone_trains for *_, backbone_trains in watch.modes)
+
+
+class WithNeck(Network):
+    """A network with a part of its own between backbone and head."""
+
+    def __init__(self, backbone, head):
+        super().__init__(backbone, head)
+        self.neck = nn.Conv2d(64, 64, 1)
+
+    def forward(self, images):
+        return self.head(self.neck(self.backbone.forward_features(images)))
+
+    def parts(self):
+        *backbone, (name, head) = super().parts().items()
+        return {**dict(backbone), "neck": [self.neck], name: head}
+
+
+def test_a_linear_probe_trains_whatever_is_new(tmp_path):
+    watch = Watch()
+    config = compose.plain(compose.compose(["finetuning=linear_probe", "finetuning.head_rate=2"]))
+    task = tiny.task(build.plan(config))
+    network = WithNeck(task.network.backbone, task.network.head)
+    assert network.new_parts == ("neck", "head")
+    task = Classification(network, task.loss, task.optimizer, task.schedule, task.plan, classes=task.classes)
+    tiny.trainer(tmp_path, 1, [watch]).fit(task, tiny.data())
+    new = {"neck.weight", "neck.bias", "head.fc.weight", "head.fc.bias"}
+    assert moved(watch.states[0], watch.states[-1]) == new
+    assert all(rates["neck"] == rates["head"] > rates["stage3"] == 0 for rates in watch.rates)
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "densenet_40_12", "densenet121", "resnetv2_50"])
+def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
+    for plan in compose.choices()["finetuning"]:
+        words = [f"backbone={name}", f"finetuning={plan}", "backbone.weights=none"]
+        build.check(compose.plain(compose.compose(words)))
+    with torch.device("meta"):
+        network = build.network_spec(compose.plain(compose.compose(words)), 2).build()
+    plan = build.plan(compose.plain(compose.compose([f"backbone={name}", "finetuning=gradual"])))
+    trained = [
+        [p for p, s in plan.at(e, list(network.parts()), network.new_parts).items() if s.learns] for e in range(8)
+    ]
+    stages = network.backbone.num_stages
+    assert trained[0] == trained[1] == ["head"]
+    assert trained[2] == [f"stage{stages}", "head"]
+    assert trained[4] == [f"stage{stages - 1}", f"stage{stages}", "head"]
+    assert trained[6] == list(network.parts())
+    config = compose.plain(
+        compose.compose([f"backbone={name}", "finetuning=gradual", "finetuning.phases.last.train=[stage9,new]"])
+    )
+    with pytest.raises(FinetuneError, match=r"last.train=stage9 is not known. .*stage3, .*head, all, backbone, new"):
+        build.check(config)
 
 
 def test_frozen_norms_in_a_network_that_learns(tmp_path):

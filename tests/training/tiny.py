@@ -63,18 +63,20 @@ def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageDat
     return ImageData(made, pictures, preprocessing, augment, batch_size=batch_size)
 
 
-def task(plan: Plan | None = None, schedule=None, lr: float = 1e-2, **options) -> Classification:
+def task(
+    plan: Plan | None = None, schedule=None, lr: float = 1e-2, dropout: float = 0.2, optimizer=None, **options
+) -> Classification:
     torch.manual_seed(0)
-    network = NetworkSpec("resnet20_cifar", 2, in_channels=1, head_options={"dropout": 0.2}).build()
+    network = NetworkSpec("resnet20_cifar", 2, in_channels=1, head_options={"dropout": dropout}).build()
     kind = options.pop("kind", "multilabel")
 
-    def optimizer(groups):
+    def adamw(groups):
         return torch.optim.AdamW(groups, lr=lr, weight_decay=0.1)
 
     return Classification(
         network,
         auto(kind),
-        optimizer,
+        optimizer or adamw,
         schedule or Cosine(),
         plan or Plan(),
         classes=["a", "b"],

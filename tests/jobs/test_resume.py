@@ -1,0 +1,213 @@
+"""Going on with a run: nothing in its folder changes before everything was checked, its data above all."""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import finetune
+from finetune.__main__ import main
+from finetune.errors import FinetuneError
+from finetune.evaluation.files import is_finished
+from finetune.jobs import fit as fit_job
+from finetune.jobs import kept, resume, run_folder
+from tests.jobs.test_fit import TINY
+
+FIT = [*TINY, "data=csv", "data.table=table.csv", "data.label=label", "data.patient=patient"]
+FIT += ["evaluation.resamples=20", "evaluation.thumbnails=0", "evaluation.novelty=0"]
+
+
+def draw(folder: Path) -> None:
+    """table.csv and its images: 24 patients with two each, dark ones and bright ones."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(48):
+        Image.fromarray((rng.integers(0, 150, (18, 18)) + 60 * (i // 2 % 2)).astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append({"path": f"{i}.png", "label": ["cold", "warm"][i // 2 % 2], "patient": f"p{i // 2}"})
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A working directory with a finished run of two epochs in `run`."""
+    folder = tmp_path_factory.mktemp("finished")
+    draw(folder)
+    old = os.getcwd()
+    os.chdir(folder)
+    main([*FIT, "hydra.run.dir=run"])
+    os.chdir(old)
+    return folder
+
+
+@pytest.fixture
+def place(finished, tmp_path, monkeypatch):
+    """A copy of it to work in."""
+    folder = tmp_path / "place"
+    shutil.copytree(finished, folder, symlinks=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def files(run: Path) -> dict[str, str]:
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(run.rglob("*")) if p.is_file()}
+
+
+def refused(capsys, *words: str) -> str:
+    """What a resume that fails prints; the run folder is as it was before."""
+    before = files(Path("run"))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["resume=run", *words])
+    assert files(Path("run")) == before
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert len(message.strip().splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.devices=0"], "trainer.devices=0"),
+        (["data.num_workers=-1"], "data.num_workers=-1"),
+        (["trainer.max_epochs=abc"], "trainer.max_epochs=abc should be"),
+        (["trainer.max_epochs=null"], "trainer.max_epochs=None must be"),
+        (["trainer.max_epochs=3", "trainer.devices=0"], "trainer.devices=0"),
+        (["trainer.max_epochs=3", "logger=nothing"], "logger=nothing is not known"),
+        (["~trainer.devices"], "cannot be set in a resume"),
+        (["trainer.max_epochs=1"], "is complete already"),
+        ([], "is complete already"),
+    ],
+)
+def test_a_value_that_is_wrong_changes_nothing_in_a_finished_run(place, capsys, words, message):
+    assert message in refused(capsys, *words)
+    finetune.load("run")
+
+
+def change_table(column: str, rows: slice, value: str) -> None:
+    table = pd.read_csv("table.csv", dtype=str)
+    table.loc[rows, column] = value
+    table.to_csv("table.csv", index=False)
+
+
+def delete_rows() -> None:
+    pd.read_csv("table.csv").iloc[:-8].to_csv("table.csv", index=False)
+
+
+def add_row() -> None:
+    shutil.copy("0.png", "new.png")
+    with Path("table.csv").open("a") as file:
+        file.write("new.png,cold,p99\n")
+
+
+def lose_a_file() -> None:
+    Path("7.png").unlink()
+
+
+def repaint() -> None:
+    Image.fromarray(np.arange(324, dtype=np.uint8).reshape(18, 18)).save("7.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (delete_rows, "8 images (40.png, 41.png, 42.png, ...) gone."),
+        (add_row, "1 image (new.png) new"),
+        (lose_a_file, "7.png"),
+        (repaint, "1 image (7.png) with other pixels."),
+        (lambda: change_table("patient", slice(6, 6), "p0"), "1 image (6.png) with another patient"),
+        (lambda: change_table("label", slice(6, 7), "cold"), "resume=run: the data are not those"),
+    ],
+)
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change, message, killed):
+    """Rows deleted after a kill drew another split, in which most test images had been trained on."""
+    monkeypatch.setattr(fit_job, "train", lambda *_: pytest.fail("it trains"))
+    if killed:
+        Path("run/scores.json").unlink()
+    change()
+    assert message in refused(capsys, *([] if killed else ["trainer.max_epochs=3"]))
+
+
+def test_labels_alone_are_covered_by_the_hash(place):
+    table = fit_job.prepare.table(resume.compose.read(Path("run")), lambda _: None)
+    environment = json.loads(Path("run/environment.json").read_text())
+    assert kept.table_hash(Path("run")) == environment["data"]["hash"] == table.hash()
+
+
+def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_goes_on(place, monkeypatch, capsys):
+    scores, model = Path("run/scores.json").read_bytes(), Path("run/model.safetensors").read_bytes()
+    for name in (".best.ckpt.4711", ".epoch_002.ckpt.12"):
+        (Path("run/checkpoints") / name).write_text("half")
+    Path("run/.metrics.csv.31").write_text("half")
+    Path("run/.note").write_text("mine")
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_job, "train", stopped)
+        with pytest.raises(SystemExit):
+            main(["resume=run", "trainer.max_epochs=3"])
+    assert Path("run/scores.json").read_bytes() == scores
+    assert Path("run/model.safetensors").read_bytes() == model
+    assert is_finished(Path("run"))
+    assert not run_folder.is_complete(Path("run"))
+    finetune.load("run")
+    assert {p.name for p in Path("run").rglob(".*")} == {".longer", ".note"}
+
+    with monkeypatch.context() as patch:  # results that are half replaced are nobody's
+        patch.setattr(fit_job.report, "write_report", stopped)
+        with pytest.raises(SystemExit):
+            main(["resume=run"])
+    assert Path("run/scores.json").read_bytes() == scores
+    with pytest.raises(FinetuneError, match="is not a finished run: its results are being replaced"):
+        finetune.load("run")
+    with pytest.raises(FinetuneError, match="is not finished: its results are being replaced"):
+        finetune.compare(["run", "run"])
+
+    main(["resume=run"])
+    assert Path("run/scores.json").read_bytes() != scores
+    assert run_folder.is_complete(Path("run"))
+    assert pd.read_csv("run/metrics.csv")["epoch"].tolist() == [0, 1, 2]
+    finetune.load("run")
+    again = json.loads(Path("run/environment.json").read_text())["resumed"]
+    assert [each["command"] for each in again] == [
+        "python -m finetune resume=run trainer.max_epochs=3", *["python -m finetune resume=run"] * 2,
+    ]  # fmt: skip
+
+
+def test_fewer_epochs_than_are_trained(place, capsys):
+    Path("run/scores.json").unlink()
+    assert "trainer.max_epochs=1: 2 epochs of run are trained already. Give 2 or more" in refused(
+        capsys, "trainer.max_epochs=1"
+    )
+
+
+def test_damaged_files_are_named(place, capsys):
+    Path("run/scores.json").unlink()
+    last = Path("run/checkpoints/last.ckpt")
+    whole = last.read_bytes()
+    last.unlink()
+    for content in (b"", whole[: len(whole) // 2], b"no checkpoint"):
+        last.write_bytes(content)
+        assert "last.ckpt cannot be read" in refused(capsys)
+    last.write_bytes(whole)
+    for name, content in (("environment.json", "{"), ("samples.csv", "a,b\n1,2\n"), ("config.yaml", "job: fit\n")):
+        kept_as = Path("run", name).read_bytes()
+        Path("run", name).write_text(content)
+        assert f"run/{name}" in refused(capsys)
+        Path("run", name).write_bytes(kept_as)
+
+
+def test_auto_passes_a_damaged_folder_by(tmp_path):
+    for name, config in (("a", "job: fit\n"), ("b", "a: ["), ("c", "job: evaluate\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
+    assert resume.newest_unfinished(tmp_path) == tmp_path / "a"
