@@ -69,20 +69,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def dispatch(argv: list[str]) -> None:
-    """Which of the ways in was taken: a rank of a run, a resume, or a configuration to compose."""
+    """Which of the ways in was taken: a rank that follows another, a resume, or a configuration to compose."""
     from finetune.training import ranks
 
-    if run := os.environ.get(ranks.RUN):
-        from finetune.compose import read
-        from finetune.jobs import run_job
+    if (place := ranks.here()) is not None and place.rank > 0:
+        from finetune.jobs import follow
 
-        run_job(read(Path(run)), Path(run))
-    elif any(word.startswith("resume=") for word in argv):
-        from finetune.jobs.resume import resume
+        follow(place)
+        return
+    with ranks.leading():
+        if any(word.startswith("resume=") for word in argv):
+            from finetune.jobs.resume import resume
 
-        resume(argv)
-    else:
-        compose_and_run(argv)
+            resume(argv)
+        else:
+            compose_and_run(argv)
 
 
 def compose_and_run(argv: list[str]) -> None:

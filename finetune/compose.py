@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune import build
 from finetune.errors import FinetuneError, one_of
 from finetune.jobs import run_job
-from finetune.training import ranks
 from finetune.typed import as_yaml, choices, compose, composed, conf_dir, opened, parse
 
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "read", "run", "wants_demo"]
@@ -205,9 +204,6 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
             tidy(folder)
             raise _Ended(error) from None
 
-    if ranks.started_elsewhere() and ranks.rank() > 0:
-        # one rank of several owns the run folder; the others get it by broadcast and leave nothing behind
-        words = [*words, "hydra.run.dir=."]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *words]
     try:
