@@ -11,6 +11,7 @@ FLOORS = {  # the longest prefix decides
     "finetune.jobs": 3,
     "finetune.build": 3,
     "finetune.compose": 3,
+    "finetune.sweep": 3,
     "finetune.typed": 3,
     "finetune.training": 2,
     "finetune.data.module": 2,

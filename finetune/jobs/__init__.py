@@ -38,5 +38,5 @@ def follow(place: ranks.Place) -> None:
     except RuntimeError:  # torch's own for a broken connection: rank 0 is gone
         raise SystemExit(1) from None
     if link.status:
-        time.sleep(1)  # torchrun stops all processes as soon as one fails: rank 0 is just saying why
+        time.sleep(5)  # torchrun stops all processes once one has failed: it should be rank 0, which is just saying why
     raise SystemExit(link.status)
