@@ -35,8 +35,8 @@ Keys, set as key=value (all of them: python -m finetune --cfg job):
 """
 
 
-RANK_RUN = "FINETUNE_RANK_RUN"
-"""Set for a rank that a first rank started, which has no words: the run folder whose config.yaml it obeys."""
+PLACES = ("RANK", "SLURM_PROCID")
+"""Set for a process that is one of several; where a first rank started it, it has no words."""
 
 
 def help_text() -> str:
@@ -73,7 +73,7 @@ def other_finetune() -> str | None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; a problem the user can mend is one message and exit status 1."""
     argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv) or not (argv or RANK_RUN in os.environ):
+    if any(word in ("-h", "--help") for word in argv) or not (argv or any(name in os.environ for name in PLACES)):
         print(help_text())
         return
     if "--version" in argv:
@@ -97,18 +97,21 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def dispatch(argv: list[str]) -> None:
-    """Which of the ways in was taken: a rank of a run, a resume, or a configuration to compose."""
-    if run := os.environ.get(RANK_RUN):
-        from finetune.compose import read
-        from finetune.jobs import run_job
+    """Which of the ways in was taken: a rank that follows another, a resume, or a configuration to compose."""
+    from finetune.training import ranks
 
-        run_job(read(Path(run)), Path(run))
-    elif any(word.startswith("resume=") for word in argv):
-        from finetune.jobs.resume import resume
+    if (place := ranks.here()) is not None and place.rank > 0:
+        from finetune.jobs import follow
 
-        resume(argv)
-    else:
-        compose_and_run(argv)
+        follow(place)
+        return
+    with ranks.leading():
+        if any(word.startswith("resume=") for word in argv):
+            from finetune.jobs.resume import resume
+
+            resume(argv)
+        else:
+            compose_and_run(argv)
 
 
 def compose_and_run(argv: list[str]) -> None:

@@ -179,7 +179,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         if key not in known:
             raise unknown_key("trainer", key, value, known)
         check_value(f"trainer.{key}", value, hints[key])
-    ranks.count(trainer["devices"], trainer["accelerator"])
+    ranks.check(trainer)
     if not isinstance(trainer["max_epochs"], int) or trainer["max_epochs"] < 1:
         raise FinetuneError(f"trainer.max_epochs={trainer['max_epochs']} must be a whole number of 1 or more.")
     if trainer["accumulate_grad_batches"] < 1:

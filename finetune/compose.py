@@ -5,6 +5,7 @@ import copy
 import os
 import re
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune import build
 from finetune.errors import FinetuneError, one_of
 from finetune.jobs import run_job
-from finetune.training import ranks
+from finetune.sweep import Sweep
 from finetune.typed import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
 
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "read", "run", "wants_demo"]
 
 DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
+CHECKED = ("fit", "preview")
+"""Jobs whose whole configuration is checked before anything is read."""
 ADOPTING = ("evaluate", "explain")
 """Jobs that read the data of the run whose model they take, where no other data are named."""
 
@@ -81,7 +84,7 @@ def joined(sources: Any) -> dict[str, Any]:
 def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
     """Whether this fit has to do with the synthetic set: data=chestxray, no root named, nothing at the default root."""
     return (
-        config.job in ("fit", "preview")
+        config.job in CHECKED
         and config.data.name == "chestxray"
         and not Path(config.data.root).exists()
         and not any(o.key_or_group in ("data.root", "experiment") for o in parse(overrides))
@@ -117,7 +120,7 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
         config = compose(words, sweep=sweep)
-    if config.job in ("fit", "preview"):
+    if config.job in CHECKED:
         build.check(plain(config))
     return words
 
@@ -194,27 +197,48 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
     """Let Hydra make the run folder, or one after the other, and start the job in it.
 
     `words` is what `expand` made of what was `typed`.
+
+    Raises:
+        FinetuneError: the run failed; of several, those that did, after the others have gone on.
     """
+
+    sweep = Sweep(words) if multirun else None
+
+    def job(config: DictConfig, folder: Path) -> None:
+        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
+        try:
+            if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
+                chose = any(override.key_or_group == "data" for override in parse(typed))
+                adopt_data(config, mine if chose else [word for word in mine if not word.startswith("data=")])
+            resolved = plain(config)
+            if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
+                build.check(resolved)
+            run_job(resolved, folder, mine)
+        except FinetuneError:
+            tidy(folder)
+            raise
 
     def task(config: DictConfig) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
-        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
-        if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
-            chose = any(override.key_or_group == "data" for override in parse(typed))
-            adopt_data(config, mine if chose else [word for word in mine if not word.startswith("data=")])
+        if sweep is not None:
+            sweep.run(list(HydraConfig.get().overrides.task), folder, config.job, lambda: job(config, folder))
+            return
         try:
-            run_job(plain(config), folder, mine)
+            job(config, folder)
         except FinetuneError as error:
-            tidy(folder)
             raise _Ended(error) from None
 
-    if ranks.started_elsewhere() and ranks.rank() > 0:
-        # one rank of several owns the run folder; the others get it by broadcast and leave nothing behind
-        words = [*words, "hydra.run.dir=."]
+    once: AbstractContextManager[None] = nullcontext()
+    if sweep is not None:
+        from finetune.jobs.prepare import auditing_once
+
+        sweep.register()
+        once = auditing_once()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
+        with once:
+            hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
     except _Ended as ended:
         raise ended.error from None
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -226,3 +250,5 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
         ) from None
     finally:
         sys.argv = old
+    if sweep is not None:
+        sweep.finish()

@@ -12,6 +12,7 @@ FLOORS = {  # the longest prefix decides
     "finetune.build": 3,
     "finetune.allowed": 3,
     "finetune.compose": 3,
+    "finetune.sweep": 3,
     "finetune.typed": 3,
     "finetune.training": 2,
     "finetune.data.module": 2,

@@ -14,9 +14,8 @@ import torch
 from PIL import Image
 
 import finetune
-from finetune.__main__ import RANK_RUN, help_text, main
+from finetune.__main__ import help_text, main
 from finetune.compose import choices
-from finetune.training import ranks
 from tests.jobs.test_fit import TINY, draw
 
 
@@ -37,7 +36,10 @@ def test_no_words_print_the_help_and_a_flag_the_version(capsys, monkeypatch):
     assert capsys.readouterr().out == help_text() + "\n"
     main(["--version"])
     assert capsys.readouterr().out == f"finetune {finetune.__version__}\n"
-    assert RANK_RUN == ranks.RUN  # a rank has no words either, and must not take the help for its job
+    monkeypatch.setenv("RANK", "1")  # a rank has no words either: it gets the first one's
+    monkeypatch.setattr("finetune.__main__.dispatch", lambda argv: print(f"dispatched {argv}"))
+    main([])
+    assert capsys.readouterr().out == "dispatched []\n"
 
 
 def test_another_package_of_the_same_import_name_is_named(capsys, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
         inside = (
             [path]
             if (path / "config.yaml").is_file()
-            else sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: (len(p.name), p.name))
+            else sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: numbered(p.name))
         )
         if not inside:
             raise FinetuneError(f"runs={name} holds no run: there is no config.yaml in it or one level below.")
@@ -82,6 +83,11 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
                 raise FinetuneError(f"{run} is not finished: {why}. Go on with it by resume={run}.")
         found += [run for run in inside if run.resolve() not in {other.resolve() for other in found}]
     return found
+
+
+def numbered(name: str) -> list[tuple[int, str]]:
+    """A key that sorts 2_seed_9 before 10_seed_0: numbers by their size, the rest as text."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def read(path: Path, split: str) -> FinishedRun:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch.distributed as dist
 
 from finetune import build, package
 from finetune.errors import FinetuneError, one_of
@@ -32,6 +31,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     if split not in SPLITS:
         raise one_of("split", split, SPLITS)
     build.check_data(config["data"])
+    build.check_trainer(config["trainer"])
     fitted_already(words)
     assessment = build.assessment(config)
     model = package.load(config["model"])
@@ -44,11 +44,8 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     data = prepare.batches(config, table, pictures, model.preprocessing)
     met = seen.again(model, table, pictures, data.rows(wanted))
     too_good = met.stop(split, config["data"]["audit"]["on_leak"])
-    n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
-    with ranks.launched(run, n_ranks), ranks.group(n_ranks):
+    with ranks.launched(config, run):
         found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
-        if dist.is_initialized():
-            dist.barrier()
     if not first:
         return
     run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash}, notes=table.notes)

@@ -23,6 +23,7 @@ from finetune.package import Model
 from finetune.preprocessing import Preprocessing
 from finetune.training import ranks
 from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
+from finetune.training.cluster import Cluster
 from finetune.training.task import Classification
 
 
@@ -71,9 +72,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
             },
         )
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
-    n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"])
-    with ranks.launched(run, n_ranks):
-        train(config, run, table, network, data, say)
+    with ranks.launched(config, run) as place:
+        train(config, run, table, network, data, say, place)
         best = run / "checkpoints" / "best.ckpt"
         load_best(network, best)
         tables = {
@@ -163,7 +163,13 @@ def make_task(config: dict[str, Any], table: SampleTable, network: Network, data
 
 
 def train(
-    config: dict[str, Any], run: Path, table: SampleTable, network: Network, data: ImageData, say: prepare.Say
+    config: dict[str, Any],
+    run: Path,
+    table: SampleTable,
+    network: Network,
+    data: ImageData,
+    say: prepare.Say,
+    place: ranks.Place,
 ) -> None:
     """Fit with Lightning, from the last checkpoint where there is one."""
     task = make_task(config, table, network, data)
@@ -183,15 +189,15 @@ def train(
         from lightning.pytorch.callbacks import RichProgressBar
 
         callbacks.append(RichProgressBar())
-    n_ranks = ranks.count(config["trainer"]["devices"], config["trainer"]["accelerator"]) * settings["num_nodes"]
-    if n_ranks > 1:
+    if place.size > 1:
         settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
         if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
-            say(f"Batch norms that train use the statistics of each of the {n_ranks} processes' own part of a batch.")
+            say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
     trainer = L.Trainer(
         default_root_dir=run,
         logger=build.loggers(config, run),
         callbacks=callbacks,
+        plugins=[Cluster(place)],
         use_distributed_sampler=False,
         enable_checkpointing=True,
         **settings,

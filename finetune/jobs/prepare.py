@@ -1,5 +1,7 @@
 """From the data configuration to split, audited, decoded pictures: what every job with a data set begins with."""
 
+import hashlib
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,6 +87,9 @@ def pictures(
         cache = PictureCache.build(
             table, preprocessing, data["cache"], workers=workers, on_bad=on_bad, say=say, progress=progress
         )
+    same = audit_key(table, cache, data["audit"])
+    if _audits is not None and same in _audits:
+        return _repeated(*_audits[same], cache, say, run)
     near = cache.near_copies() if data["audit"]["near"] else []
     copies = [(p.first, p.second) for p in near if p.certainty == "certain"]
     copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
@@ -99,6 +104,42 @@ def pictures(
     for sentence in found.warnings:
         say(f"audit: {sentence}")
     found.stop_on_leak(data["audit"]["on_leak"], run)
+    say(counts(mended))
+    if _audits is not None:
+        _audits[same] = (mended, found, run)
+    return mended, cache, found
+
+
+_audits: dict[tuple[str, ...], tuple[SampleTable, audits.Audit, Path | None]] | None = None
+
+
+@contextmanager
+def auditing_once() -> Iterator[None]:
+    """Inside, what several runs read alike is audited by the first of them alone."""
+    global _audits
+    _audits = {}
+    try:
+        yield
+    finally:
+        _audits = None
+
+
+def audit_key(table: SampleTable, cache: PictureCache, settings: dict[str, Any]) -> tuple[str, ...]:
+    """Equal where an audit would find the same: table and splits, pixels, what the copies are looked for in, settings."""
+    p = cache.preprocessing
+    pixels = hashlib.sha256("".join(cache.digests).encode()).hexdigest()
+    return table.hash(), pixels, f"{p.fit} {p.interpolation} {p.stored_size} {p.image_size}", repr(settings)
+
+
+def _repeated(
+    mended: SampleTable, found: audits.Audit, first: Path | None, cache: PictureCache, say: Say, run: Path | None
+) -> tuple[SampleTable, PictureCache, audits.Audit]:
+    """An audit that the run in `first` has made already: its files once more, of its sentences the number."""
+    if run is not None and first is not None:
+        write_json_atomic(run / "audit.json", found.to_dict())
+        if (first / "near_copies.png").is_file():
+            shutil.copyfile(first / "near_copies.png", run / "near_copies.png")
+        say(f"audit: the same data as in {first.name}, where {len(found.warnings)} warning(s) stand.")
     say(counts(mended))
     return mended, cache, found
 

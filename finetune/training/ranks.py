@@ -1,26 +1,68 @@
-"""Starting the other ranks of a run on this machine, each from the resolved configuration of the run folder.
+"""The processes of a job: which of them this one is, how the first starts or finds the others, and what they share.
 
-A rank that composed the configuration itself could compose another one (a sampling sweeper, a time stamp), and ranks of
-one job would train different things without a word.
+Rank 0 alone reads the command line, makes run folders and resolves the configuration; it hands both to the others,
+whoever started them: this program (trainer.devices=2), torchrun or SLURM. A rank that composed the configuration
+itself could compose another one (a sampling sweeper, a time stamp), and ranks of one job would train different things
+without a word.
 """
 
+import contextlib
+import gc
+import itertools
 import os
-import socket
+import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from finetune.errors import FinetuneError
+from finetune.training.link import LAST, POLL, Link, Watch, connect
 
-RUN = "FINETUNE_RANK_RUN"
-"""Set for a rank that was started here: the run folder whose config.yaml it obeys."""
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands among those of its job; the default is that of a process alone."""
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+    """Its number among those of its machine."""
+    node: int = 0
+    """The machine's number."""
+    launcher: str = ""
+    """The variable by which a launcher says how many processes there are."""
+
+
+def here() -> Place | None:
+    """This process's place as a launcher set it; None where nobody started it as one of several.
+
+    torchrun before SLURM: `srun torchrun` sets the variables of both. An interactive shell under SLURM has the
+    SLURM_NTASKS that was asked for, but is a single process.
+    """
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        local, node = int(env.get("LOCAL_RANK", 0)), int(env.get("GROUP_RANK", env.get("NODE_RANK", 0)))
+        return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), local, node, "WORLD_SIZE")
+    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in env else "SLURM_NTASKS"
+    if "SLURM_PROCID" not in env or int(env.get(tasks, 1)) == 1 or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    local, node = (int(env.get(name, 0)) for name in ("SLURM_LOCALID", "SLURM_NODEID"))
+    return Place(int(env["SLURM_PROCID"]), int(env[tasks]), local, node, tasks)
+
+
+def rank() -> int:
+    """This process's number among all ranks, also before anything is initialised."""
+    return (here() or Place()).rank
 
 
 def count(devices: object, accelerator: str) -> int:
@@ -39,102 +81,243 @@ def count(devices: object, accelerator: str) -> int:
     return devices
 
 
-def started_elsewhere() -> bool:
-    """Whether a launcher (torchrun, SLURM) or a first rank started this process as one of several."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS", "1")) > 1
+def check(trainer: Mapping[str, Any]) -> int:
+    """How many processes `trainer.devices` on `trainer.num_nodes` machines are.
+
+    Raises:
+        FinetuneError: a launcher started another number, or there are several machines and no launcher.
+    """
+    devices, nodes = trainer["devices"], trainer["num_nodes"]
+    wanted, place = count(devices, trainer["accelerator"]) * nodes, here()
+    if place is None and nodes > 1:
+        raise FinetuneError(
+            f"trainer.num_nodes={nodes}, but only a launcher starts processes on other machines: "
+            f"torchrun --nnodes={nodes} --nproc_per_node=N -m finetune ..., or srun."
+        )
+    if place is not None and place.size != wanted:
+        raise FinetuneError(
+            f"trainer.devices={devices} on trainer.num_nodes={nodes} means {wanted} process(es), but a launcher says "
+            f"{place.launcher}={place.size}. Make trainer.devices the number of processes on each machine."
+        )
+    return wanted
 
 
-def rank() -> int:
-    """This process's number among all ranks, also before anything is initialised."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
+# -- the line between the processes ------------------------------------------------------------------------------------
+
+PREFIX = "finetune"  # of all messages: torchrun's store holds its own as well
+_link: Link | None = None  # of a process that a launcher, or a first rank, started
+_times = itertools.count()  # a second command of the same processes must not read the first one's messages
+
+
+def join(place: Place) -> Link:
+    """This process's end of the line: to torchrun's own store, or to one that rank 0 keeps."""
+    global _link
+    env = os.environ
+    agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    prefix = f"{PREFIX}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_times)}"
+    serve = place.rank == 0 and not agent
+    _link = connect(*address(), place.rank, place.size, serve=serve, prefix=prefix)
+    return _link
+
+
+def address() -> tuple[str, int]:
+    """Host and port at which rank 0 is found: as the launcher says; under SLURM the first host and the job's number."""
+    env = os.environ
+    hosts = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or "127.0.0.1"
+    first = re.split(r"[,\s]", re.sub(r"\[(\w+)[^\]]*\]", r"\1", hosts))[0]  # node[03-05,9],other -> node03
+    job, step = (int(env.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    port = 15000 + (job + 1000 * step) % 17000  # below the ports that systems give away
+    return env.get("MASTER_ADDR", first), int(env.get("MASTER_PORT", port))
 
 
 @contextmanager
-def launched(run: Path, n: int) -> Iterator[None]:
-    """The ranks 1 to n - 1 beside this process, which becomes rank 0; all end when one fails or the block ends."""
-    if n == 1 or started_elsewhere():
+def leading() -> Iterator[None]:
+    """On rank 0 of a launcher's processes: however the block ends, the others end with it."""
+    global _link
+    place = here()
+    if place is None or place.size == 1:
         yield
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n), "NODE_RANK": "0"}
-    if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-        shared["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // n))
-    mine = {**shared, "LOCAL_RANK": "0", "RANK": "0"}
-    before = {name: os.environ.get(name) for name in mine}
-    threads = torch.get_num_threads()
-    children = []
-    done = threading.Event()
+    link, status = join(place), 1
     try:
-        for local in range(1, n):
-            environment = {**os.environ, **shared, "LOCAL_RANK": str(local), "RANK": str(local), RUN: str(run)}
-            log = (run / f"rank_{local}.log").open("w")
-            with log:
-                children.append(
-                    subprocess.Popen(
-                        [sys.executable, "-m", "finetune"], env=environment, stdout=log, stderr=subprocess.STDOUT
-                    )
-                )
-        os.environ.update(mine)
-        if "OMP_NUM_THREADS" in shared:
-            torch.set_num_threads(int(shared["OMP_NUM_THREADS"]))
-        threading.Thread(target=_watch, args=(children, run, done), daemon=True).start()
         yield
-        done.set()
-        for child in children:
-            child.wait(timeout=60)
+        status = 0
+    except KeyboardInterrupt:
+        status = 130
+        raise
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+        raise
     finally:
-        done.set()
-        for child in children:
-            if child.poll() is None:
-                child.terminate()
-        torch.set_num_threads(threads)
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _watch(children: list[subprocess.Popen], run: Path, done: threading.Event) -> None:
-    """End this process when another rank has failed: a collective would wait for it for half an hour."""
-    while not done.is_set():
-        for number, child in enumerate(children, start=1):
-            if child.poll() not in (None, 0):
-                time.sleep(2)  # this rank may be about to say the same thing better
-                if done.is_set():
-                    return
-                tail = (run / f"rank_{number}.log").read_text(errors="replace").strip().splitlines()[-3:]
-                print(
-                    f"error: rank {number} stopped with exit status {child.poll()}:", *tail, sep="\n", file=sys.stderr
-                )
-                sys.stderr.flush()
-                for other in children:
-                    if other.poll() is None:
-                        other.terminate()
-                os._exit(1)
-        time.sleep(0.5)
+        with contextlib.suppress(RuntimeError):  # torchrun, which keeps the store, may be gone
+            link.end(status)
+        _link = None
 
 
 @contextmanager
-def group(n: int) -> Iterator[None]:
-    """The ranks' process group, where Lightning does not make it: nccl on GPUs, gloo elsewhere."""
-    import torch.distributed as dist
-
-    if n == 1 or dist.is_initialized():
-        yield
-        return
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+def logged(path: Path) -> Iterator[None]:
+    """What this process says goes to `path`, which is removed again if that is nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = os.dup(1), os.dup(2)
+    with path.open("a") as log:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
     try:
         yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        with contextlib.suppress(OSError):
+            if not path.stat().st_size:
+                path.unlink()
+
+
+@contextmanager
+def launched(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
+    """All processes of a run at work: started where nobody has, handed the run, and joined in a process group.
+
+    When the block ends, so do the group and what was started here. When one process fails, all of them leave the block.
+
+    Raises:
+        FinetuneError: another process failed, and why.
+    """
+    size, place = check(config["trainer"]), here()
+    if size == 1:
+        yield place or Place()
+        return
+    environment, threads = dict(os.environ), torch.get_num_threads()
+    children = Children(run)
+    if own := place is None:
+        place, link = Place(0, size), connect("127.0.0.1", 0, 0, size, serve=True, prefix=f"{PREFIX}/0/0")
+    else:
+        assert _link is not None  # `leading` or the order that this run came with
+        link = _link
+
+    def trouble() -> str | None:
+        return link.failure() or children.failure()
+
+    try:
+        if own:
+            children.start(size, link.tcp.port)
+        if place.rank == 0:
+            link.hand({"run": str(run.resolve()), "config": dict(config)}, trouble)
+        link.meet("begin", trouble)
+        with Watch(trouble, abort), group(link, place, config["trainer"]):
+            yield place
+            link.meet("end", trouble)  # a rank that left earlier would break the others' last collective
+        if own:
+            link.end(0)
+            children.wait()
+    except BaseException as error:
+        first = link.fail(reason(error, run, place))
+        # a collective that broke off says less than the process that broke it, whose end may be seen a little later
+        killed = None if isinstance(error, FinetuneError) or not isinstance(error, Exception) else children.failure(2)
+        if killed or not (first or isinstance(error, FinetuneError) or not isinstance(error, Exception)):
+            raise FinetuneError(str(killed or link.failure())) from None
+        raise
+    finally:
+        children.stop()
+        if own:
+            link.close()
+        gc.collect()  # the store keeps its port for as long as anything refers to it
+        torch.set_num_threads(threads)
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def reason(error: BaseException, run: Path, place: Place) -> str:
+    """What the other processes are told of `error`; a bug leaves its traceback in the log of its rank."""
+    if isinstance(error, FinetuneError):
+        return str(error)
+    if not isinstance(error, Exception):
+        return "it was stopped."
+    if place.rank > 0:
+        traceback.print_exception(error)
+    text = traceback.format_exception_only(error)[-1].strip()
+    return f"{text} (its traceback is in {run / f'rank_{place.rank}.log'})" if place.rank > 0 else text
+
+
+class Children:
+    """The ranks above 0 that a first rank starts on its machine; what they say goes to rank_N.log in the run folder."""
+
+    def __init__(self, run: Path):
+        self.run = run
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+
+    def start(self, size: int, port: int) -> None:
+        """Ranks 1 to size - 1, which will ask this process for their run at `port`."""
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "NODE_RANK": "0"}
+        if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
+            threads = max(1, (os.cpu_count() or 1) // size)
+            shared["OMP_NUM_THREADS"] = str(threads)
+            torch.set_num_threads(threads)
+        for number in range(1, size):
+            environment = {**os.environ, **shared, "LOCAL_RANK": str(number), "RANK": str(number)}
+            with (self.run / f"rank_{number}.log").open("w") as log:
+                self.processes[number] = subprocess.Popen(
+                    [sys.executable, "-m", "finetune"], env=environment, stdout=log, stderr=subprocess.STDOUT
+                )
+
+    def failure(self, wait: float = 0.0) -> str | None:
+        """Why one of them is gone, waited for up to `wait` seconds: none leaves before it is told to."""
+        deadline = time.monotonic() + wait
+        while self.processes:
+            for number, process in self.processes.items():
+                if (status := process.poll()) is not None:
+                    log = self.run / f"rank_{number}.log"
+                    tail = log.read_text(errors="replace").strip().splitlines()[-3:] if log.is_file() else []
+                    return "\n".join([f"Rank {number} ended with exit status {status}.", *tail])
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(POLL)
+        return None
+
+    def wait(self) -> None:
+        """Until they have ended by themselves, if they do."""
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LAST)
+
+    def stop(self) -> None:
+        """End those that have not."""
+        left = [process for process in self.processes.values() if process.poll() is None]
+        for process in left:
+            process.terminate()
+        for process in left:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def group(link: Link, place: Place, trainer: Mapping[str, Any]) -> Iterator[None]:
+    """The process group of a run: nccl on GPUs, gloo elsewhere. Lightning takes the one there is."""
+    devices, accelerator = trainer["devices"], trainer["accelerator"]
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        torch.cuda.set_device(devices[place.local] if isinstance(devices, list | tuple) else place.local)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=link.group_store(), rank=place.rank, world_size=place.size
+    )
+    try:
+        yield
+    except BaseException:
+        abort()  # others may be gone, and an orderly end would wait for them
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def abort() -> None:
+    """Break off the collectives at work."""
+    if dist.is_initialized():
+        dist.group.WORLD.abort()  # type: ignore[union-attr]
 
 
 @torch.no_grad()
@@ -147,8 +330,6 @@ def agree(network: nn.Module) -> None:
     Raises:
         FinetuneError: on every rank alike, naming the first parameter that differs.
     """
-    import torch.distributed as dist
-
     named = dict(network.named_parameters())
     sums = [value.float().contiguous().view(torch.int32).sum(dtype=torch.int64) for value in named.values()]
     mine = torch.stack(sums)
