@@ -10,6 +10,7 @@ from finetune.jobs import run_folder, run_job
 
 MAY_CHANGE = (
     "trainer.max_epochs",
+    "trainer.max_steps",
     "trainer.max_time",
     "trainer.devices",
     "trainer.accelerator",
@@ -50,7 +51,9 @@ def resume(argv: list[str]) -> None:
     longer = change(config, words)
     if run_folder.is_complete(run):
         if not longer:
-            raise FinetuneError(f"resume={run} is complete already. To train longer, add trainer.max_epochs=N.")
+            raise FinetuneError(
+                f"resume={run} is complete already. To train longer, add trainer.max_epochs=N (or max_steps, max_time)."
+            )
         os.unlink(run / "scores.json")  # from now on it is unfinished again
     build.check(config)
     run_folder.write_config(run, config)
@@ -60,7 +63,7 @@ def resume(argv: list[str]) -> None:
 
 def change(config: dict[str, Any], words: list[str]) -> bool:
     """Set the typed keys in `config`; whether the run is to train longer than before."""
-    before = config["trainer"]["max_epochs"]
+    before = dict(config["trainer"])
     for override in compose.parse(words):
         key = override.key_or_group
         if key not in MAY_CHANGE or override.is_sweep_override():
@@ -77,4 +80,9 @@ def change(config: dict[str, Any], words: list[str]) -> bool:
         for name in path:
             node = node[name]
         node[last] = override.value()
-    return config["trainer"]["max_epochs"] > before
+    now = config["trainer"]
+    return (
+        now["max_epochs"] > before["max_epochs"]
+        or (now["max_steps"] != before["max_steps"] and not 0 <= now["max_steps"] <= before["max_steps"])
+        or (before["max_time"] is not None and now["max_time"] != before["max_time"])
+    )

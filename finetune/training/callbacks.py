@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 
 from finetune.evaluation.files import write_text_atomic
-from finetune.training import memory
+from finetune.training import ending, memory
 
 COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds", "peak_mib")
 
@@ -32,6 +32,10 @@ class Checkpoint(CheckpointBase):
         self.keep_all = keep_all
         self.best_score: float | None = None
         self.best_epoch: int | None = None
+        self.validated: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.validated = trainer.current_epoch
 
     def better(self, score: float) -> bool:
         """Whether `score` beats the best so far; equal is not better, the earlier epoch stays."""
@@ -42,20 +46,28 @@ class Checkpoint(CheckpointBase):
         return score < self.best_score if self.monitor.endswith("loss") else score > self.best_score
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if self.monitor not in trainer.callback_metrics:
-            return
-        epoch, score = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
-        if is_better := self.better(score):
-            self.best_score, self.best_epoch = score, epoch
-        path = self.folder / f"epoch_{epoch:03d}.ckpt"
+        epoch, stopped = trainer.current_epoch, ending.midway(trainer)
+        is_better = False
+        if self.validated == epoch:  # the metrics of an earlier epoch are still there
+            score = float(trainer.callback_metrics[self.monitor])
+            if is_better := self.better(score):
+                self.best_score, self.best_epoch = score, epoch
+        path = self.folder / (ending.STOPPED if stopped else f"epoch_{epoch:03d}.ckpt")
         trainer.save_checkpoint(path)  # every rank calls it, the first one writes
         if trainer.is_global_zero:
             link(path, self.folder / "last.ckpt")
             if is_better:
                 link(path, self.folder / "best.ckpt")
+            if stopped:
+                return  # a resume goes on from the whole epochs before it
+            best = self.folder / f"epoch_{self.best_epoch or 0:03d}.ckpt"
+            if (self.folder / ending.STOPPED).is_file():  # this run has gone on from before it
+                if not is_better and best.is_file():
+                    link(best, self.folder / "best.ckpt")
+                (self.folder / ending.STOPPED).unlink()
             if not self.keep_all:
-                for old in self.folder.glob("epoch_*.ckpt"):
-                    if old.name not in (path.name, f"epoch_{self.best_epoch:03d}.ckpt"):
+                for old in ending.whole_epochs(self.folder):
+                    if old.name not in (path.name, best.name):
                         old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
@@ -74,6 +86,7 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, partial)
     os.replace(partial, target)
+    partial.unlink(missing_ok=True)  # two names of one file are left as they are
 
 
 class MetricsTable(Callback):
@@ -83,6 +96,10 @@ class MetricsTable(Callback):
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
         self.began = 0.0
+        self.validated: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.validated = trainer.current_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.path.is_file():
@@ -98,6 +115,8 @@ class MetricsTable(Callback):
         if not trainer.is_global_zero:
             return
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()} | {"train/loss": train_loss}
+        if self.validated != trainer.current_epoch:  # what is there is of an earlier epoch
+            seen = {name: value for name, value in seen.items() if not name.startswith("val/")}
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
