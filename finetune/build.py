@@ -23,7 +23,6 @@ from finetune.heads import HEADS
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
-from finetune.training import ranks
 
 
 def check(config: Mapping[str, Any]) -> None:
@@ -170,8 +169,10 @@ def check_head(head: Mapping[str, Any]) -> None:
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Each key is one of Lightning's Trainer, and the few values that everything hangs on are sound."""
+    """Each key is one of Lightning's Trainer, each value of its type, and the Trainer and a run can do with them."""
     import lightning as L
+
+    from finetune.training import settings
 
     known = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
     hints = get_type_hints(L.Trainer.__init__)
@@ -179,13 +180,7 @@ def check_trainer(trainer: Mapping[str, Any]) -> None:
         if key not in known:
             raise unknown_key("trainer", key, value, known)
         check_value(f"trainer.{key}", value, hints[key])
-    ranks.check(trainer)
-    if not isinstance(trainer["max_epochs"], int) or trainer["max_epochs"] < 1:
-        raise FinetuneError(f"trainer.max_epochs={trainer['max_epochs']} must be a whole number of 1 or more.")
-    if trainer["accumulate_grad_batches"] < 1:
-        raise FinetuneError(f"trainer.accumulate_grad_batches={trainer['accumulate_grad_batches']} must be 1 or more.")
-    if trainer["accelerator"] not in (accelerators := ("auto", "cpu", "gpu", "cuda", "mps")):
-        raise one_of("trainer.accelerator", trainer["accelerator"], accelerators)
+    settings.check(trainer)
 
 
 # -- the objects ------------------------------------------------------------------------------------------------------

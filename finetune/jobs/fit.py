@@ -1,5 +1,6 @@
 """job=fit: from a configuration to a complete run folder."""
 
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy
 
 from finetune import build
@@ -21,7 +23,7 @@ from finetune.jobs.errors import worst_errors
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
 from finetune.preprocessing import Preprocessing
-from finetune.training import ranks
+from finetune.training import ending, ranks
 from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
 from finetune.training.cluster import Cluster
 from finetune.training.task import Classification
@@ -43,6 +45,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if known:
         kept.check_samples(run, table)
     prepare.check_trainable(table)
+    check_batches(config, table)
     assessment = build.assessment(config)
     assessment.check_columns(table.metadata)
     build.loss(config, table.kind).weights(table.classes, table.targets()[table.rows("train")])  # refused early
@@ -74,8 +77,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with ranks.launched(config, run) as place:
         train(config, run, table, network, data, say, place)
-        best = run / "checkpoints" / "best.ckpt"
-        load_best(network, best)
+        load_best(network, run / "checkpoints")
         tables = {
             split: scoring.predictions(network, data, split, config["trainer"]["accelerator"])
             for split in ("val", "test")
@@ -115,6 +117,19 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     run_folder.point_latest(run)
     scoring.show(scores, table.synthetic, say)
     say(f"report: {run / 'report.html'}")
+
+
+def check_batches(config: dict[str, Any], table: SampleTable) -> None:
+    """Refuse a share of the batches that is less than one of them."""
+    n_ranks = ranks.check(config["trainer"])
+    for key, split, shared in (("limit_train_batches", "train", 1), ("limit_val_batches", "val", n_ranks)):
+        share = config["trainer"][key]
+        batches = math.ceil(math.ceil(len(table.rows(split)) / config["data"]["batch_size"]) / shared)
+        if isinstance(share, float) and batches and int(share * batches) == 0:
+            raise FinetuneError(
+                f"trainer.{key}={share} of {batches} batch(es) is less than one. Give a number of batches, or at least "
+                f"{1 / batches:.3g}."
+            )
 
 
 def make_network(
@@ -158,6 +173,7 @@ def make_task(config: dict[str, Any], table: SampleTable, network: Network, data
         classes=table.classes,
         loss_weights=loss.weights(table.classes, table.targets()[data.rows("train")]),
         seed=config["seed"],
+        max_steps=config["trainer"]["max_steps"],
         config=config,
     )
 
@@ -184,6 +200,9 @@ def train(
         *build.extra_callbacks(config, monitor),
     ]
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
+    max_steps, max_time = settings.pop("max_steps"), settings.pop("max_time", None)
+    end = ending.Ending(max_steps, max_time)
+    callbacks += [end] if max_time is None else [Timer(max_time, verbose=False), end]
     settings["enable_progress_bar"] = settings["enable_progress_bar"] and sys.stdout.isatty()
     if settings["enable_progress_bar"]:
         from lightning.pytorch.callbacks import RichProgressBar
@@ -202,10 +221,10 @@ def train(
         enable_checkpointing=True,
         **settings,
     )
-    last = run / "checkpoints" / "last.ckpt"
+    start = ending.resume_point(run / "checkpoints")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
+        trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
             print(f"stopped. Go on by: python -m finetune resume={run}", file=sys.stderr)
@@ -213,13 +232,17 @@ def train(
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if early := end.sentence(trainer):
+        say(early)
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
 
 
-def load_best(network: Network, path: Path) -> None:
-    """The best epoch's weights, every key of them."""
-    if not path.is_file():
-        raise FinetuneError(f"{path} is missing: no epoch was finished. Train for at least one whole epoch.")
+def load_best(network: Network, folder: Path) -> None:
+    """The best epoch's weights in 32 bits, every key of them; the last epoch's where none was validated."""
+    path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
+    if path is None:
+        raise FinetuneError(f"{folder} holds no checkpoint: nothing was trained.")
+    network.float()  # trainer.precision=64-true, bf16-true and 16-true have changed it
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=True)

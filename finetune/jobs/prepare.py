@@ -125,7 +125,7 @@ def auditing_once() -> Iterator[None]:
 
 
 def audit_key(table: SampleTable, cache: PictureCache, settings: dict[str, Any]) -> tuple[str, ...]:
-    """Equal where an audit would find the same: table and splits, pixels, what the copies are looked for in, settings."""
+    """Equal where an audit would find the same: the same table and splits, pixels, size and settings."""
     p = cache.preprocessing
     pixels = hashlib.sha256("".join(cache.digests).encode()).hexdigest()
     return table.hash(), pixels, f"{p.fit} {p.interpolation} {p.stored_size} {p.image_size}", repr(settings)

@@ -10,9 +10,11 @@ import torch
 from finetune import build, compose
 from finetune.errors import FinetuneError
 from finetune.jobs import run_folder, run_job
+from finetune.training import ending
 
 MAY_CHANGE = (
     "trainer.max_epochs",
+    "trainer.max_steps",
     "trainer.max_time",
     "trainer.devices",
     "trainer.accelerator",
@@ -52,14 +54,17 @@ def resume(argv: list[str]) -> None:
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")
     words = [word for word in argv if not word.startswith("resume=")]
     try:
-        before = config["trainer"]["max_epochs"]
+        before = dict(config["trainer"])
         change(config, words)
         build.check(config)
+        more = trains_longer(before, config["trainer"])
     except (KeyError, TypeError) as error:
         raise FinetuneError(f"{run / 'config.yaml'} is not what a fit writes: {error!r}.") from None
     wanted, done = config["trainer"]["max_epochs"], trained_epochs(run)
-    if run_folder.is_complete(run) and wanted <= before:
-        raise FinetuneError(f"resume={run} is complete already. To train longer, add trainer.max_epochs=N.")
+    if run_folder.is_complete(run) and not more:
+        raise FinetuneError(
+            f"resume={run} is complete already. To train longer, add trainer.max_epochs=N (or max_steps, max_time)."
+        )
     if wanted < done:
         raise FinetuneError(
             f"trainer.max_epochs={wanted}: {done} epochs of {run} are trained already. Give {done} or more."
@@ -69,13 +74,13 @@ def resume(argv: list[str]) -> None:
 
 
 def trained_epochs(run: Path) -> int:
-    """How many epochs the last checkpoint holds; 0 without one.
+    """How many epochs the checkpoint that a resume goes on from holds; 0 without one.
 
     Raises:
         FinetuneError: a checkpoint that cannot be read.
     """
-    path = run / "checkpoints" / "last.ckpt"
-    if not path.is_file():
+    path = ending.resume_point(run / "checkpoints")
+    if path is None:
         return 0
     try:
         return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["epoch"]) + 1
@@ -108,3 +113,12 @@ def change(config: dict[str, Any], words: list[str]) -> None:
         for name in path:
             node = node[name]
         node[last] = override.value()
+
+
+def trains_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the trainer's settings `now` end later than those of `before`."""
+    return (
+        now["max_epochs"] > before["max_epochs"]
+        or (now["max_steps"] != before["max_steps"] and not 0 <= now["max_steps"] <= before["max_steps"])
+        or (before["max_time"] is not None and now["max_time"] != before["max_time"])
+    )

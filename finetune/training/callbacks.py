@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 
 from finetune.evaluation.files import write_text_atomic
-from finetune.training import memory
+from finetune.training import ending, memory
 
 COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds", "peak_mib")
 
@@ -34,6 +34,10 @@ class Checkpoint(CheckpointBase):
         self.best_score: float | None = None
         self.best_loss: float | None = None
         self.best_epoch: int | None = None
+        self.validated: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.validated = trainer.current_epoch
 
     def better(self, score: float, loss: float) -> bool:
         """Whether an epoch of this `monitor` and val/loss beats the best so far; equal in both is not better."""
@@ -54,21 +58,26 @@ class Checkpoint(CheckpointBase):
             link(best, self.folder / "best.ckpt")
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        if self.monitor not in trainer.callback_metrics:
-            return
-        epoch, score = trainer.current_epoch, float(trainer.callback_metrics[self.monitor])
-        loss = float(trainer.callback_metrics.get("val/loss", math.nan))
-        if is_better := self.better(score, loss):
-            self.best_score, self.best_loss, self.best_epoch = score, loss, epoch
-        path = self.folder / f"epoch_{epoch:03d}.ckpt"
+        epoch, stopped = trainer.current_epoch, ending.midway(trainer)
+        is_better = False
+        if self.validated == epoch:  # the metrics of an earlier epoch are still there
+            score = float(trainer.callback_metrics[self.monitor])
+            loss = float(trainer.callback_metrics.get("val/loss", math.nan))
+            if is_better := self.better(score, loss):
+                self.best_score, self.best_loss, self.best_epoch = score, loss, epoch
+        path = self.folder / (ending.STOPPED if stopped else f"epoch_{epoch:03d}.ckpt")
         trainer.save_checkpoint(path, weights_only=False)  # every rank calls it, the first one writes
         if trainer.is_global_zero:
             if is_better:
                 link(path, self.folder / "best.ckpt")
             link(path, self.folder / "last.ckpt")  # last of all: a run killed before it goes on from the epoch before
+            if stopped:
+                return  # a resume goes on from the whole epochs before it
+            (self.folder / ending.STOPPED).unlink(missing_ok=True)  # of a run that went on from before that stop
+            best = self.folder / f"epoch_{self.best_epoch or 0:03d}.ckpt"
             if not self.keep_all:
-                for old in self.folder.glob("epoch_*.ckpt"):
-                    if old.name not in (path.name, f"epoch_{self.best_epoch:03d}.ckpt"):
+                for old in ending.whole_epochs(self.folder):
+                    if old.name not in (path.name, best.name):
                         old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,6 +97,7 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, partial)
     os.replace(partial, target)
+    partial.unlink(missing_ok=True)  # two names of one file are left as they are
 
 
 class MetricsTable(Callback):
@@ -97,6 +107,10 @@ class MetricsTable(Callback):
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
         self.began = 0.0
+        self.validated: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.validated = trainer.current_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.path.is_file():
@@ -112,6 +126,8 @@ class MetricsTable(Callback):
         if not trainer.is_global_zero:
             return
         seen = {name: float(value) for name, value in trainer.callback_metrics.items()} | {"train/loss": train_loss}
+        if self.validated != trainer.current_epoch:  # what is there is of an earlier epoch
+            seen = {name: value for name, value in seen.items() if not name.startswith("val/")}
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,

@@ -67,8 +67,11 @@ class Link:
         self.store.set(f"order/{self.number}", yaml.safe_dump(order, sort_keys=False))
 
     def end(self, status: int) -> None:
-        """Let all others end, with this exit status."""
+        """Let all others end, with this exit status. Returns once they know: the store may end with this process."""
         self.store.set("end", str(status))
+        deadline = time.monotonic() + LAST
+        while self.store.add("left", 0) < self.store.add("present", 0) and time.monotonic() < deadline:
+            time.sleep(POLL)
 
     # -- the others ----------------------------------------------------------------------------------------------------
 
@@ -81,6 +84,7 @@ class Link:
             while not self.store.check([key]):
                 if self.store.check(["end"]):
                     self.status = int(self.store.get("end"))
+                    self.store.add("left", 1)
                     return
                 time.sleep(POLL)
             yield yaml.safe_load(self.store.get(key))

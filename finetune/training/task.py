@@ -27,6 +27,7 @@ class Classification(L.LightningModule):
         optimizer: parameter groups -> optimizer; its weight decay is spared norms and biases.
         loss_weights: what the loss says of the classes and the training targets (`loss.weights`).
         seed: decides what dropout drops, together with epoch, batch and rank.
+        max_steps: optimizer steps after which the training is stopped, -1 for no limit; the schedule ends with them.
         config: the resolved configuration as plain types, kept in the checkpoints.
     """
 
@@ -41,6 +42,7 @@ class Classification(L.LightningModule):
         classes: list[str],
         loss_weights: Tensor | None = None,
         seed: int = 0,
+        max_steps: int = -1,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
@@ -51,6 +53,7 @@ class Classification(L.LightningModule):
         self.plan = plan
         self.classes = classes
         self.seed = seed
+        self.max_steps = max_steps
         self.save_hyperparameters({"config": config or {}})
         self.loss_weights: Tensor | None
         self.register_buffer("loss_weights", loss_weights, persistent=False)
@@ -173,6 +176,8 @@ class Classification(L.LightningModule):
         place = [self.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
         states = self.states()
-        factor = self.schedule.factor(self.global_step, int(self.trainer.estimated_stepping_batches))
+        total = int(self.trainer.estimated_stepping_batches)
+        total = total if self.max_steps < 0 else min(total, self.max_steps)
+        factor = self.schedule.factor(self.global_step, total)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["base_lr"] * factor * states[group["part"]].rate
