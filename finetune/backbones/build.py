@@ -61,9 +61,7 @@ def build(
     for key, value in options.items():
         if key in IN_TIMM:
             raise FinetuneError(f"{name} has no option {key}={value!r}, which is timm's word. Here {IN_TIMM[key]}.")
-        if key not in known and (
-            value or key not in OPTIONS
-        ):  # an option left off asks for nothing: every name takes it
+        if key not in known and (value or key not in OPTIONS):  # left off, an option of other names asks for nothing
             raise FinetuneError(f"{name} has no option {key}={value}. It takes {', '.join(['memory', *known])}.")
     chosen = {key: value for key, value in options.items() if key in known and value is not None}
     if num_classes is not None:
