@@ -90,7 +90,7 @@ class Header:
         for name, fitted in (("calibration", self.calibration), ("conformal", self.conformal)):
             if fitted is not None:
                 fitted.check()
-                if fitted.classes != self.classes or fitted.kind != self.kind:
+                if list(fitted.classes) != list(self.classes) or fitted.kind != self.kind:
                     raise FinetuneError(f"{name} is of other classes, or of another kind, than the model.")
         for point, about in self.operating_points.items():
             _check_names(f"operating_points.{point}.thresholds", about["thresholds"], self.classes)
@@ -103,15 +103,6 @@ class Header:
                 raise FinetuneError(f"selective.{name}.threshold={sure['threshold']} must lie between 0 and 1.")
             if not all(_is_share(wished) for wished in sure["cuts"]):
                 raise FinetuneError(f"selective.{name}.cuts={sure['cuts']} must be named by shares between 0 and 1.")
-
-    @classmethod
-    def read(cls, text: str) -> "Header":
-        """The header behind the text in a file.
-
-        Raises:
-            FinetuneError: a value that is missing, unknown, of another type, out of bounds, or unlike the others.
-        """
-        return strict_json.read(cls, text)
 
     def to_text(self) -> str:
         return json.dumps(asdict(self))

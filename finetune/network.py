@@ -22,7 +22,8 @@ def create_model(
             By default 1000, and 10 for the CIFAR forms.
         weights: None (random), "default" (timm's default tag), a timm tag such as "a1_in1k", or a file
             (.safetensors, .pth, .th), of which every tensor is used, named as dropped, or an error.
-        options: `output_stride`, `drop_path`, `zero_init_last`, `memory`: see the backbone's configuration.
+        options: `output_stride`, `drop_path`, `zero_init_last`, `memory`: see the backbone's configuration. Other
+            words of timm's (`pretrained`, `in_chans`, `features_only`, ...) are errors that name those of this program.
 
     Raises:
         FinetuneError: unknown name, option or tag; weights that cannot be had or do not fit.
@@ -46,10 +47,6 @@ class NetworkSpec:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "NetworkSpec":
-        return cls(**values)
 
     def build(self) -> "Network":
         """The network, with random weights."""

@@ -5,7 +5,7 @@ The file holds plain values only and never names a class to build. What it holds
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,16 +203,7 @@ def load(path: str | Path) -> Model:
     """
     path = find(path)
     with files.opened(path, "model") as file:
-        try:
-            text = own_file.text_of(file.metadata() or {})
-        except FinetuneError as error:
-            raise FinetuneError(f"model={path} {error}") from None
-        if text is None:
-            raise FinetuneError(
-                f"model={path} holds tensors but no finetune header: it is not a model file of this project. "
-                "To start from its weights, give it as backbone.weights."
-            )
-        header = read_header(path, text)
+        header = read_header(path, file.metadata() or {})
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         try:
             header.check_tensors({name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()})
@@ -238,20 +229,26 @@ def load(path: str | Path) -> Model:
     )
 
 
-def read_header(path: Path, text: str) -> Header:
-    """The header of the model at `path`, typed and within its bounds.
+def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
+    """What the model at `path` says of itself, typed and within its bounds.
 
     Raises:
         FinetuneError: the path and what is wrong.
     """
     try:
-        header = Header.read(text)
+        text = own_file.text_of(metadata)
+        header = None if text is None else own_file.read(Header, text)
     except FinetuneError as error:
-        raise FinetuneError(f"model={path} has a header that is damaged or not this project's: {error}") from None
+        raise FinetuneError(f"model={path} {error}") from None
+    if header is None:
+        raise FinetuneError(
+            f"model={path} holds tensors but no finetune header: it is not a model file of this project. "
+            "To start from its weights, give it as backbone.weights."
+        )
     if header.format < 2:
         warnings.warn(
             f"model={path} is of format {header.format}: no hash covers its preprocessing, classes and calibration. "
-            f"To write it anew with one: finetune.load(PATH).save(PATH).",
+            "To write it anew with one: finetune.load(PATH).save(PATH).",
             stacklevel=3,
         )
     return header

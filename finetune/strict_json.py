@@ -13,8 +13,10 @@ from finetune.errors import FinetuneError
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 4 * 2**20
-"""Longest text that is parsed; what is wrong with it may take three hundred times as much memory."""
+MOST_CHARACTERS = 16 * 2**20
+"""Longest text that is parsed."""
+MOST_VALUES = 500_000
+"""Most values in a text, counted by its commas; each takes half a kilobyte where it is not what it must be."""
 
 
 def read(kind: type[T], text: str) -> T:
@@ -26,6 +28,8 @@ def read(kind: type[T], text: str) -> T:
     """
     if len(text) > MOST_CHARACTERS:
         raise FinetuneError(f"it is {len(text):,} characters long, more than the {MOST_CHARACTERS:,} that are read.")
+    if text.count(",") > MOST_VALUES:
+        raise FinetuneError(f"it holds more than the {MOST_VALUES:,} values that are read.")
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:

@@ -119,7 +119,7 @@ def test_a_file_of_format_1_loads_and_says_once_that_its_header_has_no_hash(save
 
 
 HOSTILE = {
-    "no JSON": (lambda v: "x", "of its header, no JSON"),
+    "no JSON": (lambda v: "x", "not this project's: no JSON"),
     "a list": (lambda v: [], "input should be an object"),
     "deep": (lambda v: {**v, "provenance": cases.DEEP}, "recursion limit"),
     "no format": (lambda v: {k: x for k, x in v.items() if k != "format"}, "format: is missing"),
@@ -176,7 +176,8 @@ HOSTILE = {
         "thresholds.Mass=2.0 must lie between 0 and 1",
     ),
     "many wrong values": (lambda v: {**v, "classes": [1] * 1000}, "1,000 values in it are not what they must be"),
-    "long": (lambda v: {**v, "provenance": {"x": "x" * 5 * 2**20}}, "characters long, more than"),
+    "very many values": (lambda v: {**v, "classes": [1] * 500_001}, "it holds more than the 500,000 values"),
+    "long": (lambda v: {**v, "provenance": {"x": "x" * 2**24}}, "characters long, more than"),
 }
 
 

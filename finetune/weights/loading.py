@@ -120,7 +120,7 @@ def own_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing |
         text = own_file.text_of(metadata)
         if text is None:
             return None
-        about = own_file.beginning(text)
+        about = own_file.read(own_file.OfWeights, text)
     except FinetuneError as error:
         raise FinetuneError(f"weights={path} {error}") from None
     if about.weights_hash is not None and own_file.tensors_hash(tensors) != about.weights_hash:

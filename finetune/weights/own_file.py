@@ -8,6 +8,7 @@ needs of it.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,16 +17,24 @@ from finetune import strict_json
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
 
+T = TypeVar("T")
+
 FORMAT = 2
 """Version of the layout; a file from a later program is refused, not guessed at."""
 TEXT, TEXT_HASH = "finetune", "finetune_sha256"
 
 
 @dataclass(frozen=True)
-class Beginning:
-    """What every format has in its text."""
+class Version:
+    """What every text states, in any format."""
 
     format: int = 1
+
+
+@dataclass(frozen=True)
+class OfWeights:
+    """What the text states of the weights."""
+
     weights_hash: str | None = None
     preprocessing: Preprocessing | None = None
 
@@ -46,7 +55,7 @@ def text_of(metadata: Mapping[str, str]) -> str | None:
         return None
     if stated is not None and hashlib.sha256(text.encode()).hexdigest() != stated:
         raise FinetuneError("is damaged: its header does not match the hash of the header.")
-    number = beginning(text).format
+    number = read(Version, text).format
     if number > FORMAT:
         raise FinetuneError(f"has format {number}, this program reads up to {FORMAT}. Install a newer finetune.")
     if number > 1 and stated is None:
@@ -54,16 +63,16 @@ def text_of(metadata: Mapping[str, str]) -> str | None:
     return text
 
 
-def beginning(text: str) -> Beginning:
-    """What the text says of the weights.
+def read(kind: type[T], text: str) -> T:
+    """The part of the text that the dataclass `kind` describes.
 
     Raises:
         FinetuneError: no JSON, or a value of another type or out of its bounds.
     """
     try:
-        return strict_json.read(Beginning, text)
+        return strict_json.read(kind, text)
     except FinetuneError as error:
-        raise FinetuneError(f"is damaged: of its header, {error}") from None
+        raise FinetuneError(f"has a header that is damaged or not this project's: {error}") from None
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:

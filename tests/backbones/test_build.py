@@ -145,6 +145,23 @@ WRONG = [
     ("resnet18", {"num_classes": -1}, r"num_classes=-1"),
     ("resnet18", {"num_classes": 2.5}, r"num_classes=2\.5"),
     ("resnet18", {"dropout": 0.5}, r"no option dropout=0\.5"),
+    ("resnet18", {"dropout": 0.0}, r"no option dropout=0\.0"),
+    (None, {}, r"backbone=None is not known"),
+    (["resnet18"], {}, r"backbone=\['resnet18'\] is not known"),
+    # timm's words
+    ("resnet18", {"pretrained": True}, r"no option pretrained=True.* weights='default' .* weights='a1_in1k'"),
+    ("resnet18", {"pretrained": False}, r"no option pretrained=False.* weights='default'"),
+    ("resnet18", {"in_chans": 1}, r"no option in_chans=1.* in_channels=N"),
+    ("resnet18", {"features_only": True}, r"features_only=True.* net\.forward_stages\(images\)"),
+    ("resnet18", {"out_indices": (1, 2)}, r"out_indices=\(1, 2\).* net\.forward_stages"),
+    ("resnet18", {"drop_path_rate": 0.1}, r"drop_path_rate=0\.1.* drop_path=RATE"),
+    ("resnet18", {"drop_rate": 0.1}, r"drop_rate=0\.1.* head\.dropout=RATE"),
+    ("resnet18", {"global_pool": ""}, r"global_pool=''.* net\.forward_features\(images\)"),
+    ("resnet18", {"checkpoint_path": "a.pth"}, r"checkpoint_path='a\.pth'.* weights=PATH"),
+    ("resnet50.a1_in1k", {}, r"create_model\('resnet50', weights='a1_in1k'\).* backbone\.weights=a1_in1k"),
+    ("hf_hub:timm/resnet50.a1_in1k", {}, r"create_model\('resnet50', weights='a1_in1k'\)"),
+    ("timm/densenet121", {}, r"create_model\('densenet121', weights='default'\)"),
+    ("resnet49.a1_in1k", {}, r"backbone=resnet49\.a1_in1k is not known"),
 ]
 
 
@@ -169,6 +186,12 @@ def test_names_are_sorted_and_complete():
         names
     )
     assert len(names) == 66
+
+
+def test_names_are_found_by_a_pattern():
+    assert list_models("resnet15*") == ["resnet152", "resnet152d"]
+    assert list_models("*_cifar") == [name for name in list_models() if name.endswith("_cifar")]
+    assert list_models("vit*") == []
 
 
 def test_there_is_one_configuration_per_name():
