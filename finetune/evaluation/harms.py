@@ -71,8 +71,8 @@ def harms(scores: Scores, split: str = "test", val: Scores | None = None) -> lis
 def calibration(scores: Scores) -> Harm | None:
     """Calibrated probabilities have a higher log loss than those of the network.
 
-    Fitted to right probabilities it makes them slightly wrong: where D numbers were fitted to P patients, the rise times
-    2 P follows a chi-squared distribution of D degrees of freedom.
+    Fitted to right probabilities it makes them slightly wrong: of D numbers fitted to P patients, the rise times 2 P
+    follows a chi-squared distribution of D degrees of freedom.
     """
     about = scores.get("calibration") or {}
     every = {"": about["overall"]} if "overall" in about else about.get("classes", {})
