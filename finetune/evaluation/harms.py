@@ -168,8 +168,7 @@ def baseline(scores: Scores) -> Harm | None:
     trivial = scores.get("baseline") or {}
     if "answer" in trivial:
         gain, answer = trivial["gains"].get("accuracy") or {}, trivial["answer"]
-        low = gain["value"] if gain.get("low") is None else gain["low"]
-        if gain.get("value") is None or low > 0:
+        if gain.get("value") is None or (gain["value"] if gain["low"] is None else gain["low"]) > 0:
             return None
         accuracy, by_answer = wording.interval(scores["overall"]["accuracy"]), trivial["overall"]["accuracy"]
         how = "is not above" if gain["value"] <= 0 else "is not shown to be above"
