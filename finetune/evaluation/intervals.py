@@ -231,8 +231,9 @@ def share(right: np.ndarray, of: np.ndarray) -> Interval:
     """The share of images that are right, from how many each patient has (P,) and how many `of` them are right (P,).
 
     One image per patient gives Wilson's interval. Else the number of images is divided by how much larger the variance
-    over patients is than that of independent images (the design effect, Kish, 1965; never taken below 1), and Student's
-    t stands for the normal distribution, as in Korn and Graubard (1998).
+    over patients is than that of independent images (the design effect, never taken below 1), and Student's t stands for
+    the normal distribution, as in Korn and Graubard (1998), for as many patients as those of unequal size are worth
+    (Kish, 1965).
     """
     right, of = right[of > 0], of[of > 0]
     images, patients = float(of.sum()), len(of)
@@ -247,7 +248,7 @@ def share(right: np.ndarray, of: np.ndarray) -> Interval:
     if images > patients:
         variance = patients / (patients - 1) * float(((right - value * of) ** 2).sum()) / images**2
         n /= max(1.0, variance * (images - 1) / (value * (1 - value)))
-        n *= (quantile() / quantile(patients - 1)) ** 2
+        n *= (quantile() / quantile(max(images**2 / float((of**2).sum()) - 1, 1))) ** 2
     square = quantile() ** 2 / n
     middle, reach = value + square / 2, np.sqrt(square * (value * (1 - value) + square / 4))
     return Interval(value, float((middle - reach) / (1 + square)), float((middle + reach) / (1 + square)))
