@@ -231,8 +231,8 @@ def share(right: np.ndarray, of: np.ndarray) -> Interval:
     """The share of images that are right, from how many each patient has (P,) and how many `of` them are right (P,).
 
     One image per patient gives Wilson's interval. Else the number of images is divided by how much larger the variance
-    over patients is than that of independent images (the design effect, never taken below 1), and Student's t stands for
-    the normal distribution, as in Korn and Graubard (1998), for as many patients as those of unequal size are worth
+    over patients is than that of independent images (the design effect, never taken below 1), and Student's t stands
+    for the normal distribution, as in Korn and Graubard (1998), for as many patients as those of unequal size are worth
     (Kish, 1965).
     """
     right, of = right[of > 0], of[of > 0]
