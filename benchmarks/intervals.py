@@ -18,7 +18,7 @@ from finetune.evaluation.intervals import Interval, delong, on_logit_scale, perc
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.ranking import Ranking
 from finetune.evaluation.scores import Scorer
-from finetune.evaluation.summary import summarise
+from finetune.evaluation.summary import Support, summarise, with_intervals
 
 RESAMPLES = 400
 AUROC_METHODS = (
@@ -28,9 +28,9 @@ AUROC_METHODS = (
     "DeLong, patients",
     "**DeLong, patients, logit, t**",
 )
-OTHER_METHODS = ("percentile, within strata", "percentile", "**logit**")
+OTHER_METHODS = ("percentile, within strata", "percentile", "logit", "**reported**")
 FULL = (0.7, 0.9)  # AUROCs for which the other scores are looked at too
-OTHERS = ("average_precision", "accuracy", "sensitivity", "ppv", "f1")
+OTHERS = ("average_precision", "accuracy", "sensitivity", "ppv", "f1", "balanced_accuracy", "log_loss")
 
 
 def simulated(rng, patients, auroc, share, several):
@@ -95,11 +95,16 @@ def one_world(rng, patients, auroc, share, several, others) -> dict[tuple[str, s
     has = np.bincount(patient, target) > 0
     value, free = scorer.values().classes, scorer(drawn).classes
     strata = scorer(within_strata(rng, has, RESAMPLES)).classes
+    support = Support.of(scorer.truth[:, 0], scorer.patient, scorer.share_counts(0))
+    values = {metric: float(score[0, 0]) for metric, score in value.items()}
+    reported = with_intervals(values, {metric: samples[0] for metric, samples in free.items()}, support)
     for metric in OTHERS:
         at = float(value[metric][0, 0])
         found[metric, OTHER_METHODS[0]] = percentile(at, strata[metric][0])
         found[metric, OTHER_METHODS[1]] = percentile(at, free[metric][0])
-        found[metric, OTHER_METHODS[2]] = on_logit_scale(at, spread(free[metric][0]))
+        if metric != "log_loss":
+            found[metric, OTHER_METHODS[2]] = on_logit_scale(at, spread(free[metric][0]))
+        found[metric, OTHER_METHODS[3]] = reported[metric]
     return found
 
 
@@ -191,7 +196,8 @@ def main() -> None:
         auroc_rows.append(case + "".join(f" {100 * held['auroc', m]:.1f} |" for m in AUROC_METHODS))
         if auroc in FULL:
             other_rows += [
-                f"{case} {metric} |" + "".join(f" {100 * held[metric, m]:.1f} |" for m in OTHER_METHODS)
+                f"{case} {metric} |"
+                + "".join(f" {100 * held[metric, m]:.1f} |" if (metric, m) in held else " |" for m in OTHER_METHODS)
                 for metric in OTHERS
             ]
         print(auroc_rows[-1], flush=True)
@@ -206,7 +212,10 @@ def main() -> None:
         "",
         "## Other scores",
         "",
-        "Patients drawn; `within strata` draws positive and negative patients separately.",
+        "Patients drawn; `within strata` draws positive and negative patients separately. Reported: of shares of images",
+        "(accuracy, sensitivity, PPV) Wilson's interval for as many images as the patients' are worth; of balanced accuracy",
+        "the limits of its two shares taken together; of log loss the logarithm's scale; of the others the logit, with",
+        "Student's t for average precision.",
         "",
         head + " score |" + "".join(f" {m} |" for m in OTHER_METHODS),
         "|" + " --- |" * (5 + len(OTHER_METHODS)),

@@ -71,8 +71,8 @@ def harms(scores: Scores, split: str = "test", val: Scores | None = None) -> lis
 def calibration(scores: Scores) -> Harm | None:
     """Calibrated probabilities have a higher log loss than those of the network.
 
-    Fitted to right probabilities it makes them slightly wrong: where D numbers were fitted to P patients, the rise times
-    2 P follows a chi-squared distribution of D degrees of freedom.
+    Fitted to right probabilities it makes them slightly wrong: of D numbers fitted to P patients, the rise times 2 P
+    follows a chi-squared distribution of D degrees of freedom.
     """
     about = scores.get("calibration") or {}
     every = {"": about["overall"]} if "overall" in about else about.get("classes", {})
@@ -168,8 +168,7 @@ def baseline(scores: Scores) -> Harm | None:
     trivial = scores.get("baseline") or {}
     if "answer" in trivial:
         gain, answer = trivial["gains"].get("accuracy") or {}, trivial["answer"]
-        low = gain["value"] if gain.get("low") is None else gain["low"]
-        if gain.get("value") is None or low > 0:
+        if gain.get("value") is None or (gain["value"] if gain["low"] is None else gain["low"]) > 0:
             return None
         accuracy, by_answer = wording.interval(scores["overall"]["accuracy"]), trivial["overall"]["accuracy"]
         how = "is not above" if gain["value"] <= 0 else "is not shown to be above"

@@ -33,6 +33,7 @@ RESAMPLES_AT_ONCE = 32  # keeps a class's steps in the processor's cache; part o
 FEWEST = 10  # patients with (and without) a finding below which its scores are marked as uncertain; too few to resample
 SAME = 1e-9  # a spread or width up to this is rounding
 ONE_PATIENT = "one patient, so that nothing shows how much patients differ"
+ONE_SIDE = "fewer than 2 positive or negative patients"
 FEW_PATIENTS = f"fewer than {FEWEST} patients"
 NO_SPREAD = "the patients show no spread"
 NO_RESAMPLES = "no resamples"
@@ -71,13 +72,13 @@ class DeLong:
         Where every positive stands above every negative (or below) the variance is 0 and says nothing. The open side
         is then the exact limit for as many right pairs as there are disjoint pairs of patients: wide, never too narrow.
         """
-        fewer, side = min((self.positive_patients, "positive"), (self.negative_patients, "negative"))
+        fewer = min(self.positive_patients, self.negative_patients)
         if np.isnan(self.auroc):
-            return Interval(self.auroc, reason=f"no {side}s")
+            return Interval(self.auroc, reason="no negatives" if self.positive_patients else "no positives")
         if self.auroc in (0.0, 1.0):
             return exact(self.auroc, fewer)
         if fewer < 2:
-            return Interval(self.auroc, reason=f"one {side} patient")
+            return Interval(self.auroc, reason=ONE_SIDE)
         return on_logit_scale(self.auroc, np.sqrt(self.variance), df=fewer - 1)
 
 
@@ -221,7 +222,7 @@ def resampled(metric: str, value: float, samples: np.ndarray, patients: int, few
         return on_log_scale(value, spread(samples), df=patients - 1)
     if metric == "average_precision" and fewer is not None:
         if fewer < 2:
-            return Interval(value, reason="one positive or one negative patient")
+            return Interval(value, reason=ONE_SIDE)
         return on_logit_scale(value, spread(samples), df=fewer - 1)
     return on_logit_scale(value, spread(samples), df=patients - 1 if metric == "brier" else np.inf)
 
@@ -230,8 +231,9 @@ def share(right: np.ndarray, of: np.ndarray) -> Interval:
     """The share of images that are right, from how many each patient has (P,) and how many `of` them are right (P,).
 
     One image per patient gives Wilson's interval. Else the number of images is divided by how much larger the variance
-    over patients is than that of independent images (the design effect, Kish, 1965; never taken below 1), and Student's
-    t stands for the normal distribution, as in Korn and Graubard (1998).
+    over patients is than that of independent images (the design effect, never taken below 1), and Student's t stands
+    for the normal distribution, as in Korn and Graubard (1998), for as many patients as those of unequal size are worth
+    (Kish, 1965).
     """
     right, of = right[of > 0], of[of > 0]
     images, patients = float(of.sum()), len(of)
@@ -246,7 +248,7 @@ def share(right: np.ndarray, of: np.ndarray) -> Interval:
     if images > patients:
         variance = patients / (patients - 1) * float(((right - value * of) ** 2).sum()) / images**2
         n /= max(1.0, variance * (images - 1) / (value * (1 - value)))
-        n *= (quantile() / quantile(patients - 1)) ** 2
+        n *= (quantile() / quantile(max(images**2 / float((of**2).sum()) - 1, 1))) ** 2
     square = quantile() ** 2 / n
     middle, reach = value + square / 2, np.sqrt(square * (value * (1 - value) + square / 4))
     return Interval(value, float((middle - reach) / (1 + square)), float((middle + reach) / (1 + square)))

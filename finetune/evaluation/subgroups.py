@@ -158,7 +158,7 @@ def _gaps(
             samples = mean_of_defined(drawn.classes[metric][shared]) if drawn else np.zeros(0)
             means.setdefault(metric, {})[name] = (mean, samples)
             own_classes = [Interval(**groups[name]["classes"][classes[k]][metric]) for k in shared]
-            interval = macro_interval(metric, mean, own_classes, samples)
+            interval = macro_interval(metric, mean, own_classes, samples, groups[name]["patients"])
             groups[name].setdefault("compared", {})[metric] = interval.as_dict()
         if gap := _gap(metric, means.get(metric, {})):
             found["macro"][metric] = {**gap, "classes": [classes[k] for k in shared]}

@@ -94,7 +94,7 @@ def described(scorer: Scorer, drawn: Scores | None, seed: int = 0) -> dict[str, 
     sums = {key: sum(c[key] for c in counts.values()) for key in ("positives", "negatives")}
     overall = _overall(scorer, value, drawn, of_class, seed) if scorer.multiclass else {}
     result: dict[str, Any] = {
-        "macro": _macro(value, drawn, of_class, overall),
+        "macro": _macro(value, drawn, of_class, overall, scorer.n_patients),
         "micro": {m: i.as_dict() for m, i in with_reasons(micro, sums).items()},
         "classes": {name: {**{m: i.as_dict() for m, i in of_class[name].items()}, **counts[name]} for name in names},
     }
@@ -166,46 +166,45 @@ def _macro(
     drawn: Scores | None,
     of_class: Mapping[str, Mapping[str, Interval]],
     overall: Mapping[str, Interval],
+    patients: int,
 ) -> dict[str, dict[str, Any]]:
     """Means over the classes with a defined score, how many those are, and how many are left out."""
     samples = drawn.macro() if drawn else {}
     found = {}
     for metric, mean in _first(value.macro()).items():
-        name = "sensitivity" if metric in overall else metric  # the balanced accuracy of all classes is the mean recall
+        recall = bool(overall) and metric in ("sensitivity", "balanced_accuracy")  # of all classes these are the same
+        name = "sensitivity" if recall else metric
         defined = [each[name] for each in of_class.values() if not np.isnan(each[name].value)]
-        if overall and name == "sensitivity":
+        if recall:
             interval = overall["balanced_accuracy"]
         else:
-            interval = macro_interval(metric, mean, defined, samples.get(metric, NONE))
+            interval = macro_interval(metric, mean, defined, samples.get(metric, NONE), patients)
         counts = {"n_classes": len(defined), "n_undefined": len(of_class) - len(defined)}
         found[metric] = {**interval.as_dict(), **counts}
     return found
 
 
-def macro_interval(metric: str, mean: float, classes: list[Interval], samples: np.ndarray) -> Interval:
+def macro_interval(metric: str, mean: float, classes: list[Interval], samples: np.ndarray, patients: int) -> Interval:
     """The interval of a mean over classes, from their own intervals and the resamples of the mean.
 
     It is null where no class has one; of a single class it is the class's own. Resamples of a class with few images
     that are all right, or all wrong, show no spread: a mean of shares reaches at least as far as the limits of its
-    parts together do, and a mean without any spread as far as the mean of their limits.
+    parts together do. Where the patients are too few, or show no spread at all, the mean reaches as far as the mean of
+    the classes' limits.
     """
     if not classes:
         return Interval(mean, reason="defined for no class")
     without = [each for each in classes if np.isnan(each.low)]
     if len(classes) == 1 or len(without) == len(classes):
         return Interval(mean, classes[0].low, classes[0].high, classes[0].reason)
-    spread = intervals.spread(samples)
-    if metric == "log_loss" or (metric == "brier" and mean >= 1):
-        found = intervals.on_log_scale(mean, spread)
-    else:
-        found = intervals.on_logit_scale(mean, spread)
+    found = intervals.resampled(metric, mean, samples, patients)
     if without:
         return found
+    if np.isnan(found.low) or metric == "ece":  # whose resamples lie above its value
+        return Interval(mean, _mean([each.low for each in classes]), _mean([each.high for each in classes]))
     if metric in SHARES:
         parts = intervals.mean_of_shares(classes)
-        return Interval(mean, float(np.fmin(found.low, parts.low)), float(np.fmax(found.high, parts.high)))
-    if np.isnan(found.low):
-        return Interval(mean, _mean([each.low for each in classes]), _mean([each.high for each in classes]))
+        return Interval(mean, min(found.low, parts.low), max(found.high, parts.high))
     return found
 
 

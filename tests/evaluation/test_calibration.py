@@ -167,7 +167,10 @@ def test_the_error_of_perfect_probabilities_reaches_down_to_nothing():
     found = before_after(given, given.probs, n_boot=200)["a"]
     assert found["before"]["ece"]["value"] == pytest.approx(binned(given.truth[:, 0], given.probs[:, 0]).error())
     assert found["before"]["ece"]["low"] == 0
-    assert found["difference"]["ece"] == {"value": 0, "low": 0, "high": 0}
+    change = found["difference"]["ece"]
+    assert change["value"] == 0
+    assert np.isnan([change["low"], change["high"]]).all()  # the same answers show no spread
+    assert change["reason"] == "the patients show no spread"
 
 
 def test_bayes_by_hand():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from finetune.evaluation import explorer
+from finetune.evaluation.assessment import Assessment
 from finetune.evaluation.report import write_report
 from finetune.evaluation.shares import shares
 from finetune.evaluation.thresholds import Wish, applied, chosen
@@ -38,6 +39,21 @@ def test_a_chosen_threshold_gives_the_counts_of_the_table_of_operating_points():
         found = told["point"]["classes"]["a"]
         at = one["thresholds"].index(one["points"]["point"])
         assert (one["true"][at], one["false"][at]) == (found["tp"], found["fp"])
+
+
+@pytest.mark.parametrize("per_patient", [1, 3])
+def test_slider_and_tables_give_the_same_counts_the_same_interval(per_patient):
+    val = binary(600, seed=1, shares=(0.2,), per_patient=per_patient)
+    test = binary(300, seed=2, shares=(0.2,), per_patient=per_patient)
+    scores = Assessment(operating_points={"screen": {"sensitivity": 0.9}}, resamples=20)
+    told = scores.told(test, scores.fit(val))
+    (one,) = explorer.explored(test, told["operating_points"], 1, told["threshold"])
+    point = told["operating_points"]["screen"]["classes"]["a"]
+    for threshold, table_of in ((one["points"]["screen"], point), (0.5, told["classes"]["a"])):
+        at = one["thresholds"].index(threshold)
+        for metric in explorer.METRICS:
+            limits = [table_of[metric]["low"], table_of[metric]["high"]]
+            assert one["limits"][metric][at] == pytest.approx(limits, abs=1e-4)
 
 
 def test_limits_agree_with_the_bootstrap():

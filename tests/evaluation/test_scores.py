@@ -13,7 +13,8 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.ranking import auroc, average_precision, curves
 from finetune.evaluation.reliability import binned
-from finetune.evaluation.scores import Scorer, confusion, decide, in_top, macro_auroc
+from finetune.evaluation.scores import ONLY_OVERALL, Scorer, confusion, decide, in_top, macro_auroc
+from finetune.evaluation.summary import summarise
 
 from .test_predictions import NAN, table
 
@@ -131,7 +132,15 @@ def reference(name, y, p, yes, w):
             "f1": lambda: sk.f1_score(y, yes, **weighted),
             "brier": lambda: sk.brier_score_loss(y, p, sample_weight=w),
             "log_loss": lambda: sk.log_loss(y, p, sample_weight=w, labels=[0, 1]),
+            "ece": lambda: binned_error(y, p, w),  # scikit-learn has none
         }[name]()
+
+
+def binned_error(y, p, w):
+    """The calibration error written out: 15 bins of equal width."""
+    number = np.minimum(np.floor(p * 15), 14)
+    rows = [number == b for b in range(15)]
+    return sum(abs((w[r] * (y[r] - p[r])).sum()) for r in rows) / w.sum()
 
 
 def drawn(given: Predictions, seed: int):
@@ -149,7 +158,8 @@ def test_every_score_equals_scikit_learn(kind, data):
     given, seed = data.draw(answers(kind))
     scorer, weight, by_sample = drawn(given, seed)
     scores = scorer(weight)
-    assert set(scores.classes) == set(scores.micro)
+    left_out = {"ece", *(ONLY_OVERALL if kind == "multiclass" else ())}
+    assert set(scores.classes) - left_out == set(scores.micro)
     probs, truth, yes = given.probs, given.truth, scorer.decisions
     for b in (0, 1):
         for name, values in scores.classes.items():
@@ -158,6 +168,8 @@ def test_every_score_equals_scikit_learn(kind, data):
                 known = ~np.isnan(truth[:, k])
                 expected.append(reference(name, truth[known, k], probs[known, k], yes[known, k], by_sample[known, b]))
             np.testing.assert_allclose(values[:, b], expected, err_msg=name, **EQUAL)
+            if name in left_out:
+                continue
             known = ~np.isnan(truth)
             pooled = np.broadcast_to(by_sample[:, b, None], truth.shape)[known]
             expected_micro = reference(name, truth[known], probs[known], yes[known], pooled)
@@ -185,12 +197,17 @@ def test_multiclass_scores_equal_scikit_learn(drawn_answers):
         expected = {
             "accuracy": sk.accuracy_score(true, answer, sample_weight=w),
             "log_loss": sk.log_loss(true, probs, sample_weight=w, labels=labels),
+            "ece": binned_error((answer == true).astype(float), np.take_along_axis(probs, answer[:, None], 1)[:, 0], w),
             "brier": np.average(((probs - np.eye(len(labels))[true]) ** 2).sum(axis=1), weights=w),
         }
         # scikit-learn keeps a class that only occurs with weight 0, without effect; alone it is 0/0 there too
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected["kappa"] = sk.cohen_kappa_score(true, answer, labels=labels, sample_weight=w)
+            # it keeps a class that only occurs with weight 0, as 0/0
+            expected["balanced_accuracy"] = sk.balanced_accuracy_score(
+                true[w > 0], answer[w > 0], sample_weight=w[w > 0]
+            )
         for name, value in expected.items():
             np.testing.assert_allclose(overall[name][b], value, err_msg=name, **EQUAL)
     logits = given.logits[known]
@@ -198,6 +215,75 @@ def test_multiclass_scores_equal_scikit_learn(drawn_answers):
     if len(labels) > 2:
         assert in_first.mean() == pytest.approx(sk.top_k_accuracy_score(true, logits, k=2, labels=labels))
     assert ("top5_accuracy" in overall) == (len(labels) > 5)
+
+
+AVERAGED = {  # scikit-learn's function of (truth or one-hot truth, answers, probabilities) with average=
+    "auroc": lambda y, a, p, average: sk.roc_auc_score(y, p, average=average),
+    "average_precision": lambda y, a, p, average: sk.average_precision_score(y, p, average=average),
+    "sensitivity": lambda y, a, p, average: sk.recall_score(y, a, average=average, zero_division=NAN),
+    "specificity": lambda y, a, p, average: sk.recall_score(1 - y, 1 - a, average=average, zero_division=NAN),
+    "ppv": lambda y, a, p, average: sk.precision_score(y, a, average=average, zero_division=NAN),
+    "npv": lambda y, a, p, average: sk.precision_score(1 - y, 1 - a, average=average, zero_division=NAN),
+    "f1": lambda y, a, p, average: sk.f1_score(y, a, average=average, zero_division=NAN),
+}
+OVERALL = {  # its function of (classes, answered classes, probabilities)
+    "accuracy": lambda t, a, p: sk.accuracy_score(t, a),
+    "balanced_accuracy": lambda t, a, p: sk.balanced_accuracy_score(t, a),
+    "kappa": lambda t, a, p: sk.cohen_kappa_score(t, a),
+    "top5_accuracy": lambda t, a, p: sk.top_k_accuracy_score(t, p, k=5),
+    "log_loss": lambda t, a, p: sk.log_loss(t, p),
+    "brier": lambda t, a, p: sk.brier_score_loss(t, p, scale_by_half=False),
+    "ece": lambda t, a, p: binned_error((t == a).astype(float), p.max(axis=1), np.ones(len(t))),
+}
+
+
+def of_each(name):
+    """The mean over the columns of scikit-learn's binary function, where that has no average= of its own."""
+
+    def mean(y, a, p, average):
+        columns = [(y.ravel(), a.ravel(), p.ravel())] if average == "micro" else zip(y.T, a.T, p.T, strict=True)
+        return np.mean([reference(name, y, p, a, np.ones(len(y))) for y, a, p in columns])
+
+    return mean
+
+
+BINARY = {name: of_each(name) for name in ("accuracy", "balanced_accuracy", "brier", "log_loss", "ece")}
+
+
+def frail(rng, n, kind, k=7):
+    """A network that hardly answers the rare classes, the last never; all classes occur."""
+    shares = np.array([0.5, 0.2, 0.1, 0.08, 0.06, 0.04, 0.02])
+    true = np.r_[np.arange(k), rng.choice(k, n - k, p=shares)]
+    logits = rng.normal(size=(n, k)) + 1.2 * np.eye(k)[true] + np.log(shares) - 3 * (np.arange(k) == k - 1)
+    targets = np.eye(k)[true] if kind == "multiclass" else (rng.random((n, k)) < np.maximum(shares, 0.1)).astype(float)
+    return table(targets, logits, kind)
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass"])
+def test_every_name_in_scores_json_is_that_of_scikit_learn(kind):
+    given = frail(np.random.default_rng(0), 150, kind)
+    found = summarise(given, n_boot=0)
+    truth, probs, yes = given.truth.astype(int), given.probs, decide(given).astype(int)
+    averaged = AVERAGED if kind == "multiclass" else AVERAGED | BINARY
+    expected = {
+        "macro": {name: score(truth, yes, probs, "macro") for name, score in averaged.items()},
+        "micro": {name: score(truth, yes, probs, "micro") for name, score in averaged.items() if name != "ece"},
+    }
+    if kind == "multiclass":
+        true, answer = truth.argmax(axis=1), yes.argmax(axis=1)
+        expected["overall"] = {name: score(true, answer, probs) for name, score in OVERALL.items()}
+        expected["macro"]["balanced_accuracy"] = expected["overall"]["balanced_accuracy"]
+        expected["macro"]["ece"] = BINARY["ece"](truth, yes, probs, "macro")
+    for k, name in enumerate(given.classes):
+        binary = [metric for metric in (*AVERAGED, *BINARY) if kind == "multilabel" or metric != "accuracy"]
+        column = (truth[:, k], probs[:, k], yes[:, k], np.ones(len(truth)))
+        expected[name] = {metric: reference(metric, *column) for metric in binary}
+    for group, scores in expected.items():
+        of = found["classes"][group] if group in given.classes else found[group]
+        assert {name for name, score in of.items() if isinstance(score, dict)} == set(scores), group
+        for name, value in scores.items():
+            stands = of[name]["value"]
+            assert np.isnan(value) if stands is None else stands == pytest.approx(value), (group, name)
 
 
 def test_macro_auroc_ranks_multiclass_by_probability():

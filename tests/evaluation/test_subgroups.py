@@ -40,6 +40,21 @@ def test_a_planted_shift_is_found_and_the_worst_group_named():
     assert not any("AUROC of b" in s or "age" in s for s in said)
 
 
+def test_the_gap_of_a_single_class_is_said_once():
+    said = shown(subgroups(sites(classes=1), ["site"], n_boot=100))
+    assert len([sentence for sentence in said if "site = south" in sentence]) == 1
+    assert said[0].startswith("AUROC is lower for site = south than for ")
+
+
+def test_the_gap_of_two_classes_that_exclude_each_other_is_said_once():
+    given = sites(classes=1)
+    two = np.c_[given.targets, 1 - given.targets]
+    logits = np.c_[given.logits, np.zeros(len(given))]
+    again = table(two, logits, "multiclass", patients=given.patients.tolist(), site=given.frame["site"])
+    said = [sentence for sentence in shown(subgroups(again, n_boot=100)) if sentence.startswith("AUROC")]
+    assert len(said) == 1
+
+
 def test_every_score_of_every_group_with_n_and_interval():
     given = sites()
     found = plain(subgroups(given, ["site"], n_boot=50))

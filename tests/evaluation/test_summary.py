@@ -5,7 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given as over
+from hypothesis import settings
+from hypothesis import strategies as st
 
+from finetune.evaluation.assessment import Assessment
 from finetune.evaluation.files import plain, write_json_atomic
 from finetune.evaluation.intervals import delong
 from finetune.evaluation.predictions import Predictions
@@ -13,8 +17,10 @@ from finetune.evaluation.ranking import auroc
 from finetune.evaluation.scores import Scorer
 from finetune.evaluation.summary import summarise
 
+from .test_calibration import binary, several
 from .test_intervals import simulated
 from .test_predictions import NAN, table
+from .test_scores import answers
 
 
 def several_classes(patients=80, seed=0):
@@ -50,7 +56,7 @@ def test_the_form_others_build_on():
 
 def test_undefined_is_null_left_out_and_counted():
     found = summarise(several_classes(), n_boot=50)
-    assert found["classes"]["never"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert found["classes"]["never"]["auroc"] == {"value": None, "low": None, "high": None, "reason": "no positives"}
     assert found["classes"]["never"]["specificity"]["value"] is not None
     dark = found["classes"]["dark"]
     assert all(score["value"] is None for score in every_score(dark))
@@ -94,7 +100,8 @@ def test_the_order_of_the_rows_does_not_matter_and_the_seed_does():
     found, again = summarise(given, n_boot=40), summarise(shuffled, n_boot=40)
     for one, other in zip(every_score(found), every_score(again), strict=True):
         for key, number in one.items():
-            assert number == (None if other[key] is None else pytest.approx(other[key], rel=1e-9))
+            same = other[key] if other[key] is None or key == "reason" else pytest.approx(other[key], rel=1e-9)
+            assert number == same
     assert found["macro"]["f1"]["low"] != summarise(given, n_boot=40, seed=1)["macro"]["f1"]["low"]
 
 
@@ -118,7 +125,99 @@ def test_perfect_answers_keep_an_honest_interval():
         for where in (found["classes"]["a"], found["macro"]):
             assert where[metric]["value"] == where[metric]["high"] == 1
             assert 0.8 < where[metric]["low"] < 1
-    assert found["classes"]["a"]["f1"] == {"value": 1, "low": None, "high": None}
+    no_spread = {"value": 1, "low": None, "high": None, "reason": "the patients show no spread"}
+    assert found["classes"]["a"]["f1"] == no_spread
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass"])
+@settings(max_examples=60, deadline=None)
+@over(data=st.data())
+def test_no_interval_is_without_width_or_reason(kind, data):
+    """Of small random tables, with ties, unknown labels and few patients: what is certain of nothing says so."""
+    given, seed = data.draw(answers(kind))
+    if data.draw(st.booleans()):  # a patient for each image: up to 30, enough to be resampled
+        given = table(given.targets, given.logits, kind)
+    for score in every_score(summarise(given, n_boot=40, seed=seed)):
+        assert_honest(score)
+
+
+def assert_honest(score):
+    if score["value"] is None:
+        assert score["low"] is None
+    if score["low"] is None:
+        assert score["high"] is None
+        assert score["reason"]
+    else:
+        assert score["low"] <= score["value"] <= score["high"]
+        assert score["high"] - score["low"] > 1e-9
+        assert "reason" not in score
+
+
+@pytest.mark.parametrize("make", [binary, several])
+def test_all_that_is_told_of_few_patients_has_an_interval_or_a_reason(make):
+    """The same of what was fitted on val: operating points, calibration, sets, unsure answers."""
+    assessment = Assessment(operating_points={"youden": "youden"}, resamples=40)
+    fitted = assessment.fit(make(300, seed=1))
+    assert fitted.calibration
+    for n in (1, 2, 5, 12):
+        for score in every_score(assessment.told(make(n, seed=2), fitted)):
+            assert_honest(score)
+
+
+def test_two_right_images_of_two_are_not_certain():
+    found = summarise(table([[1.0], [0.0]], [[2.0], [-1.0]]), n_boot=100)
+    accuracy = found["macro"]["accuracy"]
+    assert (accuracy["value"], accuracy["high"]) == (1, 1)
+    assert accuracy["low"] == pytest.approx(0.025**0.5)  # Clopper and Pearson's limit of 2 of 2
+    assert found["classes"]["a"]["sensitivity"]["low"] == pytest.approx(0.025)  # of one
+    assert found["macro"]["log_loss"]["reason"] == "fewer than 10 patients"
+    assert found["macro"]["auroc"]["low"] == pytest.approx(0.025)
+
+
+def test_one_patient_and_equal_answers_have_no_macro_interval():
+    targets, logits = np.tile([[1.0, 0.0], [0.0, 1.0]], (10, 1)), np.arange(40.0).reshape(20, 2) % 7
+    one = summarise(table(targets, logits, patients=["p"] * 20), n_boot=50)["macro"]
+    assert one["brier"]["reason"] == "one patient, so that nothing shows how much patients differ"
+    assert one["auroc"]["low"] is None
+    assert one["auroc"]["reason"] == "fewer than 2 positive or negative patients"
+    equal = summarise(table(targets, np.zeros((20, 2))), n_boot=50)["macro"]
+    for metric, value in (("auroc", 0.5), ("brier", 0.25), ("log_loss", math.log(2))):
+        assert equal[metric]["value"] == pytest.approx(value)
+        assert equal[metric]["low"] is None
+        assert equal[metric]["reason"] == "the patients show no spread"
+
+
+def test_a_single_class_and_its_macro_mean_have_one_interval():
+    found = summarise(binary(80, shares=(0.4,)), n_boot=60)
+    for metric, score in found["macro"].items():
+        own = found["classes"]["a"][metric]
+        assert {key: score[key] for key in own} == own
+
+
+def test_a_rare_class_widens_the_mean_recall():
+    """Three images of class c, all found: resamples say that all of them always are."""
+    true = np.repeat([0, 1, 2], [60, 57, 3])
+    logits = 4 * np.eye(3)[true]
+    logits[::3] = np.eye(3)[(true[::3] + 1) % 2]
+    logits[-3:] = 4 * np.eye(3)[2]
+    found = summarise(table(np.eye(3)[true], logits, "multiclass"), n_boot=100)
+    recall, rare = found["overall"]["balanced_accuracy"], found["classes"]["c"]["sensitivity"]
+    assert rare["value"] == 1
+    assert recall["value"] - recall["low"] > (1 - rare["low"]) / 3 - 1e-9
+    assert {key: found["macro"]["sensitivity"][key] for key in recall} == recall
+
+
+def test_the_calibration_error_is_the_same_in_the_scores_and_beside_its_calibration():
+    assessment = Assessment(resamples=60)
+    for make in (binary, several):
+        told = assessment.told(make(200, seed=2), assessment.fit(make(200, seed=1)))
+        for name, each in told["calibration"]["classes"].items():
+            for metric in ("ece", "brier", "log_loss"):
+                if make is binary:
+                    assert each["before"][metric] == pytest.approx(told["classes"][name][metric])
+        if make is several:
+            for metric in ("ece", "brier", "log_loss"):
+                assert told["calibration"]["overall"]["before"][metric] == pytest.approx(told["overall"][metric])
 
 
 @pytest.mark.parametrize("n", [0, 1])

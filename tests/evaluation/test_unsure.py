@@ -25,7 +25,9 @@ def test_shares_and_means_by_hand():
     assert (found["all"].value, found["of b"].value, found["size"].value) == (0.75, 1.0, 3.0)
     assert found["of b"].low == pytest.approx(beta.ppf(0.025, 1, 1))  # one patient who went right
     assert found["all"].low < 0.75 < found["all"].high <= 1
-    assert 1 < found["size"].low < 3 < found["size"].high <= 6
+    assert np.isnan(found["size"].low)  # a mean of numbers has no interval of three patients
+    many = shares(np.arange(12).astype(str), {"size": (np.arange(12.0), np.ones(12, bool))}, n_boot=500)["size"]
+    assert 2 < many.low < many.value == 5.5 < many.high < 9
     assert np.isnan(found["none"].value)
     assert np.isnan(found["none"].low)
 
