@@ -12,6 +12,8 @@ import numpy as np
 
 WITHIN_TEXT = re.compile(r"(?:^|(?<=[\s='\"(\[,]))(?:~|[A-Za-z]:)?[\\/][\w.~][^\s'\",;)\]]*")
 
+KINDS = {"missed": "False negative (missed)", "false alarm": "False positive (false alarm)"}
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Three decimals, or a dash where there is nothing."""
@@ -27,6 +29,18 @@ def interval(score: Mapping[str, Any] | None, digits: int = 3) -> str:
     return f"{score['value']:.{digits}f} ({score['low']:.{digits}f}–{score['high']:.{digits}f})"
 
 
+def percent(score: Mapping[str, Any]) -> str:
+    """25.5 % (20.4–31.4)"""
+    if score.get("low") is None or score.get("high") is None:
+        return f"{100 * score['value']:.1f} %"
+    return f"{100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
+
+
+def counted(n: int, noun: str, several: str | None = None) -> str:
+    """1 image, 1,200 images"""
+    return f"{n:,} {noun if n == 1 else several or noun + 's'}"
+
+
 def gap(found: Mapping[str, Any], title: str) -> str:
     """Which group is worst, by how much, and whether that is more than chance."""
     low, pairs = found.get("low"), found["pairs"]
@@ -37,11 +51,12 @@ def gap(found: Mapping[str, Any], title: str) -> str:
 
 
 def error(found: Mapping[str, Any]) -> str:
-    """What a wrong answer was: `missed Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
+    """What a wrong answer was: `False negative (missed): Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
     sure = number(found.get("probability"), 2)
     if "answer" in found:
         return f"{found['true']} taken for {found['answer']} ({sure})"
-    return f"{found.get('kind', 'wrong')}: {found.get('class')} (probability {sure})"
+    kind = str(found.get("kind", "wrong"))
+    return f"{KINDS.get(kind, kind)}: {found.get('class')} (probability {sure})"
 
 
 def undefined(metric: str, counts: Mapping[str, Any]) -> str:
