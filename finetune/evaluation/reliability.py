@@ -52,7 +52,8 @@ def merged(bins: Bins, least: int) -> Bins:
             groups.append([])
         groups[-1].append(i)
     if len(groups) > 1 and bins.count[groups[-1]].sum() < least:
-        groups[-2] += groups.pop()
+        last = groups.pop()
+        groups[-1] += last
     count = np.array([bins.count[group].sum() for group in groups if group])
     sums = [[(values[g] * bins.count[g]).sum() for g in groups if g] for values in (bins.said, bins.happened)]
     said, happened = (np.array(each, np.float64) / count if len(count) else np.zeros(0) for each in sums)

@@ -50,6 +50,19 @@ def test_all_ink_follows_the_page(draw):
     assert "font-family" not in svg
 
 
+def test_bins_of_a_reliability_diagram_are_not_joined_and_have_their_intervals():
+    bins = binned(TARGET, PROB)
+    svg = plots.reliability(bins, "x", bins)
+    drawn = [
+        path.get("d")
+        for path in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")
+        if "--series" in (path.get("style") or "") and "C" not in path.get("d") and "z" not in path.get("d")
+    ]
+    lines = [[tuple(map(float, point.split())) for point in d.split("M")[1].split("L")] for d in drawn]
+    assert len(lines) == 2 * 2 * len(bins.count)  # an interval and a count for each bin, before and after
+    assert all(len(line) == 2 and line[0][0] == line[1][0] for line in lines)  # upright
+
+
 def test_figures_of_one_page_share_no_ids():
     def ids(svg):
         return {element.get("id") for element in ET.fromstring(svg).iter() if element.get("id")}
