@@ -89,6 +89,7 @@ def context(run: Run) -> dict[str, Any]:
         "split": split,
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
+        "reference": None if data.get("synthetic") else (run.config.get("data") or {}).get("reference"),
         "comparisons": overview.comparisons(scores),
         "failures": overview.failures(scores),
         "checks": checks,

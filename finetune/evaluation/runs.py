@@ -16,7 +16,15 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.comparison import Candidate
 from finetune.evaluation.predictions import Predictions
 
-SILENT = ("evaluation", "logger", "trust", "data.num_workers", "data.cache", "trainer.enable_progress_bar")
+SILENT = (
+    "evaluation",
+    "logger",
+    "trust",
+    "data.num_workers",
+    "data.cache",
+    "data.reference",
+    "trainer.enable_progress_bar",
+)
 """Settings, and whole groups of them, that change no prediction."""
 SEED, FOLD = "seed", "data.fold"
 

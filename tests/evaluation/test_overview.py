@@ -158,3 +158,12 @@ def test_the_page_has_the_trivial_answer_and_the_open_points(tmp_path):
     assert "Calibration : none was fitted." in shown
     change(run, "audit.json", has_patients=False)
     assert "Patients : not known, so intervals may be too narrow." in page(run).text
+
+
+def test_a_published_result_is_shown_but_not_beside_synthetic_images(tmp_path):
+    run = write_run(tmp_path, n=100, n_boot=5)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("{name: chestxray,", "{name: chestxray, reference: 'AUROC 0.841',"))
+    assert "Published, on their split: AUROC 0.841" in page(run).text
+    change(run, "environment.json", data={"name": "chestxray", "synthetic": True})
+    assert "Published, on their split" not in page(run).text
