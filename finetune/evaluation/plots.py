@@ -18,9 +18,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.stats import norm
 
+from finetune.evaluation.intervals import LEVEL
 from finetune.evaluation.ranking import curves
-from finetune.evaluation.reliability import Bins, wilson
+from finetune.evaluation.reliability import Bins
 
 # Written into the drawing, then replaced: a page may set --series-0..3 (once for light, once for dark); alone they are
 # the colours behind the comma. Blue, vermilion, green, purple after Okabe and Ito, told apart by colour-blind eyes too.
@@ -213,6 +215,30 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.n
     keep = np.unique(np.r_[0, np.searchsorted(length, np.linspace(0, length[-1], most - 2)), len(x) - 1])
     keep = keep[keep < len(x)]
     return x[keep], y[keep]
+
+
+def merged(bins: Bins, least: int) -> Bins:
+    """Neighbouring bins put together until each holds `least` samples; what is left at the end joins the last."""
+    groups: list[list[int]] = [[]]
+    for i in range(len(bins.count)):
+        if groups[-1] and bins.count[groups[-1]].sum() >= least:
+            groups.append([])
+        groups[-1].append(i)
+    if len(groups) > 1 and bins.count[groups[-1]].sum() < least:
+        last = groups.pop()
+        groups[-1] += last
+    count = np.array([bins.count[group].sum() for group in groups if group])
+    sums = [[(values[g] * bins.count[g]).sum() for g in groups if g] for values in (bins.said, bins.happened)]
+    said, happened = (np.array(each, np.float64) / count if len(count) else np.zeros(0) for each in sums)
+    return Bins(count, said, happened)
+
+
+def wilson(share: np.ndarray, n: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of shares (B,) of `n` independent images each (Wilson, 1927)."""
+    z2 = float(norm.ppf((1 + level) / 2)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return np.maximum(centre - reach, 0), np.minimum(centre + reach, 1)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import norm
 
 from finetune.evaluation import intervals
 from finetune.evaluation.intervals import Interval
@@ -42,30 +41,6 @@ def binned(target: np.ndarray, prob: np.ndarray, bins: int = BINS) -> Bins:
     said = np.bincount(number, prob, minlength=bins)[some] / count[some]
     happened = np.bincount(number, target, minlength=bins)[some] / count[some]
     return Bins(count[some], said, happened)
-
-
-def merged(bins: Bins, least: int) -> Bins:
-    """Neighbouring bins put together until each holds `least` samples; what is left at the end joins the last."""
-    groups: list[list[int]] = [[]]
-    for i in range(len(bins.count)):
-        if groups[-1] and bins.count[groups[-1]].sum() >= least:
-            groups.append([])
-        groups[-1].append(i)
-    if len(groups) > 1 and bins.count[groups[-1]].sum() < least:
-        last = groups.pop()
-        groups[-1] += last
-    count = np.array([bins.count[group].sum() for group in groups if group])
-    sums = [[(values[g] * bins.count[g]).sum() for g in groups if g] for values in (bins.said, bins.happened)]
-    said, happened = (np.array(each, np.float64) / count if len(count) else np.zeros(0) for each in sums)
-    return Bins(count, said, happened)
-
-
-def wilson(share: np.ndarray, n: np.ndarray, level: float = intervals.LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Limits of shares (B,) of `n` independent images each (Wilson, 1927)."""
-    z2 = float(norm.ppf((1 + level) / 2)) ** 2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    reach = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
-    return np.maximum(centre - reach, 0), np.minimum(centre + reach, 1)
 
 
 def top_label(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:

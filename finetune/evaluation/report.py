@@ -14,7 +14,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import explorer, overview, plots, sections, unsure, wording
+from finetune.evaluation import conditions, explorer, overview, plots, sections, unsure, wording
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.run import Run
@@ -77,7 +77,7 @@ def context(run: Run) -> dict[str, Any]:
     name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
     backbone = (run.config.get("backbone") or {}).get("name")
     predictions = run.predictions.get(split or "")
-    checks = overview.checks(scores, val, run.audit, run.openings, has_patients) if scores else []
+    checks = conditions.checks(scores, val, run.audit, run.openings, has_patients) if scores else []
     points = sections.operating_points(scores)
     selective = unsure.selective(scores)
     notes = [note for of_split in run.scores.values() for note in of_split.get("notes", [])]
@@ -93,7 +93,7 @@ def context(run: Run) -> dict[str, Any]:
         "comparisons": overview.comparisons(scores),
         "failures": overview.failures(scores),
         "checks": checks,
-        "marks": overview.MARKS,
+        "marks": conditions.MARKS,
         "findings": findings(run, checks, selective),
         "decided_by": f"the operating point {points[0]['name']}" if points else "a threshold of 0.5",
         "most_cautions": MOST_CAUTIONS,
@@ -132,7 +132,7 @@ def context(run: Run) -> dict[str, Any]:
     }
 
 
-def findings(run: Run, checks: list[overview.Check], selective: dict[str, Any] | None) -> dict[str, str]:
+def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any] | None) -> dict[str, str]:
     """What stands beside the titles of sections that are folded."""
     by_link: dict[str, str] = {check.link: check.text for check in checks if check.link in ("calibration", "conformal")}
     images = [f"{each['name']} {wording.counted(each.get('images') or 0, 'image')}" for each in splits(run)]

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from finetune.evaluation import plots, wording
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.reliability import LOSSES, Bins, binned, merged, top_label
+from finetune.evaluation.reliability import LOSSES, Bins, binned, top_label
 
 MOST_FIGURES = 14  # reliability diagrams; the table has all classes
 FEWEST_IMAGES = 100  # known labels below which a reliability diagram shows chance more than calibration
@@ -53,7 +53,7 @@ def calibration(scores: dict[str, Any], predictions: Predictions | None = None) 
     for name in [name for name in drawn if name not in few][:MOST_FIGURES]:
         errors = [wording.number(each.error()) for each in drawn[name]]
         caption = ", calibrated ".join([f"calibration error {errors[0]}", *errors[1:]])
-        bins = [merged(each, LEAST_BIN) for each in drawn[name]]
+        bins = [plots.merged(each, LEAST_BIN) for each in drawn[name]]
         svg = plots.reliability(bins[0], f"Reliability of {name}: {caption}", *bins[1:])
         figures.append((f"{name}: {caption}", Markup(svg)))
     if not rows and not drawn:

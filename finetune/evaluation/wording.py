@@ -29,18 +29,6 @@ def interval(score: Mapping[str, Any] | None, digits: int = 3) -> str:
     return f"{score['value']:.{digits}f} ({score['low']:.{digits}f}–{score['high']:.{digits}f})"
 
 
-def percent(score: Mapping[str, Any]) -> str:
-    """25.5 % (20.4–31.4)"""
-    if score.get("low") is None or score.get("high") is None:
-        return f"{100 * score['value']:.1f} %"
-    return f"{100 * score['value']:.1f} % ({100 * score['low']:.1f}–{100 * score['high']:.1f})"
-
-
-def counted(n: int, noun: str, several: str | None = None) -> str:
-    """1 image, 1,200 images"""
-    return f"{n:,} {noun if n == 1 else several or noun + 's'}"
-
-
 def gap(found: Mapping[str, Any], title: str) -> str:
     """Which group is worst, by how much, and whether that is more than chance."""
     low, pairs = found.get("low"), found["pairs"]
@@ -87,6 +75,11 @@ def in_words(score: Mapping[str, Any]) -> str:
     if score.get("low") is None or score.get("high") is None:
         return number(score["value"])
     return f"{score['value']:.3f} (95 % interval {score['low']:.3f} to {score['high']:.3f})"
+
+
+def counted(n: int, noun: str, several: str | None = None) -> str:
+    """1 image, 1,200 images"""
+    return f"{n:,} {noun if n == 1 else several or noun + 's'}"
 
 
 def what_was_run(backbone: str | None, data: str, splits: list[dict[str, Any]], has_patients: bool) -> str:

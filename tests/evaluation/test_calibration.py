@@ -5,11 +5,9 @@ import json
 import numpy as np
 import pytest
 from scipy.special import expit, logit, softmax
-from scipy.stats import binomtest
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import calibration as calibrations
-from finetune.evaluation import reliability
 from finetune.evaluation.calibration import Calibration, fit, with_prevalence
 from finetune.evaluation.reliability import before_after, binned
 
@@ -200,21 +198,3 @@ def test_a_prior_that_was_never_seen_is_not_made_up():
     fitted = Calibration("temperature", "multilabel", ["a"], {"a": {"temperature": 1.0}}, {"a": 0.0}, {})
     assert np.isnan(with_prevalence(fitted, np.array([[0.5]]), {"a": 0.1})).all()
     assert calibrations.NEEDED["isotonic"] > calibrations.NEEDED["platt"]
-
-
-def test_bins_are_joined_until_each_holds_enough():
-    bins = reliability.Bins(np.array([3, 1, 4, 2]), np.array([0.1, 0.3, 0.5, 0.9]), np.array([0, 1, 0.5, 1]))
-    joined = reliability.merged(bins, 4)
-    assert joined.count.tolist() == [4, 6]  # what is left at the end joins the last
-    assert joined.said == pytest.approx([(3 * 0.1 + 0.3) / 4, (4 * 0.5 + 2 * 0.9) / 6])
-    assert joined.happened == pytest.approx([1 / 4, 4 / 6])
-    assert reliability.merged(bins, 100).count.tolist() == [10]
-    nothing = reliability.merged(reliability.Bins(np.zeros(0, int), np.zeros(0), np.zeros(0)), 4)
-    assert len(nothing.count) == len(nothing.said) == 0
-
-
-def test_wilsons_limits_are_scipys():
-    low, high = reliability.wilson(np.array([0.0, 0.3, 1.0]), np.array([5, 20, 7]))
-    for i, (k, n) in enumerate(((0, 5), (6, 20), (7, 7))):
-        expected = binomtest(k, n).proportion_ci(method="wilson")
-        assert (low[i], high[i]) == pytest.approx((expected.low, expected.high), abs=1e-12)

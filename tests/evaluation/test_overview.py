@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.evaluation import overview, wording
+from finetune.evaluation import conditions, overview, wording
 from finetune.evaluation.overview import BAD, GOOD, OPEN
 
 from .runs import write_run
@@ -45,6 +45,23 @@ def test_accuracy_stands_beside_always_answering_the_largest_class():
     assert overview.comparisons(moles((0.5, 0.4, 0.6)))[0].state == BAD
 
 
+def test_a_baseline_of_scores_json_is_taken_as_it_is():
+    gain = {"accuracy": score(0.02, 0.001, 0.04)}
+    trivial = {"answer": "mel", "overall": {"accuracy": 0.61}, "gains": gain}
+    accuracy = overview.comparisons({**moles(), "baseline": trivial})[0]
+    assert (accuracy.trivial, accuracy.state) == ("0.610, always answering mel", GOOD)
+
+
+def test_harms_of_scores_json_judge():
+    scores = {"calibration": calibrated(a=(0.216, 0.376)), "harms": []}
+    (check, *_) = conditions.checks(scores, {}, {"counts": {}}, [], True)
+    assert (check.name, check.state) == ("Calibration", OPEN)  # worse, but no more than so few patients of val explain
+    harms = [{"rule": "calibration", "short": "x"}, {"rule": "never found", "short": "never found: a"}]
+    made = conditions.checks({**scores, "harms": harms}, {}, {"counts": {}}, [], True)
+    assert [(check.name, check.state) for check in made[:2]] == [("Calibration", BAD), ("Never found", BAD)]
+    assert made[1].text == "never found: a."
+
+
 def test_average_precision_stands_beside_the_prevalence():
     classes = {
         name: {"positives": n, "negatives": 100 - n, "average_precision": score(value)}
@@ -79,8 +96,8 @@ def test_gaps_beyond_chance_come_first():
     said = overview.failures(scores)
     assert said[0] == "Weakest group by age: old is 0.100 below young in AUROC, beyond chance."
     assert said[1].endswith("within chance.")
-    assert overview.groups(scores).state == BAD
-    assert overview.groups({"subgroups": {"site": scores["subgroups"]["site"]}}).state == GOOD
+    assert conditions.groups(scores).state == BAD
+    assert conditions.groups({"subgroups": {"site": scores["subgroups"]["site"]}}).state == GOOD
 
 
 def calibrated(**changes):
@@ -105,43 +122,43 @@ def calibrated(**changes):
     ],
 )
 def test_calibration_that_makes_it_worse_is_said(changes, state, text):
-    check = overview.calibration({"calibration": calibrated(**changes)})
+    check = conditions.calibration({"calibration": calibrated(**changes)})
     assert check.state == state
     assert check.text.startswith(text)
 
 
 def test_sets_that_miss_their_promise_name_the_worst_side():
     sides = {"yes": score(0.93, 0.9, 0.95), "no": score(0.255, 0.204, 0.314)}
-    check = overview.conformal({"conformal": {"error": 0.1, "classes": {"Pneumonia": sides}}})
+    check = conditions.conformal({"conformal": {"error": 0.1, "classes": {"Pneumonia": sides}}})
     assert check.state == BAD
     assert check.text == "90 % coverage promised, lowest 25.5 % (20.4–31.4) of images without Pneumonia on this split."
     held = {"error": 0.1, "overall": {"coverage": score(0.88, 0.85, 0.91)}, "classes": {}}
-    assert overview.conformal({"conformal": held}).state == GOOD
+    assert conditions.conformal({"conformal": held}).state == GOOD
 
 
 def test_an_operating_point_that_misses_its_target_is_said():
     point = {"wish": "sensitivity of 0.9", "classes": {"a": {"sensitivity": score(0.7, 0.6, 0.8)}}}
     named = {"screen": point, "best": {"wish": "most F1", "classes": {}}}
-    (check,) = overview.targets({"operating_points": named})
+    (check,) = conditions.targets({"operating_points": named})
     assert (check.state, check.text) == (BAD, "sensitivity 0.9 wanted, 0.700 (0.600–0.800) for a.")
     point["classes"]["a"]["sensitivity"] = score(0.85, 0.8, 0.92)
-    assert overview.targets({"operating_points": named})[0].state == GOOD
+    assert conditions.targets({"operating_points": named})[0].state == GOOD
 
 
 def test_val_and_test_that_part_are_said():
     test, val = ({"macro": {"auroc": score(*edges)}} for edges in ((0.94, 0.918, 0.957), (0.995, 0.986, 0.998)))
-    assert overview.transfer(test, val).text == "AUROC 0.995 and 0.940: the intervals do not overlap."
-    assert overview.transfer(test, val).state == BAD
-    assert overview.transfer(test, test).state == GOOD
-    assert overview.transfer(test, {}) is None
+    assert conditions.transfer(test, val).text == "AUROC 0.995 and 0.940: the intervals do not overlap."
+    assert conditions.transfer(test, val).state == BAD
+    assert conditions.transfer(test, test).state == GOOD
+    assert conditions.transfer(test, {}) is None
 
 
 def test_what_did_not_hold_comes_first():
     scores = {"calibration": calibrated(a=(-0.2, -0.1))}
-    made = overview.checks(scores, {}, {"leaks": [{"text": "p1"}]}, [{}, {}], has_patients=False)
+    made = conditions.checks(scores, {}, {"leaks": [{"text": "p1"}]}, [{}, {}], has_patients=False)
     assert [check.state for check in made] == [BAD, OPEN, OPEN, GOOD]
     assert made[0].text == "1 leak between them."
-    assert overview.checks({}, {}, {}, [], True)[0].text == "none was fitted."
+    assert conditions.checks({}, {}, {}, [], True)[0].text == "none was fitted."
 
 
 def test_one_is_not_several():
