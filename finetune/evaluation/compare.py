@@ -63,7 +63,7 @@ def compare(
         ) from None
     if split == "test" and len(candidates) > 1:
         warnings.append(
-            "These are scores on test: what is chosen by them is hopeful. Choose by split=val, tell by test."
+            "These are scores on test: what is chosen by them is optimistic. Choose by split=val, report test."
         )
     told |= {
         "split": split,

@@ -27,6 +27,7 @@ TITLES = {
     "brier": "Brier score",
     "log_loss": "log loss",
 }
+LOSSES = ("brier", "log_loss")
 HEADS = ("macro_auroc", "accuracy")
 FOLD_RESAMPLES = 400
 
@@ -68,13 +69,13 @@ def verdicts(told: dict[str, Any]) -> list[str]:
         chance = score["p_holm"] is None or score["p_holm"] >= 0.05
         noise = score.get("seed_noise")
         if chance:
-            end = "other patients might turn that round."
+            end = "within chance: other patients could reverse it."
         elif noise is None:
-            end = "more than other patients would change. How much another seed would change is not known."
+            end = "beyond chance of the patients drawn; what another seed would change is not known."
         elif abs(score["value"]) <= noise:
             end = f"no more than seed noise, which reaches to {noise:.3f}."
         else:
-            end = f"more than other patients or seeds (up to {noise:.3f}) would change."
+            end = f"beyond chance of the patients drawn, and beyond seed noise (up to {noise:.3f})."
         said.append(f"{better} is above {worse} in {TITLES[head]} by {width}: {end}")
     if noise := told["seed_noise"].get(head):
         said.append(
@@ -114,7 +115,7 @@ def text(told: dict[str, Any]) -> str:
     lines = [f"{told['split']}: {told['n']:,} images of {told['patients']:,} patients, 95 % intervals", *lines]
     for folds in told["out_of_fold"]:
         mean = folds["mean"]["auroc"]
-        spread = f" ± {mean['sd']:.3f}" if mean["sd"] is not None else ""
+        spread = f" (sd {mean['sd']:.3f})" if mean["sd"] is not None else ""
         pooled = wording.interval(folds["pooled"]["macro"]["auroc"])
         lines.append(
             f"out of fold, {folds['label']}, seed {folds['seed']}: macro AUROC pooled {pooled}; "
@@ -132,7 +133,13 @@ def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": wording.number, "interval": wording.interval, "difference": wording.difference}
+    environment.filters |= {
+        "number": wording.number,
+        "interval": wording.interval,
+        "difference": wording.difference,
+        "counted": wording.counted,
+        "count": "{:.3g}".format,
+    }
     head = head_of(told)
     level = [(c["label"], c["scores"][head]) for c in told["candidates"]]
     changes = [(f"{pair['a']} − {pair['b']}", pair["scores"][head]) for pair in told["pairs"]]
@@ -144,6 +151,11 @@ def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
         told=told,
         titles=TITLES,
         metrics=shown(told),
+        tables=[
+            ("ranking and decisions", [name for name in shown(told) if not name.endswith(LOSSES)]),
+            ("probabilities", [name for name in shown(told) if name.endswith(LOSSES)]),
+        ],
+        several_seeds=any(len(c["seeds"]) > 1 for c in told["candidates"]),
         head=head,
         figures=figures,
         verdicts=verdicts(told),

@@ -67,7 +67,8 @@ def of_class(
     true, false = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
     # evenly along the ROC curve: where it is steep a small step of the threshold changes much
     along = prob[order][last][np.isin(true + false, np.add(*thinned(true, false, MOST_THRESHOLDS)))]
-    above = (prob.max() + 1) / 2 if prob.max() < 1 else np.nextafter(1, 2)
+    end = scale_end(max([float(prob.max()), *chosen]))
+    above = end if end > prob.max() else np.nextafter(1, 2)
     thresholds = np.unique(np.r_[along, np.asarray(chosen, np.float64), above])[::-1]
     patient = np.unique(patient, return_inverse=True)[1]
     limits: dict[str, list[list[float | None]]] = {metric: [] for metric in METRICS}
@@ -84,6 +85,7 @@ def of_class(
         ):
             limits[metric].append(share_limits(right & of, of, patient))
     return {
+        "end": end,
         "thresholds": thresholds.tolist(),
         "true": right_yes,
         "false": wrong_yes,
@@ -91,6 +93,17 @@ def of_class(
         "negatives": int((~positive).sum()),
         "limits": limits,
     }
+
+
+def scale_end(largest: float) -> float:
+    """Where the slider's scale, which begins at 0, ends: 1, 0.5, 0.2, 0.1 ..., the lowest that lies above `largest`."""
+    end = 1.0
+    for exponent in range(6):
+        for step in (5, 2, 1):
+            if (lower := step / 10 ** (exponent + 1)) <= largest:
+                return end
+            end = lower
+    return end
 
 
 def share_limits(right: np.ndarray, of: np.ndarray, patient: np.ndarray) -> list[float | None]:

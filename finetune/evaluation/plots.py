@@ -18,7 +18,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from scipy.stats import norm
 
+from finetune.evaluation.intervals import LEVEL
 from finetune.evaluation.ranking import curves
 from finetune.evaluation.reliability import Bins
 
@@ -45,7 +47,6 @@ STYLE: dict[Any, Any] = {
     "axes.labelcolor": INK,
 }
 MOST_POINTS = 300  # of a curve; more cannot be seen
-FEW = 20  # images in a bin below which its point is hollow
 
 
 def _styled(draw: Callable[..., str]) -> Callable[..., str]:
@@ -87,22 +88,30 @@ def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
 
 @_styled
 def reliability(bins: Bins, label: str, calibrated: Bins | None = None) -> str:
-    """What happened over what was said, also once calibrated; points of fewer than 20 images are hollow."""
-    figure, axes = _square()
+    """Share of positives over the predicted probability, bin by bin with Wilson's 95 % interval; below it how many
+    images each bin holds. `bins` of the network and, where there are some, of its calibrated probabilities."""
     drawn = {"network": bins} if calibrated is None else {"network": bins, "calibrated": calibrated}
-    numbers = np.concatenate([values for each in drawn.values() for values in (each.said, each.happened)])
-    end = min(1.0, max(0.05, 1.1 * float(np.max(numbers, initial=0))))
+    edges = {name: wilson(each.happened, each.count) for name, each in drawn.items()}
+    numbers = [v for name, each in drawn.items() for v in (each.said, each.happened, edges[name][1])]
+    end = min(1.0, max(0.05, 1.05 * float(np.max(np.concatenate(numbers), initial=0))))
+    figure = Figure(figsize=(2.85, 3.3))
+    axes, below = figure.add_axes((0.22, 0.32, 0.74, 0.62)), figure.add_axes((0.22, 0.135, 0.74, 0.13))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     for i, (name, each) in enumerate(drawn.items()):
-        look: dict[str, Any] = {"color": _color(i), "clip_on": False}
-        axes.plot(each.said, each.happened, linewidth=1, linestyle=DASHES[i], **look)
-        many = each.count >= FEW
-        axes.plot(each.said[many], each.happened[many], MARKS[i], markersize=4.5, label=name, **look)
-        few = each.said[~many], each.happened[~many]
-        axes.plot(*few, MARKS[i], markersize=4.5, markerfacecolor="none", **look)
+        low, high = edges[name]
+        axes.vlines(each.said, low, high, color=_color(i), linewidth=1, alpha=0.7)
+        axes.plot(each.said, each.happened, MARKS[i], markersize=4.5, label=name, color=_color(i), clip_on=False)
+        beside = (i - (len(drawn) - 1) / 2) * 0.025 * end  # so that neither hides the other
+        below.vlines(each.said + beside, 0, each.count, color=_color(i), linewidth=3, alpha=0.8)
     if calibrated is not None:
-        axes.legend(loc="upper left", fontsize=8, handletextpad=0.2, borderaxespad=0)
-    _finish(axes, "probability said", "share that was positive", end)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, handletextpad=0.2, borderaxespad=0)
+    _finish(axes, "", "share of positives", end)
+    axes.set_xticklabels([])
+    below.set(xlim=axes.get_xlim(), xlabel="predicted probability", ylabel="images")
+    below.set_ylim(0, 1.1 * max([1, *(int(each.count.max(initial=0)) for each in drawn.values())]))
+    below.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    below.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+    figure.align_ylabels((axes, below))
     return _svg(figure, label)
 
 
@@ -111,7 +120,7 @@ def risk_coverage(coverage: Sequence[float], errors: Sequence[float], label: str
     """Share of answers that are wrong over the share of images answered, the surest first."""
     figure, axes = _square()
     axes.plot(coverage, errors, color=_color(0), drawstyle="steps-post")
-    axes.set(xlim=(-0.02, 1.02), ylim=(0, None), xlabel="share answered", ylabel="share wrong")
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, None), xlabel="coverage: share answered", ylabel="share wrong")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     return _svg(figure, label)
@@ -155,7 +164,8 @@ def bars(names: Sequence[str], series: Mapping[str, Sequence[float]], label: str
 @_styled
 def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, x_label: str, chance: float | None = None) -> str:
     """One line per row: {value, low, high} as a point with its interval; a dotted line at `chance`."""
-    figure, axes = _figure(5.4, 0.75 + 0.26 * len(rows))
+    names = [_short(name, 48) for name, _ in rows]
+    figure, axes = _figure(3.7 + 0.07 * max((len(name) for name in names), default=0), 0.75 + 0.26 * len(rows))
     if chance is not None:
         axes.axvline(chance, color=INK, linewidth=0.8, linestyle=":")
     for i, (_, score) in enumerate(rows):
@@ -164,7 +174,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, x_label: s
         if score.get("low") is not None and score.get("high") is not None:
             axes.plot([score["low"], score["high"]], [i, i], color=_color(0), linewidth=1.6)
         axes.plot([score["value"]], [i], "s", markersize=5, color=_color(0))
-    axes.set_yticks(np.arange(len(rows)), [_short(name) for name, _ in rows])
+    axes.set_yticks(np.arange(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
@@ -207,6 +217,30 @@ def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.n
     return x[keep], y[keep]
 
 
+def merged(bins: Bins, least: int) -> Bins:
+    """Neighbouring bins put together until each holds `least` samples; what is left at the end joins the last."""
+    groups: list[list[int]] = [[]]
+    for i in range(len(bins.count)):
+        if groups[-1] and bins.count[groups[-1]].sum() >= least:
+            groups.append([])
+        groups[-1].append(i)
+    if len(groups) > 1 and bins.count[groups[-1]].sum() < least:
+        last = groups.pop()
+        groups[-1] += last
+    count = np.array([bins.count[group].sum() for group in groups if group])
+    sums = [[(values[g] * bins.count[g]).sum() for g in groups if g] for values in (bins.said, bins.happened)]
+    said, happened = (np.array(each, np.float64) / count if len(count) else np.zeros(0) for each in sums)
+    return Bins(count, said, happened)
+
+
+def wilson(share: np.ndarray, n: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
+    """Limits of shares (B,) of `n` independent images each (Wilson, 1927)."""
+    z2 = float(norm.ppf((1 + level) / 2)) ** 2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n**2))) / (1 + z2 / n)
+    return np.maximum(centre - reach, 0), np.minimum(centre + reach, 1)
+
+
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     """Inches at 72 px; the axes take the room that their labels leave."""
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -215,8 +249,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _square() -> tuple[Figure, Axes]:
     """Small axes of equal sides, always in the same place, so that figures side by side line up."""
-    figure = Figure(figsize=(2.7, 2.6))
-    return figure, figure.add_axes((0.19, 0.175, 0.77, 0.8))
+    figure = Figure(figsize=(2.85, 2.6))
+    return figure, figure.add_axes((0.225, 0.175, 0.74, 0.8))
 
 
 def _finish(axes: Axes, x_label: str, y_label: str, end: float = 1.0) -> None:

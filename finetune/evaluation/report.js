@@ -1,56 +1,97 @@
 "use strict";
 (() => {
+  // A link to what is folded opens it, and paper has everything; browsers that do so by themselves are not hindered.
+  const reveal = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const folds = [];
+    for (let e = target; e; e = e.parentElement) if (e.tagName === "DETAILS" && !e.open) folds.push(e);
+    folds.forEach((fold) => { fold.open = true; });
+    if (folds.length) target.scrollIntoView();
+  };
+  let opened = [];
+  addEventListener("hashchange", reveal);
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open], .zoom)")];
+    opened.forEach((fold) => { fold.open = true; });
+  });
+  addEventListener("afterprint", () => opened.forEach((fold) => { fold.open = false; }));
+  reveal();
+
   const classes = JSON.parse(document.getElementById("explorer-data").textContent);
   const at = (id) => document.getElementById("explorer-" + id);
   const whole = (count) => count.toLocaleString("en");
-  const percent = (share) => (Number.isNaN(share) ? "undefined" : (100 * share).toFixed(1) + " %");
-  const limits = (pair) => (pair[0] === null ? "" : ` (${(100 * pair[0]).toFixed(1)}–${(100 * pair[1]).toFixed(1)})`);
-  let one = classes[0];
+  const share = (value) => (Number.isNaN(value) ? "undefined" : value.toFixed(3));
+  const limits = (pair) => (pair[0] === null ? "" : ` (${pair[0].toFixed(3)}–${pair[1].toFixed(3)})`);
+  const STEPS = 1000;
+  let one = classes[0], i = 0; // i: which of the class's thresholds, from the highest down
 
   function show() {
-    const i = Number(at("threshold").value);
     const tp = one.true[i], fp = one.false[i], fn = one.positives - tp, tn = one.negatives - fp;
     const shares = { sensitivity: tp / (tp + fn), specificity: tn / (tn + fp), ppv: tp / (tp + fp), npv: tn / (tn + fn) };
-    for (const [metric, share] of Object.entries(shares)) {
-      at(metric).textContent = percent(share) + limits(one.limits[metric][i]);
+    for (const [metric, value] of Object.entries(shares)) {
+      at(metric).textContent = share(value) + limits(one.limits[metric][i]);
     }
     for (const [cell, count] of Object.entries({ tp, fp, fn, tn })) at(cell).textContent = whole(count);
-    at("value").textContent = one.thresholds[i].toPrecision(3);
-    at("threshold").setAttribute("aria-valuetext", "yes from a probability of " + one.thresholds[i].toPrecision(3));
+    const threshold = Math.min(one.thresholds[i], 1).toPrecision(3);
+    at("value").textContent = threshold;
+    at("threshold").setAttribute("aria-valuetext", "positive from a probability of " + threshold);
     const part = Number(at("prevalence").value) / 100;
     const hit = 1000 * part * shares.sensitivity, alarm = 1000 * (1 - part) * (1 - shares.specificity);
     at("thousand").textContent = part > 0 && part < 1
-      ? `Of 1,000 images of which ${(1000 * part).toFixed(0)} have it: ${hit.toFixed(0)} found, ` +
-        `${(1000 * part - hit).toFixed(0)} missed, ${alarm.toFixed(0)} false alarms; ` +
-        (hit + alarm > 0 ? `a yes is right in ${percent(hit / (hit + alarm))}.` : "no image gets a yes at this threshold.")
-      : "The share must lie between 0 and 100 %.";
+      ? `Of 1,000 images of which ${(1000 * part).toFixed(0)} are positive: ${hit.toFixed(0)} found (TP), ` +
+        `${(1000 * part - hit).toFixed(0)} missed (FN), ${alarm.toFixed(0)} false alarms (FP). ` +
+        (hit + alarm > 0 ? `PPV there: ${share(hit / (hit + alarm))}.` : "No image is called positive, so there is no PPV.")
+      : "The prevalence must lie between 0 and 100 %.";
   }
 
-  function move(threshold) {
-    let i = 0; // the lowest threshold shown that is not below the one asked for says yes to the same images, or nearly
-    while (i + 1 < one.thresholds.length && one.thresholds[i + 1] >= threshold) i++;
-    at("threshold").value = i;
+  function place(number) { // at one of the thresholds
+    i = Math.max(0, Math.min(one.thresholds.length - 1, number));
+    at("threshold").value = Math.round(STEPS * Math.min(one.thresholds[i] / one.end, 1));
+    show();
+  }
+
+  function nearest(threshold) { // the lowest threshold shown that is not below the one asked for: the same images, or nearly
+    let number = 0;
+    while (number + 1 < one.thresholds.length && one.thresholds[number + 1] >= threshold) number++;
+    return number;
+  }
+
+  function slide() {
+    i = nearest((one.end * Number(at("threshold").value)) / STEPS);
+    if (Number(at("threshold").value) === 0) i = one.thresholds.length - 1;
     show();
   }
 
   function choose() {
     one = classes[Number(at("class").value)];
-    at("threshold").max = one.thresholds.length - 1;
+    at("scale").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((part) => {
+      const tick = document.createElement("span");
+      tick.textContent = String(Number((part * one.end).toPrecision(3)));
+      return tick;
+    }));
     at("prevalence").value = ((100 * one.positives) / (one.positives + one.negatives)).toPrecision(3);
     const points = Object.entries(one.points);
-    at("points").replaceChildren(...points.map(([name, threshold]) => {
+    at("points").replaceChildren(...(points.length ? ["Chosen on val: "] : []), ...points.map(([name, threshold]) => {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = name;
-      button.addEventListener("click", () => move(threshold));
+      button.addEventListener("click", () => place(nearest(threshold)));
       return button;
     }));
-    move(points.length ? points[0][1] : 0.5);
+    // without a chosen one: as many images called positive as there are positives
+    const alike = one.true.findIndex((count, number) => count + one.false[number] >= one.positives);
+    place(points.length ? nearest(points[0][1]) : alike);
   }
 
-  classes.forEach((each, i) => at("class").add(new Option(each.name, i)));
+  classes.forEach((each, number) => at("class").add(new Option(each.name, number)));
   at("class").addEventListener("change", choose);
-  at("threshold").addEventListener("input", show);
+  at("threshold").addEventListener("input", slide);
+  at("threshold").addEventListener("keydown", (event) => { // arrows go to the next threshold that changes something
+    const step = { ArrowLeft: 1, ArrowDown: 1, ArrowRight: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    place(i + step);
+  });
   at("prevalence").addEventListener("input", show);
   choose();
   document.getElementById("explorer").hidden = false;

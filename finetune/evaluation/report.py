@@ -14,28 +14,28 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import explorer, plots, sections, unsure, wording
+from finetune.evaluation import conditions, explorer, overview, plots, sections, unsure, wording
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.reliability import binned, top_label
 from finetune.evaluation.run import Run
 from finetune.evaluation.scores import Scorer
 
 MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
+MOST_CAUTIONS = 4  # shown at once; the others unfold
 MOST_CELLS = 20  # classes up to which the confusion matrix is a table
 NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
-    "sensitivity": "sensitivity",
+    "sensitivity": "sensitivity (recall)",
     "specificity": "specificity",
-    "ppv": "PPV",
+    "ppv": "PPV (precision)",
     "npv": "NPV",
     "f1": "F1",
     "brier": "Brier score",
     "log_loss": "log loss",
-    "ece": "calibration error",
+    "ece": "calibration error (ECE)",
     "top5_accuracy": "top-5 accuracy",
     "kappa": "Cohen's kappa",
 }
@@ -57,7 +57,12 @@ def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Pa
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": wording.number, "interval": wording.interval, "shortened": wording.shortened}
+    environment.filters |= {
+        "number": wording.number,
+        "interval": wording.interval,
+        "shortened": wording.shortened,
+        "counted": wording.counted,
+    }
     page = environment.get_template("report.html.j2").render(context(Run.read(folder, scores)))
     return write_text_atomic(folder / "report.html", page)
 
@@ -71,6 +76,10 @@ def context(run: Run) -> dict[str, Any]:
     val = run.scores.get("val", {}) if split == "test" else {}
     name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
     backbone = (run.config.get("backbone") or {}).get("name")
+    predictions = run.predictions.get(split or "")
+    checks = conditions.checks(scores, val, run.audit, run.openings, has_patients) if scores else []
+    points = sections.operating_points(scores)
+    selective = unsure.selective(scores)
     notes = [note for of_split in run.scores.values() for note in of_split.get("notes", [])]
     return {
         "title": f"{name}, {backbone}" if backbone else str(name),
@@ -80,6 +89,14 @@ def context(run: Run) -> dict[str, Any]:
         "split": split,
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
+        "reference": None if data.get("synthetic") else (run.config.get("data") or {}).get("reference"),
+        "comparisons": overview.comparisons(scores),
+        "failures": overview.failures(scores),
+        "checks": checks,
+        "marks": conditions.MARKS,
+        "findings": findings(run, checks, selective),
+        "decided_by": f"the operating point {points[0]['name']}" if points else "a threshold of 0.5",
+        "most_cautions": MOST_CAUTIONS,
         "cautions": [*scores.get("warnings", []), *notes, *run.audit.get("warnings", [])],
         "has_patients": has_patients,
         "has_val": bool(val),
@@ -97,13 +114,13 @@ def context(run: Run) -> dict[str, Any]:
         "training_figures": training_figures(run.metrics),
         "best_epoch": best_epoch(run.metrics),
         "rows": rows(scores, val),
-        "figures": class_figures(run.predictions[split], scores) if split in run.predictions else [],
+        "figures": class_figures(predictions, scores) if predictions else [],
         "overall": {NAMES.get(m, m): score for m, score in scores.get("overall", {}).items()},
         "confusion": confusion(scores),
-        "calibration": sections.calibration(scores),
-        "points": sections.operating_points(scores),
-        "explorer": explorer.part(run.predictions[split], scores, MOST_FIGURES) if split in run.predictions else None,
-        "selective": unsure.selective(scores),
+        "calibration": sections.calibration(scores, predictions),
+        "points": points,
+        "explorer": explorer.part(predictions, scores, MOST_FIGURES) if predictions else None,
+        "selective": selective,
         "conformal": unsure.conformal(scores),
         "errors": sections.errors(run.errors),
         "subgroups": sections.subgroups(scores),
@@ -112,6 +129,21 @@ def context(run: Run) -> dict[str, Any]:
         "command": wording.shortened_command(run.environment.get("command") or ""),
         "environment": run.environment,
         "settings": wording.settings(run.config),
+    }
+
+
+def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any] | None) -> dict[str, str]:
+    """What stands beside the titles of sections that are folded."""
+    by_link: dict[str, str] = {check.link: check.text for check in checks if check.link in ("calibration", "conformal")}
+    images = [f"{each['name']} {wording.counted(each.get('images') or 0, 'image')}" for each in splits(run)]
+    warnings = wording.counted(len(run.audit.get("warnings") or []), "warning")
+    seed, commit = run.environment.get("seed"), str(run.environment.get("commit") or "")[:8]
+    sources = [f"seed {seed}" if seed is not None else "", f"commit {commit}" if commit else ""]
+    return {
+        **by_link,
+        "selective": (selective or {}).get("finding", ""),
+        "data": ", ".join([*images, warnings] if run.audit else images),
+        "provenance": ", ".join(filter(None, sources)),
     }
 
 
@@ -146,6 +178,8 @@ def share_figure(run: Run) -> Markup | None:
         return counts["positive"] / known if counts and known else np.nan
 
     series = {split: [share(classes.get(name)) for name in names] for split, classes in by_split.items()}
+    if np.isnan([value for values in series.values() for value in values]).all():
+        return None
     label = "Share of positive images per class and split; the numbers are in the table"
     return Markup(plots.bars(names, series, label, "positive images"))
 
@@ -204,33 +238,22 @@ def rows(scores: dict[str, Any], val: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def class_figures(predictions: Predictions, scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """ROC, precision over recall and reliability of each class that has positives and negatives."""
+    """ROC and precision over recall of each class that has positives and negatives."""
     scorer = Scorer(predictions)
-    truth, ranks, probs = scorer.truth, scorer.ranks, predictions.probs
+    truth, ranks = scorer.truth, scorer.ranks
     positives = (truth == 1).sum(axis=0)
     shown = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
     shown = sorted(sorted(shown, key=lambda k: -positives[k])[:MOST_FIGURES])
     figures: list[dict[str, Any]] = []
-    if predictions.kind == "multiclass" and len(predictions):
-        caption = "Reliability of the most probable class"
-        overall = Markup(plots.reliability(binned(*top_label(predictions)), caption))
-        figures.append({"name": "All classes", "drawn": [(caption, overall)]})
     for k in shown:
         name = predictions.classes[k]
         of_class = scores.get("classes", {}).get(name, {})
         auroc, average = (wording.interval(of_class.get(m)) for m in ("auroc", "average_precision"))
-        error = wording.number((of_class.get("ece") or {}).get("value"))
         drawn = [
             (f"ROC, area {auroc}", plots.roc(truth[:, k], ranks[:, k], f"ROC curve of {name}, area {auroc}")),
             (
                 f"Average precision {average}",
                 plots.precision_recall(truth[:, k], ranks[:, k], f"Precision over recall of {name}, average {average}"),
-            ),
-            (
-                f"Calibration error {error}",
-                plots.reliability(
-                    binned(truth[:, k], probs[:, k]), f"Reliability of {name}, calibration error {error}"
-                ),
             ),
         ]
         figures.append({"name": name, "drawn": [(caption, Markup(svg)) for caption, svg in drawn]})

@@ -18,7 +18,15 @@ from finetune.evaluation.comparison import Candidate
 from finetune.evaluation.files import is_finished
 from finetune.evaluation.predictions import Predictions
 
-SILENT = ("evaluation", "logger", "trust", "data.num_workers", "data.cache", "trainer.enable_progress_bar")
+SILENT = (
+    "evaluation",
+    "logger",
+    "trust",
+    "data.num_workers",
+    "data.cache",
+    "data.reference",
+    "trainer.enable_progress_bar",
+)
 """Settings, and whole groups of them, that change no prediction."""
 SEED, FOLD = "seed", "data.fold"
 

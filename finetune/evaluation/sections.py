@@ -8,9 +8,14 @@ import numpy as np
 from markupsafe import Markup
 
 from finetune.evaluation import plots, wording
-from finetune.evaluation.reliability import LOSSES, Bins
+from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.reliability import LOSSES, Bins, binned, top_label
 
 MOST_FIGURES = 14  # reliability diagrams; the table has all classes
+FEWEST_IMAGES = 100  # known labels below which a reliability diagram shows chance more than calibration
+LEAST_BIN = 20  # images that a drawn bin holds
+TOP = "All classes, the most probable"
+TIMES = {"network": "before", "calibrated": "after"}
 MACRO = ("average_precision", "sensitivity", "specificity")
 METHODS = {
     "temperature": "one temperature for all classes",
@@ -19,35 +24,66 @@ METHODS = {
 }
 
 
-def calibration(scores: dict[str, Any]) -> dict[str, Any] | None:
-    """Rows of before and after, with their reliability diagrams."""
-    found = scores.get("calibration")
-    if not found:
-        return None
-    named = {**({"All classes, the most probable": found["overall"]} if "overall" in found else {}), **found["classes"]}
+def calibration(scores: dict[str, Any], predictions: Predictions | None = None) -> dict[str, Any] | None:
+    """Rows of before and after, with their reliability diagrams; without a calibration, the diagrams alone.
+
+    The diagrams of classes with fewer than FEWEST_IMAGES images are left out: `few` names them.
+    """
+    fitted = scores.get("calibration")
+    named: dict[str, dict[str, Any]] = {}
+    if fitted:
+        named = {**({TOP: fitted["overall"]} if "overall" in fitted else {}), **fitted["classes"]}
+    drawn: dict[str, list[Bins]]
+    if fitted:
+        drawn = {name: [_bins(each[when]) for when in TIMES.values()] for name, each in named.items()}
+    else:
+        drawn = {name: [bins] for name, bins in (network_bins(predictions) if predictions else {}).items()}
     rows = [
         {
             "name": name,
-            "cells": [wording.interval(each[when].get(m)) for m in LOSSES for when in ("before", "after")],
-            "change": wording.difference(each["difference"]["log_loss"]),
+            "lines": [
+                *((title, [wording.interval(each[when].get(m)) for m in LOSSES]) for title, when in TIMES.items()),
+                ("change", [wording.difference(each["difference"].get(m)) for m in LOSSES]),
+            ],
         }
         for name, each in named.items()
     ]
+    few = [name for name, each in drawn.items() if each[0].count.sum() < FEWEST_IMAGES]
     figures = []
-    for name, each in list(named.items())[:MOST_FIGURES]:
-        before, after = (
-            Bins(**{k: np.array(v) for k, v in each[when]["bins"].items()}) for when in ("before", "after")
-        )
-        errors = [wording.number(each[when]["ece"]["value"]) for when in ("before", "after")]
-        caption = f"{name}: calibration error {errors[0]}, calibrated {errors[1]}"
-        figures.append((caption, Markup(plots.reliability(before, f"Reliability of {caption}", after))))
-    about = found.get("fitted_on") or {}
-    return {"method": METHODS.get(found["method"], found["method"]), "about": about, "rows": rows, "figures": figures}
+    for name in [name for name in drawn if name not in few][:MOST_FIGURES]:
+        errors = [wording.number(each.error()) for each in drawn[name]]
+        caption = ", calibrated ".join([f"calibration error {errors[0]}", *errors[1:]])
+        bins = [plots.merged(each, LEAST_BIN) for each in drawn[name]]
+        svg = plots.reliability(bins[0], f"Reliability of {name}: {caption}", *bins[1:])
+        figures.append((f"{name}: {caption}", Markup(svg)))
+    if not rows and not drawn:
+        return None
+    return {
+        "method": METHODS.get(fitted["method"], fitted["method"]) if fitted else None,
+        "about": (fitted or {}).get("fitted_on") or {},
+        "rows": rows,
+        "figures": figures,
+        "few": few,
+        "least": FEWEST_IMAGES,
+        "least_bin": LEAST_BIN,
+    }
+
+
+def _bins(told: dict[str, Any]) -> Bins:
+    return Bins(**{key: np.array(values) for key, values in told["bins"].items()})
+
+
+def network_bins(predictions: Predictions) -> dict[str, Bins]:
+    """The bins of the network's own probabilities, of classes with positives and negatives."""
+    truth, probs = predictions.truth, predictions.probs
+    both = [k for k in range(len(predictions.classes)) if (truth[:, k] == 1).any() and (truth[:, k] == 0).any()]
+    overall = {TOP: binned(*top_label(predictions))} if predictions.kind == "multiclass" and len(predictions) else {}
+    return overall | {predictions.classes[k]: binned(truth[:, k], probs[:, k]) for k in both}
 
 
 def operating_points(scores: dict[str, Any]) -> list[dict[str, Any]]:
     """One table per point: class, threshold and what it gives."""
-    metrics = ("sensitivity", "specificity", "ppv", "npv", "f1")
+    metrics = ("sensitivity", "specificity", "ppv", "npv")
     points = []
     for name, found in (scores.get("operating_points") or {}).items():
         rows = [
@@ -96,12 +132,13 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
             for name, of in groups.items()
         ]
         gap = gaps["overall"].get("accuracy") if accuracy else gaps["macro"].get("auroc")
-        label = f"{title} by {column}: " + "; ".join(f"{name} {wording.interval(score)}" for name, score in drawn)
+        known = [each for each in drawn if each[1].get("value") is not None]
+        label = f"{title} by {column}: " + "; ".join(f"{name} {wording.interval(score)}" for name, score in known)
         columns.append(
             {
                 "name": column,
                 "title": title,
-                "figure": Markup(plots.forest(drawn, label, title)),
+                "figure": Markup(plots.forest(known, label, title)) if len(known) > 1 else None,
                 "heads": ["accuracy" if accuracy else title, "average precision", "sensitivity", "specificity"],
                 "rows": rows,
                 "gap": wording.gap(gap, title) if gap else None,
@@ -122,5 +159,5 @@ def openings(found: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def errors(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The surest wrong answers, each in a sentence beside its pictures."""
+    """The most confident errors, each in a sentence beside its images."""
     return [{**each, "said": wording.error(each), "alt": f"{each['sample']}: {wording.error(each)}"} for each in found]

@@ -1,4 +1,4 @@
-"""What the report says of unsure answers, from scores.json: selective prediction and conformal sets."""
+"""What the report says of uncertain answers, from scores.json: selective prediction and conformal sets."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from finetune.evaluation import plots, wording
 MOST_FIGURES = 14
 HEADS = {
     "multilabel": {
-        "yes": "with it: yes within",
-        "no": "without: no within",
+        "yes": "coverage with the finding",
+        "no": "coverage without it",
         "one": "one answer",
         "both": "both",
         "neither": "neither",
     },
-    "multiclass": {"coverage": "holds it", "size": "mean size", "one": "one class", "neither": "none"},
+    "multiclass": {"coverage": "coverage", "size": "mean size", "one": "one class", "neither": "no class"},
 }
 
 
@@ -27,6 +27,7 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
     rows: list[dict[str, Any]] = []
+    less: list[tuple[float, float, float]] = []
     figures: list[tuple[str, Markup]] = []
     for name, of_class in found.items():
         for i, row in enumerate(of_class["rows"]):
@@ -35,13 +36,26 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
                 cells[0] = "all"
             about = {"name": name, "rows": len(of_class["rows"]) if i == 0 else 0, "point": of_class["point"]}
             rows.append({**about, "wished": f"{100 * row['wished']:g} %", "cells": cells})
+        errors = {row["wished"]: row["errors"]["value"] for row in of_class["rows"]}
+        few = min(errors)
+        if errors[1.0] is not None and errors[few] is not None:
+            less.append((errors[1.0], errors[few], few))
         if len(figures) < MOST_FIGURES and of_class["curve"]["coverage"]:
-            errors = {row["wished"]: wording.number(row["errors"]["value"]) for row in of_class["rows"]}
-            few = min(errors)
-            caption = f"{name}: {errors[1.0]} wrong of all, {errors[few]} of the surest {100 * few:g} %"
+            every, part = wording.number(errors[1.0]), wording.number(errors[few])
+            caption = f"{name}: {every} of all answers wrong, {part} of the most certain {100 * few:g} %"
             svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")
             figures.append((caption, Markup(svg)))
-    return {"rows": rows, "figures": figures}
+    return {"rows": rows, "figures": figures, "finding": finding(less)}
+
+
+def finding(less: list[tuple[float, float, float]]) -> str:
+    """From (errors of all, errors of the most certain, their share) of each class: what answering fewer gains."""
+    if not less:
+        return ""
+    every, part = (sum(each[i] for each in less) / len(less) for i in (0, 1))
+    mean = ", mean over the classes" if len(less) > 1 else ""
+    few = min(each[2] for each in less)
+    return f"errors {100 * every:.1f} % of all, {100 * part:.1f} % of the most certain {100 * few:g} %{mean}"
 
 
 def conformal(scores: dict[str, Any]) -> dict[str, Any] | None:

@@ -12,6 +12,8 @@ import numpy as np
 
 WITHIN_TEXT = re.compile(r"(?:^|(?<=[\s='\"(\[,]))(?:~|[A-Za-z]:)?[\\/][\w.~][^\s'\",;)\]]*")
 
+KINDS = {"missed": "False negative (missed)", "false alarm": "False positive (false alarm)"}
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """Three decimals, or a dash where there is nothing."""
@@ -56,11 +58,12 @@ def gap(found: Mapping[str, Any], title: str) -> str:
 
 
 def error(found: Mapping[str, Any]) -> str:
-    """What a wrong answer was: `missed Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
+    """What a wrong answer was: `False negative (missed): Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
     sure = number(found.get("probability"), 2)
     if "answer" in found:
         return f"{found['true']} taken for {found['answer']} ({sure})"
-    return f"{found.get('kind', 'wrong')}: {found.get('class')} (probability {sure})"
+    kind = str(found.get("kind", "wrong"))
+    return f"{KINDS.get(kind, kind)}: {found.get('class')} (probability {sure})"
 
 
 def undefined(metric: str, counts: Mapping[str, Any]) -> str:
@@ -97,6 +100,11 @@ def in_words(score: Mapping[str, Any]) -> str:
     if score.get("low") is None or score.get("high") is None:
         return number(score["value"])
     return f"{score['value']:.3f} (95 % interval {score['low']:.3f} to {score['high']:.3f})"
+
+
+def counted(n: int, noun: str, several: str | None = None) -> str:
+    """1 image, 1,200 images"""
+    return f"{n:,} {noun if n == 1 else several or noun + 's'}"
 
 
 def what_was_run(backbone: str | None, data: str, splits: list[dict[str, Any]], has_patients: bool) -> str:

@@ -50,7 +50,10 @@ class Figure:
         """From what explain.json says of a picture, the picture, its map and its boxes."""
         text = caption(about)
         under = overlays.outlined(overlays.gray(picture), boxes)
-        return cls(section, text, f"{text}; {where(about)}", under, overlays.heated(picture, heat, boxes))
+        described = f"{text}; {where(about)}"
+        if "maximum" in about and about["maximum"] is None:  # the image once more, which wants a word
+            text = described
+        return cls(section, text, described, under, overlays.heated(picture, heat, boxes))
 
     def jpeg(self) -> str:
         """Both beside each other, in base64."""
@@ -58,18 +61,19 @@ class Figure:
 
 
 def caption(about: Mapping[str, Any]) -> str:
-    """Pneumonia missed, 3.1 %: name.png"""
+    """Pneumonia: false negative (missed), 3.1 %: name.png"""
     probability = f"{100 * about['probability']:.1f} %"
     name = PurePosixPath(str(about["sample"])).name
     if "kind" in about:
-        return f"{about['class']} {about['kind']}, {probability}: {name}"
+        kind = wording.KINDS.get(about["kind"], about["kind"])
+        return f"{about['class']}: {kind[0].lower()}{kind[1:]}, {probability}: {name}"
     if "true" in about:
         return f"{about['true']} taken for {about['answer']}, {probability}: {name}"
     return f"{about['class']}, {probability}: {name}"
 
 
 def where(about: Mapping[str, Any]) -> str:
-    """The maximum's place in words, for those who do not see the picture."""
+    """The maximum's place in words, for those who do not see the image."""
     at = about.get("maximum")
     if at is None:
         return "the map is the same everywhere"
@@ -94,9 +98,9 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
             said.append(f"Boxes are of {scores['note']}: the numbers may be far off.")
     if "errors" in told:
         data = told["data"]
-        of = f"{data['images']:,} images of {data['name']} (split={data['split']})"
-        shown = f"; the {len(told['errors'])} that the network was surest of are shown" if told["errors"] else ""
-        said.append(f"{told['wrong']:,} answers are wrong on {of}{shown}.")
+        of = f"{wording.counted(data['images'], 'image')} of {data['name']} (split={data['split']})"
+        shown = f"; the {len(told['errors'])} most confident are shown" if told["errors"] else ""
+        said.append(f"{wording.counted(told['wrong'], 'wrong prediction')} on {of}{shown}.")
     said += told.get("known", [])
     if told.get("seen"):
         said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")
@@ -112,7 +116,7 @@ def write(path: Path, told: Mapping[str, Any], figures: Sequence[Figure], comman
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": wording.number, "interval": wording.interval}
+    environment.filters |= {"number": wording.number, "interval": wording.interval, "counted": wording.counted}
     page = environment.get_template("explain.html.j2").render(
         told=plain(told),
         method=METHODS[told["method"]],
@@ -120,9 +124,9 @@ def write(path: Path, told: Mapping[str, Any], figures: Sequence[Figure], comman
         sections=[
             (name, title, about, [figure for figure in figures if figure.section == name])
             for name, title, about in (
-                ("errors", "Worst errors", ERRORS),
+                ("errors", "Most confident errors", ERRORS),
                 ("located", "Findings with boxes", LOCATED),
-                ("images", "Pictures", IMAGES),
+                ("images", "Images", IMAGES),
             )
         ],
         command=wording.shortened_command(command),
@@ -131,9 +135,11 @@ def write(path: Path, told: Mapping[str, Any], figures: Sequence[Figure], comman
 
 
 ERRORS = (
-    "The wrong answers that the network was surest of, one class after the other. Of a missed finding the map shows "
-    "what spoke for it all the same, of a false alarm or a wrong class what spoke for the wrong answer. Look for "
-    "marks, tubes, borders and other things that are no finding; look also whether the label is right."
+    "The wrong predictions of which the network was most certain, one class after the other. Of a false negative "
+    "(missed) the map shows what spoke for the finding all the same, of a false positive (false alarm) or a wrong "
+    "class what spoke for the wrong one. A class is called positive from the threshold of the model's first operating "
+    "point on, else from 0.5. Look for marks, tubes, borders and other things that are no finding, and whether the "
+    "label is right. A click or Enter enlarges an image."
 )
-LOCATED = "Some of the findings that were held against boxes, which are outlined."
-IMAGES = "Each for the class that was asked for, or else its most probable one."
+LOCATED = "Some of the findings that were compared with boxes, which are outlined."
+IMAGES = "Each for the class that was requested, or else its most probable one."

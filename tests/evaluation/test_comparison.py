@@ -79,7 +79,7 @@ def test_the_better_network_is_found_and_equal_ones_are_not_told_apart():
     assert first.startswith("good is above bad in macro AUROC by 0.")
     assert "seed noise is not known" in second
     assert (
-        "other patients might turn that round"
+        "within chance: other patients could reverse it."
         in comparison_report.verdicts(compare(networks(better=0.0), n_boot=200) | {"split": "test"})[0]
     )
 

@@ -24,10 +24,18 @@ def test_counts_by_hand():
     points = {"youden": {"classes": {"a": {"threshold": 0.6}}}, "other": {"classes": {}}}
     (one,) = explorer.explored(given, points, 5)
     assert (one["true"], one["false"], one["positives"], one["negatives"]) == ([0, 1, 2, 2, 2], [0, 0, 1, 1, 2], 2, 2)
-    assert one["thresholds"] == pytest.approx([0.976287, 0.952574, 0.880797, 0.6, 0.268941], rel=1e-5)
+    assert one["thresholds"] == pytest.approx([1.0, 0.952574, 0.880797, 0.6, 0.268941], rel=1e-5)
+    assert one["end"] == 1.0
     assert one["points"] == {"youden": 0.6}
     assert one["limits"]["sensitivity"][2][1] == 1.0  # both found: the upper limit is 1
     assert one["limits"]["sensitivity"][0][0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("largest", "end"), [(1.0, 1.0), (0.51, 1.0), (0.5, 1.0), (0.21, 0.5), (0.19, 0.2), (0.0997, 0.1), (0.003, 0.005)]
+)
+def test_the_scale_ends_at_a_round_number_above_all_probabilities(largest, end):
+    assert explorer.scale_end(largest) == pytest.approx(end)
 
 
 def test_a_chosen_threshold_gives_the_counts_of_the_table_of_operating_points():

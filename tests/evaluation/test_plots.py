@@ -5,9 +5,10 @@ import xml.etree.ElementTree as ET
 import matplotlib
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from finetune.evaluation import plots
-from finetune.evaluation.reliability import binned
+from finetune.evaluation.reliability import Bins, binned
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}{0}$ 胸水'
 RNG = np.random.default_rng(0)
@@ -48,6 +49,19 @@ def test_all_ink_follows_the_page(draw):
     assert "#010" not in svg
     assert "#000000" not in svg
     assert "font-family" not in svg
+
+
+def test_bins_of_a_reliability_diagram_are_not_joined_and_have_their_intervals():
+    bins = binned(TARGET, PROB)
+    svg = plots.reliability(bins, "x", bins)
+    drawn = [
+        path.get("d")
+        for path in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}path")
+        if "--series" in (path.get("style") or "") and "C" not in path.get("d") and "z" not in path.get("d")
+    ]
+    lines = [[tuple(map(float, point.split())) for point in d.split("M")[1].split("L")] for d in drawn]
+    assert len(lines) == 2 * 2 * len(bins.count)  # an interval and a count for each bin, before and after
+    assert all(len(line) == 2 and line[0][0] == line[1][0] for line in lines)  # upright
 
 
 def test_figures_of_one_page_share_no_ids():
@@ -92,3 +106,21 @@ def test_drawing_leaves_no_trace_in_the_settings_of_others():
     before = dict(matplotlib.rcParams)
     FIGURES["roc"]()
     assert dict(matplotlib.rcParams) == before
+
+
+def test_bins_are_joined_until_each_holds_enough():
+    bins = Bins(np.array([3, 1, 4, 2]), np.array([0.1, 0.3, 0.5, 0.9]), np.array([0, 1, 0.5, 1]))
+    joined = plots.merged(bins, 4)
+    assert joined.count.tolist() == [4, 6]  # what is left at the end joins the last
+    assert joined.said == pytest.approx([(3 * 0.1 + 0.3) / 4, (4 * 0.5 + 2 * 0.9) / 6])
+    assert joined.happened == pytest.approx([1 / 4, 4 / 6])
+    assert plots.merged(bins, 100).count.tolist() == [10]
+    nothing = plots.merged(Bins(np.zeros(0, int), np.zeros(0), np.zeros(0)), 4)
+    assert len(nothing.count) == len(nothing.said) == 0
+
+
+def test_wilsons_limits_are_scipys():
+    low, high = plots.wilson(np.array([0.0, 0.3, 1.0]), np.array([5, 20, 7]))
+    for i, (k, n) in enumerate(((0, 5), (6, 20), (7, 7))):
+        expected = binomtest(k, n).proportion_ci(method="wilson")
+        assert (low[i], high[i]) == pytest.approx((expected.low, expected.high), abs=1e-12)

@@ -3,14 +3,16 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from finetune.data.sheets import write_sheet
 from finetune.evaluation.assessment import Assessment
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.report import write_report
 
 from .browser import Browser, found
-from .runs import write_run
+from .runs import CLASSES, write_run
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +25,25 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["multilabel", "multiclass"])
 def report(request, tmp_path_factory):
-    """All sections: what val gave is told of test, and worst errors have pictures."""
-    run = write_run(tmp_path_factory.mktemp("run"), request.param, n=400, n_boot=20)
+    """All sections: what val gave is told of test, subgroups, near copies, and worst errors with images."""
+    classes = ["Infiltration of the right upper lobe or consolidation", *CLASSES[1:]]
+    run = write_run(tmp_path_factory.mktemp("run"), request.param, classes, n=400, n_boot=20)
     assessment = Assessment(resamples=20)
     tables = {split: Predictions.read(run / f"predictions_{split}.csv", request.param) for split in ("val", "test")}
+    site = pd.DataFrame({"site": np.where(np.arange(400) % 3 == 0, "A university hospital in the south", "north")})
+    tables["test"] = with_metadata(tables["test"], site)
+    write_sheet(run / "near_copies.png", [np.zeros((32, 32), np.uint8)] * 2, ["train: a.png", "test: b.png"], 4)
     fitted = assessment.fit(tables["val"])
     (run / "scores.json").write_text(json.dumps({"test": assessment.told(tables["test"], fitted)}))
     dot = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQH/yQALCAABAAEBAREA/8wABgAQEAX/2gAIAQEAAD8A0s8g/9k="  # noqa: E501
     image = {"sample": "images/1.png", "class": "Hernia", "kind": "missed", "probability": 0.02, "picture": dot}
     (run / "worst_errors.json").write_text(json.dumps([{**image, "heat": dot}]))
     return write_report(run)
+
+
+def with_metadata(given, metadata):
+    about = given.frame["sample"].tolist(), given.frame["patient"].tolist()
+    return Predictions.from_arrays(*about, given.classes, given.kind, given.targets, given.logits, metadata)
 
 
 def numbers(browser):
@@ -51,16 +62,22 @@ def test_the_slider_changes_the_numbers_and_nothing_complains(browser, report):
     assert browser.run("document.getElementById('explorer').hidden") is False
     before = numbers(browser)
     last = browser.run("Number(document.getElementById('explorer-threshold').max)")
-    none, one, every = (moved(browser, place) for place in (0, 1, last))
+    none, one, every = (moved(browser, place) for place in (last, last / 2, 0))
     assert float(every["value"]) < float(one["value"]) < float(none["value"])
-    assert every["sensitivity"].startswith("100.0 %")
+    assert every["sensitivity"].startswith("1.000")
     assert (every["fn"], every["tn"]) == ("0", "0")
     assert before != every
     counts = [[int(found[name]) for name in ("tp", "fp", "fn", "tn")] for found in (before, none, every)]
     assert len({sum(each) for each in counts}) == 1  # no image is lost on the way
     assert "Of 1,000 images" in every["thousand"]
     browser.change("#explorer-prevalence", 10)
-    assert "of which 100 have it: 100 found, 0 missed, 900 false alarms" in numbers(browser)["thousand"]
+    assert (
+        "of which 100 are positive: 100 found (TP), 0 missed (FN), 900 false alarms (FP)"
+        in numbers(browser)["thousand"]
+    )
+    assert "PPV there: 0.100" in numbers(browser)["thousand"]
+    moved(browser, last)
+    assert "No image is called positive, so there is no PPV." in numbers(browser)["thousand"]
     assert browser.problems == []
 
 
@@ -69,16 +86,124 @@ def test_another_class_has_its_own_numbers_and_the_points_of_val(browser, report
     first = numbers(browser)
     browser.change("#explorer-class", 1, "change")
     assert numbers(browser) != first
-    browser.run("document.querySelector('#explorer-threshold').value = 0")
-    if browser.run("document.querySelectorAll('#explorer-points button').length"):
-        browser.run("document.querySelector('#explorer-points button').click()")
-        assert browser.run("Number(document.querySelector('#explorer-threshold').value)") > 0
+    for _ in range(2):  # a class with points of val, and one without
+        moved(browser, 0)
+        if browser.run("document.querySelectorAll('#explorer-points button').length"):
+            browser.run("document.querySelector('#explorer-points button').click()")
+            assert browser.run("Number(document.querySelector('#explorer-threshold').value)") > 0
+        else:
+            assert browser.run("document.querySelector('#explorer-points').textContent") == ""
+        browser.change("#explorer-class", 2, "change")
 
 
-def test_on_a_phone_only_tables_scroll_and_in_the_dark_letters_are_light(browser, report):
-    browser.open(report, width=390, height=844, dark=True)
-    assert browser.run("document.documentElement.scrollWidth") <= 390
+def test_the_sliders_scale_is_linear_and_its_start_answers_some_and_not_all(browser, report):
+    browser.open(report)
+    for number in range(browser.run("document.querySelectorAll('#explorer-class option').length")):
+        browser.change("#explorer-class", number, "change")
+        ticks = browser.run("[...document.querySelectorAll('#explorer-scale span')].map(e => Number(e.textContent))")
+        assert ticks == pytest.approx([ticks[-1] * part / 4 for part in range(5)], rel=0.01)
+        start = numbers(browser)
+        assert int(start["tp"]) + int(start["fp"]) > 0
+        assert int(start["tn"]) + int(start["fn"]) > 0
+        middle = float(moved(browser, 500)["value"])
+        assert middle == pytest.approx(ticks[-1] / 2, rel=0.35)  # the nearest threshold that changes something
+        before = numbers(browser)
+        key = "new KeyboardEvent('keydown', {key: 'ArrowLeft'})"
+        browser.run(f"document.querySelector('#explorer-threshold').dispatchEvent({key})")
+        assert float(numbers(browser)["value"]) < float(before["value"])
+
+
+OPEN = "document.querySelectorAll('details').forEach(fold => { fold.open = true })"
+CUT = """[...document.querySelectorAll('body *')].filter(e => {
+  const box = e.getBoundingClientRect();
+  if (!box.width || (box.left >= -1 && box.right <= document.documentElement.clientWidth + 1)) return false;
+  return !e.closest('.wide'); // which scrolls by itself
+}).map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.slice(0, 40))"""
+WIDER = (
+    """[...document.querySelectorAll('.wide')].filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)"""
+)
+LETTERS = """[...document.querySelectorAll('figure svg')].flatMap(svg => {
+  const frame = svg.getBoundingClientRect();
+  return [...svg.querySelectorAll('text')].filter(text => {
+    const box = text.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1
+      || box.bottom > frame.bottom + 1);
+  }).map(text => text.textContent + ' of ' + svg.getAttribute('aria-label'));
+})"""
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["folded", "opened"])
+def test_nothing_is_cut_off_on_a_screen_or_a_phone(browser, report, opened):
+    for width in (1280, 390):
+        browser.open(report, width=width)
+        if opened:
+            browser.run(OPEN)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run(CUT) == []
+        assert browser.run(LETTERS) == []
+        wider = browser.run(f"{WIDER}.map(e => e.getAttribute('aria-label') || e.className)")
+        if width == 1280:
+            assert wider == []
+        # what scrolls says so: by a shade at its edge, and the keyboard reaches it
+        assert browser.run(f"{WIDER}.every(e => getComputedStyle(e).backgroundImage.includes('gradient'))")
+
+
+def test_the_page_is_short_and_begins_with_what_is_asked_first(browser, report):
+    browser.open(report)
+    assert browser.run("document.documentElement.scrollHeight") < 6500
+    bottom = "document.querySelector({!r}).getBoundingClientRect().bottom"
+    assert browser.run(bottom.format(".verdict")) < 300
+    assert browser.run(bottom.format(".glance")) < 900
+    headings = browser.run("[...document.querySelectorAll('.glance h2')].map(e => e.textContent)")
+    assert headings == ["Compared with", "Where it fails", "Can it be used?"]
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_link_opens_what_is_folded(browser, report, scripts):
+    browser.open(report, scripts=scripts)
+    browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+    for name in ("calibration", "provenance"):
+        where = f"document.getElementById({name!r})"
+        assert browser.run(f"{where}.closest('details').open") is False
+        browser.run(f"document.querySelector('nav a[href=\"#{name}\"]').click()")
+        assert browser.run(f"{where}.closest('details').open") is True
+        assert browser.run(f"{where}.getBoundingClientRect().height") > 100
+
+
+def test_the_keyboard_opens_what_is_folded(browser, report):
+    browser.open(report)
+    browser.run("document.querySelector('.fold summary').focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.ask("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    assert browser.run("document.querySelector('.fold').open") is True
+
+
+def test_an_image_is_enlarged_by_a_click_and_needs_no_script(browser, report):
+    browser.open(report)
+    width = "document.querySelector('.zoom img').getBoundingClientRect().width"
+    before = browser.run(width)
+    browser.run("document.querySelector('.zoom summary').click()")
+    assert browser.run(width) > 1.5 * before
+
+
+def test_paper_has_what_is_folded(browser, report):
+    browser.open(report, scripts=False)
+    browser.ask("Emulation.setScriptExecutionDisabled", value=False)
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    heights = browser.run("[...document.querySelectorAll('.fold .body')].map(e => e.getBoundingClientRect().height)")
+    browser.ask("Emulation.setEmulatedMedia", media="")
+    assert len(heights) >= 7
+    assert min(heights) > 30
+    browser.open(report)
+    browser.run("dispatchEvent(new Event('beforeprint'))")
+    assert browser.run("document.querySelectorAll('details:not([open], .zoom)').length") == 0
+    browser.run("dispatchEvent(new Event('afterprint'))")
+    assert browser.run("document.querySelectorAll('details[open]').length") == 0
+
+
+def test_in_the_dark_letters_are_light(browser, report):
     lightness = "getComputedStyle(document.body).color.match(/[0-9]+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
+    browser.open(report, width=390, height=844, dark=True)
     assert browser.run(lightness) > 3 * 160
     browser.open(report, width=390, height=844)
     assert browser.run(lightness) < 3 * 90

@@ -1,19 +1,21 @@
 """What the report says of calibration, operating points, subgroups and openings; and the page of a comparison."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.evaluation import comparison_report, wording
+from finetune.evaluation import comparison_report, sections, wording
 from finetune.evaluation.assessment import Assessment, Fitted, read_prevalence
 from finetune.evaluation.comparison import compare
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.summary import write_json_atomic
 
 from .runs import write_run
+from .test_calibration import binary
 from .test_comparison import networks
 from .test_report import Page, page
 
@@ -64,6 +66,30 @@ def test_the_report_shows_what_was_fitted_and_who_is_worse(assessed):
     assert "jane" not in shown.raw
     ids = [attrs["id"] for _, attrs in shown.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
+
+
+def test_few_images_have_no_reliability_diagram():
+    few, many = (binary(n, shares=(0.3, 0.2)) for n in (99, 300))
+    assert sections.calibration({}, few)["figures"] == []
+    assert sections.calibration({}, few)["few"] == ["a", "b"]
+    assert len(sections.calibration({}, many)["figures"]) == 2
+    assert sections.calibration({}, None) is None
+
+
+def test_a_class_has_one_reliability_diagram(assessed):
+    titles = re.findall(r'aria-label="Reliability of ([^:]*): calibration error', page(assessed).raw)
+    assert len(titles) == len(set(titles)) > 1
+
+
+def test_subgroups_without_two_defined_scores_have_no_figure():
+    groups = {
+        name: {"n": 5, "patients": 5, "classes": {"a": {}}, "macro": dict.fromkeys(sections.MACRO)}
+        for name in ("m", "f")
+    }
+    told = {"subgroups": {"sex": {"groups": groups, "gaps": {"overall": {}, "macro": {}, "classes": {}}}}}
+    (column,) = sections.subgroups(told)["columns"]
+    assert column["figure"] is None
+    assert [row["cells"][0] for row in column["rows"]] == ["too few", "too few"]
 
 
 def test_the_cautions_name_the_group(assessed):
@@ -127,6 +153,11 @@ def test_the_page_of_a_comparison(tmp_path, seeds):
     assert "jane" not in shown.raw
     assert shown.raw.count("<svg") == 2
     assert "<b>" not in shown.raw
+    assert "p = <" not in shown.text
+    assert (
+        f"McNemar's test over all predictions{' (counts are means over the seeds)' if seeds > 1 else ''}: "
+        in shown.text
+    )
     text = comparison_report.text(told)
     assert text.splitlines()[0] == "test: 120 images of 120 patients, 95 % intervals"
 

@@ -58,7 +58,7 @@ def test_a_fit_keeps_its_worst_errors(place):
         assert table.loc[one["sample"], f"target_{one['class']}"] == (1 if one["kind"] == "missed" else 0)
         assert one["probability"] == pytest.approx(table.loc[one["sample"], f"prob_{one['class']}"])
         assert picture(one["picture"]).mode == "L"
-        assert picture(one["heat"]).mode == "RGB"
+        assert one["heat"] == "" or picture(one["heat"]).mode == "RGB"
     several = read("classes/worst_errors.json")
     assert {"true", "answer", "class"} <= set(several[0])
     assert all(one["true"] != one["answer"] == one["class"] for one in several)
