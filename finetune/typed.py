@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from finetune.errors import FinetuneError, one_of
 
-OPEN = ("data.uncertain", "data.missing", "data.sources", "evaluation.operating_points")
-"""Mappings whose keys are the user's: findings, names of data sets, names of thresholds."""
+OPEN = ("data.uncertain", "data.missing", "data.sources", "data.map", "evaluation.operating_points")
+"""Mappings whose keys are the user's: findings, names of data sets, classes of a model, names of thresholds."""
 
 
 def half_where_fast() -> str:
@@ -147,7 +147,7 @@ def _check_open(words: list[str], parsed: list[Override]) -> None:
         name = ".".join(str(override.key_or_group).split(".")[:2])
         if OmegaConf.select(others, name, default="absent") == "absent":
             raise FinetuneError(f"{_typed(override)!r}: data={others.data.name} has no {name}.")
-        if isinstance(override.value(), list) and name != "data.sources":
+        if isinstance(override.value(), list) and name in OPEN[:2]:
             raise FinetuneError(f"{_typed(override)!r} must be a policy, or finding: policy in braces.")
 
 

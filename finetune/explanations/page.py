@@ -95,8 +95,10 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
     if "errors" in told:
         data = told["data"]
         of = f"{data['images']:,} images of {data['name']} (split={data['split']})"
+        by = f" ({told['rule']})" if told.get("rule") else ""
         shown = f"; the {len(told['errors'])} that the network was surest of are shown" if told["errors"] else ""
-        said.append(f"{told['wrong']:,} answers are wrong on {of}{shown}.")
+        count = "1 answer is" if told["wrong"] == 1 else f"{told['wrong']:,} answers are"
+        said.append(f"{count} wrong{by} on {of}{shown}.")
     said += told.get("known", [])
     if told.get("seen"):
         said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")

@@ -12,12 +12,23 @@ from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.evaluation.assessment import Assessment, Fitted
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.scores import log_odds
 from finetune.inference import best_device, by_index, predict
 from finetune.network import Network
+from finetune.package import Model
 
 
-def predictions(network: Network, data: ImageData, split: str, accelerator: str) -> Predictions | None:
-    """Every readable sample of `split` once, whatever the number of ranks; None on all ranks but the first."""
+def predictions(
+    network: Network,
+    data: ImageData,
+    split: str,
+    accelerator: str,
+    answers: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Predictions | None:
+    """Every readable sample of `split` once, whatever the number of ranks; None on all ranks but the first.
+
+    `answers` turns the network's logits (N, K) into those of the table's classes, where they are not the same.
+    """
     several = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     loader = data.eval_loader(split, rank=rank, world_size=world)
@@ -29,6 +40,7 @@ def predictions(network: Network, data: ImageData, split: str, accelerator: str)
     if rank != 0:
         return None
     index, logits = by_index(index, logits)
+    logits = logits if answers is None else answers(logits)
     table, rows = data.table, data.table.frame.iloc[index]
     return Predictions.from_arrays(
         rows["path"].tolist(),
@@ -39,6 +51,15 @@ def predictions(network: Network, data: ImageData, split: str, accelerator: str)
         logits,
         rows[table.metadata].reset_index(drop=True),
     )
+
+
+def answers_of(model: Model, table: SampleTable) -> Callable[[np.ndarray], np.ndarray] | None:
+    """From the logits of a multiclass model to the log odds of the classes that are asked about as findings, so that
+    their sigmoid is the model's own probability; None where the table has the model's classes."""
+    if model.kind == table.kind:
+        return None
+    columns = [model.classes.index(name) for name in table.classes]
+    return lambda logits: log_odds(logits.astype(np.float64))[:, columns]
 
 
 def has_auroc(table: SampleTable, split: str) -> bool:
