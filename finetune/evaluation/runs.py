@@ -19,6 +19,7 @@ from finetune.evaluation.predictions import Predictions
 SILENT = ("evaluation", "logger", "trust", "data.num_workers", "data.cache", "trainer.enable_progress_bar")
 """Settings, and whole groups of them, that change no prediction."""
 SEED, FOLD = "seed", "data.fold"
+MOST_NAMED = 5  # unfinished runs in a sentence
 
 
 @dataclass
@@ -57,29 +58,40 @@ class Folds:
     folds: dict[int, Predictions] = field(default_factory=dict)
 
 
-def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Run folders behind `runs=`: those named, and for a folder of runs those in it.
+def find(named: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[str]]:
+    """Run folders behind `runs=`: those named, and for a folder of runs those in it that are finished; and a sentence on
+    those that are not.
 
     Raises:
-        FinetuneError: no such folder, nothing finished in it, or a run that has not finished.
+        FinetuneError: no such folder, nothing finished in it, or a run that was named itself has not finished.
     """
     found: list[Path] = []
+    unfinished: list[Path] = []
     for name in [named] if isinstance(named, str | Path) else named:
         path = Path(str(name))
         if not path.is_dir():
             raise FinetuneError(f"runs={name} is not a folder. Name run folders, or a folder of them (a multirun's).")
-        inside = (
-            [path]
-            if (path / "config.yaml").is_file()
-            else sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: (len(p.name), p.name))
-        )
-        if not inside:
-            raise FinetuneError(f"runs={name} holds no run: there is no config.yaml in it or one level below.")
-        for run in inside:
-            if not (run / "scores.json").is_file():
-                raise FinetuneError(f"{run} is not finished: it has no scores.json. Go on with it by resume={run}.")
+        if (path / "config.yaml").is_file():
+            if not finished(path):
+                raise FinetuneError(f"{path} is not finished: it has no scores.json. Go on with it by resume={path}.")
+            inside = [path]
+        else:
+            inside = sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: (len(p.name), p.name))
+            if not inside:
+                raise FinetuneError(f"runs={name} holds no run: there is no config.yaml in it or one level below.")
+            unfinished += [run for run in inside if not finished(run)]
+            inside = [run for run in inside if finished(run)]
+            if not inside:
+                raise FinetuneError(f"runs={name} holds no finished run. Go on with one by resume={unfinished[-1]}.")
         found += [run for run in inside if run.resolve() not in {other.resolve() for other in found}]
-    return found
+    left = ", ".join(map(str, unfinished[:MOST_NAMED])) + (", ..." if len(unfinished) > MOST_NAMED else "")
+    said = f"{len(unfinished)} unfinished run{'' if len(unfinished) == 1 else 's'} left out (no scores.json): {left}."
+    return found, [said] if unfinished else []
+
+
+def finished(run: Path) -> bool:
+    """scores.json is written last."""
+    return (run / "scores.json").is_file()
 
 
 def read(path: Path, split: str) -> FinishedRun:

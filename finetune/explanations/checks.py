@@ -43,8 +43,8 @@ def randomisation(
     """{method, images, alike, stages: [{part, rho, low, high, images, constant}], sentence}, in the order of
     randomising.
 
-    `rho` is the mean of Spearman's correlation over the images whose maps both vary, with its 95 % interval over images;
-    a map that is the same everywhere (Grad-CAM where nothing speaks for the class) has no correlation and counts in
+    `rho` is the mean of Spearman's correlation over the images whose maps both vary, with its 95 % interval; a map that
+    is the same everywhere (Grad-CAM where nothing speaks for the class) has no correlation and counts in
     `constant`. It is None where no image is left. `alike` says whether the maps survive all weights being random; None:
     it cannot be told, since too few maps vary, the interval holds ALIKE, or the maps have too few `places` (where they
     are enlarged).
@@ -79,7 +79,7 @@ def verdict(last: Mapping[str, Any], places: int | None) -> bool | None:
         return None
     if last["low"] > ALIKE or last["high"] < -ALIKE:
         return True
-    return False if -ALIKE < last["low"] and last["high"] < ALIKE else None
+    return False if last["low"] > -ALIKE and last["high"] < ALIKE else None
 
 
 def in_a_sentence(told: dict[str, Any]) -> str:
@@ -91,16 +91,16 @@ def in_a_sentence(told: dict[str, Any]) -> str:
         return f"{unknown}: they have {places} places, too few to be compared (fewer than {FEWEST_PLACES})."
     if last["images"] < FEWEST:
         return (
-            f"{unknown}: the maps of {last['images']} of {told['images']} images vary and can be compared with those of "
-            f"random weights, {FEWEST} are needed."
+            f"{unknown}: the maps of {last['images']} of {told['images']} images vary, with these weights and with "
+            f"random ones; {FEWEST} are needed."
         )
     rho = f"rank correlation {last['rho']:.2f} ({last['low']:.2f} to {last['high']:.2f}) {over}"
     if told["alike"] is None:
         return f"{unknown}: with every weight random the {rho}, on either side of {ALIKE}."
     if told["alike"]:
         return (
-            f"The maps of {method} stay alike with every weight random ({rho}): they show the image, and do not explain "
-            "what this network learned."
+            f"The maps of {method} stay alike with every weight random ({rho}): they show the image, and do not "
+            "explain what this network learned."
         )
     return f"The maps of {method} change when all weights are random ({rho}), which is the least they must do."
 

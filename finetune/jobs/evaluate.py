@@ -52,9 +52,9 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
             dist.barrier()
     if not first:
         return
-    run_folder.note(run, model=about(config, model), data=run_folder.of_data(table), notes=table.notes)
+    run_folder.note(run, model=scoring.about(config, model), data=run_folder.of_data(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
-    fitted, notes = shipped(model, table.kind)
+    fitted, notes = scoring.shipped(model, table.kind)
     if split == "val" and ("val" in met.pictures or not met.known):
         fitted, notes = Fitted(), []  # val is what they know
     opened = count_opening(model, table.name, written, met, words, say)
@@ -83,29 +83,6 @@ def check_split(split: Any) -> None:
     """What `split=` may say; null is test of the model's own data, all of any other."""
     if split is not None and split not in SPLITS:
         raise one_of("split", split, SPLITS)
-
-
-def about(config: dict[str, Any], model: package.Model) -> dict[str, Any]:
-    """What environment.json says of the model that was asked."""
-    return {
-        "path": str(config["model"]),
-        "weights_hash": model.weights_hash,
-        "backbone": model.spec.backbone,
-        "data": (model.provenance.get("data") or {}).get("name"),
-    }
-
-
-def shipped(model: package.Model, kind: str) -> tuple[Fitted, list[str]]:
-    """What the model ships that goes with labels of this kind, and what must be said of the rest.
-
-    The thresholds are of `prob_<class>`, which means the same where a class is asked about as a finding; calibration,
-    sets and sureness are of all classes of the model together.
-    """
-    if model.kind == kind:
-        return Fitted(model.calibration, model.operating_points, model.selective, model.conformal), []
-    left = [n for n, p in (("calibration", model.calibration), ("sets", model.conformal)) if p is not None]
-    notes = [f"The model's {' and '.join(left)}, for all its classes together, are not applied here."] if left else []
-    return Fitted(operating_points=model.operating_points), notes
 
 
 def fitted_already(words: list[str]) -> None:

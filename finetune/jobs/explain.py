@@ -28,7 +28,7 @@ from finetune.explanations.maps import check_method
 from finetune.inference import best_device, evaluating
 from finetune.jobs import prepare, run_folder, scoring, seen
 from finetune.jobs.errors import heats, inputs, shown, table_rows
-from finetune.jobs.evaluate import check_split, count_opening, shipped
+from finetune.jobs.evaluate import check_split, count_opening
 from finetune.jobs.predict import pictures as picture_files
 from finetune.training import ranks
 
@@ -127,7 +127,7 @@ def of_data(
     opened = count_opening(model, table.name, found, met, words, say)
     if opened is not None:
         report.write_report(opened)  # it shows how often the test split was opened
-    fitted, _ = shipped(model, table.kind)
+    fitted, _ = scoring.shipped(model, table.kind)
     limits = errors.thresholds_of(fitted.operating_points, found.classes)
     wrong = errors.worst(found, config["worst"], limits, finding)
     told: dict[str, Any] = {
@@ -210,12 +210,11 @@ def sanity(
     Those that the network calls positive come first: where nothing speaks for a class, Grad-CAM's map is constant.
     """
     name = config["finding"]
-    if name is not None:
-        asked = np.full(len(found), found.classes.index(name))
-    else:
-        asked = found.logits.argmax(axis=1)
-    probability = found.probs[np.arange(len(found)), asked]
-    positive = probability >= (limits[asked] if found.kind == "multilabel" else 0)
+    most_probable = found.logits.argmax(axis=1)
+    asked = most_probable if name is None else np.full(len(found), found.classes.index(name))
+    positive = found.probs[np.arange(len(found)), asked] >= limits[asked]
+    if found.kind == "multiclass":
+        positive = most_probable == asked
     yes, no, most = np.flatnonzero(positive), np.flatnonzero(~positive), tests_of(config)
     chosen = yes[spread(len(yes), most)]
     chosen = np.r_[chosen, no[spread(len(no), most - len(chosen))]]

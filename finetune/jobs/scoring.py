@@ -62,6 +62,29 @@ def answers_of(model: Model, table: SampleTable) -> Callable[[np.ndarray], np.nd
     return lambda logits: log_odds(logits.astype(np.float64))[:, columns]
 
 
+def about(config: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What environment.json says of the model that was asked."""
+    return {
+        "path": str(config["model"]),
+        "weights_hash": model.weights_hash,
+        "backbone": model.spec.backbone,
+        "data": (model.provenance.get("data") or {}).get("name"),
+    }
+
+
+def shipped(model: Model, kind: str) -> tuple[Fitted, list[str]]:
+    """What the model ships that goes with labels of this kind, and what must be said of the rest.
+
+    The thresholds are of `prob_<class>`, which means the same where a class is asked about as a finding; calibration,
+    sets and sureness are of all classes of the model together.
+    """
+    if model.kind == kind:
+        return Fitted(model.calibration, model.operating_points, model.selective, model.conformal), []
+    left = [n for n, p in (("calibration", model.calibration), ("sets", model.conformal)) if p is not None]
+    notes = [f"The model's {' and '.join(left)}, for all its classes together, are not applied here."] if left else []
+    return Fitted(operating_points=model.operating_points), notes
+
+
 def has_auroc(table: SampleTable, split: str) -> bool:
     """Whether at least one class has a positive and a negative in `split`."""
     target = table.targets()[table.rows(split)]
