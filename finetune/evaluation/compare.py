@@ -50,8 +50,8 @@ def compare(
     """
     if split not in ("test", "val"):
         raise one_of("split", split, ("test", "val"))
-    folders, left_out = finished.find(runs)
-    read = [finished.read(path, split) for path in folders]
+    read = [finished.read(path, split) for path in finished.find(runs)]
+    left_out = finished.unfinished(runs)
     candidates, collected, warnings = finished.grouped(read)
     warnings = [*left_out, *warnings]
     if len(read) < 2:

@@ -58,35 +58,44 @@ class Folds:
     folds: dict[int, Predictions] = field(default_factory=dict)
 
 
-def find(named: str | Path | Sequence[str | Path]) -> tuple[list[Path], list[str]]:
-    """Run folders behind `runs=`: those named, and for a folder of runs those in it that are finished; and a sentence on
-    those that are not.
+def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Run folders behind `runs=`: those named, and for a folder of runs those in it that are finished.
 
     Raises:
         FinetuneError: no such folder, nothing finished in it, or a run that was named itself has not finished.
     """
     found: list[Path] = []
-    unfinished: list[Path] = []
-    for name in [named] if isinstance(named, str | Path) else named:
-        path = Path(str(name))
+    for path, inside in _named(named):
+        done = [run for run in inside if finished(run)]
+        if not inside:
+            raise FinetuneError(f"runs={path} holds no run: there is no config.yaml in it or one level below.")
+        if not done and inside == [path]:
+            raise FinetuneError(f"{path} is not finished: it has no scores.json. Go on with it by resume={path}.")
+        if not done:
+            raise FinetuneError(f"runs={path} holds no finished run. Go on with one by resume={inside[-1]}.")
+        found += [run for run in done if run.resolve() not in {other.resolve() for other in found}]
+    return found
+
+
+def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
+    """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
+    left = [run for _, inside in _named(named) for run in inside if not finished(run)]
+    listed = ", ".join(map(str, left[:MOST_NAMED])) + (", ..." if len(left) > MOST_NAMED else "")
+    said = f"{len(left)} unfinished run{'' if len(left) == 1 else 's'} left out (no scores.json): {listed}."
+    return [said] if left else []
+
+
+def _named(named: str | Path | Sequence[str | Path]) -> list[tuple[Path, list[Path]]]:
+    """Each folder behind `runs=` with the runs in it; of a run itself that alone."""
+    found = []
+    for path in map(Path, map(str, [named] if isinstance(named, str | Path) else named)):
         if not path.is_dir():
-            raise FinetuneError(f"runs={name} is not a folder. Name run folders, or a folder of them (a multirun's).")
-        if (path / "config.yaml").is_file():
-            if not finished(path):
-                raise FinetuneError(f"{path} is not finished: it has no scores.json. Go on with it by resume={path}.")
-            inside = [path]
-        else:
+            raise FinetuneError(f"runs={path} is not a folder. Name run folders, or a folder of them (a multirun's).")
+        inside = [path]
+        if not (path / "config.yaml").is_file():
             inside = sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: (len(p.name), p.name))
-            if not inside:
-                raise FinetuneError(f"runs={name} holds no run: there is no config.yaml in it or one level below.")
-            unfinished += [run for run in inside if not finished(run)]
-            inside = [run for run in inside if finished(run)]
-            if not inside:
-                raise FinetuneError(f"runs={name} holds no finished run. Go on with one by resume={unfinished[-1]}.")
-        found += [run for run in inside if run.resolve() not in {other.resolve() for other in found}]
-    left = ", ".join(map(str, unfinished[:MOST_NAMED])) + (", ..." if len(unfinished) > MOST_NAMED else "")
-    said = f"{len(unfinished)} unfinished run{'' if len(unfinished) == 1 else 's'} left out (no scores.json): {left}."
-    return found, [said] if unfinished else []
+        found.append((path, inside))
+    return found
 
 
 def finished(run: Path) -> bool:

@@ -229,6 +229,8 @@ def of_columns(
 ) -> tuple[list[str], str, np.ndarray, list[str]]:
     """Classes, kind, targets and the columns used, of a column of 1, 0, blank or -1 per class. Where a multiclass table
     has a column for each class, of which exactly one is 1, they are classes too."""
+    if not columns:
+        raise FinetuneError(nothing_known(given, labels, columns, file))
     mapping = read_map(config["data"].get("map"), given.classes, columns)
     try:
         matched = match(given.classes, given.kind, columns, "multilabel", mapping)
@@ -247,7 +249,7 @@ def of_columns(
 
 def nothing_known(given: Answers, labels: pd.DataFrame, columns: list[str], file: Path) -> str:
     """The sentence for a table of labels without a column for any class, with what to type."""
-    said = f"labels={file} says nothing of {some(given.classes, 8)}: {some(columns, 8)}."
+    said = f"labels={file} says nothing of {some(given.classes, 8)}. It has: {some(labels.columns, 8)}."
     names = {name.casefold() for name in given.classes}
     of_classes = [column for column in columns if names & set(labels[column].str.strip().str.casefold())]
     if of_classes:

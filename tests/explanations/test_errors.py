@@ -41,7 +41,7 @@ def test_thresholds_say_what_is_wrong():
     decided = selective.decided(predictions("multilabel", np.zeros((1, 2)), np.zeros((1, 2))), point)
     assert [decided[name]["threshold"] for name in ("c0", "c1")] == limits.tolist()
     assert [decided[name]["point"] for name in ("c0", "c1")] == ["youden", "other"]
-    table = predictions("multilabel", np.array([[1.0, 0], [0, 0]]), np.array([[1.0, -1], [1, -1]]))
+    table = predictions("multilabel", np.array([[1.0, 0], [0, 0]]), np.array([[1.0, -3], [1, -3]]))
     assert [w.kind for w in worst(table, 9, limits)] == ["missed"]  # 0.73 is a no to c0 for both
     assert [w.kind for w in worst(table, 9)] == ["false alarm"]
     assert thresholds_of({}, ["c0"]).tolist() == [0.5]
