@@ -12,7 +12,7 @@ from finetune import build
 from finetune.data import audit as audits
 from finetune.data import splits
 from finetune.data.cache import PictureCache
-from finetune.data.classes import in_classes_of
+from finetune.data.class_map import in_classes_of
 from finetune.data.module import ImageData
 from finetune.data.near import Pair
 from finetune.data.sheets import write_sheet
@@ -201,6 +201,8 @@ def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, 
     for sentence in named.notes[len(read.notes) :]:
         say(sentence)
     if split == "all":
+        if config["split"] is None:
+            say(f"All {len(named):,} images are asked about: these are not the model's own data.")
         return named.with_split(["test"] * len(named)), "test", split
     if not (n := len(named.rows(split))):
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")

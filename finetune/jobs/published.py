@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.special import logit
 
 from finetune import build, package
-from finetune.data.classes import in_braces, in_classes_of, match, proposals, read_map
+from finetune.data.class_map import in_braces, in_classes_of, match, proposals, read_map
 from finetune.data.findings import canonical
 from finetune.data.labels import UNCERTAIN, read_marks
 from finetune.data.sources.listing import need_columns, read_rows, some
