@@ -129,7 +129,7 @@ def test_other_images_of_the_same_names_are_no_opening(place):
 
 
 def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
-    """Without split=: 60 of 60 images of another clinic, whatever split their table gives; of its own the 86 of test."""
+    """Without split=: 60 of 60 images of another clinic, whatever split its table gives; of its own the 86 of test."""
     Path("far/a").mkdir(parents=True)
     for number in range(60):
         noise = np.random.default_rng(number + 900).integers(0, 250, (16, 16))

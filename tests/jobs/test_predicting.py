@@ -130,7 +130,9 @@ def test_a_multiclass_model_on_a_finding(place, capsys):
     assert "warm against Warmth" in Path("runs/mapped/report.html").read_text()
     main(["job=explain", *words[1:], "data.map={warm: Warmth}", "finding=warm", "hydra.run.dir=runs/explained"])
     explained = json.loads(Path("runs/explained/explain.json").read_text())
-    assert explained["rule"] == "an answer is yes from the threshold of prob_: warm 0.5 (no operating point)"
+    point, about = next(iter(finetune.load("runs/first").operating_points.items()))
+    shown = f"warm {about['thresholds']['warm']:.3g} ({point})"
+    assert explained["rule"] == f"an answer is yes from the threshold of prob_: {shown}"
     assert "wrong (an answer is yes from" in capsys.readouterr().out
 
 
