@@ -53,6 +53,8 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
     model = package.load(config["model"])
     say = prepare.sayer(True)
     say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {config['input']}")
+    if others := other_files(config["input"]):
+        say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
     say(f"decision: {decision(model)}")
     typical, reason = model.typical
     if typical is None:
@@ -87,6 +89,13 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
     say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
 
 
+def other_files(given: Any) -> int:
+    """Files below the folders of `input=` that are not asked about, hidden ones left aside."""
+    folders = [path for item in (given if isinstance(given, list) else [given]) if (path := Path(str(item))).is_dir()]
+    below = (path for folder in folders for path in folder.rglob("*") if not path.name.startswith("."))
+    return sum(path.suffix.lower() not in IMAGE_SUFFIXES and path.is_file() for path in below)
+
+
 def decision(model: package.Model) -> str:
     """By which rule the column `decision` answers."""
     if not model.thresholds:
@@ -101,7 +110,7 @@ def unusual(table: pd.DataFrame, n_val: int) -> str:
         f"unusual: {strange:,} of {counted(answered, 'image')} ({100 * strange / answered:.0f} %) are farther from the "
         f"training images than 99 % of the {n_val:,} validation images"
     )
-    if strange > max(1, EXPECTED * answered):
+    if strange > EXPECTED * answered:
         said += ". What the model says of images unlike its own is not to be relied on"
     return f"{said}."
 
