@@ -35,6 +35,10 @@ def check(config: Mapping[str, Any]) -> None:
     check_value("seed", config["seed"], int)
     check_value("compile", config["compile"], bool)
     check_data(config["data"])
+    if config["data"].get("map"):
+        raise FinetuneError(
+            f"data.map={config['data']['map']} names classes of a finished model: job=evaluate and job=explain read it."
+        )
     check_trainer(config["trainer"])
     _check_targets(config, trust)
     check_head(config["head"])
@@ -130,13 +134,14 @@ COMMON_DATA: dict[str, Any] = {
     "val_fraction": float,
     "test_fraction": float,
     "root": str | None,
+    "map": dict[str | int | bool, str | int | bool | list[str | int | bool]] | None,
 }
 
 
 def check_data(data: Mapping[str, Any]) -> None:
     """The values every data set shares."""
     for key, hint in COMMON_DATA.items():
-        check_value(f"data.{key}", data[key], hint)
+        check_value(f"data.{key}", data.get(key), hint)
     for key, least in {"image_size": 8, "batch_size": 1, "num_workers": 0, "seed": 0, "folds": 2}.items():
         if data[key] < least:
             raise FinetuneError(f"data.{key}={data[key]} must be {least} or more.")

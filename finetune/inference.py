@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.evaluation.novelty import Typical
+from finetune.network import Network
+
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[nn.Module]:
@@ -56,6 +59,20 @@ def predict(
     if not logits:
         return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
     return np.concatenate(indices), np.concatenate(logits)
+
+
+def with_distances(network: Network, typical: Typical | None) -> Callable[[Tensor], Tensor]:
+    """What to ask `network` for its logits and, in a last column, how far its features lie from what is typical."""
+
+    def ask(images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K), or (N, K + 1)
+        last = network.backbone.forward_features(images)
+        logits = network.head(last).float().cpu()
+        if typical is None:
+            return logits
+        features = network.head.features(last).float().cpu().numpy()  # type: ignore[operator]
+        return torch.cat([logits, torch.from_numpy(typical.distance(features)).float()[:, None]], dim=1)
+
+    return ask
 
 
 def by_index(indices: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ The file holds plain values only and never names a class to build. What it holds
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,12 @@ from safetensors.torch import save_file
 from finetune import inference
 from finetune.data.images import as_picture, read_picture
 from finetune.errors import BadImage, FinetuneError
+from finetune.evaluation import novelty
 from finetune.evaluation.calibration import Calibration
 from finetune.evaluation.conformal import Conformal
 from finetune.evaluation.files import is_finished
+from finetune.evaluation.novelty import Typical
+from finetune.evaluation.thresholds import decision_thresholds
 from finetune.header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -28,6 +31,9 @@ from finetune.weights import files, own_file
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Progress = Callable[[int, int], None]
+"""Takes how many images are done, and how many there are."""
 
 
 @dataclass(repr=False)
@@ -45,6 +51,7 @@ class Model:
     operating_points: dict[str, Any] = field(default_factory=dict)  # thresholds of `prob_<class>`, chosen on val
     selective: dict[str, Any] = field(default_factory=dict)  # how sure is sure enough, chosen on val
     conformal: Conformal | None = None  # fitted on val; `predict` then adds the sets
+    _typical: tuple[Typical | None, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def weights_hash(self) -> str:
@@ -64,40 +71,86 @@ class Model:
         z = torch.from_numpy(np.asarray(logits, dtype=np.float64))
         return (z.sigmoid() if self.kind == "multilabel" else z.softmax(dim=1)).numpy()
 
-    def predict(self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto") -> "pd.DataFrame":
-        """One row per image: `path` (its position for pictures given as arrays) and `prob_<class>` per class; then
-        `calibrated_<class>`, where the model ships a calibration of the class, and the conformal sets, where it ships
-        those: `set` (a|b), or `set_<class>` with yes and no.
+    @property
+    def thresholds(self) -> dict[str, dict[str, Any]]:
+        """Of a multilabel model {class: {threshold, point}}: from which `prob_<class>` its `decision` names the class;
+        `point` is the operating point whose threshold it is, None for 0.5. Empty for a multiclass model, whose decision
+        is the most probable class."""
+        return decision_thresholds(self.operating_points, self.classes) if self.kind == "multilabel" else {}
+
+    @property
+    def typical(self) -> tuple[Typical | None, str]:
+        """What is typical of the model's own images, from the file beside it; else None and the reason."""
+        if self.path is None:
+            return None, "the model has not been saved"
+        if self._typical is None:
+            known, reason = novelty.read(self.path.parent, self.weights_hash)
+            if known is not None and (n := len(known.usual)) < novelty.FEWEST_VAL:
+                reason = f"{novelty.FILE} is of {n} validation images, {novelty.FEWEST_VAL} are needed"
+            self._typical = (None if reason else known), reason
+        return self._typical
+
+    def predict(
+        self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
+    ) -> "pd.DataFrame":
+        """One row per image, in their order, with the columns
+
+        - `path`: of an image given as an array its position
+        - `prob_<class>`: sigmoid or softmax of the logits, never calibrated
+        - `calibrated_<class>`: for the classes that the model ships a calibration of
+        - `set`, of a multilabel model `set_<class>`: where it ships conformal sets, all that cannot be ruled out, as
+          `a|b` or `yes|no`; `neither` where all are less probable than they were in the validation images that had them
+        - `decision`: the most probable class; of a multilabel model all whose probability reaches its threshold
+          (`thresholds`), as `a|b`, or `none`
+        - `novelty` and `unusual`, where a fit left what is typical of its images beside the model: which percentage of
+          its validation images is more like its training images than this one; yes beyond the 99th percentile
 
         Args:
             images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3).
             batch_size: how many at once; the answers do not depend on it.
+            progress: called with (done, total) after each batch.
 
         Raises:
             FinetuneError: an image that cannot be read, named with the reason.
         """
-        table, bad = self.predict_readable(images, batch_size=batch_size, device=device)
-        if bad:
-            first = "; ".join(f"{name}: {reason}" for name, reason in list(bad.items())[:5])
+        table = self.predict_all(images, batch_size=batch_size, device=device, progress=progress)
+        bad = table[table["error"] != ""]
+        if len(bad):
+            first = "; ".join(f"{row.path}: {row.error}" for row in bad.head().itertuples())
             raise FinetuneError(f"{len(bad)} of {len(images)} images cannot be read: {first}.")
-        return table
+        return table.drop(columns="error")
 
-    def predict_readable(
-        self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto"
-    ) -> tuple["pd.DataFrame", dict[str, str]]:
-        """As `predict`, but going on without the unreadable ones: the table, and name -> reason for these."""
+    def predict_all(
+        self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
+    ) -> "pd.DataFrame":
+        """As `predict`, with a last column `error`: why an image cannot be read, whose other cells are then blank."""
         import pandas as pd
 
         images = as_list(images)
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        bad: dict[str, str] = {}
-        _, logits = inference.predict(
-            self.network, self._batches(images, names, batch_size, bad), inference.best_device(device)
+        typical, _ = self.typical
+        bad: dict[int, str] = {}
+        _, answers = inference.predict(
+            self.network,
+            self._batches(images, batch_size, bad, progress or (lambda done, total: None)),
+            inference.best_device(device),
+            inference.with_distances(self.network, typical),
         )
-        readable = [name for name in names if name not in bad]
-        logits = logits.reshape(len(readable), len(self.classes))
+        readable = [row for row in range(len(names)) if row not in bad]
+        answers = answers.reshape(len(readable), len(self.classes) + (typical is not None))
+        logits = answers[:, : len(self.classes)]
+        columns = pd.DataFrame(self._columns(logits), index=readable)
+        if typical is not None:
+            columns["novelty"] = typical.percentile(answers[:, -1]).astype(float)
+            columns["unusual"] = np.where(typical.unusual(answers[:, -1]), "yes", "no")
+        table = columns.reindex(range(len(names)))
+        table.insert(0, "path", pd.Series(names, dtype=str))
+        return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
+
+    def _columns(self, logits: np.ndarray) -> dict[str, Any]:
+        """prob_, calibrated_, the sets and the decision, of logits (N, K)."""
         probs = self.probabilities(logits)
         columns: dict[str, Any] = {f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)}
         if self.calibration is not None:
@@ -105,23 +158,29 @@ class Model:
             columns |= {f"calibrated_{c}": calibrated[:, self.classes.index(c)] for c in self.calibration.calibrated}
         if self.conformal is not None:
             columns |= self.conformal.columns(probs)
-        return pd.DataFrame({"path": pd.Series(readable, dtype=str), **columns}), bad
+        names = np.array(self.classes, object)
+        if self.kind == "multiclass":
+            return {**columns, "decision": names[logits.argmax(axis=1)]}
+        above = probs >= np.array([about["threshold"] for about in self.thresholds.values()])
+        return {**columns, "decision": ["|".join(names[row]) or "none" for row in above]}
 
-    def _batches(self, images: Sequence[Any], names: list[str], size: int, bad: dict[str, str]):
+    def _batches(self, images: Sequence[Any], size: int, bad: dict[int, str], progress: Progress):
         pending: list[torch.Tensor] = []
-        for name, image in zip(names, images, strict=True):
+        for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
                 picture = read_picture(image, self.preprocessing.enough) if path else as_picture(image)
             except BadImage as error:
-                bad[name] = error.reason
+                bad[row] = error.reason
                 continue
             pending.append(self.preprocessing(picture))
             if len(pending) == size:
                 yield {"image": torch.stack(pending), "index": np.zeros(size, dtype=np.int64)}
                 pending = []
+                progress(row + 1, len(images))
         if pending:
             yield {"image": torch.stack(pending), "index": np.zeros(len(pending), dtype=np.int64)}
+        progress(len(images), len(images))
 
     def save(self, path: str | Path) -> Path:
         """Write the one file, atomically."""

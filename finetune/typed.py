@@ -23,6 +23,7 @@ POLICIES = ("data.uncertain", "data.missing")
 OPEN = (
     *POLICIES,
     "data.sources",
+    "data.map",
     "evaluation.operating_points",
     "evaluation.metrics",
     "loss.pos_weight",

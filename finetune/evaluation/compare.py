@@ -39,7 +39,8 @@ def compare(
         seed: of the resamples.
 
     Raises:
-        FinetuneError: a run is not there or not finished, or the runs do not answer the same samples.
+        FinetuneError: a run that was named is not there or not finished, or the runs do not answer the same samples.
+            Unfinished runs in a folder of runs are left out, and named in the warnings.
 
     Example:
         >>> found = finetune.compare(["outputs/A", "outputs/B"], split="val")
@@ -50,9 +51,11 @@ def compare(
     if split not in ("test", "val"):
         raise one_of("split", split, ("test", "val"))
     read = [finished.read(path, split) for path in finished.find(runs)]
+    left_out = finished.unfinished(runs)
     candidates, collected, warnings = finished.grouped(read)
+    warnings = [*left_out, *warnings]
     if len(read) < 2:
-        raise FinetuneError(f"runs={runs} is a single run. Name two or more: runs=[a,b].")
+        raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))
     out_of_fold = [comparison_report.told_folds(folds, n_boot, seed) for folds in collected]
     try:
         told = comparison.compare(candidates, n_boot, seed)

@@ -23,6 +23,7 @@ from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.shares import shares
 
 SIDES = {"yes": 1, "no": 0}
+NEITHER = "neither"
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,15 @@ class Conformal:
         return found
 
     def columns(self, probs: np.ndarray) -> dict[str, list[str]]:
-        """The sets as text, `a|b`, for a table: `set` (multiclass) or `set_<class>` with yes and no."""
+        """The sets as text, `a|b`, for a table: `set` (multiclass) or `set_<class>` with yes and no; an empty set is
+        `neither`, so that it is not taken for a missing one."""
         if self.kind == "multiclass":
             within = np.stack(list(self.sets(probs).values()), axis=1)
-            return {"set": ["|".join(np.array(self.classes, object)[row]) for row in within]}
+            return {"set": ["|".join(np.array(self.classes, object)[row]) or NEITHER for row in within]}
         return {
-            f"set_{name}": ["|".join(side for side, there in zip(SIDES, row, strict=True) if there) for row in within]
+            f"set_{name}": [
+                "|".join(side for side, there in zip(SIDES, row, strict=True) if there) or NEITHER for row in within
+            ]
             for name, within in self.sets(probs).items()
         }
 

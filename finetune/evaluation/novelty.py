@@ -6,23 +6,33 @@
   all of them. Of the covariance the strongest directions are kept and the rest is taken as round (Tipping and Bishop,
   1999), so that a few hundred images are enough for 2,048 features.
 
-Both are larger the stranger the picture. They say what the network does not know, never that an answer is right.
+Both are larger the stranger the image. They say what the network does not know, never that an answer is right.
+
+The distances of the validation images, which the network did not learn from, say what is usual: an image beyond the
+99th percentile of them is called unusual, so about one in a hundred images like them is called so too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from scipy.special import logsumexp
 
 from finetune.evaluation.intervals import delong
 
+FILE = "typical.safetensors"
+"""Beside the model: what its training images look like to it, and how far its validation images lie from them."""
 SCORES = ("energy", "mahalanobis")
 DIRECTIONS = 128  # of the covariance that are kept at most
+FEWEST_VAL = 20  # validation images below which nothing is said of what is usual: 1 in 21 would be called unusual
+UNUSUAL = 0.99  # quantile of the validation images beyond which an image is called unusual
 
 
 def energy(logits: np.ndarray, kind: str) -> np.ndarray:
@@ -42,6 +52,8 @@ class Typical:
     """(R,) along them."""
     rest: float
     """Variance along every other direction."""
+    usual: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """(V,) ascending: distances of the validation images."""
 
     @classmethod
     def fit(cls, features: np.ndarray) -> Typical:
@@ -63,6 +75,46 @@ class Typical:
         left = np.maximum((away**2).sum(axis=1) - (along**2).sum(axis=1), 0)
         return np.sqrt((along**2 / self.variances).sum(axis=1) + left / self.rest)
 
+    def percentile(self, distances: np.ndarray) -> np.ndarray:  # (N,) -> (N,) from 0 to 100
+        """Which part of the validation images lies nearer than this."""
+        return 100 * np.searchsorted(self.usual, distances) / len(self.usual)
+
+    def unusual(self, distances: np.ndarray) -> np.ndarray:  # (N,) -> bool (N,)
+        """Whether this is farther than the 99th percentile of the validation images: of fewer than 100 than all."""
+        return np.asarray(distances) > np.quantile(self.usual, UNUSUAL, method="higher")
+
+    def save(self, folder: Path, weights_hash: str) -> None:
+        """Write FILE into `folder`, in 32 bits, atomically; `weights_hash` says whose features these are."""
+        arrays = {name: getattr(self, name) for name in ("mean", "directions", "variances", "usual")}
+        arrays["rest"] = np.array(self.rest)
+        partial = folder / f".{FILE}.{os.getpid()}"
+        try:
+            plain = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
+            save_file(plain, partial, metadata={"weights_hash": weights_hash})
+            os.replace(partial, folder / FILE)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def read(folder: Path, weights_hash: str) -> tuple[Typical | None, str]:
+    """What is typical of the model in this folder, else None and the reason why it is not known."""
+    path = folder / FILE
+    if not path.is_file():
+        return None, f"there is no {FILE} beside the model"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            of = (file.metadata() or {}).get("weights_hash")
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        mean, directions, variances = (np.asarray(arrays[n], np.float64) for n in ("mean", "directions", "variances"))
+        rest, usual = float(arrays["rest"].item()), np.sort(np.asarray(arrays.get("usual", np.zeros(0)), np.float64))
+    except (OSError, KeyError, SafetensorError, ValueError):
+        return None, f"{path} is damaged"
+    if of not in (None, weights_hash):  # files of older runs do not say
+        return None, f"{path} belongs to another model"
+    if directions.shape != (len(variances), len(mean)) or not all(map(np.isfinite, (rest, mean.sum(), usual.sum()))):
+        return None, f"{path} is damaged"
+    return Typical(mean, directions, variances, rest, usual), ""
+
 
 def told(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
     """{score: {auroc: {value, low, high}, own, other}} of how well each score tells pictures of `other` from `own`.
@@ -80,12 +132,9 @@ def told(own: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def table(predictions: Any, features: Mapping[str, np.ndarray] | None, typical: Typical | None) -> pd.DataFrame:
-    """sample, patient, energy, and mahalanobis where `features` {sample: (D,)} and what is typical are known."""
-    frame = predictions.frame[["sample", "patient"]].copy()
-    frame["energy"] = energy(predictions.logits, predictions.kind)
-    if features is not None and typical is not None:
-        frame = frame[frame["sample"].isin(set(features))].reset_index(drop=True)
-        stacked = np.stack([features[sample] for sample in frame["sample"]]) if len(frame) else np.zeros((0, 1))
-        frame["mahalanobis"] = typical.distance(stacked) if len(frame) else []
-    return frame
+def table(
+    samples: list[str], patients: list[str], logits: np.ndarray, kind: str, distances: np.ndarray | None
+) -> pd.DataFrame:
+    """sample, patient, energy, and mahalanobis where the distances (N,) are known."""
+    frame = pd.DataFrame({"sample": samples, "patient": patients, "energy": energy(logits, kind)})
+    return frame if distances is None else frame.assign(mahalanobis=distances)

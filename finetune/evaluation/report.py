@@ -75,7 +75,9 @@ def context(run: Run) -> dict[str, Any]:
     has_patients = run.audit.get("has_patients", scores.get("patients") != scores.get("n"))
     val = run.scores.get("val", {}) if split == "test" else {}
     name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
-    backbone = (run.config.get("backbone") or {}).get("name")
+    evaluated = run.config.get("job") == "evaluate"
+    asked = run.environment.get("model") or {}
+    backbone = asked.get("backbone") if evaluated else (run.config.get("backbone") or {}).get("name")
     predictions = run.predictions.get(split or "")
     checks = conditions.checks(scores, val, run.audit, run.openings, has_patients) if scores else []
     points = sections.operating_points(scores)
@@ -83,10 +85,14 @@ def context(run: Run) -> dict[str, Any]:
     notes = [note for of_split in run.scores.values() for note in of_split.get("notes", [])]
     return {
         "title": f"{name}, {backbone}" if backbone else str(name),
-        "sentence": wording.what_was_run(backbone, name, splits(run), has_patients),
+        "sentence": wording.what_was_evaluated(asked, name, split or "", scores, has_patients)
+        if evaluated
+        else wording.what_was_run(backbone, name, splits(run), has_patients),
+        "evaluated": evaluated,
         "synthetic": bool(data.get("synthetic")),
         "random_weights": bool(weights.get("random")),
         "split": split,
+        "where": "all images" if evaluated and split == "all" else f"the {split} split",
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
         "reference": None if data.get("synthetic") else (run.config.get("data") or {}).get("reference"),
@@ -128,7 +134,7 @@ def context(run: Run) -> dict[str, Any]:
         "names": NAMES,
         "command": wording.shortened_command(run.environment.get("command") or ""),
         "environment": run.environment,
-        "settings": wording.settings(run.config),
+        "settings": wording.settings(wording.read_by_evaluation(run.config) if evaluated else run.config),
     }
 
 
@@ -150,6 +156,8 @@ def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any]
 def splits(run: Run) -> list[dict[str, Any]]:
     """One row per split: images, patients, and per class how many are positive, from the audit, else the scores."""
     found = [{"name": name, **counts} for name, counts in (run.audit.get("counts") or {}).items()]
+    if len(found) == 1 and len(run.scores) == 1:  # all images of other data, which the audit has as one split
+        found[0]["name"] = next(iter(run.scores))
     if found:
         return found
     singular = {"positives": "positive", "negatives": "negative", "unknown": "unknown"}

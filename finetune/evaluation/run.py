@@ -66,8 +66,10 @@ class Run:
 
         config = load("config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), {})
         environment = load("environment.json", parse_json, {})
-        audit = load("audit.json", parse_json, {})
-        metrics = load("metrics.csv", lambda path: [pd.read_csv(path)], [pd.DataFrame()])[0]
+        asked = config.get("job") == "evaluate"  # it trained nothing, and of a table of probabilities it saw no image
+        audit = {} if asked and config.get("predictions") else load("audit.json", parse_json, {})
+        none = [pd.DataFrame()]
+        metrics = none[0] if asked else load("metrics.csv", lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
             scores = load("scores.json", parse_json, {})
         predictions: dict[str, Predictions] = {}

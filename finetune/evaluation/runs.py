@@ -29,6 +29,7 @@ SILENT = (
 )
 """Settings, and whole groups of them, that change no prediction."""
 SEED, FOLD = "seed", "data.fold"
+MOST_NAMED = 5  # unfinished runs in a sentence
 
 
 @dataclass
@@ -68,28 +69,43 @@ class Folds:
 
 
 def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Run folders behind `runs=`: those named, and for a folder of runs those in it.
+    """Run folders behind `runs=`: those named, and for a folder of runs those in it that are finished.
 
     Raises:
-        FinetuneError: no such folder, nothing finished in it, or a run that has not finished.
+        FinetuneError: no such folder, nothing finished in it, or a run that was named itself has not finished.
     """
     found: list[Path] = []
-    for name in [named] if isinstance(named, str | Path) else named:
-        path = Path(str(name))
-        if not path.is_dir():
-            raise FinetuneError(f"runs={name} is not a folder. Name run folders, or a folder of them (a multirun's).")
-        inside = (
-            [path]
-            if (path / "config.yaml").is_file()
-            else sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: numbered(p.name))
-        )
+    for path, inside in _named(named):
+        done = [run for run in inside if is_finished(run)]
         if not inside:
-            raise FinetuneError(f"runs={name} holds no run: there is no config.yaml in it or one level below.")
-        for run in inside:
-            if not is_finished(run):
-                why = "its results are being replaced" if (run / "scores.json").is_file() else "it has no scores.json"
-                raise FinetuneError(f"{run} is not finished: {why}. Go on with it by resume={run}.")
-        found += [run for run in inside if run.resolve() not in {other.resolve() for other in found}]
+            raise FinetuneError(f"runs={path} holds no run: there is no config.yaml in it or one level below.")
+        if not done and inside == [path]:
+            why = "its results are being replaced" if (path / "scores.json").is_file() else "it has no scores.json"
+            raise FinetuneError(f"{path} is not finished: {why}. Go on with it by resume={path}.")
+        if not done:
+            raise FinetuneError(f"runs={path} holds no finished run. Go on with one by resume={inside[-1]}.")
+        found += [run for run in done if run.resolve() not in {other.resolve() for other in found}]
+    return found
+
+
+def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
+    """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
+    left = [run for _, inside in _named(named) for run in inside if not is_finished(run)]
+    listed = ", ".join(map(str, left[:MOST_NAMED])) + (", ..." if len(left) > MOST_NAMED else "")
+    said = f"{len(left)} unfinished run{'' if len(left) == 1 else 's'} left out (no scores.json): {listed}."
+    return [said] if left else []
+
+
+def _named(named: str | Path | Sequence[str | Path]) -> list[tuple[Path, list[Path]]]:
+    """Each folder behind `runs=` with the runs in it; of a run itself that alone."""
+    found = []
+    for path in map(Path, map(str, [named] if isinstance(named, str | Path) else named)):
+        if not path.is_dir():
+            raise FinetuneError(f"runs={path} is not a folder. Name run folders, or a folder of them (a multirun's).")
+        inside = [path]
+        if not (path / "config.yaml").is_file():
+            inside = sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: numbered(p.name))
+        found.append((path, inside))
     return found
 
 

@@ -19,6 +19,7 @@ from finetune.evaluation.intervals import FEWEST
 from finetune.evaluation.plots import thinned
 from finetune.evaluation.predictions import Predictions
 from finetune.evaluation.shares import shares
+from finetune.evaluation.thresholds import decision_thresholds
 
 ALL = "all classes"
 """The one row of a multiclass table."""
@@ -60,12 +61,7 @@ def decided(predictions: Predictions, points: Mapping[str, Mapping[str, Any]]) -
     """{class: {threshold, point}} by which a multilabel class says yes; `point` is None where nothing was chosen."""
     if predictions.kind == "multiclass":
         return {ALL: {"threshold": None, "point": None}}
-    found = {}
-    for name in predictions.classes:
-        point = next((p for p, about in points.items() if name in about["thresholds"]), None)
-        threshold = 0.5 if point is None else float(points[point]["thresholds"][name])
-        found[name] = {"threshold": threshold, "point": point}
-    return found
+    return decision_thresholds(points, predictions.classes)
 
 
 def answers(predictions: Predictions, name: str, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,7 @@ on test: few patients in val mean a threshold that is itself uncertain, and the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,28 @@ def chosen(
         if thresholds:
             points[point] = {"goal": wish.goal, "value": wish.value, "split": split, "thresholds": thresholds}
     return points, said
+
+
+def decision_thresholds(points: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{class: {threshold, point}}: from which `prob_<class>` a multilabel answer is yes, wherever one threshold is
+    needed (decisions, worst errors, selective prediction). It is that of the first operating point that has one for the
+    class, else 0.5, whose `point` is None."""
+    decided: dict[str, dict[str, Any]] = {}
+    for name in classes:
+        point = next((p for p, about in points.items() if name in about["thresholds"]), None)
+        threshold = 0.5 if point is None else float(points[point]["thresholds"][name])
+        decided[name] = {"threshold": threshold, "point": point}
+    return decided
+
+
+def thresholds_in_words(decided: Mapping[str, Mapping[str, Any]], most: int = 5) -> str:
+    """`Pneumonia 0.43 (youden), Mass 0.5 (not chosen on val)`: the thresholds of the first few classes."""
+    parts = [
+        f"{name} {about['threshold']:.3g} ({about['point'] or 'no operating point'})"
+        for name, about in list(decided.items())[:most]
+    ]
+    more = len(decided) - most
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
 
 
 def applied(

@@ -116,6 +116,25 @@ def what_was_run(backbone: str | None, data: str, splits: list[dict[str, Any]], 
     return f"{backbone or 'A network'}, fine-tuned on {data}" + (f": {', '.join(parts)}." if parts else ".")
 
 
+def what_was_evaluated(
+    model: Mapping[str, Any], data: str, split: str, scores: Mapping[str, Any], has_patients: bool
+) -> str:
+    """resnet50 of chestxray, evaluated on all of nih: 650 images of 248 patients."""
+    network = model.get("backbone")
+    what = f"{network}, fine-tuned on {model.get('data') or 'other data'}," if network else "A table of probabilities,"
+    where = data if not network else f"all of {data}" if split == "all" else f"the {split} split of {data}"
+    people = f" of {scores['patients']:,} patients" if has_patients and "patients" in scores else ""
+    return f"{what} evaluated on {where}: {scores.get('n', 0):,} images{people}."
+
+
+def read_by_evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that job=evaluate reads: those of network and training are the model's, not these."""
+    from_table = ("job", "predictions", "labels", "image", "label", "patient", "evaluation", "seed")
+    from_model = ("job", "model", "split", "prevalence", "data", "evaluation", "trainer", "seed")
+    wanted = from_table if config.get("predictions") else from_model
+    return {key: config[key] for key in wanted if key in config}
+
+
 def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
     """What was found, in a few sentences, the most important first: what speaks against the run, then how good it is,
     beside what an answer that looks at no image gets."""
@@ -123,13 +142,16 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
     classes = scores.get("classes", {})
     images = f"{scores['n']:,} images" if "n" in scores else "the images"
     people = f" of {scores['patients']:,} patients" if has_patients and "patients" in scores else ""
+    on = f"On all images of these data ({images}{people})"
+    if split != "all":
+        on = f"On the {split} split ({images}{people})"
     overall, trivial = scores.get("overall", {}), (scores.get("baseline") or {}).get("overall", {})
     accuracy, recall = (overall.get(metric) or {} for metric in ("accuracy", "balanced_accuracy"))
     harm = [each["short"] for each in scores.get("harms", [])]
     first = [f"Before use: {'; '.join(harm)}."] if harm else []
     said = []
     if accuracy.get("value") is not None:
-        said.append(f"On the {split} split ({images}{people}) the accuracy is {in_words(accuracy)}.")
+        said.append(f"{on} the accuracy is {in_words(accuracy)}.")
         if trivial:
             said[-1] = (
                 f"{said[-1][:-1]}; always answering {scores['baseline']['answer']} gives {trivial['accuracy']:.3f}."
@@ -140,11 +162,11 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
                 f"{trivial['balanced_accuracy']:.3f}."
             )
     if macro.get("value") is None:
-        return [*first, *said, f"On the {split} split ({images}{people}) no class has a defined AUROC."]
+        return [*first, *said, f"{on} no class has a defined AUROC."]
     defined = {name: c["auroc"]["value"] for name, c in classes.items() if c["auroc"]["value"] is not None}
     over = f", the mean over {len(defined)} of {len(classes)} classes" if len(classes) > 1 else ""
     name = "macro AUROC" if len(classes) > 1 else "AUROC"
-    where = "The" if said else f"On the {split} split ({images}{people}) the"
+    where = "The" if said else f"{on} the"
     said.append(f"{where} {name} is {in_words(macro)}{over}.")
     if macro.get("low") is not None and macro["low"] <= 0.5 <= macro["high"]:
         said.append("This cannot be told from guessing, which gives 0.5.")

@@ -4,32 +4,50 @@ Checks for Saliency Maps").
 From the head down the parts of a copy are made anew at random, each on top of those before it, and the maps of the same
 pictures and classes are compared with those of the trained network by the rank correlation of their pixels. A map that
 stays the same whatever the weights are shows the picture (its edges, its middle), not what the network knows.
+
+There is a verdict from FEWEST images on whose maps vary: correlations of single images spread by about 0.4, so the mean
+of 20 is known to 0.2 and can be told from ALIKE, where it is 0 or 1. Nor is there one on maps of fewer than
+FEWEST_PLACES places before they are enlarged: a rank correlation of four numbers says nothing.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import rankdata
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from finetune.explanations.maps import heat_of
 from finetune.network import Network
 
+FEWEST = 20  # images whose maps vary in both networks, for a verdict
+FEWEST_PLACES = 16  # of a map before it is enlarged, for a verdict
 ALIKE = 0.5  # a rule of thumb: above it maps of random weights are still recognisably those of the trained network
 
 
 def randomisation(
-    network: Network, images: Tensor, classes: Tensor, method: str = "grad_cam", *, seed: int = 0, **options: Any
+    network: Network,
+    images: Tensor,
+    classes: Tensor,
+    method: str = "grad_cam",
+    *,
+    places: int | None = None,
+    seed: int = 0,
+    **options: Any,
 ) -> dict[str, Any]:
-    """{method, images, alike, stages: [{part, rho, images, constant}], sentence}, in the order of randomising.
+    """{method, images, alike, stages: [{part, rho, low, high, images, constant}], sentence}, in the order of
+    randomising.
 
-    `rho` is the mean of Spearman's correlation over the pictures whose maps both vary; a map that is the same
-    everywhere (Grad-CAM where nothing speaks for the class) has no correlation and counts in `constant`. It is None
-    where no picture is left. `alike` says whether the maps survive all weights being random; None: not known.
+    `rho` is the mean of Spearman's correlation over the images whose maps both vary, with its 95 % interval; a map that
+    is the same everywhere (Grad-CAM where nothing speaks for the class) has no correlation and counts in
+    `constant`. It is None where no image is left. `alike` says whether the maps survive all weights being random; None:
+    it cannot be told, since too few maps vary, the interval holds ALIKE, or the maps have too few `places` (where they
+    are enlarged).
     """
     trained = heat_of(network, images, classes, method, **options).numpy()
     changed = copy.deepcopy(network)
@@ -38,32 +56,53 @@ def randomisation(
         randomise(modules, seed + number)
         found = correlations(trained, heat_of(changed, images, classes, method, **options).numpy())
         known = found[~np.isnan(found)]
-        stages.append(
-            {
-                "part": part,
-                "rho": float(known.mean()) if len(known) else None,
-                "images": len(known),
-                "constant": len(found) - len(known),
-            }
-        )
-    last = stages[-1]["rho"]
-    alike = None if last is None else abs(last) > ALIKE
-    told = {"method": method, "images": len(images), "alike": alike, "stages": stages}
+        stages.append({"part": part, **mean(known), "images": len(known), "constant": len(found) - len(known)})
+    told = {"method": method, "images": len(images), "places": places, "alike": verdict(stages[-1], places)}
+    told |= {"stages": stages}
     return {**told, "sentence": in_a_sentence(told)}
+
+
+def mean(rho: np.ndarray) -> dict[str, float | None]:
+    """{rho, low, high}: the mean with Student's interval, from FEWEST values on."""
+    if not len(rho):
+        return {"rho": None, "low": None, "high": None}
+    middle = float(rho.mean())
+    if len(rho) < FEWEST:
+        return {"rho": middle, "low": None, "high": None}
+    half = float(student.ppf(0.975, len(rho) - 1) * rho.std(ddof=1) / np.sqrt(len(rho)))
+    return {"rho": middle, "low": max(middle - half, -1.0), "high": min(middle + half, 1.0)}
+
+
+def verdict(last: Mapping[str, Any], places: int | None) -> bool | None:
+    """Whether maps of random weights are like those of the trained ones; None where it cannot be told."""
+    if last["low"] is None or (places is not None and places < FEWEST_PLACES):
+        return None
+    if last["low"] > ALIKE or last["high"] < -ALIKE:
+        return True
+    return False if last["low"] > -ALIKE and last["high"] < ALIKE else None
 
 
 def in_a_sentence(told: dict[str, Any]) -> str:
     """What the test found of a method, for a reader."""
-    last = told["stages"][-1]
+    last, method, places = told["stages"][-1], told["method"], told["places"]
+    over = f"over {last['images']} of {told['images']} image{'' if told['images'] == 1 else 's'}"
+    unknown = f"Whether the maps of {method} depend on the weights cannot be told"
+    if places is not None and places < FEWEST_PLACES:
+        return f"{unknown}: they have {places} places, too few to be compared (fewer than {FEWEST_PLACES})."
+    if last["images"] < FEWEST:
+        return (
+            f"{unknown}: the maps of {last['images']} of {told['images']} images vary, with these weights and with "
+            f"random ones; {FEWEST} are needed."
+        )
+    rho = f"rank correlation {last['rho']:.2f} ({last['low']:.2f} to {last['high']:.2f}) {over}"
     if told["alike"] is None:
-        return f"The maps of {told['method']} are constant once all weights are random: they cannot be compared."
-    rho = f"rank correlation {last['rho']:.2f} over {last['images']} pictures"
+        return f"{unknown}: with every weight random the {rho}, on either side of {ALIKE}."
     if told["alike"]:
         return (
-            f"The maps of {told['method']} stay alike with every weight random ({rho}): they show the picture, and do "
-            "not explain what this network learned."
+            f"The maps of {method} stay alike with every weight random ({rho}): they show the image, and do not "
+            "explain what this network learned."
         )
-    return f"The maps of {told['method']} change when all weights are random ({rho}), which is the least they must do."
+    return f"The maps of {method} change when all weights are random ({rho}), which is the least they must do."
 
 
 def correlations(before: np.ndarray, after: np.ndarray) -> np.ndarray:  # (N, H, W) twice -> (N,)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import logit
 
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.thresholds import decision_thresholds
 
 MISSED, ALARM = "missed", "false alarm"
 
@@ -44,9 +45,8 @@ class Wrong:
 
 
 def thresholds_of(operating_points: Mapping[str, Any], classes: list[str]) -> np.ndarray:  # -> (K,)
-    """From which probability an answer is yes: the first operating point's, 0.5 for a class it has none for."""
-    point: Mapping[str, Any] = next(iter(operating_points.values()), {})
-    return np.array([float(point.get("thresholds", {}).get(name, 0.5)) for name in classes])
+    """From which probability an answer is yes, by the one rule of `decision_thresholds`."""
+    return np.array([about["threshold"] for about in decision_thresholds(operating_points, classes).values()])
 
 
 def worst(

@@ -9,6 +9,9 @@
 Beside each stands what chance gives, twice. `chance` is the maximum, or the region, put anywhere at random. `elsewhere`
 is the same boxes held against the maps of the other patients' pictures with that finding: a method that always points
 to the middle of the lungs scores as well there, so only what lies above it speaks for the maps.
+
+There is a verdict from FEWEST_MAPS maps on that vary: of fewer the interval of a share is 0.4 wide or more, and hardly
+anything lies above chance.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from finetune.evaluation.files import plain
 from finetune.evaluation.intervals import FEWEST, Interval
 from finetune.explanations.geometry import Corners, mask
 
+FEWEST_MAPS = 20  # that vary, for a verdict
 MOST_OTHERS = 20  # maps of other patients that a picture's boxes are held against
 
 
@@ -91,6 +95,11 @@ def in_a_sentence(scores: dict[str, Any]) -> str:
     pointing = scores["pointing"]
     if scores["n"] == 0:
         return "There are no boxes to hold the maps against."
+    if (varying := scores["n"] - scores["constant"]) < FEWEST_MAPS:
+        return (
+            f"Whether the maps lie where the boxes are cannot be told: {varying:,} of {scores['n']:,} maps vary, "
+            f"{FEWEST_MAPS} are needed."
+        )
     control = max(value for value in (pointing["chance"], pointing["elsewhere"]) if not _nan(value))
     said = f"The maximum lies in a box in {100 * pointing['value']:.0f} % of {scores['n']:,} findings"
     if not _nan(pointing["low"]):

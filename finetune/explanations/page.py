@@ -99,8 +99,9 @@ def sentences(told: Mapping[str, Any]) -> list[str]:
     if "errors" in told:
         data = told["data"]
         of = f"{wording.counted(data['images'], 'image')} of {data['name']} (split={data['split']})"
+        by = f" ({told['rule']})" if told.get("rule") else ""
         shown = f"; the {len(told['errors'])} most confident are shown" if told["errors"] else ""
-        said.append(f"{wording.counted(told['wrong'], 'wrong prediction')} on {of}{shown}.")
+        said.append(f"{wording.counted(told['wrong'], 'wrong prediction')}{by} on {of}{shown}.")
     said += told.get("known", [])
     if told.get("seen"):
         said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")

@@ -27,19 +27,21 @@ def worst_errors(
     predictions: Predictions,
     most: int,
     operating_points: Mapping[str, Any] | None = None,
+    of_network: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
     """Write the `most` confident errors with their images and Grad-CAM maps as JPEG in base64; none for 0. `heat` is
     empty where the map is the same everywhere.
 
-    Multilabel: {sample, patient, class, kind, probability, picture, heat}, by the first operating point's threshold.
-    Multiclass: true and answer instead of kind; class is the answer, of which the map is.
+    Multilabel: {sample, patient, class, kind, probability, picture, heat}, by the threshold of `decision_thresholds`.
+    Multiclass: true and answer instead of kind; class is the answer, of which the map is. `of_network` says where the
+    classes of the predictions stand in the network's answer, if elsewhere.
     """
     if not most:
         return []
     limits = errors.thresholds_of(operating_points or {}, predictions.classes)
     wrong = errors.worst(predictions, most, limits if predictions.kind == "multilabel" else None)
     rows = table_rows(data, [str(predictions.frame["sample"].iloc[one.row]) for one in wrong])
-    heat = heats(network, data, rows, [one.k for one in wrong])
+    heat = heats(network, data, rows, [of_network[one.k] if of_network else one.k for one in wrong])
     told = []
     for number, (one, row) in enumerate(zip(wrong, rows, strict=True)):
         picture = shown(data, row)

@@ -14,6 +14,7 @@ from finetune.evaluation.calibration import Calibration, with_prevalence
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.evaluation.predictions import Predictions
 from finetune.jobs import novelty, prepare, published, run_folder, scoring, seen
+from finetune.jobs.errors import worst_errors
 from finetune.training import ranks
 
 SPLITS = ("train", "val", "test", "all")
@@ -21,52 +22,63 @@ FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points"
 
 
 def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
-    """Load, read the data as for a fit, predict, and write predictions and scores."""
+    """Load, read the data as for a fit, predict, and write predictions, scores and a report."""
     if config["predictions"]:
         published.score_file(config, run, words)
         return
     first = ranks.rank() == 0
     say = prepare.sayer(first)
-    split = config["split"]
-    if split not in SPLITS:
-        raise one_of("split", split, SPLITS)
+    check_split(config["split"])
     build.check_data(config["data"])
     build.check_trainer(config["trainer"])
     fitted_already(words)
     assessment = build.assessment(config)
     model = package.load(config["model"])
-    prevalence = read_prevalence(config["prevalence"], model.classes, model.kind)
+    table, wanted, split = prepare.asked(config, model, say)
+    prevalence = read_prevalence(config["prevalence"], table.classes, table.kind)
+    assessment.check_columns(table.metadata)
     if first:
         run_folder.begin(run, config, words)
-    table, wanted = prepare.asked(config, model, say)
-    assessment.check_columns(table.metadata)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(config, table, pictures, model.preprocessing)
     met = seen.again(model, table, pictures, data.rows(wanted))
     too_good = met.stop(split, config["data"]["audit"]["on_leak"])
     with ranks.launched(config, run):
-        found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
+        answers = scoring.answers_of(model, table)
+        predictions = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"], answers)
     if not first:
         return
-    run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash}, notes=table.notes)
-    written = scoring.write(run, {split: found})
-    fitted = Fitted(model.calibration, model.operating_points, model.selective, model.conformal)
+    run_folder.note(run, model=scoring.about(config, model), data=run_folder.of_data(table), notes=table.notes)
+    written = scoring.write(run, {split: predictions})[split]
+    fitted, notes = scoring.shipped(model, table.kind)
     if split == "val" and ("val" in met.pictures or not met.known):
-        fitted = Fitted()  # val is what they know
-    opened = count_opening(model, table.name, written[split], words, say)
-    scores = {split: assessment.told(written[split], fitted, seed=config["seed"], prevalence=prevalence)}
-    scores[split]["warnings"] = [*too_good, *scores[split]["warnings"]]
+        fitted, notes = Fitted(), []  # val is what they know
+    opened = count_opening(model, table.name, written, met, words, say)
+    told = assessment.told(written, fitted, seed=config["seed"], prevalence=prevalence)
+    told["warnings"] = [*too_good, *told["warnings"]]
+    if notes:
+        told["notes"] = notes
     path = run / f"novelty_{split}.csv"
-    args = (written[split], path, config, say)
-    if strange := None if met.same_set else novelty.against_own(model, data, data.rows(wanted), *args):
-        scores[split]["novelty"] = strange
+    if strange := None if met.same_set else novelty.against_own(model, data, data.rows(wanted), path, config, say):
+        told["novelty"] = strange
     if prevalence:
-        write_calibrated(run / f"calibrated_{split}.csv", written[split], model.calibration, prevalence, say)
-    write_json_atomic(run / "scores.json", scores)
-    scoring.show(scores, table.synthetic, say)
+        write_calibrated(run / f"calibrated_{split}.csv", written, fitted.calibration, prevalence, say)
+    of_network = [model.classes.index(name) for name in table.classes]
+    points = fitted.operating_points
+    worst_errors(run, model.network, data, written, assessment.thumbnails, points, of_network)
+    report.write_report(run, scores={split: told})
+    write_json_atomic(run / "scores.json", {split: told})
+    scoring.show({split: told}, table.synthetic, say)
     if opened:
         report.write_report(opened)  # it shows how often the test split was opened
     say(f"predictions and scores: {run}")
+    say(f"report: {run / 'report.html'}")
+
+
+def check_split(split: Any) -> None:
+    """What `split=` may say; null is test of the model's own data, all of any other."""
+    if split is not None and split not in SPLITS:
+        raise one_of("split", split, SPLITS)
 
 
 def fitted_already(words: list[str]) -> None:
@@ -80,16 +92,22 @@ def fitted_already(words: list[str]) -> None:
 
 
 def count_opening(
-    model: package.Model, name: str, predictions: Predictions, words: list[str], say: prepare.Say
+    model: package.Model, name: str, predictions: Predictions, met: seen.Met, words: list[str], say: prepare.Say
 ) -> Path | None:
-    """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted."""
+    """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted.
+
+    They are known by their pixels; of a run that kept none of them by their names in a data set of its name.
+    """
     own = model.path.parent if model.path else Path()
     if not all((own / file).is_file() for file in ("scores.json", "predictions_test.csv", "environment.json")):
         return None
-    if (json.loads((own / "environment.json").read_text(encoding="utf-8")).get("data") or {}).get("name") != name:
-        return None
-    test = pd.read_csv(own / "predictions_test.csv", usecols=["sample"], dtype=str)["sample"]
-    if not (images := int(predictions.frame["sample"].isin(test).sum())):
+    images = met.tested
+    if not met.known:
+        if (json.loads((own / "environment.json").read_text(encoding="utf-8")).get("data") or {}).get("name") != name:
+            return None
+        test = pd.read_csv(own / "predictions_test.csv", usecols=["sample"], dtype=str)["sample"]
+        images = int(predictions.frame["sample"].isin(test).sum())
+    if not images:
         return None
     try:
         times = run_folder.open_test(own, words, images)
@@ -109,7 +127,7 @@ def write_calibrated(
 ) -> None:
     """Per sample `calibrated_<class>` and, for `prevalence`, `adjusted_<class>`."""
     if calibration is None:
-        say("The model ships no calibration: no probability can be told for another prevalence, only PPV and NPV.")
+        say("No calibration of the model applies: no probability can be told for another prevalence, only PPV and NPV.")
         return
     calibrated = calibration.probabilities(predictions.logits)
     adjusted = with_prevalence(calibration, calibrated, prevalence)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from finetune.data.boxes import COLUMN, from_text
 from finetune.data.findings import same
 from finetune.data.module import ImageData
 from finetune.data.sheets import write_sheet
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 from finetune.evaluation import report
 from finetune.evaluation.files import write_json_atomic
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.thresholds import decision_thresholds, thresholds_in_words
 from finetune.explanations import checks, errors, page
 from finetune.explanations.explanation import class_number, place
 from finetune.explanations.explanation import explain as explain_images
@@ -26,13 +28,13 @@ from finetune.explanations.maps import check_method
 from finetune.inference import best_device, evaluating
 from finetune.jobs import prepare, run_folder, scoring, seen
 from finetune.jobs.errors import heats, inputs, shown, table_rows
-from finetune.jobs.evaluate import SPLITS, count_opening
+from finetune.jobs.evaluate import check_split, count_opening
 from finetune.jobs.predict import pictures as picture_files
 from finetune.training import ranks
 
 MOST_FILES = 200  # pictures that one page takes
-TESTED = {"grad_cam": 16, "grad_cam_pp": 16}  # pictures of the randomisation test; other methods are slow
-TESTED_SLOWLY = 4
+TESTED = {"grad_cam": 64, "grad_cam_pp": 64}  # images of the randomisation test; other methods are slow
+TESTED_SLOWLY = 24
 BOXED = 8  # findings with boxes that are shown
 MOST_RESAMPLES = 1000
 
@@ -66,8 +68,7 @@ def check(config: dict[str, Any]) -> None:
     """The job's own settings, before anything is read."""
     check_method(config["method"])
     build.check_data(config["data"])
-    if config["split"] not in SPLITS:
-        raise one_of("split", config["split"], SPLITS)
+    check_split(config["split"])
     for key in ("worst", "located"):
         build.check_value(key, config[key], int)
         if config[key] < 0:
@@ -97,7 +98,9 @@ def of_files(
         tested = spread(len(found), tests_of(config))
         pictures = torch.stack([model.preprocessing.to_tensor(found.pictures[number]) for number in tested])
         classes = torch.tensor([model.classes.index(found.explained[number]) for number in tested])
-        told["sanity"] = checks.randomisation(model.network, pictures, classes, config["method"], seed=config["seed"])
+        told["sanity"] = checks.randomisation(
+            model.network, pictures, classes, config["method"], places=places(config, model), seed=config["seed"]
+        )
     return told, figures
 
 
@@ -105,10 +108,12 @@ def of_data(
     config: dict[str, Any], model: package.Model, run: Path, words: list[str], say: prepare.Say
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """A split of the data: worst errors, boxes, the randomisation test."""
-    split, method, finding = config["split"], config["method"], config["finding"]
+    method, finding = config["method"], config["finding"]
     assessment = build.assessment(config)
+    table, wanted, split = prepare.asked(config, model, say)
+    if finding is not None:
+        class_number(table.classes, finding)
     run_folder.begin(run, config, words)
-    table, wanted = prepare.asked(config, model, say)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
     data = prepare.batches(config, table, pictures, model.preprocessing)
     met = seen.again(model, table, pictures, data.rows(wanted))
@@ -116,23 +121,27 @@ def of_data(
     for sentence in known:
         say(sentence)
     model.network.to(best_device(config["trainer"]["accelerator"]))
-    found = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"])
+    accelerator = config["trainer"]["accelerator"]
+    found = scoring.predictions(model.network, data, wanted, accelerator, scoring.answers_of(model, table))
     assert found is not None  # a single process
-    opened = count_opening(model, table.name, found, words, say)
+    opened = count_opening(model, table.name, found, met, words, say)
     if opened is not None:
         report.write_report(opened)  # it shows how often the test split was opened
-    limits = errors.thresholds_of(model.operating_points, found.classes)
+    fitted, _ = scoring.shipped(model, table.kind)
+    limits = errors.thresholds_of(fitted.operating_points, found.classes)
     wrong = errors.worst(found, config["worst"], limits, finding)
     told: dict[str, Any] = {
         "data": {"name": table.name, "split": split, "images": len(found), "synthetic": table.synthetic},
         "wrong": errors.count(found, limits, finding),
+        "rule": rule(found, fitted.operating_points, finding),
         "errors": [],
         "seen": bool(met.pictures),
         "known": known,
     }
     figures = []
     rows = table_rows(data, [str(found.frame["sample"].iloc[one.row]) for one in wrong])
-    maps = heats(model.network, data, rows, [one.k for one in wrong], method)
+    of_network = [model.classes.index(name) for name in found.classes]
+    maps = heats(model.network, data, rows, [of_network[one.k] for one in wrong], method)
     for one, row, heat in zip(wrong, rows, maps, strict=True):
         about = {**one.told(found), "target": target(found, one.row, one.k), "maximum": place(heat)}
         told["errors"].append(about)
@@ -149,8 +158,16 @@ def of_data(
             told["located"].append(about)
             figures.append(page.Figure.make("located", about, picture(), held[number].heat, held[number].boxes))
     if config["sanity"]:
-        told["sanity"] = sanity(config, model, data, found)
+        told["sanity"] = sanity(config, model, data, found, limits)
     return told, figures
+
+
+def rule(found: Predictions, points: Mapping[str, Any], finding: str | None) -> str:
+    """By which rule an answer is wrong, in words."""
+    if found.kind == "multiclass":
+        return "the answer is the most probable class"
+    decided = decision_thresholds(points, found.classes if finding is None else [finding])
+    return f"an answer is yes from the threshold of prob_: {thresholds_in_words(decided)}"
 
 
 def located(
@@ -165,7 +182,8 @@ def located(
             if config["finding"] in (None, name) and (boxes := corners(data, row, name)):
                 pairs.append((place_, row, k, boxes))
     pairs = [pairs[number] for number in spread(len(pairs), config["located"])]
-    maps = heats(model.network, data, [p[1] for p in pairs], [p[2] for p in pairs], config["method"])
+    numbers = [model.classes.index(found.classes[k]) for _, _, k, _ in pairs]
+    maps = heats(model.network, data, [p[1] for p in pairs], numbers, config["method"])
     held, about = [], []
     for (place_, row, k, boxes), heat in zip(pairs, maps, strict=True):
         patient, sample = (str(found.frame[column].iloc[place_]) for column in ("patient", "sample"))
@@ -184,15 +202,32 @@ def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
     return to_input([(x, y, w, h) for x, y, w, h in boxes], (height, width), data.preprocessing)
 
 
-def sanity(config: dict[str, Any], model: package.Model, data: ImageData, found: Predictions) -> dict[str, Any]:
-    """The randomisation test on pictures spread over the split, each for `finding` or its most probable class."""
-    chosen = spread(len(found), tests_of(config))
-    rows = table_rows(data, [str(found.frame["sample"].iloc[number]) for number in chosen])
+def sanity(
+    config: dict[str, Any], model: package.Model, data: ImageData, found: Predictions, limits: np.ndarray
+) -> dict[str, Any]:
+    """The randomisation test on images spread over the split, each for `finding` or its most probable class.
+
+    Those that the network calls positive come first: where nothing speaks for a class, Grad-CAM's map is constant.
+    """
     name = config["finding"]
-    classes = [model.classes.index(name) if name else int(found.logits[number].argmax()) for number in chosen]
+    most_probable = found.logits.argmax(axis=1)
+    asked = most_probable if name is None else np.full(len(found), found.classes.index(name))
+    positive = found.probs[np.arange(len(found)), asked] >= limits[asked]
+    if found.kind == "multiclass":
+        positive = most_probable == asked
+    yes, no, most = np.flatnonzero(positive), np.flatnonzero(~positive), tests_of(config)
+    chosen = yes[spread(len(yes), most)]
+    chosen = np.r_[chosen, no[spread(len(no), most - len(chosen))]]
+    rows = table_rows(data, [str(found.frame["sample"].iloc[number]) for number in chosen])
+    classes = torch.tensor([model.classes.index(found.classes[k]) for k in asked[chosen]])
     return checks.randomisation(
-        model.network, inputs(data, rows), torch.tensor(classes), config["method"], seed=config["seed"]
+        model.network, inputs(data, rows), classes, config["method"], places=places(config, model), seed=config["seed"]
     )
+
+
+def places(config: dict[str, Any], model: package.Model) -> int | None:
+    """Of a map before it is enlarged; None of a method that has a map of its own for each pixel."""
+    return int(np.prod(grid(model))) if config["method"] in TESTED else None
 
 
 def grid(model: package.Model) -> list[int]:

@@ -61,19 +61,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if first and not (known and (run / seen.FILE).is_file()):
         seen.keep(run, table, pictures)
     if first and not known:
-        run_folder.note(
-            run,
-            weights=source,
-            data={
-                "name": table.name,
-                "root": table.root.name,
-                "hash": table.hash(),
-                "kind": table.kind,
-                "classes": table.classes,
-                "synthetic": table.synthetic,
-                "notes": table.notes,
-            },
-        )
+        run_folder.note(run, weights=source, data=run_folder.of_data(table))
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with ranks.launched(config, run) as place:
         train(config, run, table, network, data, say, place)

@@ -1,76 +1,71 @@
 """What a model's own data look like to it, kept beside the run, and how unlike them another data set is."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from finetune.data.module import ImageData
 from finetune.evaluation import novelty
 from finetune.evaluation.files import write_text_atomic
 from finetune.evaluation.novelty import Typical
 from finetune.evaluation.predictions import Predictions
-from finetune.inference import best_device, predict
+from finetune.inference import best_device, predict, with_distances
 from finetune.network import Network
 from finetune.package import Model
+from finetune.weights import own_file
 
-TYPICAL, OWN = "typical.safetensors", "novelty_test.csv"
+OWN = "novelty_test.csv"
 
 
 def keep(
     run: Path, network: Network, data: ImageData, test: Predictions | None, most: int, seed: int, accelerator: str
 ) -> None:
-    """Write what is typical of at most `most` training images, and how novel the test images are against it."""
-    features, _ = pooled(network, data, data.rows("train"), most, seed, accelerator)
-    if len(features) < 2:
+    """Write what is typical of at most `most` training images, how far the validation images lie from that, and how
+    novel the test images are against it."""
+
+    def pooled(split: str) -> np.ndarray:  # -> (M, D)
+        rows = drawn(data.rows(split), most, seed)
+        return predict(network, data.rows_loader(rows), best_device(accelerator), network.features)[1]
+
+    training = pooled("train")
+    if len(training) < 2:
         return
-    typical = Typical.fit(features)
-    arrays = {name: getattr(typical, name) for name in ("mean", "directions", "variances")}
-    arrays["rest"] = np.array(typical.rest)
-    partial = run / f".{TYPICAL}"
-    save_file({name: np.ascontiguousarray(a, dtype=np.float32) for name, a in arrays.items()}, partial)
-    partial.replace(run / TYPICAL)
+    typical = Typical.fit(training)
+    if len(data.rows("val")):
+        typical = replace(typical, usual=np.sort(typical.distance(pooled("val"))))
+    of_weights = own_file.tensors_hash(network.state_dict())
+    typical.save(run, of_weights)
     if test is not None:
-        write(run / OWN, of(network, data, data.rows("test"), test, read(run), most, seed, accelerator))
-
-
-def read(run: Path) -> Typical | None:
-    """What is typical of the training images of the run in this folder; None where it was not kept."""
-    try:
-        arrays = load_file(run / TYPICAL)
-        return Typical(arrays["mean"], arrays["directions"], arrays["variances"], arrays["rest"].item())
-    except (OSError, KeyError, SafetensorError):
-        return None
+        kept, _ = novelty.read(run, of_weights)
+        write(run / OWN, of(network, data, data.rows("test"), data.table.kind, kept, most, seed, accelerator))
 
 
 def of(
     network: Network,
     data: ImageData,
     rows: np.ndarray,
-    predictions: Predictions,
+    kind: str,
     typical: Typical | None,
     most: int,
     seed: int,
     accelerator: str,
 ) -> pd.DataFrame:
-    """The novelty of at most `most` of these rows, whose predictions are given."""
-    features, chosen = pooled(network, data, rows, most, seed, accelerator)
-    names = data.table.frame["path"].iloc[chosen]
-    return novelty.table(predictions, dict(zip(names, features, strict=True)), typical)
+    """The novelty of at most `most` of these rows to a network whose labels are of `kind`."""
+    rows = drawn(rows, most, seed)
+    ask = with_distances(network, typical)
+    index, answers = predict(network, data.rows_loader(rows), best_device(accelerator), ask)
+    frame = data.table.frame.iloc[index]
+    logits, distances = (answers, None) if typical is None else (answers[:, :-1], answers[:, -1])
+    return novelty.table(frame["path"].tolist(), frame["patient"].tolist(), logits, kind, distances)
 
 
-def pooled(
-    network: Network, data: ImageData, rows: np.ndarray, most: int, seed: int, accelerator: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Features (M, D) of at most `most` of these rows, drawn by `seed`, and the rows (M,)."""
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
-    index, features = predict(network, data.rows_loader(rows), best_device(accelerator), network.features)
-    return features, index
+def drawn(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most `most` of these rows, by `seed`, ascending."""
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
@@ -81,7 +76,6 @@ def against_own(
     model: Model,
     data: ImageData,
     rows: np.ndarray,
-    predictions: Predictions,
     path: Path,
     config: dict[str, Any],
     say: Callable[[str], None],
@@ -102,11 +96,12 @@ def against_own(
         return None
     own = (model.provenance.get("data") or {}).get("name")
     accelerator = config["trainer"]["accelerator"]
-    other = of(model.network, data, rows, predictions, read(run), most, config["seed"], accelerator)
+    typical, _ = novelty.read(run, model.weights_hash)
+    other = of(model.network, data, rows, model.kind, typical, most, config["seed"], accelerator)
     write(path, other)
     told = novelty.told(kept, other)
     for name, found in told.items():
         auroc = found["auroc"]
         between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
-        say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of these pictures against the model's own test")
+        say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of these images against the model's own test")
     return {"own": own, "other": data.table.name, "images": len(other), "scores": told}

@@ -1,14 +1,21 @@
-"""job=predict: probabilities for a folder, a picture or a list of pictures, as a csv."""
+"""job=predict: probabilities, decisions and novelty of a folder of images, an image or a list of images, as a csv."""
 
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from finetune import package
 from finetune.data import containers
 from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
-from finetune.jobs import run_folder
+from finetune.evaluation.thresholds import thresholds_in_words
+from finetune.jobs import prepare, run_folder
+
+SHOWN = 20  # unreadable images that are named on the screen; the table has all
+EXPECTED = 0.05  # share of unusual images above which a caution is said; 0.01 is expected of images like the model's
 
 
 def pictures(given: Any, argument: str = "input") -> list[Path]:
@@ -34,18 +41,29 @@ def pictures(given: Any, argument: str = "input") -> list[Path]:
 
 
 def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
-    """Read the model, ask it about every picture, write the table; unreadable pictures are listed, not fatal."""
+    """Read the model, ask it about every image, write the table: an unreadable image has a row with its reason.
+
+    Raises:
+        FinetuneError: no image can be read; the table with the reasons is written all the same.
+    """
     output = Path(config["output"]) if config["output"] else run / "predictions.csv"
     if output.is_dir() or not output.parent.is_dir():
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
     paths = pictures(config["input"])
     model = package.load(config["model"])
-    table, bad = model.predict_readable(paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"])
-    if bad:
-        listed = "\n".join(f"  {name}: {reason}" for name, reason in bad.items())
-        print(f"{len(bad)} of {len(paths)} pictures cannot be read and have no row:\n{listed}")
-    if table.empty:
-        raise FinetuneError(f"input={config['input']}: none of {len(paths)} pictures can be read.")
+    say = prepare.sayer(True)
+    say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {config['input']}")
+    if others := other_files(config["input"]):
+        say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
+    say(f"decision: {decision(model)}")
+    typical, reason = model.typical
+    if typical is None:
+        say(f"No novelty: {reason}. Nothing says whether these images are like those that the model was made with.")
+    with prepare.progress("Predicting", say) as progress:
+        table = model.predict_all(
+            paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"], progress=progress
+        )
+    bad = table[table["error"] != ""]
     write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     write_json_atomic(
         run / "environment.json",
@@ -53,7 +71,50 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
             "command": run_folder.command(words),
             **run_folder.environment(),
             "model": model.weights_hash,
-            "unreadable": bad,
+            "thresholds": model.thresholds,
+            "unreadable": dict(zip(bad["path"], bad["error"], strict=True)),
         },
     )
-    print(f"{len(table)} pictures -> {output}")
+    if len(bad) == len(table):
+        raise FinetuneError(
+            f"input={config['input']}: none of {counted(len(paths), 'image')} can be read, e.g. {bad['path'].iloc[0]}: "
+            f"{bad['error'].iloc[0]}. {output} has the reason of each."
+        )
+    if len(bad):
+        listed = "".join(f"\n  {row.path}: {row.error}" for row in bad.head(SHOWN).itertuples())
+        more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
+        say(f"{len(bad):,} of {counted(len(table), 'image')} cannot be read, see the column error:{listed}{more}")
+    if typical is not None:
+        say(unusual(table, len(typical.usual)))
+    say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
+
+
+def other_files(given: Any) -> int:
+    """Files below the folders of `input=` that are not asked about, hidden ones left aside."""
+    folders = [path for item in (given if isinstance(given, list) else [given]) if (path := Path(str(item))).is_dir()]
+    below = (path for folder in folders for path in folder.rglob("*") if not path.name.startswith("."))
+    return sum(path.suffix.lower() not in IMAGE_SUFFIXES and path.is_file() for path in below)
+
+
+def decision(model: package.Model) -> str:
+    """By which rule the column `decision` answers."""
+    if not model.thresholds:
+        return "the most probable class"
+    return f"the classes whose prob_ reaches its threshold: {thresholds_in_words(model.thresholds)}"
+
+
+def unusual(table: pd.DataFrame, n_val: int) -> str:
+    """How many images are unlike those that the model was made with, beside what chance makes of its own."""
+    strange, answered = int((table["unusual"] == "yes").sum()), int((table["error"] == "").sum())
+    said = (
+        f"unusual: {strange:,} of {counted(answered, 'image')} ({100 * strange / answered:.0f} %) are farther from the "
+        f"training images than 99 % of the {n_val:,} validation images"
+    )
+    if strange > EXPECTED * answered:
+        said += ". What the model says of images unlike its own is not to be relied on"
+    return f"{said}."
+
+
+def counted(n: int, noun: str) -> str:
+    """1 image, 2,000 images."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"

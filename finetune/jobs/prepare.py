@@ -3,9 +3,9 @@
 import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,17 @@ from finetune import build
 from finetune.data import audit as audits
 from finetune.data import near_pairs, splits
 from finetune.data.cache import PictureCache
-from finetune.data.findings import same
+from finetune.data.class_map import in_classes_of
 from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.data.transforms import Augment
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic
+from finetune.jobs import seen
 from finetune.package import Model
 from finetune.preprocessing import Preprocessing
+
+TALK_EVERY = 10.0  # seconds between two lines on how far a job is
 
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
@@ -48,10 +51,11 @@ def demo(config: dict[str, Any], say: Say) -> None:
     make_phantoms(Path(config["data"]["root"]), seed=0)
 
 
-def table(config: dict[str, Any], say: Say, *, split: bool = True) -> SampleTable:
-    """The sample table, split by patient; the split depends on data.* alone. `split=False` leaves it as it was read."""
+def table(config: dict[str, Any], say: Say, *, split: bool = True, read: SampleTable | None = None) -> SampleTable:
+    """The sample table, split by patient; the split depends on data.* alone. `split=False` leaves it as it was `read`
+    from the source."""
     data = config["data"]
-    read = build.source(config).table()
+    read = build.source(config).table() if read is None else read
     read.check()
     if split:
         read = splits.assign_splits(
@@ -157,6 +161,21 @@ def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
         yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
+@contextmanager
+def progress(title: str, say: Say) -> Iterator[Callable[[int, int], None]]:
+    """Takes (done, total): a bar where a person looks on, else a line every ten seconds."""
+    begun = spoken = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal spoken
+        if (now := time.monotonic()) - spoken >= TALK_EVERY and done < total:
+            say(f"  {done:,} of {total:,} images after {now - begun:.0f} s")
+            spoken = now
+
+    with bar(title, True) as drawn:
+        yield drawn or line
+
+
 def batches(
     config: dict[str, Any],
     table: SampleTable,
@@ -179,62 +198,43 @@ def batches(
 
 
 def counts(table: SampleTable) -> str:
-    """One line: images and patients per split."""
+    """One line: images and patients per split; a table of one split alone does not name it."""
     parts = []
     for split in ("train", "val", "test"):
         rows = table.frame[table.frame["split"] == split]
         if len(rows):
             people = f" of {rows['patient'].nunique():,} patients" if table.has_patients else ""
-            parts.append(f"{split} {len(rows):,} images{people}")
+            parts.append(f"{split} {len(rows):,} images{people}".removeprefix(f"{split} " * (len(rows) == len(table))))
     return f"{table.name}: " + ", ".join(parts) + f"; {len(table.classes)} classes ({table.kind})."
 
 
-def renamed(table: SampleTable, classes: list[str], kind: str) -> SampleTable:
-    """The table in a model's classes: those it does not label are unknown, not negative. Findings meet by their shared
-    name, so that a table of your own with `Pleural Effusion` serves a model that calls it Effusion.
+def renamed(table: SampleTable, classes: list[str], kind: str, mapping: Any = None) -> SampleTable:
+    """The table in a model's classes, by their names and what `data.map` says: see `in_classes_of`."""
+    return in_classes_of(table, classes, kind, mapping)
+
+
+def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, str, str]:
+    """The table in the classes of a finished model, and the split of it that `split` asks for, twice: where it is in
+    the table, and what it is called. All images are put into test, and called all.
+
+    Where no split is asked for, it is test of the model's own data and all of any other.
 
     Raises:
-        FinetuneError: no class in common, or labels of another kind.
+        FinetuneError: the split is empty, or the classes do not meet.
     """
-    if table.kind != kind:
-        raise FinetuneError(f"The model's labels are {kind}, the data set's are {table.kind}: they cannot be compared.")
-    if kind == "multilabel":
-        table = _in_names_of(classes, table)
-    common = [name for name in classes if name in table.classes]
-    if not common:
-        raise FinetuneError(f"The model knows {classes}, the data set labels {table.classes}: no class in common.")
-    if kind == "multiclass" and set(table.classes) - set(classes):
-        raise FinetuneError(
-            f"The data set has classes that the model does not know: {set(table.classes) - set(classes)}."
-        )
-    frame = table.frame.drop(columns=[f"target_{name}" for name in table.classes if name not in classes])
-    for name in classes:
-        if name not in table.classes:
-            frame[f"target_{name}"] = 0.0 if kind == "multiclass" else float("nan")
-    return replace(table, frame=frame, classes=list(classes))
-
-
-def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, str]:
-    """The table in the classes of a finished model, and the split of it that `split` asks for: all is put into test.
-
-    Raises:
-        FinetuneError: the split is empty.
-    """
-    split = config["split"]
-    read = renamed(table(config, say, split=split != "all"), model.classes, model.kind)
+    split, mapping = config["split"], config["data"].get("map")
+    source = build.source(config).table()
+    if split is None:
+        split = "test" if seen.is_own(model, source) else "all"
+    read = table(config, say, split=split != "all", read=source)
+    named = renamed(read, model.classes, model.kind, mapping)
+    for sentence in named.notes[len(read.notes) :]:
+        say(sentence)
     if split == "all":
-        return read.with_split(["test"] * len(read)), "test"
-    if not len(read.rows(split)):
+        if config["split"] is None:
+            say(f"All {len(named):,} images are asked about: these are not the model's own data.")
+        return named.with_split(["test"] * len(named)), "test", split
+    if not (n := len(named.rows(split))):
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
-    return read, split
-
-
-def _in_names_of(classes: list[str], table: SampleTable) -> SampleTable:
-    """The table with its findings called as in `classes`, where exactly one of them means the same."""
-    of: dict[str, str] = {}
-    for name in [name for name in table.classes if name not in classes]:
-        alike = [other for other in classes if same(name, other) and other not in table.classes]
-        if len(alike) == 1 and alike[0] not in of.values():
-            of[name] = alike[0]
-    columns = {f"target_{name}": f"target_{other}" for name, other in of.items()}
-    return replace(table, frame=table.frame.rename(columns=columns), classes=[of.get(n, n) for n in table.classes])
+    say(f"{n:,} of {len(named):,} images are asked about (split={split}); split=all takes all of them.")
+    return named, split, split

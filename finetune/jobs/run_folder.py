@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 import finetune
+from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import LONGER, is_finished, write_json_atomic, write_text_atomic
 
@@ -133,6 +134,19 @@ def commit() -> str | None:
         )
         return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
     return None
+
+
+def of_data(table: SampleTable) -> dict[str, Any]:
+    """What environment.json says of a sample table."""
+    return {
+        "name": table.name,
+        "root": table.root.name,
+        "hash": table.hash(),
+        "kind": table.kind,
+        "classes": table.classes,
+        "synthetic": table.synthetic,
+        "notes": table.notes,
+    }
 
 
 def note(run: Path, **facts: Any) -> None:

@@ -13,12 +13,23 @@ from finetune.data.table import SampleTable
 from finetune.evaluation import wording
 from finetune.evaluation.assessment import Assessment, Fitted
 from finetune.evaluation.predictions import Predictions
+from finetune.evaluation.scores import log_odds
 from finetune.inference import best_device, by_index, predict
 from finetune.network import Network
+from finetune.package import Model
 
 
-def predictions(network: Network, data: ImageData, split: str, accelerator: str) -> Predictions | None:
-    """Every readable sample of `split` once, whatever the number of ranks; None on all ranks but the first."""
+def predictions(
+    network: Network,
+    data: ImageData,
+    split: str,
+    accelerator: str,
+    answers: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> Predictions | None:
+    """Every readable sample of `split` once, whatever the number of ranks; None on all ranks but the first.
+
+    `answers` turns the network's logits (N, K) into those of the table's classes, where they are not the same.
+    """
     several = dist.is_available() and dist.is_initialized()
     rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
     loader = data.eval_loader(split, rank=rank, world_size=world)
@@ -30,6 +41,7 @@ def predictions(network: Network, data: ImageData, split: str, accelerator: str)
     if rank != 0:
         return None
     index, logits = by_index(index, logits)
+    logits = logits if answers is None else answers(logits)
     table, rows = data.table, data.table.frame.iloc[index]
     return Predictions.from_arrays(
         rows["path"].tolist(),
@@ -40,6 +52,38 @@ def predictions(network: Network, data: ImageData, split: str, accelerator: str)
         logits,
         rows[table.metadata].reset_index(drop=True),
     )
+
+
+def answers_of(model: Model, table: SampleTable) -> Callable[[np.ndarray], np.ndarray] | None:
+    """From the logits of a multiclass model to the log odds of the classes that are asked about as findings, so that
+    their sigmoid is the model's own probability; None where the table has the model's classes."""
+    if model.kind == table.kind:
+        return None
+    columns = [model.classes.index(name) for name in table.classes]
+    return lambda logits: log_odds(logits.astype(np.float64))[:, columns]
+
+
+def about(config: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What environment.json says of the model that was asked."""
+    return {
+        "path": str(config["model"]),
+        "weights_hash": model.weights_hash,
+        "backbone": model.spec.backbone,
+        "data": (model.provenance.get("data") or {}).get("name"),
+    }
+
+
+def shipped(model: Model, kind: str) -> tuple[Fitted, list[str]]:
+    """What the model ships that goes with labels of this kind, and what must be said of the rest.
+
+    The thresholds are of `prob_<class>`, which means the same where a class is asked about as a finding; calibration,
+    sets and sureness are of all classes of the model together.
+    """
+    if model.kind == kind:
+        return Fitted(model.calibration, model.operating_points, model.selective, model.conformal), []
+    left = [n for n, p in (("calibration", model.calibration), ("sets", model.conformal)) if p is not None]
+    notes = [f"The model's {' and '.join(left)}, for all its classes together, are not applied here."] if left else []
+    return Fitted(operating_points=model.operating_points), notes
 
 
 def has_auroc(table: SampleTable, split: str) -> bool:

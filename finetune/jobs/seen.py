@@ -28,6 +28,8 @@ class Met:
     """Whether some picture of the table was in the fit's table, under the same name."""
     pictures: dict[str, str] = field(default_factory=dict)
     """Split of the fit -> a sentence, where its pictures or patients are met again."""
+    tested: int = 0
+    """How many of the images asked about are test images of the fit."""
     namesakes: str = ""
     """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
 
@@ -63,15 +65,38 @@ def digests(pictures: PictureCache) -> pd.Series:
     return pd.Series(pictures.digests, dtype=str).mask(flat, "")
 
 
+def made_with(model: Model) -> pd.DataFrame | None:
+    """What the model's run says of its samples; None where it was moved away from its run, or the file is damaged."""
+    try:
+        path = (model.path.parent if model.path else Path()) / FILE
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def is_own(model: Model, table: SampleTable) -> bool:
+    """Whether a table is that of the model's own fit: of the same name, with all its samples, most of it known.
+
+    Of a model without its run the names of the data set and of its folder decide.
+    """
+    data = model.provenance.get("data") or {}
+    if data.get("name") != table.name:
+        return False
+    made = made_with(model)
+    if made is None:
+        return data.get("root") == table.root.name
+    mine = set(zip(made["sample"], made["patient"], strict=True))
+    rows = set(zip(table.frame["path"], table.frame["patient"], strict=True))
+    return bool(mine) and mine <= rows and 2 * len(mine) >= len(rows)
+
+
 def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.ndarray) -> Met:
     """Whether pictures or patients of the model's fit are among `rows` of the table.
 
     Pictures are compared by their pixels, whatever they are called.
     """
-    try:
-        path = (model.path.parent if model.path else Path()) / FILE
-        made = pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
-    except (OSError, ValueError, KeyError):  # moved away from its run, of an older one, or damaged
+    made = made_with(model)
+    if made is None:
         return Met(known=False)
     every = digests(pictures)
     told = every != ""
@@ -92,4 +117,8 @@ def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.nda
                 f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
                 "if they are the same people, the scores are too good."
             )
-    return Met(True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, namesakes)
+    of_test = made[made["split"] == "test"]
+    tested = int((asked.isin(set(of_test["digest"])) & (asked != "")).sum())
+    if same_set:  # images in one colour have no digest: there the name must do
+        tested += int((table.frame["path"].iloc[rows].isin(set(of_test["sample"])) & (asked == "")).sum())
+    return Met(True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, tested, namesakes)

@@ -107,7 +107,7 @@ def test_sets_by_hand():
     probs = np.array([[0.5, 0.2], [0.5, 0.4], [0.5, 0.7]])
     assert two.columns(probs) == {"set_b": ["no", "yes|no", "yes"]}
     apart = Conformal("multilabel", ["b"], 0.1, {"b": {"yes": 0.6, "no": 0.3}}, {})
-    assert apart.columns(probs[:, 1:]) == {"set_b": ["no", "", "yes"]}
+    assert apart.columns(probs[:, 1:]) == {"set_b": ["no", "neither", "yes"]}
     three = Conformal("multiclass", ["x", "y", "z"], 0.1, {"": {"least": 0.3}}, {})
     assert three.columns(np.array([[0.4, 0.4, 0.2], [0.9, 0.1, 0]])) == {"set": ["x|y", "x"]}
     assert Conformal.from_dict(json.loads(json.dumps(three.to_dict()))) == three

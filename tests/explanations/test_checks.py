@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 from torch import nn
 
-from finetune.explanations.checks import correlations, randomisation, randomise
+from finetune.explanations.checks import correlations, mean, randomisation, randomise, verdict
 from finetune.network import NetworkSpec
 
 from .nets import Itself, Pooled, network
@@ -64,7 +65,14 @@ def test_maps_that_show_the_picture_are_found_out():
 
     net = network(Blind())
     net.backbone = Still()
-    told = randomisation(net, torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
+    few = randomisation(net, torch.rand(19, 1, 4, 4), torch.zeros(19, dtype=torch.long))
+    assert few["alike"] is None
+    assert few["sentence"].endswith("19 of 19 images vary, with these weights and with random ones; 20 are needed.")
+    images, classes = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
+    coarse = randomisation(net, images, classes, places=4)
+    assert coarse["alike"] is None
+    assert "they have 4 places" in coarse["sentence"]
+    told = randomisation(net, images, classes, places=16)
     assert told["alike"] is True
     assert told["stages"][-1]["rho"] == pytest.approx(1)
     assert "do not explain what this network learned" in told["sentence"]
@@ -73,5 +81,19 @@ def test_maps_that_show_the_picture_are_found_out():
 def test_constant_maps_are_counted_and_not_called_anything():
     told = randomisation(network(Pooled([[-1.0]])), torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
     assert told["alike"] is None
-    assert told["stages"][-1] == {"part": "stem", "rho": None, "images": 0, "constant": 2}
-    assert "cannot be compared" in told["sentence"]
+    nothing = {"rho": None, "low": None, "high": None}
+    assert told["stages"][-1] == {"part": "stem", **nothing, "images": 0, "constant": 2}
+    assert "cannot be told: the maps of 0 of 2 images vary" in told["sentence"]
+
+
+def test_the_verdict_is_that_of_the_interval_over_images():
+    rho = np.r_[np.full(10, 0.2), np.full(10, 0.4)]
+    found = mean(rho)
+    half = student.ppf(0.975, 19) * np.std(rho, ddof=1) / np.sqrt(20)
+    assert (found["low"], found["high"]) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
+    assert verdict(found, None) is False
+    assert verdict(mean(rho + 0.2), None) is None  # 0.45 to 0.55
+    assert verdict(mean(rho + 0.5), None) is True
+    assert verdict(mean(-rho - 0.5), None) is True  # the map turned upside down is the same map
+    assert verdict(found, 9) is None
+    assert mean(rho[:19])["low"] is None

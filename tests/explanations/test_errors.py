@@ -3,6 +3,7 @@
 import numpy as np
 from scipy.special import expit
 
+from finetune.evaluation import selective
 from finetune.evaluation.predictions import Predictions
 from finetune.explanations.errors import count, thresholds_of, worst
 
@@ -36,8 +37,11 @@ def test_missed_and_false_alarms_take_turns_over_the_classes():
 def test_thresholds_say_what_is_wrong():
     point = {"youden": {"thresholds": {"c0": 0.9}}, "other": {"thresholds": {"c1": 0.1}}}
     limits = thresholds_of(point, ["c0", "c1"])
-    assert limits.tolist() == [0.9, 0.5]
-    table = predictions("multilabel", np.array([[1.0, 0], [0, 0]]), np.array([[1.0, -1], [1, -1]]))
+    assert limits.tolist() == [0.9, 0.1]  # of each class the first operating point that has a threshold for it
+    decided = selective.decided(predictions("multilabel", np.zeros((1, 2)), np.zeros((1, 2))), point)
+    assert [decided[name]["threshold"] for name in ("c0", "c1")] == limits.tolist()
+    assert [decided[name]["point"] for name in ("c0", "c1")] == ["youden", "other"]
+    table = predictions("multilabel", np.array([[1.0, 0], [0, 0]]), np.array([[1.0, -3], [1, -3]]))
     assert [w.kind for w in worst(table, 9, limits)] == ["missed"]  # 0.73 is a no to c0 for both
     assert [w.kind for w in worst(table, 9)] == ["false alarm"]
     assert thresholds_of({}, ["c0"]).tolist() == [0.5]

@@ -91,7 +91,18 @@ def test_scores_with_both_kinds_of_chance():
     assert nodule["iou"]["chance"] == pytest.approx((1 / 8) / (2 - 1 / 8))
     assert told["all"]["n"] == 3
     assert told["all"]["pointing"]["value"] == pytest.approx(2 / 3)
-    assert "not shown to be more than chance" in told["sentence"]
+    assert told["sentence"].endswith("cannot be told: 2 of 3 maps vary, 20 are needed.")
+
+
+@pytest.mark.parametrize(
+    ("varying", "said"), [(19, "19 of 24 maps vary, 20 are needed"), (20, "in 83 % of 24 findings")]
+)
+def test_a_verdict_needs_twenty_maps_that_vary(varying, said):
+    box = [(1.0, 1.0, 3.0, 2.0)]
+    heats = [HEAT] * varying + [np.zeros((4, 4))] * (24 - varying)
+    told = localise([Located("Mass", f"p{i}", box, heat) for i, heat in enumerate(heats)], n_boot=100)
+    assert said in told["sentence"]
+    assert told["all"]["pointing"]["low"] is not None  # the numbers stand all the same
 
 
 def test_intervals_are_over_patients():

@@ -72,6 +72,25 @@ def test_other_samples_are_refused_and_what_differs_is_named(place, capsys):
     assert not Path("runs/refused/compare.json").exists()
 
 
+def test_unfinished_runs_in_a_folder_are_left_out_and_named(place, capsys):
+    for name in ("seeds/7", "seeds/8"):  # one stopped, one failed before its configuration was written
+        Path(f"runs/{name}").mkdir()
+    Path("runs/seeds/7/config.yaml").write_text("job: fit\nseed: 7\n")
+    main(["job=compare", "runs=[runs/seeds,runs/slow]", *FEW, "hydra.run.dir=runs/without"])
+    assert "1 unfinished run left out (no scores.json): runs/seeds/7." in capsys.readouterr().out
+    told = json.loads(Path("runs/without/compare.json").read_text())
+    assert any("runs/seeds/7" in said for said in told["warnings"])
+    assert [len(candidate["seeds"]) for candidate in told["candidates"]] == [2, 1]
+    with pytest.raises(SystemExit):  # named itself it is no oversight
+        main(["job=compare", "runs=[runs/seeds/7,runs/slow]", "hydra.run.dir=runs/named"])
+    assert "Go on with it by resume=runs/seeds/7" in capsys.readouterr().err
+    Path("runs/stopped/a").mkdir(parents=True)
+    Path("runs/stopped/a/config.yaml").write_text("job: fit\n")
+    with pytest.raises(SystemExit):
+        main(["job=compare", "runs=runs/stopped", "hydra.run.dir=runs/named"])
+    assert "holds no finished run. Go on with one by resume=runs/stopped/a" in capsys.readouterr().err
+
+
 def test_one_run_alone_is_not_compared(place, capsys):
     with pytest.raises(SystemExit):
         main(["job=compare", "runs=runs/slow", "hydra.run.dir=runs/alone"])

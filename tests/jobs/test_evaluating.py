@@ -73,13 +73,14 @@ def test_a_fit_ships_its_calibration_and_operating_points(place):
     table = Predictions.read("runs/first/predictions_test.csv")
     images = [f"clinic/{name}" for name in table.frame["sample"]]
     answers = model.predict(images)
-    assert answers.columns.tolist() == ["path", "prob_Nodule", "calibrated_Nodule", "set_Nodule"]
+    shipped = ["path", "prob_Nodule", "calibrated_Nodule", "set_Nodule", "decision", "novelty", "unusual"]
+    assert answers.columns.tolist() == shipped
     np.testing.assert_allclose(answers["prob_Nodule"], table.probs[:, 0], atol=1e-5)
     np.testing.assert_allclose(
         answers["calibrated_Nodule"], model.calibration.probabilities(table.logits)[:, 0], atol=1e-4
     )
     main(["job=predict", "model=runs/first", "input=clinic/0.png", "output=one.csv", "hydra.run.dir=runs/predict"])
-    assert pd.read_csv("one.csv").columns.tolist() == answers.columns.tolist()
+    assert pd.read_csv("one.csv").columns.tolist() == [*shipped, "error"]
 
 
 def test_scores_tell_of_test_what_was_fitted_on_val(place):
@@ -113,6 +114,49 @@ def test_openings_of_the_test_split_are_counted_and_shown(place, capsys):
     assert found[2]["images"] == found[0]["images"]
     page = Path("runs/first/report.html").read_text()
     assert "opened 3 times" in page
+
+
+def test_other_images_of_the_same_names_are_no_opening(place):
+    """They are told apart by their pixels: another hospital numbers its images as well."""
+    before = len(openings("first"))
+    clinic(place / "namesake", 60)
+    table = pd.read_csv("namesake/table.csv").drop(columns=["patient", "split"])
+    table.to_csv("namesake/table.csv", index=False)
+    main(["job=evaluate", "model=runs/first", "data=csv", "data.table=namesake/table.csv", "data.label=[Nodule]", *FEW,
+          "data.audit.near=false", "hydra.run.dir=runs/namesake"])  # fmt: skip
+    assert len(openings("first")) == before
+    assert set(scores("namesake")) == {"all"}
+
+
+def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
+    """Without split=: 60 of 60 images of another clinic, whatever split its table gives; of its own the 86 of test."""
+    Path("far/a").mkdir(parents=True)
+    for number in range(60):
+        noise = np.random.default_rng(number + 900).integers(0, 250, (16, 16))
+        Image.fromarray(noise.astype(np.uint8)).save(f"far/a/{number}.png")
+    rows = [(f"a/{number}.png", number % 2, ("train", "val", "test")[number % 3]) for number in range(60)]
+    pd.DataFrame(rows, columns=["path", "Nodule", "split"]).to_csv("far/table.csv", index=False)
+    far = ["data=csv", "data.table=far/table.csv", "data.label=[Nodule]", "data.split=split", "data.audit.near=false"]
+    main(["job=evaluate", "model=runs/first", *far, *FEW, "hydra.run.dir=runs/far"])
+    said = capsys.readouterr().out
+    assert "All 60 images are asked about: these are not the model's own data." in said
+    assert "table: 60 images;" in said
+    assert list(scores("far")) == ["all"]
+    assert len(pd.read_csv("runs/far/predictions_all.csv")) == 60
+    page = Path("runs/far/report.html").read_text()
+    assert "resnet20_cifar, fine-tuned on table, evaluated on all of table: 60 images" in page
+    assert "On all images of these data (60 images)" in page
+    assert "all split" not in page
+    assert "Parts of this report are missing" not in page
+    assert "optimizer.lr" not in page
+    assert "Worst errors" in page
+    main(["job=evaluate", "model=runs/first", *far, *FEW, "split=val", "hydra.run.dir=runs/far_val"])
+    assert "20 of 60 images are asked about (split=val)" in capsys.readouterr().out
+    own = clinical()  # typed, and the model by its file: its own data all the same
+    main(["job=evaluate", "model=runs/first/model.safetensors", *own, *FEW, "hydra.run.dir=runs/own"])
+    assert "86 of 240 images are asked about (split=test)" in capsys.readouterr().out
+    assert scores("own")["test"]["macro"] == scores("first")["test"]["macro"]
+    assert "evaluated on the test split of table" in Path("runs/own/report.html").read_text()
 
 
 def test_other_data_is_no_opening_and_a_prevalence_is_told(place, capsys):
@@ -230,7 +274,7 @@ def test_novelty_of_other_data_against_the_own_test(place, capsys):
 
 def test_predict_gives_sets_where_the_model_ships_them(place):
     table = finetune.load("runs/first").predict(["clinic/0.png", "clinic/1.png"])
-    assert set(table["set_Nodule"]) <= {"yes", "no", "no|yes", "yes|no", ""}
+    assert set(table["set_Nodule"]) <= {"yes", "no", "yes|no", "neither"}
     told = scores("first")["test"]
     assert 0.7 < told["conformal"]["classes"]["Nodule"]["yes"]["value"] <= 1
     assert told["selective"]["Nodule"]["point"] == "sensitivity_90"

@@ -112,16 +112,29 @@ def test_evaluate_on_another_set_and_everything(run, place):
     assert len(pd.read_csv("runs/others/predictions_all.csv")) == 10
 
 
-def test_predict_lists_what_cannot_be_read_and_goes_on(run, place, capsys):
+def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, capsys):
     mixed = place / "mixed"
     mixed.mkdir()
     Image.fromarray(np.full((9, 9), 200, np.uint8)).save(mixed / "good.png")
     (mixed / "bad.png").write_text("no picture")
+    (mixed / "notes.txt").write_text("no image by its name")
     main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
-    assert "1 of 2 pictures cannot be read" in capsys.readouterr().out
-    table = pd.read_csv("preds.csv")
-    assert table.columns.tolist() == ["path", "prob_cold", "prob_warm"]
-    assert table["path"].tolist() == ["mixed/good.png"]
+    said = capsys.readouterr().out
+    assert "1 of 2 images cannot be read" in said
+    assert "1 image answered, 1 unreadable -> preds.csv" in said
+    assert "1 other file in these folders is no image by name." in said
+    table = pd.read_csv("preds.csv", keep_default_na=False)
+    assert table.columns.tolist() == ["path", "prob_cold", "prob_warm", "decision", "error"]
+    assert table["path"].tolist() == ["mixed/bad.png", "mixed/good.png"]
+    bad, good = table.iloc[0], table.iloc[1]
+    assert (bad["prob_cold"], bad["decision"]) == ("", "")
+    assert bad["error"].startswith("is not a picture in a known format")
+    assert (good["decision"], good["error"]) == ("warm", "")
+    (mixed / "good.png").unlink()
+    with pytest.raises(SystemExit):
+        main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
+    assert "none of 1 image can be read" in capsys.readouterr().err
+    assert pd.read_csv("preds.csv")["path"].tolist() == ["mixed/bad.png"]
 
 
 def test_resume_goes_on_longer_and_refuses_what_would_change_the_past(run, place, capsys):

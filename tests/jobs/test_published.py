@@ -89,3 +89,117 @@ def test_what_does_not_fit_is_one_clear_error(tables, capsys, change, said):
         main(WORDS)
     assert said in capsys.readouterr().err
     assert not Path("run/scores.json").exists()
+
+
+def test_the_labels_are_the_truth_whatever_the_predictions_say(tables, capsys):
+    """A column of the class, and one of the patient, in the table of predictions are not read."""
+    truth, chance = tables
+    table = pd.read_csv("p.csv")
+    table = table.assign(Mass=0, **{"Patient ID": "one", "Finding Labels": "Effusion"})
+    table.to_csv("p.csv", index=False)
+    main(WORDS)
+    assert aurocs() == pytest.approx([roc_auc_score(truth[:, k], chance[:, k]) for k in (0, 1)])
+    assert pd.read_csv("run/predictions_test.csv")["patient"].nunique() == 195
+    assert "Patient ID, Finding Labels of predictions=p.csv is not read" in capsys.readouterr().out
+
+
+def test_two_columns_that_say_what_is_true_must_be_chosen_from(tables, capsys):
+    truth, chance = tables
+    labels = pd.read_csv("l.csv")
+    labels.assign(Mass=0, Effusion=0).to_csv("l.csv", index=False)
+    with pytest.raises(SystemExit):
+        main(WORDS)
+    assert "has Finding Labels and Mass, Effusion, which both say what is true" in capsys.readouterr().err
+    main([*WORDS, "label='Finding Labels'"])
+    assert aurocs() == pytest.approx([roc_auc_score(truth[:, k], chance[:, k]) for k in (0, 1)])
+
+
+def test_other_columns_of_the_labels_make_subgroups_and_there_is_a_report(tables):
+    labels = pd.read_csv("l.csv")
+    labels["sex"] = np.where(labels["Patient ID"] % 2, "M", "F")
+    labels["age"] = labels["Patient ID"] % 90
+    labels.to_csv("l.csv", index=False)
+    main([*WORDS, "evaluation.resamples=40"])
+    scores = json.loads(Path("run/scores.json").read_text())["test"]
+    assert set(scores["subgroups"]) == {"sex", "age"}
+    assert set(scores["subgroups"]["sex"]["groups"]) == {"F", "M"}
+    assert not {"calibration", "operating_points", "conformal"} & set(scores)  # nothing is fitted on these
+    page = Path("run/report.html").read_text()
+    assert "A table of probabilities, evaluated on l: 388 images of 195 patients." in page
+    assert "Parts of this report are missing" not in page
+    assert "optimizer" not in page
+
+
+@pytest.fixture
+def classes(tmp_path, monkeypatch):
+    """60 images of three classes as another program writes them: whole paths, and a table of names and classes."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(1)
+    true = random.integers(0, 3, 60)
+    probs = np.exp(random.standard_normal((60, 3)) + 2 * np.eye(3)[true])
+    probs /= probs.sum(axis=1, keepdims=True)
+    answers = pd.DataFrame({"path": [f"/data/part{i % 2}/{i}.jpg" for i in range(60)]})
+    answers = answers.assign(**{f"prob_{name}": probs[:, k] for k, name in enumerate(("bcc", "mel", "nv"))})
+    answers.round(6).to_csv("p.csv", index=False)
+    names = np.array(["bcc", "mel", "nv"])[true]
+    pd.DataFrame({"path": [f"part{i % 2}/{i}.jpg" for i in range(60)], "dx": names}).to_csv("l.csv", index=False)
+    return true, probs
+
+
+def test_a_multiclass_table_with_a_column_of_classes(classes, capsys):
+    true, probs = classes
+    with pytest.raises(SystemExit):
+        main(WORDS)
+    assert "label=dx reads the class from that column" in capsys.readouterr().err
+    main([*WORDS, "label=dx"])
+    scores = json.loads(Path("run/scores.json").read_text())["test"]
+    assert scores["kind"] == "multiclass"
+    assert scores["overall"]["accuracy"]["value"] == pytest.approx((probs.argmax(axis=1) == true).mean())
+    wanted = roc_auc_score(true, probs, multi_class="ovr", average="macro")
+    assert scores["macro"]["auroc"]["value"] == pytest.approx(wanted)
+    assert "Images are matched by the end of their paths." in capsys.readouterr().out
+
+
+def test_a_class_is_scored_against_a_column_of_another_name(classes):
+    true, probs = classes
+    labels = pd.read_csv("l.csv").assign(Melanoma=(true == 1).astype(int)).drop(columns="dx")
+    labels.to_csv("l.csv", index=False)
+    main([*WORDS, "data.map={mel: Melanoma}"])
+    scores = json.loads(Path("run/scores.json").read_text())["test"]
+    assert list(scores["classes"]) == ["mel"]
+    assert scores["classes"]["mel"]["auroc"]["value"] == pytest.approx(roc_auc_score(true == 1, probs[:, 1]))
+    written = pd.read_csv("run/predictions_test.csv")["prob_mel"]
+    np.testing.assert_allclose(written, probs[:, 1], atol=2e-6)  # the sigmoid of the log odds is the class's own
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "said"),
+    [
+        (lambda t: t.assign(dx=t["dx"].str.upper()), ["label=dx"], "'data.map={bcc: BCC, mel: MEL, nv: NV}'"),
+        (lambda t: t.rename(columns={"path": "name"}), ["label=dx"], "image=name names it: it has 60 of the first 60"),
+        (lambda t: t.assign(path="x/0.jpg").head(1), ["label=dx"], ""),
+        (
+            lambda t: pd.concat([t, t.assign(path="x/" + t["path"])]),
+            ["label=dx"],
+            "may be part0/0.jpg or x/part0/0.jpg",
+        ),
+    ],
+)
+def test_classes_and_images_that_do_not_meet_name_the_way_out(classes, capsys, change, words, said):
+    change(pd.read_csv("l.csv")).to_csv("l.csv", index=False)
+    if not said:  # by its file name alone
+        main([*WORDS, *words, "evaluation.resamples=20"])
+        assert "matched by their file names" in capsys.readouterr().out
+        return
+    with pytest.raises(SystemExit):
+        main([*WORDS, *words])
+    assert said in capsys.readouterr().err
+
+
+def test_images_without_probabilities_are_left_out(classes, capsys):
+    table = pd.read_csv("p.csv")
+    table.loc[:2, ["prob_bcc", "prob_mel", "prob_nv"]] = np.nan  # as job=predict writes what it cannot read
+    table.assign(error="cut short").to_csv("p.csv", index=False)
+    main([*WORDS, "label=dx", "evaluation.resamples=20"])
+    assert "3 image(s) of predictions=p.csv have no probabilities" in capsys.readouterr().out
+    assert len(pd.read_csv("run/predictions_test.csv")) == 57
