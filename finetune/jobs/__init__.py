@@ -14,4 +14,7 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     name = config["job"]
     if name not in JOBS:
         raise one_of("job", name, JOBS)
-    getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)
+    from finetune.jobs.log import logged
+
+    with logged():
+        getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)

@@ -1,5 +1,6 @@
 """job=fit: from a configuration to a complete run folder."""
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from finetune import weights as weight_files
 from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.evaluation import report
+from finetune.evaluation import report, wording
 from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import kept, novelty, prepare, run_folder, scoring, seen
 from finetune.jobs.errors import worst_errors
@@ -36,6 +37,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     say = prepare.sayer(first)
     if first and not resumed:
         run_folder.check_free(run)
+    if debug := bool(config.get("debug_run")):
+        say(wording.DEBUG)
     prepare.demo(config, say)
     table = prepare.table(config, say)
     known = resumed and kept.table_hash(run) is not None  # the data of what was trained already
@@ -112,7 +115,10 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     report.write_report(run, scores=scores)
     write_json_atomic(run / "scores.json", scores)
     run_folder.end_results(run)
-    run_folder.point_latest(run)
+    if debug:
+        say(f"{wording.DEBUG} outputs/latest stays as it was.")
+    else:
+        run_folder.point_latest(run)
     scoring.show(scores, table.synthetic, say)
     say(f"report: {run / 'report.html'}")
 
@@ -171,10 +177,11 @@ def train(
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
     metrics = MetricsTable(run / "metrics.csv")
+    checkpoint = Checkpoint(run / "checkpoints", monitor, keep_all=config["callbacks"]["keep_all_checkpoints"])
     callbacks = [
         metrics,
         EpochLines(metrics),
-        Checkpoint(run / "checkpoints", monitor, keep_all=config["callbacks"]["keep_all_checkpoints"]),
+        checkpoint,
         *build.extra_callbacks(config, monitor),
     ]
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
@@ -197,6 +204,7 @@ def train(
         **settings,
     )
     last = run / "checkpoints" / "last.ckpt"
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None, weights_only=True)
@@ -207,6 +215,8 @@ def train(
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if trainer.is_global_zero and checkpoint.best_epoch is not None:
+        run_folder.note(run, best=checkpoint.best(), processes=n_ranks, threads=torch.get_num_threads())
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
 
 

@@ -8,7 +8,7 @@ from finetune.data import containers
 from finetune.data.images import IMAGE_SUFFIXES
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
-from finetune.jobs import run_folder
+from finetune.jobs import log, run_folder
 
 
 def pictures(given: Any, argument: str = "input") -> list[Path]:
@@ -46,6 +46,7 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
         print(f"{len(bad)} of {len(paths)} pictures cannot be read and have no row:\n{listed}")
     if table.empty:
         raise FinetuneError(f"input={config['input']}: none of {len(paths)} pictures can be read.")
+    log.begin(run, run_folder.command(words))
     write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     write_json_atomic(
         run / "environment.json",
