@@ -83,8 +83,9 @@ def context(run: Run) -> dict[str, Any]:
     points = sections.operating_points(scores)
     selective = unsure.selective(scores)
     notes = [note for of_split in run.scores.values() for note in of_split.get("notes", [])]
+    debug = bool(run.config.get("debug_run"))
     return {
-        "title": f"{name}, {backbone}" if backbone else str(name),
+        "title": ("DEBUG run: " if debug else "") + (f"{name}, {backbone}" if backbone else str(name)),
         "sentence": wording.what_was_evaluated(asked, name, split or "", scores, has_patients)
         if evaluated
         else wording.what_was_run(backbone, name, splits(run), has_patients),
@@ -103,7 +104,12 @@ def context(run: Run) -> dict[str, Any]:
         "findings": findings(run, checks, selective),
         "decided_by": f"the operating point {points[0]['name']}" if points else "a threshold of 0.5",
         "most_cautions": MOST_CAUTIONS,
-        "cautions": [*scores.get("warnings", []), *notes, *run.audit.get("warnings", [])],
+        "cautions": [
+            *([wording.DEBUG] if debug else []),
+            *scores.get("warnings", []),
+            *notes,
+            *run.audit.get("warnings", []),
+        ],
         "has_patients": has_patients,
         "has_val": bool(val),
         "problems": run.problems,
@@ -118,7 +124,8 @@ def context(run: Run) -> dict[str, Any]:
         "class_names": list(scores.get("classes", {})) or data.get("classes") or [],
         "share_figure": share_figure(run),
         "training_figures": training_figures(run.metrics),
-        "best_epoch": best_epoch(run.metrics),
+        "best_epoch": best_epoch(run.metrics, run.environment.get("best")),
+        "same_seed": wording.SAME_SEED if run.environment.get("seed") is not None else None,
         "rows": rows(scores, val),
         "figures": class_figures(predictions, scores) if predictions else [],
         "overall": {NAMES.get(m, m): score for m, score in scores.get("overall", {}).items()},
@@ -212,13 +219,20 @@ def training_figures(metrics: pd.DataFrame) -> list[tuple[str, Markup]]:
     return figures
 
 
-def best_epoch(metrics: pd.DataFrame) -> str | None:
-    """Which epoch did best on the validation split, by AUROC, else by loss."""
-    for column, pick in (("val/auroc", "idxmax"), ("val/loss", "idxmin")):
-        values = pd.to_numeric(metrics.get(column, pd.Series(dtype=float)), errors="coerce").dropna()
-        if len(values) and "epoch" in metrics:
-            row = getattr(values, pick)()
-            return f"Best {column} {values[row]:.4f} in epoch {metrics['epoch'][row]}, counted from 0."
+def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) -> str | None:
+    """Which epoch did best on the validation split: as the run recorded it, else by AUROC, ties by loss, or by loss."""
+    if recorded and recorded.get("score") is not None:
+        loss = "" if recorded["monitor"] == "val/loss" else f" (val/loss {wording.number(recorded.get('val/loss'))})"
+        return (
+            f"Best {recorded['monitor']} {recorded['score']:.4f} in epoch {recorded['epoch']}{loss}. "
+            "Epochs are counted from 0; of equal ones the lowest val/loss counts."
+        )
+    numbers = metrics.apply(pd.to_numeric, errors="coerce")
+    for column, ascending in (("val/auroc", False), ("val/loss", True)):
+        if "epoch" in numbers and column in numbers and numbers[column].notna().any():
+            by = [name for name in (column, "val/loss") if name in numbers]
+            best = numbers.sort_values(by, ascending=[ascending, True][: len(by)], kind="stable").iloc[0]
+            return f"Best {column} {best[column]:.4f} in epoch {best['epoch']:.0f}. Epochs are counted from 0."
     return None
 
 

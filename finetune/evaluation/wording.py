@@ -13,6 +13,12 @@ import numpy as np
 WITHIN_TEXT = re.compile(r"(?:^|(?<=[\s='\"(\[,]))(?:~|[A-Za-z]:)?[\\/][\w.~][^\s'\",;)\]]*")
 
 KINDS = {"missed": "False negative (missed)", "false alarm": "False positive (false alarm)"}
+SAME_SEED = (
+    "The same seed gives the same weights to the last bit only with the same versions, processor, and numbers of "
+    "threads and processes. Elsewhere sums are rounded in another order, and the scores differ about as much as "
+    "those of two seeds."
+)
+DEBUG = "DEBUG run: it tries the program on a few batches; its scores say nothing about the network."
 
 
 def number(value: float | None, digits: int = 3) -> str:

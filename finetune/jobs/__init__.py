@@ -17,8 +17,11 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     name = config["job"]
     if name not in JOBS:
         raise one_of("job", name, JOBS)
+    from finetune.jobs.log import logged
+
     import_trusted(config)  # they may register backbones and heads
-    getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)
+    with logged():
+        getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)
 
 
 def follow(place: ranks.Place) -> None:

@@ -7,7 +7,7 @@ from finetune import build
 from finetune.evaluation import comparison_report
 from finetune.evaluation.compare import compare as compare_runs
 from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import run_folder
+from finetune.jobs import log, run_folder
 
 MOST_RESAMPLES = 1000
 
@@ -16,6 +16,7 @@ def compare(config: dict[str, Any], run: Path, words: list[str]) -> None:
     """Read the runs' predictions, say which is better and by how much, write compare.json and compare.html."""
     n_boot = min(build.assessment(config).resamples, MOST_RESAMPLES)
     found = compare_runs(config["runs"], split=config["split"], n_boot=n_boot, seed=config["seed"])
+    log.begin(run, run_folder.command(words))
     for number, folds in enumerate(found.folds):
         folds.pooled.write(run / f"predictions_oof{f'_{number}' if len(found.folds) > 1 else ''}.csv")
     write_json_atomic(run / "compare.json", found.told)

@@ -1,5 +1,6 @@
 """job=fit: from a configuration to a complete run folder."""
 
+import logging
 import math
 import sys
 import warnings
@@ -16,7 +17,7 @@ from finetune import weights as weight_files
 from finetune.data.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.evaluation import report
+from finetune.evaluation import report, wording
 from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import kept, novelty, prepare, run_folder, scoring, seen
 from finetune.jobs.errors import worst_errors
@@ -39,6 +40,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     say = prepare.sayer(first)
     if first and not resumed:
         run_folder.check_free(run)
+    if debug := bool(config.get("debug_run")):
+        say(wording.DEBUG)
     prepare.demo(config, say)
     table = prepare.table(config, say)
     known = resumed and kept.table_hash(run) is not None  # the data of what was trained already
@@ -102,7 +105,10 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     report.write_report(run, scores=scores)
     write_json_atomic(run / "scores.json", scores)
     run_folder.end_results(run)
-    run_folder.point_latest(run)
+    if debug:
+        say(f"{wording.DEBUG} outputs/latest stays as it was.")
+    else:
+        run_folder.point_latest(run)
     scoring.show(scores, table.synthetic, say)
     say(f"report: {run / 'report.html'}")
 
@@ -181,10 +187,11 @@ def train(
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
     metrics = MetricsTable(run / "metrics.csv")
+    checkpoint = Checkpoint(run / "checkpoints", monitor, keep_all=config["callbacks"]["keep_all_checkpoints"])
     callbacks = [
         metrics,
         EpochLines(metrics),
-        Checkpoint(run / "checkpoints", monitor, keep_all=config["callbacks"]["keep_all_checkpoints"]),
+        checkpoint,
         *build.extra_callbacks(config, monitor),
     ]
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
@@ -210,6 +217,7 @@ def train(
         **settings,
     )
     start = ending.resume_point(run / "checkpoints")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
         trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
@@ -222,6 +230,8 @@ def train(
         raise KeyboardInterrupt
     if early := end.sentence(trainer):
         say(early)
+    if trainer.is_global_zero and checkpoint.best_epoch is not None:
+        run_folder.note(run, best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
 
 

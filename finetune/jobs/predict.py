@@ -12,7 +12,7 @@ from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import write_json_atomic, write_text_atomic
 from finetune.evaluation.thresholds import thresholds_in_words
-from finetune.jobs import prepare, run_folder
+from finetune.jobs import log, prepare, run_folder
 
 SHOWN = 20  # unreadable images that are named on the screen; the table has all
 EXPECTED = 0.05  # share of unusual images above which a caution is said; 0.01 is expected of images like the model's
@@ -64,6 +64,7 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
             paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"], progress=progress
         )
     bad = table[table["error"] != ""]
+    log.begin(run, run_folder.command(words))
     write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
     write_json_atomic(
         run / "environment.json",

@@ -42,7 +42,7 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
     task = fit.make_task(config, table, network, data)
     learns = what_learns(task, config["trainer"]["max_epochs"])
     for phase in learns:
-        say(f"from epoch {phase['epoch'] + 1}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")
+        say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")
         say("  " + ", ".join(f"{part} {count:,}" for part, count in phase["parts"].items()))
     cost = measure(task, data, config, run, max(learns, key=lambda phase: phase["trained"])["name"])
     say(cost_sentence(cost, config["trainer"]["max_epochs"]))

@@ -19,6 +19,7 @@ import finetune
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import LONGER, is_finished, write_json_atomic, write_text_atomic
+from finetune.jobs import log
 
 PACKAGES = (
     "torch",
@@ -50,13 +51,14 @@ def check_free(run: Path) -> None:
 
 
 def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
-    """Take the folder for a new run: config.yaml and environment.json.
+    """Take the folder for a new run: config.yaml, environment.json and log.txt.
 
     Raises:
         FinetuneError: the folder holds another run.
     """
     check_free(run)
     run.mkdir(parents=True, exist_ok=True)
+    log.begin(run, command(words))
     write_config(run, config)
     write_json_atomic(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})
 
@@ -64,6 +66,7 @@ def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
 def go_on(run: Path, config: dict[str, Any], words: list[str]) -> None:
     """Take the folder of a stopped or finished fit again, once all was checked: config.yaml anew, the occasion noted in
     environment.json, what a killed process was just writing removed. Results stay as they are."""
+    log.begin(run, command(words))
     for folder in (run, run / "checkpoints"):
         for partial in folder.glob(".*"):
             if PARTIAL.fullmatch(partial.name):
@@ -109,12 +112,24 @@ def environment() -> dict[str, Any]:
     for name in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
             versions[name] = version(name)
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
     return {
         "versions": versions,
         "commit": commit(),
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {device}",
+        "machine": ", ".join([machine, processor(), *gpu]),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
     }
+
+
+def processor() -> str:
+    """The CPU's name, as far as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

@@ -57,6 +57,12 @@ class Checkpoint(CheckpointBase):
         if trainer.is_global_zero and self.best_epoch is not None and best.is_file():
             link(best, self.folder / "best.ckpt")
 
+    def best(self) -> dict[str, Any]:
+        """Which epoch (from 0) is the best so far, and by what."""
+        return {
+            "epoch": self.best_epoch, "monitor": self.monitor, "score": self.best_score, "val/loss": self.best_loss,
+        }  # fmt: skip
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         epoch, stopped = trainer.current_epoch, ending.midway(trainer)
         is_better = False
@@ -147,7 +153,7 @@ class MetricsTable(Callback):
 
 
 class EpochLines(Callback):
-    """One plain line per epoch, readable in a terminal and in a log file."""
+    """One plain line per epoch, counted from 0 as everywhere, readable in a terminal and in a log file."""
 
     def __init__(self, table: MetricsTable):
         self.table = table
@@ -157,10 +163,9 @@ class EpochLines(Callback):
             return
         row = self.table.rows[-1]
         numbers = "  ".join(
-            f"{name} {float(row[name]):.4f}" for name in ("train/loss", "val/loss", "val/auroc") if name in row
+            f"{name} {float(row[name]):.3f}" for name in ("train/loss", "val/loss", "val/auroc") if name in row
         )
-        last = trainer.max_epochs or 0
-        print(
-            f"epoch {row['epoch'] + 1:>{len(str(last))}}/{last}  {numbers}  lr {row['lr']:.2e}  {row['seconds']:.1f} s",
-            flush=True,
-        )
+        last = (trainer.max_epochs or 0) - 1
+        epoch = f"epoch {row['epoch']:>{len(str(last))}}/{last}"
+        rate = f"{row['lr']:.1e}".replace("e-0", "e-")  # 80 columns hold the line
+        print(f"{epoch}  {numbers}  lr {rate}  {row['seconds']:.{1 if row['seconds'] < 10 else 0}f} s", flush=True)
