@@ -143,7 +143,7 @@ def logged() -> Iterator[None]:
     _current = log = Log()
     out, err = sys.stdout, sys.stderr
     tees = Tee(out, log), Tee(err, log)
-    sys.stdout, sys.stderr = tees  # type: ignore[assignment]
+    sys.stdout, sys.stderr = tees
     _redirect({out: tees[0], err: tees[1]})
     try:
         yield
