@@ -134,7 +134,7 @@ _current: Log | None = None
 
 
 @contextmanager
-def logged() -> Iterator[None]:
+def record() -> Iterator[None]:
     """What the first process prints within the block goes into the log.txt that `begin` names, or nowhere."""
     global _current
     if ranks.rank() != 0 or _current is not None:
@@ -143,7 +143,7 @@ def logged() -> Iterator[None]:
     _current = log = Log()
     out, err = sys.stdout, sys.stderr
     tees = Tee(out, log), Tee(err, log)
-    sys.stdout, sys.stderr = tees  # type: ignore[assignment]
+    sys.stdout, sys.stderr = tees
     _redirect({out: tees[0], err: tees[1]})
     try:
         yield
