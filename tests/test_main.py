@@ -181,7 +181,13 @@ def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys)
     words = ["data=csv", table, "data.label=label", "data.split=split", "data.patient=who"]
     assert "data.audit.on_leak=warn" in fails(capsys, *words)
     (stopped,) = Path("outputs").glob("*/*")
-    assert sorted(path.name for path in stopped.iterdir()) == ["audit.json", "config.yaml", "environment.json"]
+    assert sorted(path.name for path in stopped.iterdir()) == [
+        "audit.json",
+        "config.yaml",
+        "environment.json",
+        "log.txt",
+    ]
+    assert "error: " in (stopped / "log.txt").read_text()
     assert json.loads((stopped / "audit.json").read_text())["leaks"]
     main([*TINY, "trainer.max_epochs=1", *words, "data.audit.on_leak=warn", "hydra.run.dir=run"])
     assert Path("run/scores.json").exists()

@@ -230,8 +230,8 @@ def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) ->
     numbers = metrics.apply(pd.to_numeric, errors="coerce")
     for column, ascending in (("val/auroc", False), ("val/loss", True)):
         if "epoch" in numbers and column in numbers and numbers[column].notna().any():
-            by = [name for name in (column, "val/loss") if name in numbers]
-            best = numbers.sort_values(by, ascending=[ascending, True][: len(by)], kind="stable").iloc[0]
+            numbers["loss"] = numbers.get("val/loss", 0.0)
+            best = numbers.sort_values([column, "loss"], ascending=[ascending, True], kind="stable").iloc[0]
             return f"Best {column} {best[column]:.4f} in epoch {best['epoch']:.0f}. Epochs are counted from 0."
     return None
 

@@ -17,10 +17,10 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     name = config["job"]
     if name not in JOBS:
         raise one_of("job", name, JOBS)
-    from finetune.jobs.log import logged
+    from finetune.jobs.log import record
 
     import_trusted(config)  # they may register backbones and heads
-    with logged():
+    with record():
         getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)
 
 

@@ -19,7 +19,7 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import report, wording
 from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import kept, novelty, prepare, run_folder, scoring, seen
+from finetune.jobs import data_record, novelty, prepare, run_folder, scoring, seen
 from finetune.jobs.errors import worst_errors
 from finetune.network import Network, NetworkSpec
 from finetune.package import Model
@@ -44,9 +44,9 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         say(wording.DEBUG)
     prepare.demo(config, say)
     table = prepare.table(config, say)
-    known = resumed and kept.table_hash(run) is not None  # the data of what was trained already
-    if known:
-        kept.check_samples(run, table)
+    recorded = resumed and data_record.table_hash(run) is not None  # what was trained on already
+    if recorded:
+        data_record.check_samples(run, table)
     prepare.check_trainable(table)
     check_batches(config, table)
     assessment = build.assessment(config)
@@ -56,14 +56,15 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     preprocessing = build.preprocessing(config, of_weights)
     if first and not resumed:
         run_folder.begin(run, config, words)
-    table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first and not known else None)
-    if known:
-        kept.check_data(run, table, pictures)
+    table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first and not recorded else None)
+    if recorded:
+        data_record.check_data(run, table, pictures)
     if first and resumed:
         run_folder.go_on(run, config, words)
-    if first and not (known and (run / seen.FILE).is_file()):
+        say(f"going on in {run}")
+    if first and not (recorded and (run / seen.FILE).is_file()):
         seen.keep(run, table, pictures)
-    if first and not known:
+    if first and not recorded:
         run_folder.note(run, weights=source, data=run_folder.of_data(table))
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with ranks.launched(config, run) as place:

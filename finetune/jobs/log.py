@@ -134,7 +134,7 @@ _current: Log | None = None
 
 
 @contextmanager
-def logged() -> Iterator[None]:
+def record() -> Iterator[None]:
     """What the first process prints within the block goes into the log.txt that `begin` names, or nowhere."""
     global _current
     if ranks.rank() != 0 or _current is not None:

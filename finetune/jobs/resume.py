@@ -69,7 +69,6 @@ def resume(argv: list[str]) -> None:
         raise FinetuneError(
             f"trainer.max_epochs={wanted}: {done} epochs of {run} are trained already. Give {done} or more."
         )
-    print(f"going on in {run}", flush=True)
     run_job(config, run, ["resume=" + str(run), *words], resumed=True)
 
 

@@ -7,11 +7,12 @@ from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
-from finetune.evaluation.report import Run, confusion, write_report
+from finetune.evaluation.report import Run, best_epoch, confusion, write_report
 from finetune.evaluation.summary import write_json_atomic
 
 from .runs import CLASSES, write_run
@@ -313,3 +314,12 @@ def test_near_copies_and_telling_metadata_are_shown(multilabel_run, tmp_path):
     assert "data:image/png;base64,YXMgZ29vZCBhcyBhIHBpY3R1cmU=" in page
     assert "0.800 (0.700–0.900)" in page
     assert "1,234" in page
+
+
+def test_the_best_epoch_is_the_recorded_one_else_the_lowest_loss_of_those_that_tie():
+    metrics = pd.DataFrame({"epoch": [0, 1, 2], "val/auroc": [1.0, 1.0, 0.9], "val/loss": [0.5, 0.1, 0.05]})
+    assert best_epoch(metrics) == "Best val/auroc 1.0000 in epoch 1. Epochs are counted from 0."
+    recorded = {"epoch": 0, "monitor": "val/auroc", "score": 1.0, "val/loss": 0.5}
+    assert str(best_epoch(metrics, recorded)).startswith("Best val/auroc 1.0000 in epoch 0 (val/loss 0.500).")
+    assert "val/loss 0.0500 in epoch 2" in str(best_epoch(metrics.drop(columns="val/auroc")))
+    assert best_epoch(pd.DataFrame()) is None

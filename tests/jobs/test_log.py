@@ -35,13 +35,14 @@ def test_lines_above_a_bar_are_settled_while_it_runs():
     assert screen.feed("\r\x1b[2K\x1b[1A\x1b[2KA\nB") == ["line"]
 
 
-def logged(job, error: type[Exception]) -> None:
-    with pytest.raises(error), log.logged():
+def fails(job, error: type[Exception]) -> None:
+    with pytest.raises(error), log.record():
         job()
 
 
 def test_all_of_a_job_is_kept_from_before_its_folder_was_made(tmp_path, capsys):
     logger = logging.getLogger("of a test")
+    logger.setLevel(logging.WARNING)  # whatever jobs before this one left the root at
     logger.addHandler(logging.StreamHandler(sys.stderr))
 
     def job():
@@ -54,8 +55,8 @@ def test_all_of_a_job_is_kept_from_before_its_folder_was_made(tmp_path, capsys):
         sys.stderr.writelines([" at", " all\n"])
         raise FinetuneError("so it is")
 
-    logged(job, FinetuneError)
-    with log.logged():
+    fails(job, FinetuneError)
+    with log.record():
         log.begin(tmp_path, "python -m finetune resume=x")
     print("after")
     logger.warning("after")
@@ -76,19 +77,19 @@ def test_a_traceback_is_kept_too(tmp_path):
         log.begin(tmp_path, "x")
         print(1 / 0)
 
-    logged(job, ZeroDivisionError)
+    fails(job, ZeroDivisionError)
     assert (tmp_path / "log.txt").read_text().endswith("ZeroDivisionError: division by zero\n")
 
 
 def test_a_job_that_takes_no_folder_leaves_no_log(tmp_path):
-    with log.logged():
+    with log.record():
         print("nothing")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_other_processes_keep_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with log.logged():
+    with log.record():
         log.begin(tmp_path, "x")
         print("from rank 1")
     assert list(tmp_path.iterdir()) == []
@@ -97,7 +98,7 @@ def test_other_processes_keep_none(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_forked_worker_writes_its_own_lines_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with log.logged():
+    with log.record():
         log.begin(tmp_path, "x")
         print("half", end="")
         if (child := os.fork()) == 0:
@@ -109,6 +110,6 @@ def test_a_forked_worker_writes_its_own_lines_alone(tmp_path, monkeypatch):
 
 
 def test_streams_keep_what_else_they_can(tmp_path):
-    with log.logged():
+    with log.record():
         assert sys.stdout.isatty() is sys.stdout.stream.isatty()  # type: ignore[attr-defined]
         assert sys.stdout.encoding

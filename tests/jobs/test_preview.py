@@ -29,6 +29,7 @@ def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys
     assert {path.name for path in made} == {
         "config.yaml",
         "environment.json",
+        "log.txt",
         "audit.json",
         "batch.png",
         "preview.json",
@@ -45,7 +46,7 @@ def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys
     assert 0 < cost["seconds_per_step"] * 11 <= cost["seconds_per_epoch"]
     assert cost["peak_memory_mib"] > 100
     said = capsys.readouterr().out
-    assert "from epoch 1: head trains 130 of" in said
+    assert "from epoch 0: head trains 130 of" in said
     assert "s per epoch (11 steps" in said
     with Image.open(run / "batch.png") as sheet:
         assert sheet.size[0] > 600

@@ -15,8 +15,8 @@ import finetune
 from finetune.__main__ import main
 from finetune.errors import FinetuneError
 from finetune.evaluation.files import is_finished
+from finetune.jobs import data_record, resume, run_folder
 from finetune.jobs import fit as fit_job
-from finetune.jobs import kept, resume, run_folder
 from tests.jobs.test_fit import TINY
 
 FIT = [*TINY, "data=csv", "data.table=table.csv", "data.label=label", "data.patient=patient"]
@@ -138,7 +138,7 @@ def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change
 def test_labels_alone_are_covered_by_the_hash(place):
     table = fit_job.prepare.table(resume.compose.read(Path("run")), lambda _: None)
     environment = json.loads(Path("run/environment.json").read_text())
-    assert kept.table_hash(Path("run")) == environment["data"]["hash"] == table.hash()
+    assert data_record.table_hash(Path("run")) == environment["data"]["hash"] == table.hash()
 
 
 def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_goes_on(place, monkeypatch, capsys):

@@ -8,9 +8,12 @@ import shutil
 import pytest
 import yaml
 
+from finetune import compose
 from finetune.__main__ import main
 from finetune.jobs import run_folder
+from finetune.jobs.fit import make_network
 from tests.jobs.test_resume import FIT, draw
+from tests.training import tiny
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,17 @@ def test_every_job_keeps_a_log_and_a_resume_adds_to_it(debug, place):
         text = (place / name / "log.txt").read_text()
         assert said in text
         assert f"hydra.run.dir={name}" in text.splitlines()[0]
+
+
+@pytest.mark.parametrize(("plan", "warned"), [("linear_probe", True), ("head_then_full", False), ("full", False)])
+def test_a_backbone_that_stays_random_is_warned_of(plan, warned):
+    words = ["backbone=resnet20_cifar", "backbone.weights=none", f"finetuning={plan}"]
+    said: list[str] = []
+    make_network(compose.plain(compose.compose(words)), tiny.table()[0], said.append)
+    warning = (
+        "WARNING: no phase of finetuning trains stem, stage1, stage2, stage3: the head learns from RANDOM features."
+    )
+    assert any(sentence.startswith(warning) for sentence in said) is warned
 
 
 def test_a_folder_that_holds_a_run_already_gets_no_line(debug, capsys):
