@@ -43,7 +43,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if debug := bool(config.get("debug_run")):
         say(wording.DEBUG)
     prepare.demo(config, say)
-    table = prepare.table(config, say)
+    table = prepare.table(config, say, recorded=run if resumed else None)
     recorded = resumed and data_record.table_hash(run) is not None  # what was trained on already
     if recorded:
         data_record.check_samples(run, table)

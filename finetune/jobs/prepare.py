@@ -51,9 +51,16 @@ def demo(config: dict[str, Any], say: Say) -> None:
     make_phantoms(Path(config["data"]["root"]), seed=0)
 
 
-def table(config: dict[str, Any], say: Say, *, split: bool = True, read: SampleTable | None = None) -> SampleTable:
+def table(
+    config: dict[str, Any],
+    say: Say,
+    *,
+    split: bool = True,
+    read: SampleTable | None = None,
+    recorded: Path | None = None,
+) -> SampleTable:
     """The sample table, split by patient; the split depends on data.* alone. `split=False` leaves it as it was `read`
-    from the source."""
+    from the source; `recorded` is the folder of the fit whose split it is."""
     data = config["data"]
     read = build.source(config).table() if read is None else read
     read.check()
@@ -66,6 +73,8 @@ def table(config: dict[str, Any], say: Say, *, split: bool = True, read: SampleT
             folds=data["folds"],
             fold=data["fold"],
         )
+        if recorded is not None:
+            read = seen.recorded_split(recorded, read, data)
     for sentence in read.notes:
         say(sentence)
     return read
@@ -224,9 +233,11 @@ def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, 
     """
     split, mapping = config["split"], config["data"].get("map")
     source = build.source(config).table()
+    own = model.path is not None and seen.is_own(model, source)
     if split is None:
-        split = "test" if seen.is_own(model, source) else "all"
-    read = table(config, say, split=split != "all", read=source)
+        split = "test" if own else "all"
+    recorded = model.path.parent if own and model.path is not None else None
+    read = table(config, say, split=split != "all", read=source, recorded=recorded)
     named = renamed(read, model.classes, model.kind, mapping)
     for sentence in named.notes[len(read.notes) :]:
         say(sentence)

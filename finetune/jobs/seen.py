@@ -1,10 +1,13 @@
 """Which pictures a model was made with, kept beside its run, so that it is never scored on them unawares."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from finetune.data.cache import PictureCache
 from finetune.data.table import SampleTable
@@ -72,6 +75,31 @@ def made_with(model: Model) -> pd.DataFrame | None:
         return pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
     except (OSError, ValueError, KeyError):
         return None
+
+
+DRAWING = ("seed", "val_fraction", "test_fraction", "folds", "fold")
+"""Settings of data that decide a drawn split."""
+
+
+def recorded_split(run: Path, table: SampleTable, data: Mapping[str, Any]) -> SampleTable:
+    """The table with the splits drawn here as the fit in `run` recorded them: how they are drawn may change between
+    versions, what was trained on does not. An image that came later goes with its patient.
+
+    Only where `data` asks for the drawing of that fit; splits that the data set gives stay.
+    """
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
+        record = pd.read_csv(run / FILE, dtype=str, keep_default_na=False)[COLUMNS]
+        same = all(config[key] == data[key] for key in DRAWING)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return table
+    if not table.drawn or not same:
+        return table
+    now = table.frame["split"]
+    of_patient = record.groupby("patient")["split"].first()
+    then = table.frame["path"].map(record.set_index("sample")["split"]).fillna(table.frame["patient"].map(of_patient))
+    drawn = now.isin(table.drawn) & then.isin(table.drawn)
+    return table.with_split(then.where(drawn, now).tolist())
 
 
 def is_own(model: Model, table: SampleTable) -> bool:
