@@ -95,7 +95,7 @@ def context(run: Run) -> dict[str, Any]:
         "checks": checks,
         "marks": conditions.MARKS,
         "findings": findings(run, checks, selective),
-        "decided_by": f"the operating point {points[0]['name']}" if points else "a threshold of 0.5",
+        "decided_by": decided_by(points, scores),
         "most_cautions": MOST_CAUTIONS,
         "cautions": [*scores.get("warnings", []), *notes, *run.audit.get("warnings", [])],
         "has_patients": has_patients,
@@ -130,6 +130,14 @@ def context(run: Run) -> dict[str, Any]:
         "environment": run.environment,
         "settings": wording.settings(run.config),
     }
+
+
+def decided_by(points: list[dict[str, Any]], scores: dict[str, Any]) -> str:
+    """At which thresholds the errors shown are errors: those of the first operating point, where a class has one."""
+    if not points:
+        return "a threshold of 0.5"
+    lacking = len(points[0]["rows"]) < len(scores.get("classes", {}))
+    return f"the operating point {points[0]['name']}" + (" (0.5 for classes without one)" if lacking else "")
 
 
 def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any] | None) -> dict[str, str]:
