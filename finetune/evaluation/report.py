@@ -87,6 +87,7 @@ def context(run: Run) -> dict[str, Any]:
         "synthetic": bool(data.get("synthetic")),
         "random_weights": bool(weights.get("random")),
         "split": split,
+        "where": f"the {split or 'evaluated'} split",
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
         "reference": None if data.get("synthetic") else (run.config.get("data") or {}).get("reference"),
