@@ -93,6 +93,11 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
+def mean_count(n: float) -> str:
+    """1,204, or 28.5 where it is a mean over seeds"""
+    return f"{n:,.1f}".removesuffix(".0")
+
+
 def head_of(told: dict[str, Any]) -> str:
     """The score the verdict goes by: macro AUROC, or accuracy where that is not defined."""
     scores = told["candidates"][0]["scores"]
@@ -138,7 +143,7 @@ def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
         "interval": wording.interval,
         "difference": wording.difference,
         "counted": wording.counted,
-        "count": "{:.3g}".format,
+        "mean_count": mean_count,
     }
     head = head_of(told)
     level = [(c["label"], c["scores"][head]) for c in told["candidates"]]

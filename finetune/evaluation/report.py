@@ -93,7 +93,7 @@ def context(run: Run) -> dict[str, Any]:
         "synthetic": bool(data.get("synthetic")),
         "random_weights": bool(weights.get("random")),
         "split": split,
-        "where": "all images" if evaluated and split == "all" else f"the {split} split",
+        "where": "all images" if evaluated and split == "all" else f"the {split or 'evaluated'} split",
         "scores": scores,
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
         "reference": None if data.get("synthetic") else (run.config.get("data") or {}).get("reference"),
@@ -102,7 +102,7 @@ def context(run: Run) -> dict[str, Any]:
         "checks": checks,
         "marks": conditions.MARKS,
         "findings": findings(run, checks, selective),
-        "decided_by": f"the operating point {points[0]['name']}" if points else "a threshold of 0.5",
+        "decided_by": decided_by(points, scores),
         "most_cautions": MOST_CAUTIONS,
         "cautions": [
             *([wording.DEBUG] if debug else []),
@@ -143,6 +143,14 @@ def context(run: Run) -> dict[str, Any]:
         "environment": run.environment,
         "settings": wording.settings(wording.read_by_evaluation(run.config) if evaluated else run.config),
     }
+
+
+def decided_by(points: list[dict[str, Any]], scores: dict[str, Any]) -> str:
+    """At which thresholds the errors shown are errors: those of the first operating point, where a class has one."""
+    if not points:
+        return "a threshold of 0.5"
+    lacking = len(points[0]["rows"]) < len(scores.get("classes", {}))
+    return f"the operating point {points[0]['name']}" + (" (0.5 for classes without one)" if lacking else "")
 
 
 def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any] | None) -> dict[str, str]:

@@ -184,9 +184,12 @@ def test_what_is_missing_is_named_and_the_rest_is_shown(multilabel_run, name, ho
     if how == "broken":
         path.write_bytes(b'{"a: [\xff\n\x00')
     try:
-        text = page(multilabel_run).text
+        shown = page(multilabel_run)
     finally:
         path.write_bytes(kept)
+    text = shown.text
+    ids = {attributes["id"] for _, attributes in shown.tags if "id" in attributes}
+    assert {attributes["href"][1:] for tag, attributes in shown.tags if tag == "a"} <= ids
     assert f"{name} is missing." in text if how == "missing" else f"{name} cannot be read" in text
     assert "Use and limits" in text
 

@@ -162,6 +162,10 @@ def test_the_page_of_a_comparison(tmp_path, seeds):
     assert text.splitlines()[0] == "test: 120 images of 120 patients, 95 % intervals"
 
 
+def test_counts_are_whole_but_for_means():
+    assert [comparison_report.mean_count(n) for n in (1204, 28.5, 0.0)] == ["1,204", "28.5", "0"]
+
+
 def test_differences_in_words():
     assert wording.difference({"value": 0.03, "low": -0.01, "high": 0.07}) == "+0.030 (-0.010 to +0.070)"
     assert wording.difference({"value": None}) == "undefined"
