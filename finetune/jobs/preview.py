@@ -18,8 +18,9 @@ from finetune.data.sheets import write_sheet
 from finetune.evaluation.files import write_json_atomic
 from finetune.jobs import fit, prepare, run_folder
 from finetune.preprocessing import Preprocessing
-from finetune.training import memory
+from finetune.training import memory, ranks
 from finetune.training import parts as part_tools
+from finetune.training.cluster import Cluster
 
 WARM_UP = 4  # steps before the clock starts: the first ones fill caches and queues
 SHOWN = 16  # pictures of the first batch
@@ -119,7 +120,7 @@ def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path, phase
     task.plan = replace(task.plan, phases={phase: replace(task.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
         default_root_dir=run, logger=False, callbacks=[clock], use_distributed_sampler=False,
-        enable_checkpointing=False, **settings,
+        plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **settings,
     )  # fmt: skip
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

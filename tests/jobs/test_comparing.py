@@ -44,7 +44,7 @@ def test_folds_of_one_table_are_collected(place, capsys):
 def test_a_run_of_several_tells_its_own_command(place):
     """Of seed=0,1 each has one: typed again, it is that run."""
     for seed in (0, 1):
-        command = json.loads(Path(f"runs/seeds/{seed}/environment.json").read_text())["command"]
+        command = json.loads(Path(f"runs/seeds/{seed}_seed_{seed}/environment.json").read_text())["command"]
         assert f"seed={seed}" in command.split()
         assert "0,1" not in command
 

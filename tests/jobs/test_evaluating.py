@@ -233,8 +233,8 @@ def test_patients_of_the_same_name_are_a_warning_and_blank_pictures_tell_nothing
 
 def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):
     main(["-m", "job=evaluate", "model=runs/first", "split=test,val", *FEW, "hydra.sweep.dir=runs/sweep"])
-    assert scores("sweep/0")["test"]["macro"] == scores("first")["test"]["macro"]
-    assert "val" in scores("sweep/1")
+    assert scores("sweep/0_split_test")["test"]["macro"] == scores("first")["test"]["macro"]
+    assert "val" in scores("sweep/1_split_val")
 
 
 def test_its_own_training_pictures_are_scored_when_asked_for_by_name(place):

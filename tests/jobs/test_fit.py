@@ -169,7 +169,7 @@ def test_multirun_leaves_one_folder_each(run, place):
         ]
     )
     for number in "01":
-        assert {path.name for path in (place / "runs/sweep" / number).iterdir()} >= FILES
+        assert {path.name for path in (place / "runs/sweep" / f"{number}_seed_{number}").iterdir()} >= FILES
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")

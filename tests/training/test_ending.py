@@ -1,0 +1,139 @@
+"""Training stopped by steps or time: the last state is validated and saved, and a resume gives what no stop would."""
+
+import csv
+import math
+import os
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, Timer
+
+from finetune.training.ending import STOPPED, Ending, resume_point
+from tests.training.tiny import data, state, task, trainer
+
+# 36 training images in batches of 12: three steps an epoch
+
+
+class Constant:
+    """A schedule that does not depend on how long the training is."""
+
+    def factor(self, step: int, total: int) -> float:
+        return 1.0
+
+
+def train(folder, max_steps=-1, epochs=3, callbacks=(), **options):
+    """The network after a training in `folder`, from where it can go on; and how the training ended."""
+    made = task(schedule=Constant(), max_steps=max_steps)
+    end = Ending(max_steps)
+    run = trainer(folder, epochs, [*callbacks, end], **options)
+    start = resume_point(folder / "checkpoints")
+    run.fit(made, datamodule=data(), ckpt_path=start, weights_only=True)
+    return state(made.network), run, end
+
+
+def rows(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in ("seconds", "peak_mib")} for row in csv.DictReader(file)]
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def same(a, b):
+    return all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+@pytest.mark.parametrize(("max_steps", "saved"), [(2, []), (5, ["epoch_000.ckpt"]), (8, ["epoch_001.ckpt"])])
+def test_a_stop_by_steps_is_validated_and_resumed_as_if_it_had_not_been(tmp_path, max_steps, saved):
+    whole, _, _ = train(tmp_path / "whole")
+    stopped, run, end = train(tmp_path / "stopped", max_steps)
+    assert run.global_step == max_steps
+    assert "val/loss" in rows(tmp_path / "stopped")[-1]
+    assert f"trainer.max_steps={max_steps} in the middle of epoch {max_steps // 3 + 1} of 3" in end.sentence(run)
+    assert {"last.ckpt", "best.ckpt", STOPPED, *saved} <= set(names(tmp_path / "stopped"))
+    last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert same(stopped, {k.removeprefix("network."): v for k, v in last.items() if k.startswith("network.")})
+
+    resumed, run, end = train(tmp_path / "stopped")
+    assert same(resumed, whole)
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    assert end.sentence(run) is None
+    assert names(tmp_path / "stopped") == names(tmp_path / "whole")
+
+
+def test_steps_that_end_with_an_epoch_leave_a_whole_one(tmp_path):
+    _, run, end = train(tmp_path / "a", 6)
+    assert STOPPED not in names(tmp_path / "a")
+    assert end.sentence(run).startswith("Training was ended by trainer.max_steps=6 after epoch 2 of 3")
+    train(tmp_path / "a", 6)  # nothing is left to do, and nothing is undone
+    assert [row["epoch"] for row in rows(tmp_path / "a")] == ["0", "1"]
+
+
+def test_a_run_that_was_killed_before_its_last_step_does_the_steps_that_are_left(tmp_path):
+    whole, _, _ = train(tmp_path / "a", 8)
+    (tmp_path / "a" / "checkpoints" / STOPPED).unlink()
+    (tmp_path / "a" / "checkpoints" / "last.ckpt").unlink()
+    os.link(tmp_path / "a" / "checkpoints" / "epoch_001.ckpt", tmp_path / "a" / "checkpoints" / "last.ckpt")
+    resumed, run, _ = train(tmp_path / "a", 8)
+    assert run.global_step == 8
+    assert same(resumed, whole)
+
+
+def test_the_schedule_ends_with_the_steps(tmp_path):
+    seen = []
+
+    class Noting(Constant):
+        def factor(self, step, total):
+            seen.append((step, total))
+            return 1.0
+
+    made = task(schedule=Noting(), max_steps=4)
+    trainer(tmp_path, 3, [Ending(4)]).fit(made, datamodule=data())
+    assert seen == [(step, 4) for step in range(4)]
+
+
+def test_a_stop_by_time_is_validated_too(tmp_path):
+    class Slow(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 1:  # the limit is passed in the second step
+                timer._offset += 100
+
+    timer = Timer({"seconds": 50}, verbose=False)
+    _, run, _ = train(tmp_path / "a", callbacks=[timer, Slow()], check_val_every_n_epoch=5)
+    assert run.global_step == 2
+    assert math.isfinite(float(rows(tmp_path / "a")[0]["val/loss"]))
+    assert {"last.ckpt", "best.ckpt", STOPPED} == set(names(tmp_path / "a"))
+
+
+def test_every_epoch_is_saved_and_the_last_is_validated_whatever_the_interval(tmp_path):
+    train(tmp_path / "a", check_val_every_n_epoch=2)
+    told = [row["val/loss"] for row in rows(tmp_path / "a")]
+    assert told[0] == ""  # and not the number of another epoch
+    assert told[1] != ""
+    assert told[2] not in ("", told[1])
+    train(tmp_path / "b", epochs=2, check_val_every_n_epoch=10)
+    assert "last.ckpt" in names(tmp_path / "b")
+    assert [row["val/loss"] != "" for row in rows(tmp_path / "b")] == [False, True]
+
+
+def test_an_epoch_without_validation_can_be_gone_on_from(tmp_path):
+    class Killed(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(tmp_path / "a", callbacks=[Killed()], check_val_every_n_epoch=10)
+    assert names(tmp_path / "a") == ["epoch_000.ckpt", "last.ckpt"]
+    resumed, _, _ = train(tmp_path / "a", check_val_every_n_epoch=10)
+    assert same(resumed, train(tmp_path / "b", check_val_every_n_epoch=10)[0])
+
+
+def test_where_a_training_goes_on(tmp_path):
+    assert resume_point(tmp_path) is None
+    for name in ("epoch_1000.ckpt", "epoch_999.ckpt", "last.ckpt"):
+        (tmp_path / name).touch()
+    assert resume_point(tmp_path).name == "last.ckpt"
+    (tmp_path / STOPPED).touch()
+    assert resume_point(tmp_path).name == "epoch_1000.ckpt"
