@@ -198,8 +198,8 @@ def baseline(scores: Scores) -> Harm | None:
 
 
 def never_found(scores: Scores) -> Harm | None:
-    """Classes of which not one image is found: by a multiclass answer, which is the most probable class; of a multilabel
-    class at a threshold chosen for it, or, where none was, at that of the table of scores."""
+    """Classes of which not one image is found: by a multiclass answer, which is the most probable class; of a
+    multilabel class at a threshold chosen for it, or, where none was, at that of the table of scores."""
     thresholds = {} if scores.get("kind") == "multiclass" else scores.get("operating_points") or {}
     chosen = [(f" at {name}", point["classes"]) for name, point in thresholds.items()]
     lost: dict[str, str] = {}
