@@ -214,7 +214,7 @@ def main() -> None:
         "",
         "Patients drawn; `within strata` draws positive and negative patients separately. Reported: of shares of",
         "images (accuracy, sensitivity, PPV) Wilson's interval for as many images as the patients' are worth; of",
-        "balanced accuracy the limits of its two shares taken together; of log loss the logarithm's scale; of the",
+        "balanced accuracy the limits of its two shares taken together; of log loss the scale of its logarithm; of the",
         "others the logit, with Student's t for average precision.",
         "",
         head + " score |" + "".join(f" {m} |" for m in OTHER_METHODS),

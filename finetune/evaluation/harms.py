@@ -57,7 +57,7 @@ def harms(scores: Scores, split: str = "test", val: Scores | None = None) -> lis
     Args:
         val: the scores of val, where `scores` are those of test.
     """
-    found = [
+    fired = [
         calibration(scores),
         sets(scores, val),
         points(scores, val),
@@ -65,7 +65,7 @@ def harms(scores: Scores, split: str = "test", val: Scores | None = None) -> lis
         never_found(scores),
         val_and_test(val, scores, split) if val else None,
     ]
-    return [asdict(harm) for harm in found if harm is not None]
+    return [asdict(harm) for harm in fired if harm is not None]
 
 
 def calibration(scores: Scores) -> Harm | None:
@@ -198,9 +198,10 @@ def baseline(scores: Scores) -> Harm | None:
 
 
 def never_found(scores: Scores) -> Harm | None:
-    """Classes of which not one image is found; of a multilabel class at every threshold that was chosen, else at that
-    of the table of scores."""
-    chosen = [(f" at {name}", p["classes"]) for name, p in (scores.get("operating_points") or {}).items()]
+    """Classes of which not one image is found: by a multiclass answer, which is the most probable class; of a
+    multilabel class at a threshold chosen for it, or, where none was, at that of the table of scores."""
+    thresholds = {} if scores.get("kind") == "multiclass" else scores.get("operating_points") or {}
+    chosen = [(f" at {name}", point["classes"]) for name, point in thresholds.items()]
     lost: dict[str, str] = {}
     silent = set()
     for name, of in scores.get("classes", {}).items():
@@ -253,16 +254,18 @@ def falls_short(share: Scores, promised: float, looks: int, fitted_on: float) ->
     high = stretched(share, looks)[1]
     if high is None or 1 - share["value"] < MISSES * (1 - promised):
         return False
-    lowest = beta.ppf(
-        tail(looks), promised * (fitted_on + 1), (1 - promised) * (fitted_on + 1)
-    )  # of an order statistic
-    of_val = promised - float(lowest) if fitted_on < float("inf") else 0.0
-    return bool(promised - share["value"] > ((high - share["value"]) ** 2 + of_val**2) ** 0.5)
+    by_val = 0.0
+    if fitted_on < float(
+        "inf"
+    ):  # the cut is an order statistic of so many, whose share of new ones is beta distributed
+        n = fitted_on + 1
+        by_val = promised - float(beta.ppf(tail(looks), promised * n, (1 - promised) * n))
+    return bool(promised - share["value"] > ((high - share["value"]) ** 2 + by_val**2) ** 0.5)
 
 
 def fitted_on(scores: Scores, val: Scores | None, name: str, side: str) -> float:
     """Patients of val behind what was fitted to one side (positives, negatives, images) of a class. Without the scores
-    of val they are reckoned from the shares of this split; infinite where nothing is known."""
+    of val they are estimated from the shares of this split; infinite where nothing is known."""
     if val is not None:
         return max(val["patients"] if side == "images" else val["classes"][name][f"{side[:-1]}_patients"], 1)
     about = [(scores.get(key) or {}).get("fitted_on") or {} for key in ("conformal", "calibration")]

@@ -164,9 +164,9 @@ def too_few(patients: int) -> str:
     return ONE_PATIENT if patients == 1 else FEW_PATIENTS if patients < FEWEST else ""
 
 
-def checked(found: Interval) -> Interval:
-    """`found`, without limits where they enclose nothing."""
-    return found if found.high - found.low > SAME else Interval(found.value, reason=NO_SPREAD)
+def checked(interval: Interval) -> Interval:
+    """`interval`, without limits where they enclose nothing."""
+    return interval if interval.high - interval.low > SAME else Interval(interval.value, reason=NO_SPREAD)
 
 
 def on_logit_scale(value: float, error: float, df: float = np.inf) -> Interval:

@@ -60,10 +60,10 @@ def interval(value: float, samples: np.ndarray, chance: float, patients: int) ->
     """
     if np.isnan(value) or (why := intervals.too_few(patients)):
         return Interval(value, reason="" if np.isnan(value) else why)
-    found = intervals.mirrored(value, samples)
-    if np.isnan(found.low) or value > chance:
-        return found
-    return intervals.checked(Interval(value, 0.0, found.high))
+    mirrored = intervals.mirrored(value, samples)
+    if np.isnan(mirrored.low) or value > chance:
+        return mirrored
+    return intervals.checked(Interval(value, 0.0, mirrored.high))
 
 
 def by_chance(gaps: sparse.csr_matrix, images: np.ndarray, seed: int, draws: int = 200) -> np.ndarray:

@@ -101,8 +101,8 @@ class Scorer:
         classes = len(self.rankings)
         which = range(classes) if k is None else [k]
         tp, fp, fn, tn = (np.asarray(self.sums[[i * classes + j for j in which]].sum(axis=0)).ravel() for i in range(4))
-        found = share_counts(tp, fp, fn, tn)
-        return {m: pair for m, pair in found.items() if m != "accuracy" or not self.multiclass}
+        counts = share_counts(tp, fp, fn, tn)
+        return {m: pair for m, pair in counts.items() if m != "accuracy" or not self.multiclass}
 
     def overall_counts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """The same for the shares of a multiclass table that are of all classes together."""
@@ -209,8 +209,8 @@ def share_counts(
 
 
 def calibration_error(gaps: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Summed truth less probability of each bin (BINS * K, B), and images (K, B) -> the mean distance; one row less
-    where K is 1 and n is (B,)."""
+    """Summed truth less probability of each bin (BINS * K, B) and images (K, B) -> calibration error (K, B). Of all
+    classes together (BINS, B) and (B,) -> (B,)."""
     return ratio(np.abs(gaps.reshape(*n.shape[:-1], BINS, n.shape[-1])).sum(axis=-2), n)
 
 

@@ -17,6 +17,7 @@ from finetune.evaluation.scores import Scorer, Scores, confusion, mean_of_define
 
 __all__ = ["summarise", "write_json_atomic"]
 
+NONE = np.zeros(0)  # no resamples
 MEANS_OF_SHARES = {"balanced_accuracy": ("sensitivity", "specificity")}
 SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
 """Shares of images; their macro means allow for the few images of a rare class."""
@@ -101,9 +102,6 @@ def described(scorer: Scorer, drawn: Scores | None, seed: int = 0) -> dict[str, 
     return {**result, "overall": {m: i.as_dict() for m, i in overall.items()}} if scorer.multiclass else result
 
 
-NONE = np.zeros(0)
-
-
 def _overall(
     scorer: Scorer, value: Scores, drawn: Scores | None, of_class: Mapping[str, Mapping[str, Interval]], seed: int
 ) -> dict[str, Interval]:
@@ -112,13 +110,13 @@ def _overall(
     patients = len(np.unique(scorer.patient[known]))
     support = Support(patients, 0, 0, scorer.overall_counts())
     values = _first(value.overall)
-    found = with_intervals(values, samples, support)
+    scores = with_intervals(values, samples, support)
     recalls = [each["sensitivity"] for each in of_class.values() if not np.isnan(each["sensitivity"].value)]
-    found["balanced_accuracy"] = intervals.mean_of_shares(recalls)  # images of different classes
+    scores["balanced_accuracy"] = intervals.mean_of_shares(recalls)  # images of different classes
     chance = reliability.by_chance(scorer.top_gaps, np.array([known.sum()]), seed)
-    found["ece"] = reliability.interval(values["ece"], samples.get("ece", NONE), float(chance[0]), patients)
+    scores["ece"] = reliability.interval(values["ece"], samples.get("ece", NONE), float(chance[0]), patients)
     why = "truth and answers are all of one class" if known.any() else "no image has a known class"
-    return {m: replace(i, reason=why) if np.isnan(i.value) else i for m, i in found.items()}
+    return {m: replace(i, reason=why) if np.isnan(i.value) else i for m, i in scores.items()}
 
 
 def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
@@ -138,26 +136,26 @@ def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
 
 def with_intervals(values: Mapping[str, float], drawn: Mapping[str, np.ndarray], of: Support) -> dict[str, Interval]:
     """Each value with the interval that its kind of score takes, from the counts of images or its resamples."""
-    found = {}
+    scores = {}
     for metric, value in values.items():
         if metric in of.shares:
-            found[metric] = intervals.share(*of.shares[metric])
+            scores[metric] = intervals.share(*of.shares[metric])
         else:
             fewer = min(of.positive, of.negative)
-            found[metric] = intervals.resampled(metric, value, drawn.get(metric, NONE), of.known, fewer)
+            scores[metric] = intervals.resampled(metric, value, drawn.get(metric, NONE), of.known, fewer)
     for metric, parts in MEANS_OF_SHARES.items():
-        if metric in found and all(part in of.shares for part in parts):
-            found[metric] = intervals.mean_of_shares([found[part] for part in parts])
-    return found
+        if metric in scores and all(part in of.shares for part in parts):
+            scores[metric] = intervals.mean_of_shares([scores[part] for part in parts])
+    return scores
 
 
-def with_reasons(found: Mapping[str, Interval], counts: Mapping[str, Any]) -> dict[str, Interval]:
+def with_reasons(scores: Mapping[str, Interval], counts: Mapping[str, Any]) -> dict[str, Interval]:
     """With the reason why a score of these counts is not defined."""
     return {
         metric: replace(interval, reason=wording.why_undefined(metric, counts))
         if np.isnan(interval.value)
         else interval
-        for metric, interval in found.items()
+        for metric, interval in scores.items()
     }
 
 
@@ -197,15 +195,15 @@ def macro_interval(metric: str, mean: float, classes: list[Interval], samples: n
     without = [each for each in classes if np.isnan(each.low)]
     if len(classes) == 1 or len(without) == len(classes):
         return Interval(mean, classes[0].low, classes[0].high, classes[0].reason)
-    found = intervals.resampled(metric, mean, samples, patients)
+    by_resamples = intervals.resampled(metric, mean, samples, patients)
     if without:
-        return found
-    if np.isnan(found.low) or metric == "ece":  # whose resamples lie above its value
+        return by_resamples
+    if np.isnan(by_resamples.low) or metric == "ece":  # whose resamples lie above its value
         return Interval(mean, _mean([each.low for each in classes]), _mean([each.high for each in classes]))
     if metric in SHARES:
         parts = intervals.mean_of_shares(classes)
-        return Interval(mean, min(found.low, parts.low), max(found.high, parts.high))
-    return found
+        return Interval(mean, min(by_resamples.low, parts.low), max(by_resamples.high, parts.high))
+    return by_resamples
 
 
 def _counts(truth: np.ndarray, patient: np.ndarray) -> dict[str, Any]:

@@ -151,6 +151,14 @@ def test_a_class_that_is_never_predicted_is_named_and_not_praised():
     assert "always answering a gives 0.630" in said
 
 
+def test_a_multiclass_answer_is_the_most_probable_class_whatever_thresholds_were_chosen():
+    """c alone against the rest is found at its threshold; the answer is still never c."""
+    points = {"youden": {"goal": "youden", "value": None, "split": "val", "thresholds": {"c": 0.05}}}
+    scores = told(lesions(), Fitted(operating_points=points))
+    assert scores["operating_points"]["youden"]["classes"]["c"]["sensitivity"]["value"] > 0.9
+    assert the("never found", scores)["classes"] == ["c"]
+
+
 def test_predicted_but_never_rightly_and_too_few_to_say():
     true = np.r_[np.zeros(40, int), np.ones(10, int)]
     logits = 2 * np.eye(2)[np.r_[np.ones(3, int), np.zeros(47, int)]]
