@@ -15,33 +15,36 @@ from PIL import Image
 SHAPE = (450, 600)  # height and width, as in HAM10000
 
 
-def lesion(number: int, seed: int = 0) -> np.ndarray:
+def lesion(number: int, seed: int = 0, *, plain: bool = False) -> np.ndarray:
     """RGB uint8 (450, 600, 3)."""
-    random = np.random.default_rng((seed, number))
-    skin = np.array([random.uniform(175, 235), 0.0, 0.0], np.float32)
-    skin[1] = skin[0] * random.uniform(0.62, 0.84)
-    skin[2] = skin[0] * random.uniform(0.55, 0.84)
+    random = np.random.default_rng((seed, number, int(plain)))
+    skin = np.array([random.uniform(190, 215) if plain else random.uniform(175, 235), 0.0, 0.0], np.float32)
+    skin[1] = skin[0] * (0.75 if plain else random.uniform(0.62, 0.84))
+    skin[2] = skin[0] * (0.7 if plain else random.uniform(0.55, 0.84))
     picture = np.broadcast_to(skin, (*SHAPE, 3)).copy()
     tint = np.array([1.0, random.uniform(0.8, 1.2), random.uniform(0.8, 1.2)], np.float32)
-    picture += random.uniform(3, 14) * field(random, 2.2)[..., None] * tint
-    picture += np.exp(random.uniform(np.log(0.4), np.log(4.0))) * field(random, random.uniform(20, 70))[..., None]
-    if random.random() < 0.5:  # creases of the skin
-        picture += random.uniform(0.5, 3) * field(random, (random.uniform(8, 20), random.uniform(40, 90)))[..., None]
+    picture += random.uniform(*((1, 5) if plain else (3, 14))) * field(random, 2.2)[..., None] * tint
+    if not plain:
+        picture += np.exp(random.uniform(-0.9, 1.4)) * field(random, random.uniform(20, 70))[..., None]
+        if random.random() < 0.5:  # creases of the skin
+            creases = field(random, (random.uniform(8, 20), random.uniform(40, 90)))
+            picture += random.uniform(0.5, 3) * creases[..., None]
 
     inside, depth = blob(random)
     colour = skin * shade(random)
-    texture = random.uniform(2, 14) * field(random, random.uniform(5, 18))
-    if random.random() < 0.6:  # a pigment network or globules
+    texture = random.uniform(*((0, 2) if plain else (2, 14))) * field(random, random.uniform(5, 18))
+    if not plain and random.random() < 0.6:  # a pigment network or globules
         texture += random.uniform(1, 10) * field(random, random.uniform(20, 60))
     centre = random.uniform(-0.25, 0.25) * depth  # darker or paler towards the middle
     body = colour * (1 + centre[..., None]) + texture[..., None] * random.uniform(0.6, 1.1, 3).astype(np.float32)
     picture += inside[..., None] * (body - picture)
 
-    if random.random() < 0.45:
-        picture = hairs(picture, random, int(random.integers(1, 16)))
-    picture *= corners(random)[..., None]
-    picture = cv2.GaussianBlur(picture, (0, 0), random.uniform(0.4, 2.0))
-    picture += random.uniform(0.5, 3.5) * random.standard_normal(picture.shape, np.float32)
+    if not plain:
+        if random.random() < 0.45:
+            picture = hairs(picture, random, int(random.integers(1, 16)))
+        picture *= corners(random)[..., None]
+    picture = cv2.GaussianBlur(picture, (0, 0), random.uniform(*((1.0, 4.0) if plain else (0.4, 2.0))))
+    picture += random.uniform(0.3, 1.5 if plain else 3.5) * random.standard_normal(picture.shape, np.float32)
     file = io.BytesIO()
     Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(random.integers(85, 97)))
     return np.asarray(Image.open(file).convert("RGB"))

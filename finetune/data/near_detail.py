@@ -22,13 +22,16 @@ SIDE = 96  # pixels: larger images are reduced to this, so that a comparison cos
 MARGIN = 0.06  # of the side, left out at each border: a cropped copy has nothing there
 CLIP = 2.0  # times the median of the detail's absolute value
 FAINT = 0.5  # gray levels: detail that deviates by less is rounding and compression
-SHADING = 12  # side of the thumbnails that slow shading and colours are compared on
+SHADING = 24  # side of the thumbnails that slow shading and colours are compared on
 
 DETAIL = 0.80  # least agreement of detail in a certain copy
 POSSIBLE_DETAIL = 0.65
-COLOURS = 0.97  # least agreement of slow shading and colours in a certain copy
+COLOURS = 0.97  # least correlation of slow shading and colours in a certain copy
 POSSIBLE_COLOURS = 0.90
-TEXTURED = 0.15  # least part of the image that shows detail: less of it cannot prove a copy, nor disprove it
+OTHER_COLOURS_DETAIL = 0.90  # least agreement of detail in a possible copy whose colours differ so much
+PLAIN = 0.15  # part of the image with detail, below which detail proves nothing and disproves nothing
+FULL = 0.90  # part of the image with detail, from which detail is proof enough
+LEFT = 1.5  # gray levels: the difference that is left in a copy of an image with less detail than that
 
 Certainty = Literal["certain", "possible"]
 
@@ -43,15 +46,24 @@ class Agreement:
     """Correlation of slow shading, in all channels together, from -1 to 1."""
     textured: float
     """Part of the image, from 0 to 1, that shows fine detail."""
+    left: float
+    """Difference in slow shading that is left after brightness and contrast were fitted, in gray levels."""
 
     @property
     def certainty(self) -> Certainty | None:
-        """None: different images."""
-        if self.textured < TEXTURED:
-            return "possible" if self.colours >= COLOURS else None
-        if self.detail >= DETAIL and self.colours >= COLOURS:
+        """None: different images.
+
+        Detail that covers the image is proof. On plain skin it is no more than the rim of a spot, and the rims of two
+        spots can agree, so that nothing may be left of the difference either.
+        """
+        equal = self.colours >= COLOURS and self.left <= LEFT
+        if self.textured < PLAIN:
+            return "possible" if equal else None
+        full = self.colours >= COLOURS and self.textured >= FULL
+        if self.detail >= DETAIL and (equal or full):
             return "certain"
-        return "possible" if self.detail >= POSSIBLE_DETAIL and self.colours >= POSSIBLE_COLOURS else None
+        alike = equal or full or (self.detail >= OTHER_COLOURS_DETAIL and self.colours >= POSSIBLE_COLOURS)
+        return "possible" if self.detail >= POSSIBLE_DETAIL and alike else None
 
 
 def agreement(first: np.ndarray, second: np.ndarray, side: int = SIDE) -> Agreement:
@@ -113,7 +125,8 @@ def _compare(one: np.ndarray, other: np.ndarray, one_gray: np.ndarray, other_gra
     textured = np.maximum(power, power_other) > FAINT**2
     local = shared[textured] / np.sqrt(power[textured] * power_other[textured] + 1e-9)
     detail = float(local.mean()) if len(local) else 0.0
-    return Agreement(detail, _colours(one[inner], other[inner]), float(textured.mean()))
+    colours, left = _colours(one[inner], other[inner])
+    return Agreement(detail, colours, float(textured.mean()), left)
 
 
 def _detail(image: np.ndarray) -> np.ndarray:
@@ -126,14 +139,18 @@ def _detail(image: np.ndarray) -> np.ndarray:
     return np.clip(detail, -limit, limit)
 
 
-def _colours(one: np.ndarray, other: np.ndarray) -> float:
-    """Brightness, contrast and white balance may differ; where one of the two is gray, only gray is compared."""
+def _colours(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Correlation, and what is left in gray levels. Brightness, contrast and white balance may differ; where one of the
+    two is gray, only gray is compared.
+    """
     thumbnails = [cv2.resize(x, (SHADING, SHADING), interpolation=cv2.INTER_AREA) for x in (one, other)]
     if any(x.ndim == 2 or float(np.ptp(x, axis=2).mean()) < 2 for x in thumbnails):
         thumbnails = [x if x.ndim == 2 else cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in thumbnails]
     a, b = (x.reshape(SHADING**2, -1).astype(np.float64) for x in thumbnails)
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-9))
+    correlation = float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum() + 1e-9))
+    contrast = max(float((a * a).mean()), float((b * b).mean()))
+    return correlation, float(np.sqrt(contrast * max(0.0, 1 - correlation**2)))
 
 
 def _inner(side: int) -> tuple[slice, slice]:

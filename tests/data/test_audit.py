@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from finetune.data.audit import audit_pictures, audit_table, check_trainable
+from finetune.data.near import Pair
 from finetune.errors import FinetuneError
 from tests.data.making import make_table
 
@@ -125,6 +126,59 @@ def test_single_colours_are_no_copies_and_dark_sets_are_noticed():
     assert "2 picture(s) are of one single colour: 0000.png, 0001.png." in blank.warnings
     dark = audit_pictures(audit_table(table), table, facts("abcd", extremes=[[0, 15], [0, 12], [0, 15], [3, 90]]))
     assert any("3 pictures are nearly black" in sentence and "sBIT" in sentence for sentence in dark.warnings)
+
+
+def test_certain_near_copies_are_leaks_and_possible_ones_are_spoken_of():
+    table = make_table(ROOT, list("pqrst"), None, ["train", "test", "train", "train", "test"])
+    pairs = [
+        Pair(0, 2, 0.99, 0.98, "certain"),
+        Pair(0, 4, 0.95, 0.7, "possible"),
+        Pair(2, 3, 0.95, 0.7, "possible"),
+        Pair(1, 3, 0.97, 0.96, "certain"),
+    ]
+    audit = audit_pictures(audit_table(table), table, facts("abcde"), pairs)
+    assert [(leak.kind, leak.splits, leak.count) for leak in audit.leaks] == [("near", ["train", "test"], 1)]
+    assert audit.leaks[0].examples == [["0001.png", "0003.png", 0.97]]
+    assert audit.near[0] == {
+        "paths": ["0001.png", "0003.png"],
+        "splits": ["test", "train"],
+        "alike": 0.97,
+        "detail": 0.96,
+        "certainty": "certain",
+    }
+    assert [item["certainty"] for item in audit.near] == ["certain", "possible", "certain", "possible"]
+    assert audit.to_dict()["near"] == audit.near
+    assert "1 pair(s) of near copies are in the same split: 0000.png ~ 0002.png." in audit.warnings
+    text = "2 pair(s) of near copies are filed under different patients: are the patient ids right?"
+    assert text in audit.warnings  # of the certain ones
+    (sentence,) = [text for text in audit.warnings if "may be near copies" in text]
+    assert "2 pair(s) of images may be near copies, 1 of them in two splits: 0000.png ~ 0004.png." in sentence
+    assert "near_copies.png shows them, audit.json lists them" in sentence
+
+
+def test_possible_near_copies_alone_neither_stop_nor_accuse():
+    table = make_table(ROOT, ["p", "q"], None, ["train", "test"])
+    audit = audit_pictures(audit_table(table), table, facts("ab"), [Pair(0, 1, 0.95, 0.7, "possible")])
+    audit.stop_on_leak("stop")
+    assert not any("patient ids" in sentence for sentence in audit.warnings)
+
+
+def test_the_error_of_a_leak_says_where_to_look_and_what_to_type():
+    table = make_table(ROOT, None, None, ["train", "test"])
+    audit = audit_pictures(audit_table(table), table, facts("ab"), [Pair(0, 1, 0.97, 0.96, "certain")])
+    with pytest.raises(FinetuneError) as caught:
+        audit.stop_on_leak("stop", Path("outputs/toy"))
+    message = str(caught.value)
+    assert "1 pair(s) of near copies are divided between train and test: 0000.png ~ 0001.png." in message
+    assert "outputs/toy/near_copies.png" in message
+    assert "outputs/toy/audit.json" in message
+    assert "data.audit.near=false goes on without the search for near copies; patients and equal images" in message
+    assert "data.audit.on_leak=warn goes on in spite of every leak, real ones too." in message
+    patients = audit_table(make_table(ROOT, ["p", "p"], None, ["train", "test"]))
+    with pytest.raises(FinetuneError) as caught:
+        patients.stop_on_leak("stop", Path("outputs/toy"))
+    assert "near" not in str(caught.value)  # nothing to turn off
+    assert "outputs/toy/audit.json" in str(caught.value)
 
 
 def test_untrainable_tables():

@@ -266,7 +266,9 @@ def test_crops_are_stored_whole(tmp_path):
 def test_near_copies_are_looked_for_once_and_are_the_same_for_all(tmp_path, monkeypatch):
     table = make_pictures(tmp_path / "data", 3)
     cache = PictureCache.build(table, P, tmp_path / "cache")
-    monkeypatch.setattr(caches, "near_duplicates", lambda *a: [Pair(0, 2, 0.97)])
-    assert cache.near_copies() == [Pair(0, 2, 0.97)]
+    pair = Pair(0, 2, 0.97, 0.91, "certain")
+    (cache.npy.parent / "near.json").write_text("[[0, 1, 0.95]]")  # of an older search
+    monkeypatch.setattr(caches, "near_duplicates", lambda *a: [pair])
+    assert cache.near_copies() == [pair]
     monkeypatch.setattr(caches, "near_duplicates", lambda *a: 1 / 0)
-    assert PictureCache.build(table, P, tmp_path / "cache").near_copies() == [Pair(0, 2, 0.97)]
+    assert PictureCache.build(table, P, tmp_path / "cache").near_copies() == [pair]
