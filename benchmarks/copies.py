@@ -21,8 +21,8 @@ from PIL import Image
 
 from benchmarks.results import machine, write_section
 from benchmarks.skin import lesion
-from finetune.data import near
-from finetune.data.images import read_picture
+from finetune.data.audit import near_duplicates
+from finetune.data.decoding.images import read_picture
 from finetune.preprocessing import Preprocessing
 
 CHANGES = ("JPEG at quality 60", "resized by 0.9", "25 gray levels brighter", "3 % cropped from every side")
@@ -67,9 +67,9 @@ def plant(originals: Sequence[np.ndarray], order: Sequence[int], size: int) -> t
 def by_edges(images: Sequence[np.ndarray]) -> set[tuple[int, int]]:
     """Pairs that the first three steps of the search call copies."""
     random = np.random.default_rng(0)
-    rows, features = near.features_of(images, np.arange(len(images)), random)
-    edges = near.Edges(images)
-    pairs = [(int(rows[i]), int(rows[j])) for i, j in near.candidates(features, random)]
+    rows, features = near_duplicates.features_of(images, np.arange(len(images)), random)
+    edges = near_duplicates.Edges(images)
+    pairs = [(int(rows[i]), int(rows[j])) for i, j in near_duplicates.candidates(features, random)]
     return {pair for pair in pairs if edges.agree(*pair) >= EDGES}
 
 
@@ -77,7 +77,7 @@ def measure(name: str, images: Sequence[np.ndarray], planted: Planted) -> str:
     """A line of the table. Pairs of equal images are not counted: they need no search."""
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
     planted = {(i, j): change for (i, j), change in planted.items() if digests[i] != digests[j]}
-    pairs = near.near_duplicates(images, digests)
+    pairs = near_duplicates.near_duplicates(images, digests)
     certain = {(pair.first, pair.second) for pair in pairs if pair.certainty == "certain"}
     possible = {(pair.first, pair.second) for pair in pairs if pair.certainty == "possible"}
     edges = {(i, j) for i, j in by_edges(images) if digests[i] != digests[j]}
@@ -110,7 +110,7 @@ class Noise:
 
 def timing(count: int) -> str:
     began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    pairs = near.near_duplicates(Noise(count), map(str, range(count)))
+    pairs = near_duplicates.near_duplicates(Noise(count), map(str, range(count)))
     seconds = time.process_time() - began
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return f"| {count:,} | {seconds:.1f} | {1e6 * seconds / count:.0f} | {grown:.0f} | {len(pairs)} |"

@@ -20,9 +20,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks.results import machine, write_section
-from finetune import build, compose
-from finetune.data.cache import PictureCache
-from finetune.data.images import read_picture
+from finetune.config import build, compose
+from finetune.data.cache.image_cache import PictureCache
+from finetune.data.decoding.images import read_picture
 from finetune.data.sources.folder import Folder
 from finetune.data.splits import assign_splits
 from finetune.preprocessing import Preprocessing

@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from finetune import build, compose
-from finetune.jobs import fit, prepare
+from finetune.config import build, compose
+from finetune.jobs import fit
+from finetune.steps import prepare
 
 
 def quiet(sentence: str) -> None:

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from finetune.evaluation import intervals
-from finetune.evaluation.intervals import Interval, delong, on_logit_scale, percentile, resamples, spread
-from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.ranking import Ranking
-from finetune.evaluation.scores import Scorer
-from finetune.evaluation.summary import Support, summarise, with_intervals
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.scores import Scorer
+from finetune.evaluation.classification.summary import Support, summarise, with_intervals
+from finetune.statistics import intervals
+from finetune.statistics.intervals import Interval, delong, on_logit_scale, percentile, resamples, spread
+from finetune.statistics.ranking import Ranking
 
 RESAMPLES = 400
 AUROC_METHODS = (

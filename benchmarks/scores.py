@@ -20,11 +20,11 @@ from scipy.stats import norm
 
 from benchmarks.intervals import simulated, timing
 from benchmarks.results import machine, write_section
-from finetune.evaluation import conformal, reliability
-from finetune.evaluation.calibration import fit as calibrate
-from finetune.evaluation.intervals import delong
-from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.subgroups import subgroups
+from finetune.evaluation.classification import conformal, reliability
+from finetune.evaluation.classification.calibration import fit as calibrate
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.subgroups import subgroups
+from finetune.statistics.intervals import delong
 
 AUROCS = (0.6, 0.7, 0.8, 0.9, 0.95)
 SIZES = ((False, 120), (False, 500), (True, 80), (True, 300))  # several images per patient, patients

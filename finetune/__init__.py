@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from finetune.backbones import list_models
     from finetune.backbones.folding import fold_batch_norm
     from finetune.errors import FinetuneError
-    from finetune.evaluation.compare import compare
-    from finetune.evaluation.predictions import Predictions
-    from finetune.evaluation.run import read_run
-    from finetune.evaluation.summary import summarise
+    from finetune.evaluation.classification.predictions import Predictions
+    from finetune.evaluation.classification.summary import summarise
     from finetune.explanations import explain
     from finetune.extend import register_backbone, register_head
+    from finetune.model_file import load
     from finetune.network import create_model
-    from finetune.package import load
+    from finetune.runs.read import read_run
+    from finetune.steps.compare import compare
 
 _HOME = {
     "FinetuneError": "finetune.errors",
-    "Predictions": "finetune.evaluation.predictions",
-    "compare": "finetune.evaluation.compare",
+    "Predictions": "finetune.evaluation.classification.predictions",
+    "compare": "finetune.steps.compare",
     "create_model": "finetune.network",
     "explain": "finetune.explanations",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
-    "load": "finetune.package",
-    "read_run": "finetune.evaluation.run",
+    "load": "finetune.model_file",
+    "read_run": "finetune.runs.read",
     "register_backbone": "finetune.extend",
     "register_head": "finetune.extend",
-    "summarise": "finetune.evaluation.summary",
+    "summarise": "finetune.evaluation.classification.summary",
 }
 
 

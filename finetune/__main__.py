@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def dispatch(argv: list[str]) -> None:
     """Which of the ways in was taken: a rank that follows another, a resume, or a configuration to compose."""
-    from finetune.training import ranks
+    from finetune.training.launch import ranks
 
     if (place := ranks.here()) is not None and place.rank > 0:
         from finetune.jobs import follow
@@ -118,8 +118,8 @@ def compose_and_run(argv: list[str]) -> None:
     """Check the whole configuration, then let Hydra make the run folder (or several) and start the job."""
     import argparse
 
-    from finetune import compose
-    from finetune.typed import CONFIG_DIRS
+    from finetune.config import compose
+    from finetune.config.overrides import CONFIG_DIRS
 
     parser = argparse.ArgumentParser(prog="python -m finetune", add_help=False, allow_abbrev=False)
     parser.add_argument("-m", "--multirun", action="store_true")

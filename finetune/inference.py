@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.evaluation.novelty import Typical
+from finetune.evaluation.classification.novelty import Typical
 from finetune.network import Network
 
 

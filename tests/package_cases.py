@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.calibration import Calibration
-from finetune.evaluation.conformal import Conformal
+from finetune.evaluation.classification.calibration import Calibration
+from finetune.evaluation.classification.conformal import Conformal
+from finetune.model_file import Model, load
 from finetune.network import NetworkSpec
-from finetune.package import Model, load
 from finetune.preprocessing import Preprocessing
 from finetune.weights import own_file
 

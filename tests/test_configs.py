@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from finetune import build, compose, list_models
+from finetune import list_models
+from finetune.config import build, compose
 from finetune.errors import FinetuneError, MissingExtra
 
 CONF, ROOT = compose.conf_dir(), Path(__file__).resolve().parents[1]
@@ -229,7 +230,7 @@ def test_each_value_of_a_sweep_is_checked():
 
 def test_your_own_class_is_built_when_its_module_is_trusted():
     config = compose.plain(
-        compose.compose(["+callbacks.extra.x._target_=tests.training.test_task.Watch", "trust=[tests]"])
+        compose.compose(["+callbacks.extra.x._target_=tests.training.test_module.Watch", "trust=[tests]"])
     )
     build.check(config)
     assert len(build.extra_callbacks(config, "val/auroc")) == 1

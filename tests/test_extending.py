@@ -14,13 +14,13 @@ from PIL import Image
 from torch import nn
 
 import finetune
-from finetune import build, compose
 from finetune.__main__ import main
 from finetune.backbones import Backbone
 from finetune.backbones.build import MODELS
+from finetune.config import build, compose
+from finetune.config.overrides import CONFIG_DIRS
 from finetune.errors import FinetuneError
 from finetune.heads import HEADS
-from finetune.typed import CONFIG_DIRS
 
 PAGE = (Path(__file__).resolve().parent.parent / "EXTENDING.md").read_text(encoding="utf-8")
 COMMAND = next(line for line in PAGE.splitlines() if line.startswith("python -m finetune"))
@@ -208,8 +208,8 @@ def test_a_source_without_a_table_is_one_line(place, monkeypatch):
 
 
 def test_a_score_that_fails_or_is_no_number_is_named(place):
-    from finetune.evaluation.own_metrics import scores
-    from finetune.evaluation.predictions import Predictions
+    from finetune.evaluation.classification.own_metrics import scores
+    from finetune.evaluation.classification.predictions import Predictions
 
     rng = np.random.default_rng(0)
     target = (rng.random((40, 1)) < 0.5).astype(float)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import help_text, main
-from finetune.compose import choices
+from finetune.config.compose import choices
 from tests.jobs.test_fit import TINY, draw
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune import compose
+from finetune.config import compose
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

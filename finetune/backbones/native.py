@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune import compiled
+from finetune import c_extensions
 from finetune.backbones.maps import Normalisation
 
 SOURCE = Path(__file__).with_name("passes.c")
@@ -20,7 +20,7 @@ INTEGER, POINTER = ctypes.c_longlong, ctypes.c_void_p
 
 @cache
 def library() -> ctypes.CDLL | None:
-    loaded = compiled.load(SOURCE)
+    loaded = c_extensions.load(SOURCE)
     if loaded is None:
         return None
     i, p, norm = INTEGER, POINTER, ctypes.POINTER(CNorm)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from finetune.data import containers
-from finetune.data.images import as_picture, read_picture, read_size
+from finetune.data.decoding import containers
+from finetune.data.decoding.images import as_picture, read_picture, read_size
 from finetune.errors import FinetuneError, one_of
 from finetune.explanations import overlays
 from finetune.explanations.geometry import to_input
 from finetune.explanations.localisation import maximum
 from finetune.explanations.maps import check_method, heat_of
 from finetune.inference import best_device, predict
-from finetune.package import Model
+from finetune.model_file import Model
 
 
 @dataclass

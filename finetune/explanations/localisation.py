@@ -22,10 +22,10 @@ from typing import Any
 
 import numpy as np
 
-from finetune.evaluation import intervals
-from finetune.evaluation.files import plain
-from finetune.evaluation.intervals import FEWEST, Interval
 from finetune.explanations.geometry import Corners, mask
+from finetune.files import plain
+from finetune.statistics import intervals
+from finetune.statistics.intervals import FEWEST, Interval
 
 FEWEST_MAPS = 20  # that vary, for a verdict
 MOST_OTHERS = 20  # maps of other patients that a picture's boxes are held against

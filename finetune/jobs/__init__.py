@@ -5,9 +5,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from finetune.allowed import import_trusted
+from finetune.config.allowed import import_trusted
 from finetune.errors import one_of
-from finetune.training import ranks
+from finetune.training.launch import ranks
 
 JOBS = ("fit", "evaluate", "explain", "predict", "preview", "compare")
 
@@ -17,7 +17,7 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     name = config["job"]
     if name not in JOBS:
         raise one_of("job", name, JOBS)
-    from finetune.jobs.log import record
+    from finetune.runs.log import record
 
     import_trusted(config)  # they may register backbones and heads
     with record():

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import build
-from finetune.evaluation import comparison_report
-from finetune.evaluation.compare import compare as compare_runs
-from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import log, run_folder
+from finetune.config import build
+from finetune.files import write_json_atomic
+from finetune.pages import comparison
+from finetune.runs import folder as run_folder
+from finetune.runs import log
+from finetune.steps.compare import compare as compare_runs
 
 MOST_RESAMPLES = 1000
 
@@ -20,7 +21,7 @@ def compare(config: dict[str, Any], run: Path, words: list[str]) -> None:
     for number, folds in enumerate(found.folds):
         folds.pooled.write(run / f"predictions_oof{f'_{number}' if len(found.folds) > 1 else ''}.csv")
     write_json_atomic(run / "compare.json", found.told)
-    comparison_report.write(run / "compare.html", found.told, run_folder.command(words))
+    comparison.write(run / "compare.html", found.told, run_folder.command(words))
     write_json_atomic(run / "environment.json", {"command": run_folder.command(words), **run_folder.environment()})
     print(found)
     print(f"comparison: {run / 'compare.html'}")

@@ -6,16 +6,20 @@ from typing import Any
 
 import pandas as pd
 
-from finetune import build, package
+from finetune import model_file
+from finetune.config import build
 from finetune.errors import FinetuneError, one_of
-from finetune.evaluation import report
-from finetune.evaluation.assessment import Fitted, read_prevalence
-from finetune.evaluation.calibration import Calibration, with_prevalence
-from finetune.evaluation.files import write_json_atomic, write_text_atomic
-from finetune.evaluation.predictions import Predictions
-from finetune.jobs import novelty, prepare, published, run_folder, scoring, seen
-from finetune.jobs.errors import worst_errors
-from finetune.training import ranks
+from finetune.evaluation.classification.assessment import Fitted, read_prevalence
+from finetune.evaluation.classification.calibration import Calibration, with_prevalence
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.files import write_json_atomic, write_text_atomic
+from finetune.jobs import score_table
+from finetune.pages import report
+from finetune.runs import folder as run_folder
+from finetune.runs import known_images as known_images
+from finetune.steps import novelty, prepare, scoring
+from finetune.steps.worst_errors import worst_errors
+from finetune.training.launch import ranks
 
 SPLITS = ("train", "val", "test", "all")
 FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points", "coverages", "conformal"))
@@ -24,7 +28,7 @@ FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points"
 def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     """Load, read the data as for a fit, predict, and write predictions, scores and a report."""
     if config["predictions"]:
-        published.score_file(config, run, words)
+        score_table.score_file(config, run, words)
         return
     first = ranks.rank() == 0
     say = prepare.sayer(first)
@@ -33,7 +37,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     build.check_trainer(config["trainer"])
     fitted_already(words)
     assessment = build.assessment(config)
-    model = package.load(config["model"])
+    model = model_file.load(config["model"])
     table, wanted, split = prepare.asked(config, model, say)
     prevalence = read_prevalence(config["prevalence"], table.classes, table.kind)
     assessment.check_columns(table.metadata)
@@ -41,7 +45,7 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
         run_folder.begin(run, config, words)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(config, table, pictures, model.preprocessing)
-    met = seen.again(model, table, pictures, data.rows(wanted))
+    met = known_images.again(model, table, pictures, data.rows(wanted))
     too_good = met.stop(split, config["data"]["audit"]["on_leak"])
     with ranks.launched(config, run):
         answers = scoring.answers_of(model, table)
@@ -92,7 +96,12 @@ def fitted_already(words: list[str]) -> None:
 
 
 def count_opening(
-    model: package.Model, name: str, predictions: Predictions, met: seen.Met, words: list[str], say: prepare.Say
+    model: model_file.Model,
+    name: str,
+    predictions: Predictions,
+    met: known_images.Met,
+    words: list[str],
+    say: prepare.Say,
 ) -> Path | None:
     """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted.
 

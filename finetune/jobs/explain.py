@@ -9,28 +9,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune import build, package
+from finetune import model_file
+from finetune.config import build
+from finetune.data.audit.contact_sheet import write_sheet
 from finetune.data.boxes import COLUMN, from_text
 from finetune.data.findings import same
-from finetune.data.module import ImageData
-from finetune.data.sheets import write_sheet
+from finetune.data.loading.module import ImageData
 from finetune.errors import FinetuneError
-from finetune.evaluation import report
-from finetune.evaluation.files import write_json_atomic
-from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.thresholds import decision_thresholds, thresholds_in_words
-from finetune.explanations import checks, errors, page
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.thresholds import decision_thresholds, thresholds_in_words
+from finetune.explanations import checks
+from finetune.explanations import worst_errors as worst_errors
 from finetune.explanations.explanation import class_number, place
 from finetune.explanations.explanation import explain as explain_images
 from finetune.explanations.geometry import Corners, to_input
 from finetune.explanations.localisation import Located, localise
 from finetune.explanations.maps import check_method
+from finetune.files import write_json_atomic
 from finetune.inference import best_device, evaluating
-from finetune.jobs import prepare, run_folder, scoring, seen
-from finetune.jobs.errors import heats, inputs, shown, table_rows
 from finetune.jobs.evaluate import check_split, count_opening
 from finetune.jobs.predict import pictures as picture_files
-from finetune.training import ranks
+from finetune.pages import explanation as page
+from finetune.pages import report
+from finetune.runs import folder as run_folder
+from finetune.runs import known_images as known_images
+from finetune.steps import prepare, scoring
+from finetune.steps.worst_errors import heats, inputs, shown, table_rows
+from finetune.training.launch import ranks
 
 MOST_FILES = 200  # pictures that one page takes
 TESTED = {"grad_cam": 64, "grad_cam_pp": 64}  # images of the randomisation test; other methods are slow
@@ -44,7 +49,7 @@ def explain(config: dict[str, Any], run: Path, words: list[str]) -> None:
     if ranks.rank() != 0:
         return  # what other processes were started for has nothing to share here
     check(config)
-    model = package.load(config["model"])
+    model = model_file.load(config["model"])
     if config["finding"] is not None:
         class_number(model.classes, config["finding"])
     say = prepare.sayer(True)
@@ -78,7 +83,7 @@ def check(config: dict[str, Any]) -> None:
 
 
 def of_files(
-    config: dict[str, Any], model: package.Model, run: Path, words: list[str]
+    config: dict[str, Any], model: model_file.Model, run: Path, words: list[str]
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Chosen pictures, each for `finding` or its most probable class."""
     files = picture_files(config["images"], "images")
@@ -105,7 +110,7 @@ def of_files(
 
 
 def of_data(
-    config: dict[str, Any], model: package.Model, run: Path, words: list[str], say: prepare.Say
+    config: dict[str, Any], model: model_file.Model, run: Path, words: list[str], say: prepare.Say
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """A split of the data: worst errors, boxes, the randomisation test."""
     method, finding = config["method"], config["finding"]
@@ -116,7 +121,7 @@ def of_data(
     run_folder.begin(run, config, words)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
     data = prepare.batches(config, table, pictures, model.preprocessing)
-    met = seen.again(model, table, pictures, data.rows(wanted))
+    met = known_images.again(model, table, pictures, data.rows(wanted))
     known = met.stop(split, "warn")
     for sentence in known:
         say(sentence)
@@ -128,11 +133,11 @@ def of_data(
     if opened is not None:
         report.write_report(opened)  # it shows how often the test split was opened
     fitted, _ = scoring.shipped(model, table.kind)
-    limits = errors.thresholds_of(fitted.operating_points, found.classes)
-    wrong = errors.worst(found, config["worst"], limits, finding)
+    limits = worst_errors.thresholds_of(fitted.operating_points, found.classes)
+    wrong = worst_errors.worst(found, config["worst"], limits, finding)
     told: dict[str, Any] = {
         "data": {"name": table.name, "split": split, "images": len(found), "synthetic": table.synthetic},
-        "wrong": errors.count(found, limits, finding),
+        "wrong": worst_errors.count(found, limits, finding),
         "rule": rule(found, fitted.operating_points, finding),
         "errors": [],
         "seen": bool(met.pictures),
@@ -171,7 +176,7 @@ def rule(found: Predictions, points: Mapping[str, Any], finding: str | None) -> 
 
 
 def located(
-    config: dict[str, Any], model: package.Model, data: ImageData, found: Predictions
+    config: dict[str, Any], model: model_file.Model, data: ImageData, found: Predictions
 ) -> tuple[list[Located], list[tuple[dict[str, Any], Any]]]:
     """Findings with boxes and their maps; and what is to be said of each, with its picture when asked for."""
     if COLUMN not in data.table.metadata or not config["located"]:
@@ -203,7 +208,7 @@ def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
 
 
 def sanity(
-    config: dict[str, Any], model: package.Model, data: ImageData, found: Predictions, limits: np.ndarray
+    config: dict[str, Any], model: model_file.Model, data: ImageData, found: Predictions, limits: np.ndarray
 ) -> dict[str, Any]:
     """The randomisation test on images spread over the split, each for `finding` or its most probable class.
 
@@ -225,12 +230,12 @@ def sanity(
     )
 
 
-def places(config: dict[str, Any], model: package.Model) -> int | None:
+def places(config: dict[str, Any], model: model_file.Model) -> int | None:
     """Of a map before it is enlarged; None of a method that has a map of its own for each pixel."""
     return int(np.prod(grid(model))) if config["method"] in TESTED else None
 
 
-def grid(model: package.Model) -> list[int]:
+def grid(model: model_file.Model) -> list[int]:
     """Height and width of the network's last map: nothing finer can be read from Grad-CAM."""
     side, channels = model.preprocessing.image_size, model.preprocessing.in_channels
     device = next(model.network.parameters()).device

@@ -12,22 +12,27 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy
 
-from finetune import build
 from finetune import weights as weight_files
-from finetune.data.module import ImageData
+from finetune.config import build
+from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.evaluation import report, wording
-from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import data_record, novelty, prepare, run_folder, scoring, seen
-from finetune.jobs.errors import worst_errors
+from finetune.evaluation import wording
+from finetune.files import write_json_atomic
+from finetune.model_file import Model
 from finetune.network import Network, NetworkSpec
-from finetune.package import Model
+from finetune.pages import report
 from finetune.preprocessing import Preprocessing
-from finetune.training import ending, ranks
+from finetune.runs import data_record
+from finetune.runs import folder as run_folder
+from finetune.runs import known_images as known_images
+from finetune.steps import novelty, prepare, scoring
+from finetune.steps.worst_errors import worst_errors
+from finetune.training import ending
 from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
-from finetune.training.cluster import Cluster
-from finetune.training.task import Classification
+from finetune.training.launch import ranks
+from finetune.training.launch.cluster import Cluster
+from finetune.training.module import Classification
 
 
 def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = False) -> None:
@@ -62,8 +67,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     if first and resumed:
         run_folder.go_on(run, config, words)
         say(f"going on in {run}")
-    if first and not (recorded and (run / seen.FILE).is_file()):
-        seen.keep(run, table, pictures)
+    if first and not (recorded and (run / known_images.FILE).is_file()):
+        known_images.keep(run, table, pictures)
     if first and not recorded:
         run_folder.note(run, weights=source, data=run_folder.of_data(table))
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))

@@ -5,14 +5,16 @@ from typing import Any
 
 import pandas as pd
 
-from finetune import package
-from finetune.data import containers
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune import model_file
+from finetune.data.decoding import containers
+from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
-from finetune.evaluation.files import write_json_atomic, write_text_atomic
-from finetune.evaluation.thresholds import thresholds_in_words
-from finetune.jobs import log, prepare, run_folder
+from finetune.evaluation.classification.thresholds import thresholds_in_words
+from finetune.files import write_json_atomic, write_text_atomic
+from finetune.runs import folder as run_folder
+from finetune.runs import log
+from finetune.steps import prepare
 
 SHOWN = 20  # unreadable images that are named on the screen; the table has all
 EXPECTED = 0.05  # share of unusual images above which a caution is said; 0.01 is expected of images like the model's
@@ -50,7 +52,7 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
     if output.is_dir() or not output.parent.is_dir():
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
     paths = pictures(config["input"])
-    model = package.load(config["model"])
+    model = model_file.load(config["model"])
     say = prepare.sayer(True)
     say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {config['input']}")
     if others := other_files(config["input"]):
@@ -97,7 +99,7 @@ def other_files(given: Any) -> int:
     return sum(path.suffix.lower() not in IMAGE_SUFFIXES and path.is_file() for path in below)
 
 
-def decision(model: package.Model) -> str:
+def decision(model: model_file.Model) -> str:
     """By which rule the column `decision` answers."""
     if not model.thresholds:
         return "the most probable class"

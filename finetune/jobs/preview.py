@@ -12,15 +12,18 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from finetune import build
-from finetune.data.module import ImageData
-from finetune.data.sheets import write_sheet
-from finetune.evaluation.files import write_json_atomic
-from finetune.jobs import fit, prepare, run_folder
+from finetune.config import build
+from finetune.data.audit.contact_sheet import write_sheet
+from finetune.data.loading.module import ImageData
+from finetune.files import write_json_atomic
+from finetune.jobs import fit
 from finetune.preprocessing import Preprocessing
-from finetune.training import memory, ranks
+from finetune.runs import folder as run_folder
+from finetune.steps import prepare
+from finetune.training import memory
 from finetune.training import parts as part_tools
-from finetune.training.cluster import Cluster
+from finetune.training.launch import ranks
+from finetune.training.launch.cluster import Cluster
 
 WARM_UP = 4  # steps before the clock starts: the first ones fill caches and queues
 SHOWN = 16  # pictures of the first batch

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from finetune import build, compose
+from finetune.config import build, compose
 from finetune.errors import FinetuneError
-from finetune.jobs import run_folder, run_job
+from finetune.jobs import run_job
+from finetune.runs import folder as run_folder
 from finetune.training import ending
 
 MAY_CHANGE = (

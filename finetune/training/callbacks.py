@@ -13,7 +13,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 
-from finetune.evaluation.files import write_text_atomic
+from finetune.files import write_text_atomic
 from finetune.training import ending, memory
 
 COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds", "peak_mib")

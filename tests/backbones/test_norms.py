@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from finetune import compiled
+from finetune import c_extensions
 from finetune.backbones import native, norms
 from finetune.backbones.maps import Normalisation, as_map, as_rows, tiles
 from finetune.backbones.norms import ReaderSums, norm_backward, normalise, statistics
@@ -140,7 +140,7 @@ def test_without_a_compiler_there_is_no_library(monkeypatch):
     ):
         with monkeypatch.context():
             break_it()
-            assert compiled.load.__wrapped__(native.SOURCE) is None
+            assert c_extensions.load.__wrapped__(native.SOURCE) is None
         monkeypatch.undo()
 
 

@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from finetune.data import images, png
+from finetune.data.decoding import images, png
 from finetune.errors import BadImage
 
 COLOURS = {1: 0, 3: 2, 2: 4, 4: 6}  # bytes per pixel -> colour type

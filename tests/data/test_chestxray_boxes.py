@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.data.audit.shortcuts import shortcuts
 from finetune.data.boxes import from_text
-from finetune.data.phantom_set import make_phantoms
-from finetune.data.shortcuts import shortcuts
+from finetune.data.phantom.dataset import make_phantoms
 from finetune.data.sources.chestxray import ChestXray
 from finetune.data.sources.joint import Joint
 from finetune.errors import FinetuneError
-from finetune.evaluation.subgroups import wanted_columns
+from finetune.evaluation.classification.subgroups import wanted_columns
 from tests.data.making import make_table, save
 from tests.data.test_sources import nih
 

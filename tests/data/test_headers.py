@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.audit import audit_table
-from finetune.data.dicom import read_patient
+from finetune.data.audit.audit import audit_table
+from finetune.data.decoding.dicom import read_patient
 from finetune.data.sources.csv_table import CsvTable
 from finetune.data.sources.folder import Folder
 from finetune.data.sources.headers import header_patients

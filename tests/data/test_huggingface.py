@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from finetune.data.images import read_picture
+from finetune.data.decoding.images import read_picture
 from finetune.data.sources.huggingface import HuggingFace
 from finetune.errors import FinetuneError, MissingExtra
 from tests.data.making import noise

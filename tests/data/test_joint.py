@@ -5,8 +5,8 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from finetune import build, compose
-from finetune.data.audit import audit_table
+from finetune.config import build, compose
+from finetune.data.audit.audit import audit_table
 from finetune.data.sources.chestxray import ChestXray
 from finetune.data.sources.chexpert import CheXpert
 from finetune.data.sources.csv_table import CsvTable
@@ -16,7 +16,7 @@ from finetune.data.sources.mimic import MimicCxr
 from finetune.data.sources.rsna import MAPPING, Rsna
 from finetune.data.splits import assign_splits
 from finetune.errors import FinetuneError
-from finetune.jobs.prepare import renamed
+from finetune.steps.prepare import renamed
 from tests.data.making import make_table
 from tests.data.test_chest_sources import STUDIES, make_chexpert, make_mimic, make_rsna
 from tests.data.test_sources import nih, touch

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from finetune.data.audit import audit_table
+from finetune.data.audit.audit import audit_table
 from finetune.data.sources.kermany import Kermany
 from finetune.data.splits import assign_splits
 from finetune.errors import FinetuneError

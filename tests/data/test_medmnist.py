@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from finetune.data.audit import audit_table
-from finetune.data.cache import PictureCache
+from finetune.data.audit.audit import audit_table
+from finetune.data.cache.image_cache import PictureCache
 from finetune.data.sources.chestxray import FINDINGS
 from finetune.data.sources.medmnist import CLASSES, MedMnist
 from finetune.errors import FinetuneError

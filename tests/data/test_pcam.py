@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from finetune.data.audit import audit_table
-from finetune.data.images import read_picture
+from finetune.data.audit.audit import audit_table
+from finetune.data.decoding.images import read_picture
 from finetune.data.sources.pcam import PCam
 from finetune.errors import FinetuneError
 from tests.data.making import noise

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.data.audit import check_trainable
+from finetune.data.audit.audit import check_trainable
 from finetune.data.sources.chestxray import FINDINGS, ChestXray
 from finetune.data.sources.csv_table import CsvTable
 from finetune.data.sources.folder import Folder

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from finetune.data.images import read_picture
+from finetune.data.decoding.images import read_picture
 from finetune.data.sources.torchvision_sets import SETS, TorchvisionSet
 from finetune.errors import FinetuneError
 from tests.data.making import noise, save

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 
-from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.summary import summarise, write_json_atomic
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.summary import summarise, write_json_atomic
 
 CLASSES = ["Pneumonia", "Pleural effusion", "Hernia", "Never seen"]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.data.sheets import write_sheet
-from finetune.evaluation.assessment import Assessment
-from finetune.evaluation.predictions import Predictions
-from finetune.evaluation.report import write_report
+from finetune.data.audit.contact_sheet import write_sheet
+from finetune.evaluation.classification.assessment import Assessment
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.pages.report import write_report
 
 from .browser import Browser, found
 from .runs import CLASSES, write_run

@@ -10,9 +10,10 @@ from PIL import Image
 
 import finetune
 from finetune.errors import FinetuneError
-from finetune.explanations import overlays, page
+from finetune.explanations import overlays
+from finetune.model_file import Model
 from finetune.network import NetworkSpec
-from finetune.package import Model
+from finetune.pages import explanation as page
 from finetune.preprocessing import Preprocessing
 
 SIDE = 24

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from finetune.evaluation.intervals import exact
 from finetune.explanations.geometry import mask, to_input
 from finetune.explanations.localisation import Located, iou, localise, maximum, places, points, share
 from finetune.preprocessing import Preprocessing
+from finetune.statistics.intervals import exact
 
 
 def made(**options) -> Preprocessing:

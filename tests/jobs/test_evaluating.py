@@ -12,10 +12,10 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import main
-from finetune.data.cache import PictureCache
+from finetune.data.cache.image_cache import PictureCache
 from finetune.data.sources.csv_table import CsvTable
-from finetune.evaluation.predictions import Predictions
-from finetune.jobs import seen
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.runs import known_images as seen
 
 from .test_fit import TINY
 

@@ -14,7 +14,7 @@ from PIL import Image
 import finetune
 from finetune.__main__ import main
 from finetune.data.boxes import from_text
-from finetune.data.phantom_set import make_phantoms
+from finetune.data.phantom.dataset import make_phantoms
 
 from .test_evaluating import FEW, clinic, clinical
 from .test_fit import TINY, draw

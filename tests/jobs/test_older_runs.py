@@ -16,7 +16,7 @@ import yaml
 
 import finetune
 from finetune.__main__ import main
-from finetune.evaluation.report import write_report
+from finetune.pages.report import write_report
 from tests.jobs.test_fit import draw
 
 ARCHIVE = Path(__file__).resolve().parents[1] / "fixtures" / "run_0_1_0.zip"

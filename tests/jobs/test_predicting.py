@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 import finetune
 from finetune.__main__ import main
-from finetune.evaluation import novelty
-from finetune.evaluation.novelty import Typical
+from finetune.evaluation.classification import novelty
+from finetune.evaluation.classification.novelty import Typical
 
 from .test_fit import TINY, draw
 
@@ -86,8 +86,8 @@ def test_what_is_usual_of_too_few_images_is_not_said(tmp_path):
 
 
 def test_a_decision_by_the_thresholds_that_are_shipped():
+    from finetune.model_file import Model
     from finetune.network import NetworkSpec
-    from finetune.package import Model
     from finetune.preprocessing import Preprocessing
 
     spec = NetworkSpec("resnet20_cifar", 3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from finetune.data.sampling import EpochBatchSampler
+from finetune.data.loading.sampling import EpochBatchSampler
 from finetune.plan import Plan
 from finetune.training.parts import set_gradients
 from finetune.training.schedules import Step

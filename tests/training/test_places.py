@@ -3,8 +3,8 @@
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.training import ranks
-from finetune.training.ranks import Place
+from finetune.training.launch import ranks
+from finetune.training.launch.ranks import Place
 
 ONE = {"devices": 1, "num_nodes": 1, "accelerator": "cpu"}
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "GROUP_RANK": "1"}

@@ -7,15 +7,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from finetune.data.module import ImageData
+from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.losses import auto
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
 from finetune.training.callbacks import Checkpoint, MetricsTable
+from finetune.training.module import Classification
 from finetune.training.schedules import Cosine
-from finetune.training.task import Classification
 
 SIZE = 16
 

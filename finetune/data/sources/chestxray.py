@@ -14,7 +14,7 @@ import pandas as pd
 
 from finetune.data import boxes
 from finetune.data.findings import NO_FINDING, check_one_truth, chosen
-from finetune.data.phantom_set import is_phantom
+from finetune.data.phantom.dataset import is_phantom
 from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
 from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, some
 from finetune.data.table import SampleTable, Strata

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.data.boxes import Box
+from finetune.data.decoding.images import read_picture, read_size
 from finetune.data.findings import FINDINGS, canonical
-from finetune.data.images import read_picture, read_size
 from finetune.errors import BadImage, FinetuneError
 
 LISTING = "BBox_List_2017.csv"

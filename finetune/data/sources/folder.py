@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.headers import patients_by_header
 from finetune.data.sources.listing import list_files, some
 from finetune.data.table import SampleTable

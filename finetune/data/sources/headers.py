@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from finetune.data import containers, dicom
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.decoding import containers, dicom
+from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.listing import some
 
 NOBODY = ("anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "null", "n/a", "na", "0", "removed")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.labels import read_marks
 from finetune.data.sources.assemble import assemble, need_root
 from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, some

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.assemble import assemble, need_root
 from finetune.data.sources.listing import list_files, some
 from finetune.data.table import SampleTable

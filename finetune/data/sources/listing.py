@@ -14,8 +14,8 @@ from typing import TextIO
 
 import pandas as pd
 
-from finetune.data import containers
-from finetune.data.images import IMAGE_SUFFIXES
+from finetune.data.decoding import containers
+from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.errors import BadImage, FinetuneError
 
 

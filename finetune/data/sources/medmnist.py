@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.data import containers
+from finetune.data.decoding import containers
 from finetune.data.sources.assemble import assemble, need_root
 from finetune.data.sources.chestxray import FINDINGS
 from finetune.data.sources.listing import some

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.boxes import COLUMN, Box, to_text
-from finetune.data.dicom import SUFFIXES as DICOM
+from finetune.data.decoding.dicom import SUFFIXES
 from finetune.data.findings import FINDINGS, canonical, chosen
 from finetune.data.sources import chest
 from finetune.data.sources.chestxray_boxes import size_of
@@ -149,7 +149,7 @@ def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
 
 def _beyond(boxes: list[Box], picture: Path) -> bool:
     """Whether a box reaches out of a picture that is no DICOM; by a pixel it may."""
-    size = None if picture.suffix.lower() in DICOM else size_of(picture)
+    size = None if picture.suffix.lower() in SUFFIXES else size_of(picture)
     if size is None:
         return False
     return any(top + height > size[0] + 1 or left + width > size[1] + 1 for _, left, top, width, height in boxes)

@@ -1,0 +1,1 @@
+"""Configuration: from what was typed to settings and objects; all of Hydra is here."""

@@ -1,0 +1,125 @@
+"""What a configuration may build: names of this project, some of the libraries', those of modules the user trusts."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.utils import get_object
+
+from finetune.errors import FinetuneError
+
+OWN = {
+    "finetune.data.sources.chestxray.ChestXray",
+    "finetune.data.sources.chexpert.CheXpert",
+    "finetune.data.sources.csv_table.CsvTable",
+    "finetune.data.sources.folder.Folder",
+    "finetune.data.sources.huggingface.HuggingFace",
+    "finetune.data.sources.isic.Isic",
+    "finetune.data.sources.joint.Joint",
+    "finetune.data.sources.kermany.Kermany",
+    "finetune.data.sources.medmnist.MedMnist",
+    "finetune.data.sources.mimic.MimicCxr",
+    "finetune.data.sources.padchest.PadChest",
+    "finetune.data.sources.pcam.PCam",
+    "finetune.data.sources.rsna.Rsna",
+    "finetune.data.sources.torchvision_sets.TorchvisionSet",
+    "finetune.data.sources.vindr.VinDr",
+    "finetune.data.loading.augment.Augment",
+    "finetune.evaluation.classification.assessment.Assessment",
+    "finetune.losses.Asymmetric",
+    "finetune.losses.BinaryCrossEntropy",
+    "finetune.losses.CrossEntropy",
+    "finetune.losses.auto",
+    "finetune.plan.Phase",
+    "finetune.plan.Plan",
+    "finetune.training.schedules.Cosine",
+    "finetune.training.schedules.OneCycle",
+    "finetune.training.schedules.Step",
+}
+"""Names of this project that a configuration may build."""
+
+LIBRARIES = {
+    "torch.optim.": "torch.optim.Optimizer",
+    "lightning.pytorch.callbacks.": "lightning.pytorch.callbacks.Callback",
+    "lightning.pytorch.loggers.": "lightning.pytorch.loggers.Logger",
+    "albumentations.": "albumentations.BasicTransform",
+}
+"""Module prefix -> the class that whatever is built from it must descend from."""
+
+UNSAFE = {"albumentations.Lambda", "lightning.pytorch.callbacks.LambdaCallback"}
+"""Classes that take code as an argument."""
+
+
+def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
+    """The class or function behind a `_target_`, if a configuration may build it.
+
+    Raises:
+        FinetuneError: a name that is on no list, or that does not exist.
+    """
+    trusted = any(name == module or name.startswith(f"{module}.") for module in trust)
+    prefix = next((p for p in LIBRARIES if name.startswith(p)), None)
+    if name in UNSAFE or not (name in OWN or prefix or trusted):
+        raise FinetuneError(
+            f"{where}={name} is not something a configuration may build. If it is your own code, "
+            f"type trust=[{name.rpartition('.')[0]}] to allow it."
+        )
+    try:
+        found = get_object(name)
+    except (ImportError, ValueError, AttributeError):
+        raise FinetuneError(f"{where}={name} does not exist in what is installed.") from None
+    if not (trusted or name in OWN) and prefix:
+        base = get_object(LIBRARIES[prefix])
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise FinetuneError(f"{where}={name} is not a {base.__name__}; only these may be built from there.")
+    return found
+
+
+def import_trusted(config: Mapping[str, Any]) -> list[str]:
+    """Import the user's own modules that `trust` names, which may register backbones and heads; their names.
+
+    Raises:
+        FinetuneError: not a list of names, or a module that cannot be imported; says why.
+    """
+    trust = config.get("trust") or []
+    if not isinstance(trust, list) or not all(isinstance(module, str) for module in trust):
+        raise FinetuneError(f"trust={trust} must be a list of module names: trust=[my_package].")
+    for module in trust:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise  # the module is there; one that it needs is not
+            raise FinetuneError(
+                f"trust=[{module}]: no such module. Start the command in its folder, or name that in PYTHONPATH."
+            ) from None
+    return list(trust)
+
+
+CONTRACTS: dict[str, dict[str, str]] = {
+    "data.source": {"table": "table() -> SampleTable"},
+    "loss": {
+        "kind": 'kind: "multilabel" or "multiclass"',
+        "weights": "weights(classes, targets) -> Tensor (K,) or None",
+        "__call__": "__call__(logits, target, weights) -> (sum, count)",
+    },
+    "schedule": {"factor": "factor(step, total) -> float"},
+    "transforms": {"__call__": "__call__(image, seed) -> image, uint8 of the same shape"},
+}
+"""Key of the configuration -> what is used of the object behind it, each with a line for an error."""
+
+
+def check_contract(where: str, built: Any) -> None:
+    """Refuse an object of the user's that lacks what is used of it, before it is needed."""
+    for name, line in CONTRACTS.get(where, {}).items():
+        there = callable(built) if name == "__call__" else hasattr(built, name)
+        if not there:
+            raise FinetuneError(f"{where}: {type(built).__module__}.{type(built).__qualname__} has no {line}.")
+
+
+def check_type(where: str, built: Any, base: type) -> Any:
+    """`built`, which must be a `base`."""
+    if not isinstance(built, base):
+        own = f"{type(built).__module__}.{type(built).__qualname__}"
+        raise FinetuneError(f"{where}: {own} is not a {base.__module__}.{base.__qualname__}.")
+    return built

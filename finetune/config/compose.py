@@ -1,0 +1,254 @@
+"""The configuration of a job: what was typed, the demo where there is no data, the run's own data where a model is
+asked again, the data sets of a joint one; then handed to Hydra, which makes the run folder."""
+
+import copy
+import os
+import re
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from finetune.config import build
+from finetune.config.overrides import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
+from finetune.config.sweep import Sweep
+from finetune.errors import FinetuneError, one_of
+from finetune.jobs import run_job
+
+__all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "read", "run", "wants_demo"]
+
+DEMO = "demo"
+"""The experiment that stands in for data=chestxray where there is no data yet."""
+CHECKED = ("fit", "preview")
+"""Jobs whose whole configuration is checked before anything is read."""
+ADOPTING = ("evaluate", "explain")
+"""Jobs that read the data of the run whose model they take, where no other data are named."""
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain types, every interpolation resolved.
+
+    Raises:
+        FinetuneError: a value that must be given and was not.
+    """
+    config = decoded(config)
+    if missing := sorted(OmegaConf.missing_keys(config)):
+        raise FinetuneError(f"{missing[0]} must be given: add {missing[0]}=... to the command.")
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    data = resolved.get("data")
+    if isinstance(data, dict) and data.get("sources"):
+        data["source"]["sources"] = joined(data["sources"])
+    return {str(key): value for key, value in resolved.items()}
+
+
+def joined(sources: Any) -> dict[str, Any]:
+    """What data.sources says, as a node to build for each: the data set's own configuration with its root and options.
+
+    Raises:
+        FinetuneError: a data set or an option that does not exist.
+    """
+    if isinstance(sources, list) and len(set(map(str, sources))) < len(sources):
+        raise FinetuneError(f"data.sources={sources} names a data set twice. Give each a name: {{a: {{data: ...}}}}.")
+    if isinstance(sources, list | str):
+        sources = dict.fromkeys([sources] if isinstance(sources, str) else sources)
+    if not isinstance(sources, dict):
+        raise FinetuneError(f"data.sources={sources} must be names of data sets, or name: root, in brackets or braces.")
+    nodes = {}
+    for name, given in sources.items():
+        where = f"data.sources.{name}"
+        if not isinstance(given, dict | str | None):
+            raise FinetuneError(f"{where}={given} must be the set's root, or its options: {{data: NAME, root: DIR}}.")
+        options = dict(given) if isinstance(given, dict) else {} if given is None else {"root": given}
+        data = options.pop("data", name)
+        known = [choice for choice in choices()["data"] if choice != "joint"]
+        if data not in known:
+            raise one_of("data.sources" if data == name else f"{where}.data", data, known)
+        config = composed([f"data={data}"])
+        # an option of the source is what its node reads; batch size and the like belong to the whole
+        takes = sorted(set(re.findall(r"\$\{data\.(\w+)\}", OmegaConf.to_yaml(config.data.source))))
+        for key, value in options.items():
+            if key not in takes:
+                raise build.unknown_key(where, key, value, ["data", *takes])
+            OmegaConf.update(config, f"data.{key}", value, force_add=True)
+        nodes[str(name)] = OmegaConf.to_container(config.data.source, resolve=True)
+    return nodes
+
+
+def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
+    """Whether this fit has to do with the synthetic set: data=chestxray, no root named, nothing at the default root."""
+    return (
+        config.job in CHECKED
+        and config.data.name == "chestxray"
+        and not Path(config.data.root).exists()
+        and not any(o.key_or_group in ("data.root", "experiment") for o in parse(overrides))
+    )
+
+
+def read(run: Path) -> dict[str, Any]:
+    """The resolved configuration of a run folder, as plain values.
+
+    Raises:
+        FinetuneError: no run folder, or a config.yaml that is damaged or still holds interpolations.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise FinetuneError(f"{run} is not a run folder: it has no config.yaml.")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FinetuneError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(config, dict):
+        raise FinetuneError(f"{path} is empty or not a configuration.")
+    if "${" in path.read_text(encoding="utf-8"):
+        raise FinetuneError(
+            f"{path} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
+        )
+    return config
+
+
+def expand(words: list[str], *, sweep: bool = False) -> list[str]:
+    """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
+    words = _with_own_group(opened(words), sweep=sweep)
+    config = compose(words, sweep=sweep)
+    if wants_demo(config, words):
+        words = [f"experiment={DEMO}", *words]
+        config = compose(words, sweep=sweep)
+    if config.job in CHECKED:
+        build.check(plain(config))
+    return words
+
+
+def _with_own_group(words: list[str], *, sweep: bool) -> list[str]:
+    """For job=evaluate or explain without data=: the group of the run's own data set, so that its keys can be typed."""
+    parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
+    if parsed.get("job") not in ADOPTING or "data" in parsed:
+        return words
+    config = compose([w for w in words if not w.lstrip("+").startswith("data.")], sweep=sweep)
+    data = own_data(config)
+    group = None if data is None else _group_of(data)
+    return words if group is None else [*words, f"data={group}"]
+
+
+def _group_of(data: dict[str, Any]) -> str | None:
+    """The file of conf/data that a run's data settings came from: by their name, else by their source."""
+    names = choices()["data"]
+    if data["name"] in names:
+        return str(data["name"])
+    target = (data.get("source") or {}).get("_target_")
+    for name in names:
+        node = yaml.safe_load((conf_dir() / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
+        if target and (node.get("source") or {}).get("_target_") == target:
+            return name
+    return None
+
+
+def own_data(config: DictConfig) -> dict[str, Any] | None:
+    """The data settings of the run whose model is to be evaluated; None for a model file by itself."""
+    folder = Path(str(config.model))
+    return read(folder)["data"] if (folder / "config.yaml").is_file() else None
+
+
+def adopt_data(config: DictConfig, words: list[str]) -> None:
+    """Where no data set was typed, evaluate a run on its own: its settings, with what was typed on top."""
+    data = own_data(config)
+    typed = {override.key_or_group for override in parse(words)}
+    if data is None or "data" in typed:
+        return
+    if _group_of(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
+        OmegaConf.update(config, "data", {key: data[key] for key in ("name", "source") if key in data})
+    adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
+    kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
+    for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *kept.items()]:
+        try:
+            OmegaConf.update(config, key, value, force_add=True)
+        except (OmegaConfBaseException, TypeError, AttributeError):
+            ours = ".".join(key.split(".")[:2])
+            raise FinetuneError(f"{key}={value} does not go with the {ours} of the run {config.model}.") from None
+
+
+class _Ended(BaseException):
+    """Carries an error past Hydra, which would print the whole list of overrides over any Exception."""
+
+    def __init__(self, error: FinetuneError):
+        super().__init__(str(error))
+        self.error = error
+
+
+def tidy(folder: Path) -> None:
+    """Remove the folder of a run that ended before it wrote anything, and those of outputs/ that were made for it."""
+    if folder.resolve() == Path.cwd():
+        return
+    home = Path("outputs").resolve()
+    for place in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
+        try:
+            place.rmdir()  # never one that holds something
+        except OSError:
+            return
+
+
+def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
+    """Let Hydra make the run folder, or one after the other, and start the job in it.
+
+    `words` is what `expand` made of what was `typed`.
+
+    Raises:
+        FinetuneError: the run failed; of several, those that did, after the others have gone on.
+    """
+
+    sweep = Sweep(words) if multirun else None
+
+    def job(config: DictConfig, folder: Path) -> None:
+        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
+        try:
+            if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
+                chose = any(override.key_or_group == "data" for override in parse(typed))
+                adopt_data(config, mine if chose else [word for word in mine if not word.startswith("data=")])
+            resolved = plain(config)
+            if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
+                build.check(resolved)
+            run_job(resolved, folder, mine)
+        except FinetuneError:
+            tidy(folder)
+            raise
+
+    def task(config: DictConfig) -> None:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if sweep is not None:
+            sweep.run(list(HydraConfig.get().overrides.task), folder, config.job, lambda: job(config, folder))
+            return
+        try:
+            job(config, folder)
+        except FinetuneError as error:
+            raise _Ended(error) from None
+
+    once: AbstractContextManager[None] = nullcontext()
+    if sweep is not None:
+        from finetune.steps.prepare import auditing_once
+
+        sweep.register()
+        once = auditing_once()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
+    old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
+    try:
+        with once:
+            hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
+    except _Ended as ended:
+        raise ended.error from None
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        if error.filename is None or "finetune" in str(error.filename):
+            raise
+        raise FinetuneError(
+            f"The run folder cannot be made: {error.filename} is in the way ({error.strerror}). Move it, or name "
+            "another place: hydra.run.dir=DIR."
+        ) from None
+    finally:
+        sys.argv = old
+    if sweep is not None:
+        sweep.finish()

@@ -1,0 +1,137 @@
+"""A multirun: its runs by name, what became of each, and the table at its end."""
+
+import json
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from finetune.config.overrides import parse
+from finetune.errors import FinetuneError
+
+LONGEST = 80  # characters of a folder's name after its number
+
+
+@dataclass
+class Outcome:
+    """What became of one run."""
+
+    folder: Path
+    label: str
+    """What sets it apart from the others, as typed: `backbone=resnet18 seed=1`."""
+    job: str
+    error: str | None = None
+
+
+@dataclass
+class Sweep:
+    """The runs of a multirun. `words` is what Hydra reads: those with several values set its runs apart."""
+
+    words: list[str]
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def total(self) -> int | None:
+        """The number of runs; None where a sweeper of the user's chooses them."""
+        if any(word.startswith("hydra/sweeper=") for word in self.words):
+            return None
+        return prod(
+            sum(1 for _ in override.sweep_string_iterator())
+            for override in parse(self.words)
+            if override.is_sweep_override()
+        )
+
+    def differing(self, overrides: list[str]) -> list[str]:
+        """The words of one run that not all runs have."""
+        fixed = {override.get_key_element() for override in parse(self.words) if not override.is_sweep_override()}
+        return [word for word in overrides if word.partition("=")[0] not in fixed]
+
+    def folder_name(self, number: int, overrides: list[str]) -> str:
+        """`0_seed_1`: the run's number and what sets it apart, in letters that any path and override may hold."""
+        text = re.sub(r"[^\w.+-]+", "_", "_".join(self.differing(overrides))).strip("_")[:LONGEST]
+        return f"{number}_{text}" if text else str(number)
+
+    def register(self) -> None:
+        """Let conf/config.yaml name the folders."""
+        OmegaConf.register_new_resolver(
+            "run_name", lambda number, overrides: self.folder_name(number, list(overrides)), replace=True
+        )
+
+    def run(self, overrides: list[str], folder: Path, job: str, task: Callable[[], None]) -> None:
+        """Do one run; what goes wrong in it is printed and kept, so that the others go on. Ctrl-C stops them all."""
+        outcome = Outcome(folder, " ".join(self.differing(overrides)), job)
+        self.outcomes.append(outcome)
+        print(f"\n{self.title(outcome)}", flush=True)
+        try:
+            task()
+        except FinetuneError as error:
+            outcome.error = str(error)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        except Exception as error:
+            traceback.print_exc()
+            outcome.error = traceback.format_exception_only(error)[-1].strip()
+
+    def title(self, outcome: Outcome) -> str:
+        """`run 2 of 4: seed=1`."""
+        number, total = self.outcomes.index(outcome) + 1, self.total
+        return f"run {number}" + (f" of {total}" if total else "") + (f": {outcome.label}" if outcome.label else "")
+
+    def finish(self) -> None:
+        """Print what became of each run and how to compare them.
+
+        Raises:
+            FinetuneError: runs that failed, each with its reason.
+        """
+        print(f"\n{self.table()}", flush=True)
+        fits = [o.folder for o in self.outcomes if o.job == "fit" and o.error is None]
+        if len(fits) > 1:
+            whole = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
+            runs = str(shown(fits[0].parent)) if whole else f"[{','.join(str(shown(path)) for path in fits)}]"
+            print(f"compare them: python -m finetune job=compare {shlex.quote(f'runs={runs}')}", flush=True)
+        if failed := [o for o in self.outcomes if o.error is not None]:
+            reasons = "".join(f"\n  {self.title(o)}: {o.error}" for o in failed)
+            raise FinetuneError(f"{len(failed)} of {len(self.outcomes)} runs failed:{reasons}")
+
+    def table(self) -> str:
+        """A line per run: its folder, what sets it apart, and its first scores with their intervals."""
+        rows = [["run", "set by", *(columns := self.columns())]]
+        for outcome in self.outcomes:
+            told = {} if outcome.error is not None else headline(outcome.folder)
+            cells = ["failed"] if outcome.error is not None else [told.get(column, "-") for column in columns]
+            rows.append([str(shown(outcome.folder)), outcome.label or "-", *cells])
+        widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
+        lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+    def columns(self) -> list[str]:
+        """The scores that any of the runs has, in the order they come."""
+        names = [name for o in self.outcomes if o.error is None for name in headline(o.folder)]
+        return list(dict.fromkeys(names))
+
+
+def headline(folder: Path) -> dict[str, str]:
+    """`val macro AUROC` and the like -> value with its interval, as far as a run has written scores."""
+    path = folder / "scores.json"
+    if not path.is_file():
+        return {}
+    told = {}
+    for split, scores in json.loads(path.read_text(encoding="utf-8")).items():
+        for group, metric, name in (("macro", "auroc", "macro AUROC"), ("overall", "accuracy", "accuracy")):
+            score: dict[str, Any] | None = (scores.get(group) or {}).get(metric)
+            if score and score["value"] is not None:
+                interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
+                told[f"{split} {name}"] = f"{score['value']:.3f}{interval}"
+    return told
+
+
+def shown(folder: Path) -> Path:
+    """A folder as a command would name it: from the working directory where it lies below."""
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else folder

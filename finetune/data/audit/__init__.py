@@ -1,0 +1,1 @@
+"""Audit: leaks, copies, unreadable images and shortcuts, before training."""

@@ -1,0 +1,326 @@
+"""Is the number going to be real? Looks for leaks between splits and for labels that cannot be learned or scored.
+
+Each check is a function in TABLE_CHECKS or PICTURE_CHECKS that yields leaks (records) and warnings (sentences).
+Nothing of a patient but the id is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.audit.near_duplicates import Pair
+from finetune.data.audit.near_pairs import SHEET, listed
+from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
+from finetune.data.sources.listing import some
+from finetune.data.table import SPLITS, SampleTable
+from finetune.errors import FinetuneError, one_of
+
+if TYPE_CHECKING:
+    from finetune.data.cache.image_cache import PictureCache
+
+FEW = 10  # positives below which a class's score in a split says little
+EXAMPLES = 20  # of a leak, written into audit.json
+DARK = 32  # of 255: a set whose pictures never get brighter was scaled wrongly
+DARK_SHARE = 0.5
+
+
+@dataclass
+class Leak:
+    """The same patient or picture in two splits."""
+
+    kind: str
+    """patient, picture (equal to the last pixel) or near (certainly a copy that was changed a little)."""
+    splits: list[str]
+    """The two splits."""
+    count: int
+    """How many patients or pairs of pictures."""
+    examples: list[Any]
+    """The first of them: patient ids, or pairs of paths, near copies with how alike they are."""
+    text: str
+    """The same in a sentence."""
+
+
+@dataclass
+class Audit:
+    """What the checks found; `to_dict` is audit.json."""
+
+    name: str
+    hash: str
+    has_patients: bool
+    counts: dict[str, Any]
+    """split -> images, patients, classes -> positive, negative, unknown."""
+    leaks: list[Leak] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What the data source said."""
+    bad_images: list[dict[str, str]] = field(default_factory=list)
+    """path and reason of every picture that cannot be read."""
+    shortcuts: list[Shortcut] = field(default_factory=list)
+    """Metadata columns that predict a class by themselves, strongest first."""
+    near: list[dict[str, Any]] = field(default_factory=list)
+    """Near copies, those in two splits first: paths, splits, alike, detail, certainty (certain or possible)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, fit for JSON."""
+        return asdict(self)
+
+    def stop_on_leak(self, on_leak: str = "stop", run: Path | None = None) -> None:
+        """Raise a FinetuneError that names the leaks, unless there are none or on_leak="warn".
+
+        `run`: the folder that holds audit.json and near_copies.png, for the message.
+        """
+        if on_leak not in ("stop", "warn"):
+            raise one_of("data.audit.on_leak", on_leak, ("stop", "warn"))
+        if not self.leaks or on_leak == "warn":
+            return
+        lines = [f"table {self.name}: the splits leak, so the scores would be too good."]
+        lines += [f"  {leak.text}" for leak in self.leaks]
+        near = any(leak.kind == "near" for leak in self.leaks)
+        if near and run is not None:
+            lines.append(f"Look at the near copies in {run / SHEET}; all pairs are listed in {run / 'audit.json'}.")
+        elif run is not None:
+            lines.append(f"The first {EXAMPLES} of each kind are listed in {run / 'audit.json'}.")
+        lines.append("Repair the split or remove the copies.")
+        if near:
+            lines.append(
+                "data.audit.near=false goes on without the search for near copies; patients and equal images in two "
+                "splits still stop the run."
+            )
+        lines.append("data.audit.on_leak=warn goes on in spite of every leak, real ones too.")
+        raise FinetuneError("\n".join(lines))
+
+
+def audit_table(table: SampleTable) -> Audit:
+    """The checks that need no picture; the table's splits are assigned."""
+    audit = Audit(table.name, table.hash(), table.has_patients, counts(table), notes=list(table.notes))
+    for check in TABLE_CHECKS:
+        _file(audit, check(table))
+    return audit
+
+
+def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, near: Sequence[Pair] = ()) -> Audit:
+    """`early` with what the decoded pictures add; it counts only what can be read. `near`: pairs of near copies."""
+    bad = sorted(pictures.bad)
+    paths = table.frame["path"].to_numpy(object)
+    audit = replace(
+        early,
+        counts=counts(table, without=bad),
+        leaks=list(early.leaks),
+        warnings=list(early.warnings),
+        bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
+        shortcuts=shortcuts(table, {"image height": pictures.sizes[:, 0], "image width": pictures.sizes[:, 1]}),
+        near=listed(table, near),
+    )
+    if bad:
+        audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
+    for check in PICTURE_CHECKS:
+        _file(audit, check(table, pictures))
+    _file(audit, near_copies(table, near))
+    for found in audit.shortcuts:
+        if found.low > STRONG:
+            auroc = f"{found.auroc:.2f} ({found.low:.2f}–{found.high:.2f})"
+            audit.warnings.append(
+                f"{found.column} alone tells {found.label} with an AUROC of {auroc}: a network that sees it in the "
+                "picture need not look at the finding."
+            )
+    return audit
+
+
+def check_trainable(table: SampleTable) -> None:
+    """Raise a FinetuneError where training makes no sense: no train images, or a class that train never shows.
+
+    A multilabel finding without a positive in train is only warned of by the audit: the others can be learned.
+    """
+    train = table.rows("train")
+    if len(train) == 0:
+        raise FinetuneError(f"table {table.name} has no train images.")
+    targets = table.targets()
+    if np.isnan(targets[train]).all():
+        raise FinetuneError(f"table {table.name}: every label of the {len(train):,} train images is unknown.")
+    if table.kind != "multiclass":
+        if not (targets[train] > 0).any():
+            raise FinetuneError(f"table {table.name}: no train image is positive for any of {some(table.classes, 5)}.")
+        return
+    shown = np.nan_to_num(targets[train]).sum(axis=0) > 0
+    for split in ("val", "test"):
+        positive = np.nan_to_num(targets[table.rows(split)]).sum(axis=0) > 0
+        if never := [name for name, seen, there in zip(table.classes, shown, positive, strict=True) if there > seen]:
+            raise FinetuneError(
+                f"table {table.name}: class {some(never)} is in {split} but never in train, so it cannot be learned. "
+                "Add train images of it, or leave its images out."
+            )
+    if shown.sum() < 2:
+        raise FinetuneError(f"table {table.name}: all train images are of one class; there is nothing to tell apart.")
+
+
+def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, Any]:
+    """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
+    targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
+    found: dict[str, Any] = {}
+    for split in SPLITS:
+        rows = np.setdiff1d(table.rows(split), without or [])
+        if len(rows) == 0:
+            continue
+        part = targets[rows]
+        unknown = np.isnan(part).sum(axis=0)
+        positive = (np.nan_to_num(part) >= 0.5).sum(axis=0)
+        found[split] = {
+            "images": len(rows),
+            "patients": len(set(patients[rows])) if table.has_patients else None,
+            "classes": {
+                name: {
+                    "positive": int(positive[k]),
+                    "negative": int(len(rows) - positive[k] - unknown[k]),
+                    "unknown": int(unknown[k]),
+                }
+                for k, name in enumerate(table.classes)
+            },
+        }
+    return found
+
+
+# -- checks of the table ----------------------------------------------------------------------------------------------
+
+
+def patients_in_two_splits(table: SampleTable) -> Iterator[Leak | str]:
+    """A patient whose images a split given by the user tears apart."""
+    if not table.has_patients:
+        return
+    patients = table.frame["patient"].to_numpy(object)
+    members = {split: set(patients[table.rows(split)]) for split in SPLITS}
+    for one, other in combinations(SPLITS, 2):
+        if both := sorted(members[one] & members[other]):
+            text = f"{len(both):,} patient(s) are in both {one} and {other}: {some(both)}."
+            yield Leak("patient", [one, other], len(both), both[:EXAMPLES], text)
+
+
+def too_few(table: SampleTable) -> Iterator[Leak | str]:
+    """Classes that a split shows too rarely, or never, to be learned or scored."""
+    found = counts(table)
+    for split in SPLITS:
+        if split not in found:
+            if "train" in found:  # a table to evaluate a finished model on needs one split only
+                yield f"There are no {split} images."
+            continue
+        classes = found[split]["classes"]
+        never = [name for name, n in classes.items() if n["positive"] == 0]
+        always = [name for name, n in classes.items() if n["negative"] == 0 and n["positive"] > 0]
+        few = [f"{name} ({n['positive']})" for name, n in classes.items() if 0 < n["positive"] < FEW]
+        end = "it cannot be learned" if split == "train" else "its AUROC is undefined there"
+        if never:
+            yield f"{split} has no positive image for {some(never, 20)}: {end}."
+        if always:
+            yield f"{split} has no negative image for {some(always, 20)}: {end}."
+        if few:
+            what = "little to learn from" if split == "train" else "their scores say little"
+            yield f"{split} has fewer than {FEW} positive images for {some(few, 20)}: {what}."
+
+
+# -- checks of the decoded pictures -----------------------------------------------------------------------------------
+
+
+def equal_pictures(pictures: PictureCache) -> list[list[int]]:
+    """Groups of rows whose pictures are equal to the last pixel; those of a single colour are alike and left out."""
+    digests = np.array(pictures.digests, dtype=object)
+    usable = (digests != "") & (pictures.extremes[:, 0] < pictures.extremes[:, 1])
+    rows = pd.Series(np.flatnonzero(usable))
+    return [list(group) for _, group in rows.groupby(digests[usable]) if len(group) > 1]
+
+
+def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
+    """Pictures equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ."""
+    groups = equal_pictures(pictures)
+    paths, splits = (table.frame[column].to_numpy(object) for column in ("path", "split"))
+    for one, other in combinations(SPLITS, 2):
+        pairs = []
+        for group in groups:
+            first = {split: next((row for row in group if splits[row] == split), None) for split in (one, other)}
+            if first[one] is not None and first[other] is not None:
+                pairs.append([paths[first[one]], paths[first[other]]])
+        if pairs:
+            shown = some(f"{a} = {b}" for a, b in sorted(pairs))
+            text = f"{len(pairs):,} picture(s) are in both {one} and {other}, equal to the last pixel: {shown}."
+            yield Leak("picture", [one, other], len(pairs), sorted(pairs)[:EXAMPLES], text)
+    again = sum(len(group) - len({splits[row] for row in group}) for group in groups)
+    if again:
+        yield f"{again:,} picture(s) are copies of another in the same split, equal to the last pixel."
+    targets = table.targets()
+    torn = []
+    for group in groups:
+        labels = targets[group]
+        known = ~np.isnan(labels)
+        high, low = np.where(known, labels, -1).max(axis=0), np.where(known, labels, 2).min(axis=0)
+        if (known.any(axis=0) & (high != low)).any():
+            torn.append(paths[group[0]])
+    if torn:
+        yield f"{len(torn):,} picture(s) are there several times with contradicting labels: {some(sorted(torn))}."
+
+
+def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str]:
+    """Images that were compressed again, resized, made brighter or cropped a little: certain ones are as bad a leak as
+    equal images, possible ones are only spoken of.
+    """
+    paths, splits, patients = (table.frame[column].to_numpy(object) for column in ("path", "split", "patient"))
+    certain = [pair for pair in near if pair.certainty == "certain"]
+    for one, other in combinations(SPLITS, 2):
+        torn = sorted(
+            [paths[pair.first], paths[pair.second], pair.alike]
+            for pair in certain
+            if {splits[pair.first], splits[pair.second]} == {one, other}
+        )
+        if torn:
+            shown = some(f"{a} ~ {b}" for a, b, _ in torn)
+            text = f"{len(torn):,} pair(s) of near copies are divided between {one} and {other}: {shown}."
+            yield Leak("near", [one, other], len(torn), torn[:EXAMPLES], text)
+    within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
+    if within:
+        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
+        yield f"{len(within):,} pair(s) of near copies are in the same split: {shown}."
+    if table.has_patients:
+        strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
+        if strangers:
+            yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
+    possible = [pair for pair in near if pair.certainty == "possible"]
+    if possible:
+        across = [pair for pair in possible if splits[pair.first] != splits[pair.second]]
+        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
+        yield (
+            f"{len(possible):,} pair(s) of images may be near copies, {len(across):,} of them in two splits: {shown}. "
+            f"They are not certain: they stop no run and change no split. {SHEET} shows them, audit.json lists them."
+        )
+
+
+def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
+    """Pictures of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
+    good = np.array([digest != "" for digest in pictures.digests])
+    darkest, brightest = pictures.extremes[:, 0], pictures.extremes[:, 1]
+    paths = table.frame["path"].to_numpy(object)
+    blank = np.flatnonzero(good & (darkest == brightest))
+    if len(blank):
+        yield f"{len(blank):,} picture(s) are of one single colour: {some(paths[blank])}."
+    dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
+    if len(dark) > DARK_SHARE * max(1, good.sum()):
+        yield (
+            f"{len(dark):,} pictures are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
+            "of 10 or 12 bits stored in 16 look so where no PNG sBIT chunk or DICOM window says it; rescale them to "
+            "the full range first."
+        )
+
+
+TABLE_CHECKS = (patients_in_two_splits, too_few)
+PICTURE_CHECKS = (same_pictures, odd_exposure)
+
+
+def _file(audit: Audit, found: Iterator[Leak | str]) -> None:
+    for item in found:
+        if isinstance(item, Leak):
+            audit.leaks.append(item)
+        else:
+            audit.warnings.append(item)

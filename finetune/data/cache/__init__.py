@@ -1,0 +1,1 @@
+"""Cache: every image decoded and resized once."""

@@ -1,0 +1,1 @@
+"""Decoding: files of many formats -> uint8 images."""

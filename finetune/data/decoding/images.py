@@ -1,0 +1,264 @@
+"""Decoding: any picture file to uint8 gray (H, W) or RGB (H, W, 3), or a BadImage that says what is wrong with it.
+
+The same file always gives the same pixels; values are scaled by what the header says, never by a look at the picture.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import WebPImagePlugin as WebP
+
+from finetune.data.decoding import containers, dicom, png
+from finetune.errors import BadImage, FinetuneError, MissingExtra
+from finetune.preprocessing import check_picture
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
+
+MAX_PIXELS = 200_000_000  # a header may claim any size; beyond this nothing is decoded
+
+# The reader is chosen by the first bytes, not by the name, and called directly: Image.open would try every format
+# Pillow knows, some of which run other programs, and would warn of large pictures in its own way.
+READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"II*\x00", TiffImagePlugin.TiffImageFile),
+    (b"MM\x00*", TiffImagePlugin.TiffImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+    (b"GIF8", GifImagePlugin.GifImageFile),
+    (b"RIFF", WebP.WebPImageFile),
+]
+
+PNG_END = b"IEND\xaeB`\x82"
+DEEP_GRAY = ("I;16", "I;16B", "I;16L")  # Pillow's modes of unsigned 16-bit gray
+SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}
+ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
+
+
+def read_picture(path: str | os.PathLike[str], enough: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
+    """Decode one picture: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
+
+    Gray is what has gray pixels, whatever the file's mode: an RGB file with R = G = B everywhere comes back (H, W).
+    16-bit values v become round(v * 255 / 65535), or by the significant bits that a PNG's sBIT chunk or a TIFF's
+    BitsPerSample names. EXIF orientation is applied. An alpha channel that is the same everywhere carries no picture
+    and is dropped; any other is composited on black. Of a GIF, WebP or TIFF with several pictures the first is read.
+    32-bit values have no fixed range and are refused, as is anything cut short. How DICOM becomes 8 bits stands in
+    finetune/data/dicom.py; an array in a container is a picture of 8 or 16 bits.
+
+    A JPEG whose shorter side stays at least `enough` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
+    part of the time.
+    """
+    path = Path(path)
+    member = containers.member(path)
+    try:
+        if member is not None and not member.is_frame:
+            pixels = containers.read(member)
+            return np.ascontiguousarray(_plain(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
+        with _open(path if member is None else member.file) as file:
+            return _decode(path, file, None if member is None else member.place, enough)
+    except (BadImage, MissingExtra):
+        raise
+    except MemoryError:
+        raise BadImage(path, "does not fit into memory") from None
+    except Exception as error:  # readers raise nearly anything on damaged files, pydicom's with the bytes in question
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadImage(
+            path, f"is damaged or cut short ({reason if len(reason) < 160 else reason[:150] + ' ...'})"
+        ) from None
+
+
+def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H, W)
+    """Of a JPEG as it stands in the file, whatever size it was decoded at; None for everything else."""
+    with open(path, "rb") as file:
+        if not file.read(3).startswith(b"\xff\xd8\xff"):
+            return None
+        file.seek(0)
+        width, height = JpegImagePlugin.JpegImageFile(file).size
+        return height, width
+
+
+def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
+    """A Pillow image or a uint8 array as `read_picture` would give it from a file."""
+    if isinstance(image, np.ndarray):
+        return np.ascontiguousarray(_plain(check_picture(image)))
+    if not isinstance(image, Image.Image):
+        raise FinetuneError(f"an image must be a path, a Pillow image or a uint8 array, not {type(image).__name__}.")
+    path = Path(getattr(image, "filename", "") or "image")
+    try:
+        image.load()
+        turn = 1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image)
+        bits = 16 if image.mode in DEEP_GRAY else 8
+        return np.ascontiguousarray(_turned(_plain(_to_8_bit(_pixels(path, image, bits), bits, 0)), turn))
+    except OSError as error:
+        raise BadImage(path, f"is damaged or cut short ({error})") from None
+
+
+def _open(path: Path) -> BinaryIO:
+    try:
+        info = path.stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise BadImage(path, "is a folder, not a picture")
+        if not stat.S_ISREG(info.st_mode):
+            raise BadImage(path, "is not a regular file")
+        if info.st_size == 0:
+            raise BadImage(path, "is empty (0 bytes)")
+        return path.open("rb")
+    except FileNotFoundError:
+        raise BadImage(path, "is a link to a missing file" if path.is_symlink() else "is missing") from None
+    except PermissionError:
+        raise BadImage(path, "may not be read (no permission)") from None
+    except OSError as error:
+        looped = error.errno == errno.ELOOP
+        raise BadImage(path, "is a link that leads in a circle" if looped else f"cannot be opened ({error})") from None
+
+
+def _decode(path: Path, file: BinaryIO, frame: int | None, enough: int | None) -> np.ndarray:
+    head = file.read(132)
+    if head[128:132] == b"DICM":
+        return np.ascontiguousarray(_plain(dicom.read(path, file, frame, MAX_PIXELS)))
+    if frame is not None:
+        raise BadImage(path, "is not DICOM, and only that has frames to choose from")
+    reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
+    if reader is None:
+        known = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
+        raise BadImage(path, f"is not a picture in a known format ({known}); it begins with {head[:12]!r}")
+    file.seek(0)
+    if reader is PngImagePlugin.PngImageFile:
+        pixels = png.decode(file.read(), MAX_PIXELS)
+        if pixels is not None:
+            return np.ascontiguousarray(_plain(pixels))
+        file.seek(0)
+    picture = reader(file)
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        claim = f"{width:,} x {height:,} = {width * height / 1e6:,.0f} megapixels"
+        raise BadImage(path, f"claims {claim}, more than the {MAX_PIXELS // 10**6} that are read")
+    turn = _orientation(picture) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
+    bits, shift = _depth(picture, file)
+    if enough and isinstance(picture, JpegImagePlugin.JpegImageFile):
+        picture.draft("", (enough, enough))  # the JPEG's own frequencies, cut off: as good as an average over pixels
+    picture.load()
+    if reader is PngImagePlugin.PngImageFile:
+        _check_png_end(path, file)
+    if "exif" in picture.info:
+        turn = _orientation(picture)
+    if bits > 8 and picture.mode not in (*DEEP_GRAY, "I", "F"):
+        pixels = _deep_colour(path, file)  # Pillow has just checked that the file is whole
+    else:
+        pixels = _pixels(path, picture, bits)
+        if reader is TiffImagePlugin.TiffImageFile:
+            turn = 1  # Pillow has turned what it decoded
+    return np.ascontiguousarray(_turned(_plain(_to_8_bit(pixels, bits, shift)), turn))
+
+
+def _orientation(picture: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 is upright."""
+    try:
+        return int(picture.getexif().get(ORIENTATION, 1))
+    except Exception:  # broken EXIF does not make the pixels unreadable
+        return 1
+
+
+def _depth(picture: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
+    """How many bits of a sample mean something and by how many they are shifted up; (8, 0) for what Pillow scales."""
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        return max(8, *picture.tag_v2.get(BITS, (8,))), 0  # 12 bits hold 0..4095
+    if not isinstance(picture, PngImagePlugin.PngImageFile):
+        return 8, 0
+    after_header = file.tell()
+    try:
+        file.seek(24)
+        if file.read(1)[0] != 16:
+            return 8, 0
+        file.seek(8)
+        while len(start := file.read(8)) == 8 and (name := start[4:]) not in (b"IDAT", b"PLTE"):
+            length = int.from_bytes(start[:4], "big")
+            if name == b"sBIT" and 1 <= length <= 4:  # samples fill all 16 bits; the upper `bits` are the original ones
+                bits = max(8, min(16, max(file.read(length))))
+                return bits, 16 - bits
+            file.seek(length + 4, os.SEEK_CUR)
+        return 16, 0
+    finally:
+        file.seek(after_header)
+
+
+def _check_png_end(path: Path, file: BinaryIO) -> None:
+    """Pillow accepts a PNG whose last bytes are gone if the pixels were all there; then nothing vouches for them."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 4096))
+    if PNG_END not in file.read():
+        file.seek(0)
+        if PNG_END not in file.read():
+            raise BadImage(path, "is cut short (the PNG has no end)")
+
+
+def _deep_colour(path: Path, file: BinaryIO) -> np.ndarray:  # -> uint16 (H, W, 3 or 4)
+    """16-bit colour through OpenCV: Pillow drops the low byte instead of rounding."""
+    import cv2
+
+    file.seek(0)
+    pixels = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.dtype != np.uint16 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
+        raise BadImage(path, "has more than 8 bits per sample in a layout that is not read: save it as 8 bit")
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
+
+
+def _pixels(path: Path, picture: Image.Image, bits: int) -> np.ndarray:  # -> (H, W[, 2, 3 or 4])
+    mode, key = picture.mode, picture.info.get("transparency")
+    if mode in DEEP_GRAY:
+        deep = np.array(picture).astype(np.uint16)
+        if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC) == 0:
+            deep = np.uint16(2**bits - 1) - deep  # white is zero; Pillow inverts 8 bits only
+        if isinstance(key, int):
+            deep[deep == key] = 0
+        return deep
+    if mode in ("I", "F"):
+        raise BadImage(path, "has signed, fractional or 32-bit values of no fixed range: save it as 8 or 16 bit")
+    if mode == "PA" or (key is not None and mode in ("L", "P", "RGB")):
+        return np.asarray(picture.convert("RGBA"))
+    if mode in ("L", "LA", "RGB", "RGBA"):
+        return np.asarray(picture)
+    if mode in SAFE_CONVERSIONS:
+        return np.asarray(picture.convert(SAFE_CONVERSIONS[mode]))
+    raise BadImage(path, f"has colours that are not read (mode {mode}): save it as RGB or gray")
+
+
+def _to_8_bit(pixels: np.ndarray, bits: int, shift: int) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    top = 2**bits - 1
+    values = (pixels >> shift).astype(np.uint32)
+    return ((np.minimum(values, top) * 255 + top // 2) // top).astype(np.uint8)  # round(v * 255 / top)
+
+
+def _plain(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4]) -> (H, W) or (H, W, 3)
+    """Without alpha, and gray where the picture is gray."""
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        alpha = pixels[..., -1:]
+        colours = pixels[..., :-1]
+        if alpha.min() != alpha.max():
+            colours = ((colours.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+        pixels = colours[..., 0] if colours.shape[2] == 1 else colours
+    if pixels.ndim == 2:
+        return pixels
+    for part in (pixels[::16, ::16], pixels):  # most coloured pictures show it in a few pixels
+        if not (np.array_equal(part[..., 0], part[..., 1]) and np.array_equal(part[..., 1], part[..., 2])):
+            return pixels
+    return pixels[..., 0]
+
+
+def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The picture upright: EXIF orientations 2 to 8; anything else means as it is."""
+    if orientation in (5, 6, 7, 8):  # rows and columns are swapped
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels

@@ -1,0 +1,1 @@
+"""Loading: sampling, augmentation, batches."""

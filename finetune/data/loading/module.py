@@ -1,0 +1,122 @@
+"""The one LightningDataModule: batches whose content depends on (seed, epoch, sample), not on workers or ranks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from finetune.data.cache.image_cache import PictureCache
+from finetune.data.loading.augment import Augment
+from finetune.data.loading.dataset import ImageDataset
+from finetune.data.loading.sampling import EpochBatchSampler, EvalBatchSampler, row_weights
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
+
+
+class EpochLoader(DataLoader):
+    """A loader that asks for the epoch each time it begins, so that order and augmentation follow it after a resume."""
+
+    epoch_of: Callable[[], int] | None = None
+
+    def __iter__(self):
+        if self.epoch_of is not None:
+            self.batch_sampler.set_epoch(self.epoch_of())  # type: ignore[union-attr]
+        return super().__iter__()
+
+
+class ImageData(L.LightningDataModule):
+    """Loaders over a split, decoded sample table.
+
+    Args:
+        pictures: the decoded pictures, one per row of the table; unreadable ones are left out of every loader.
+        augment: changes training pictures; None leaves them as they are.
+        batch_size: over all ranks together.
+        sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
+    """
+
+    def __init__(
+        self,
+        table: SampleTable,
+        pictures: PictureCache,
+        preprocessing: Preprocessing,
+        augment: Augment | None,
+        *,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+        sampler: str = "none",
+    ):
+        super().__init__()
+        self.table = table
+        self.pictures = pictures
+        self.preprocessing = preprocessing
+        self.augment = augment
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.sampler = sampler
+        targets = table.targets()
+        self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed)
+        self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed)
+
+    def rows(self, split: str) -> np.ndarray:
+        """Row numbers of the readable samples of `split`."""
+        rows = self.table.rows(split)
+        return rows[~np.isin(rows, list(self.pictures.bad))] if self.pictures.bad else rows
+
+    def setup(self, stage: str) -> None:
+        """All processes must have made the same table and the same splits of it."""
+        if self.trainer is not None and self.trainer.world_size > 1:
+            hashes: list[str] = [""] * self.trainer.world_size
+            dist.all_gather_object(hashes, self.table.hash())
+            if len(set(hashes)) > 1:
+                raise FinetuneError(
+                    f"The processes read different tables or drew different splits ({', '.join(sorted(set(hashes)))}). "
+                    "Is data.root the same for all of them, and did nothing write there meanwhile?"
+                )
+
+    def train_dataloader(self) -> "EpochLoader":
+        trainer = self.trainer
+        rank, world = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+        rows = self.rows("train")
+        if len(rows) < world:
+            raise FinetuneError(f"{len(rows)} training images cannot be shared by trainer.devices={world} processes.")
+        weights = row_weights(self.table.targets()[rows], self.sampler)
+        sampler = EpochBatchSampler(
+            rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights,
+            accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
+        )  # fmt: skip
+        loader = self._loader(self.training, sampler)
+        if trainer is not None:
+            # `processed`, not current_epoch: after a resume the loader begins before that one is counted up
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            loader.epoch_of = lambda: progress.processed
+        return loader
+
+    def val_dataloader(self) -> DataLoader | list:
+        if not len(self.rows("val")):
+            return []
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+        return self.eval_loader("val", rank=rank, world_size=world)
+
+    def eval_loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """Every readable sample of `split`, in batches that do not depend on the number of ranks."""
+        return self.rows_loader(self.rows(split), rank=rank, world_size=world_size)
+
+    def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+        """These rows of the table, as they are shown to a network that is asked."""
+        return self._loader(self.plain, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size))
+
+    def _loader(self, dataset: ImageDataset, sampler: EpochBatchSampler | EvalBatchSampler) -> "EpochLoader":
+        return EpochLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=dataset.collate,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=False,
+        )

@@ -1,0 +1,1 @@
+"""Phantoms: synthetic chest X-rays for the demo."""

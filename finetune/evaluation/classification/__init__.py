@@ -1,0 +1,1 @@
+"""Classification: from a table of predictions to scores; no torch."""

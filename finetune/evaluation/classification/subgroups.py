@@ -1,0 +1,239 @@
+"""The scores of every group of a metadata column, the worst one named, and how far apart the groups are.
+
+Numbers are put into bands. Groups of few patients are put together as `other`, and marked where they are still few. Of
+every column and score the gap is that of the best and the worst group: its interval is that of a bootstrap over the
+patients of all groups at once, at a level that allows for the number of pairs of groups (Bonferroni), since of several
+groups the most distant are always somewhat apart. A macro mean is compared over the classes that every group
+compared has enough patients of: a mean over other classes is another score.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.data import boxes
+from finetune.errors import FinetuneError
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.scores import Scorer, Scores, mean_of_defined
+from finetune.evaluation.classification.summary import described, joined, macro_interval
+from finetune.statistics import intervals
+from finetune.statistics.intervals import FEWEST, Interval
+
+MOST_GROUPS = 12
+MOST_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
+AGES = (18, 40, 60, 80)
+UNKNOWN, OTHER = "unknown", "other"
+LESS_IS_BETTER = ("brier", "log_loss", "ece")
+GAPS = ("auroc", "average_precision", "sensitivity", "specificity", "brier", "log_loss")
+
+
+def subgroups(
+    predictions: Predictions, columns: list[str] | str | None = "all", n_boot: int = 2000, seed: int = 0
+) -> dict[str, Any]:
+    """Column -> {groups: {group: {n, patients, macro, micro, classes, note, compared}}, worst, best, gaps}, or
+    {left_out: why}; `compared` are macro means over the classes that all groups compared have.
+
+    Args:
+        columns: metadata columns, or all of them. One that was asked for by name and cannot serve is an error.
+    """
+    wanted = wanted_columns(predictions.metadata, columns)
+    found: dict[str, Any] = {}
+    for column in wanted:
+        group, why = grouped(predictions.frame[column], predictions.patients.astype(str), column)
+        found[column] = {"left_out": why} if why else _of_column(predictions, group, min(n_boot, MOST_RESAMPLES), seed)
+    return found
+
+
+def wanted_columns(metadata: list[str], columns: list[str] | str | None) -> list[str]:
+    """The metadata columns to make groups by; boxes are none, since those with a box have the finding.
+
+    Raises:
+        FinetuneError: one that was named is not there.
+    """
+    wanted = [c for c in metadata if c != boxes.COLUMN] if columns == "all" else list(columns or [])
+    if unknown := [column for column in wanted if column not in metadata]:
+        raise FinetuneError(f"evaluation.subgroups={unknown}: no such metadata column. There are {metadata or 'none'}.")
+    return wanted
+
+
+def grouped(values: pd.Series, patients: np.ndarray, column: str = "") -> tuple[np.ndarray, str]:
+    """The group of each sample, in an order that is kept in their names; or why the column makes none."""
+    missing = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy()
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+    if not missing.all() and not np.isnan(numbers[~missing]).any() and len(np.unique(numbers[~missing])) > 6:
+        group = banded(numbers, column)
+    else:
+        group = values.astype(str).str.strip().to_numpy(object)
+    group = np.where(missing, UNKNOWN, group)
+
+    def people() -> dict[str, int]:
+        return {str(name): len(np.unique(patients[group == name])) for name in np.unique(group.astype(str))}
+
+    counts = people()
+    if len(counts) > max(MOST_GROUPS, len(np.unique(patients)) / 2):
+        return group, f"{len(counts)} different values: a name, not a group."
+    small = {name for name, n in counts.items() if n < FEWEST and name != UNKNOWN}
+    largest = sorted((n for n in counts if n not in small), key=lambda name: -counts[name])
+    small |= {name for name in largest[MOST_GROUPS - 1 :] if name != UNKNOWN} if len(largest) > MOST_GROUPS else set()
+    if len(small) > 1:
+        group = np.where(np.isin(group.astype(str), list(small)), OTHER, group)
+    if sum(n >= FEWEST for n in people().values()) < 2:
+        return group, f"fewer than two groups of {FEWEST} patients or more."
+    return group.astype(str), ""
+
+
+def banded(numbers: np.ndarray, column: str = "") -> np.ndarray:
+    """Ages in bands that people use; other numbers in quarters of the samples. NaN has no band."""
+    known = ~np.isnan(numbers)
+    if re.search(r"(^|[^a-z])age([^a-z]|$)", column.lower()) and np.nanmin(numbers) >= 0 and np.nanmax(numbers) <= 130:
+        edges = np.array(AGES, np.float64)
+    else:
+        edges = np.unique(np.quantile(numbers[known], [0.25, 0.5, 0.75]))
+    edges = edges[(edges > np.nanmin(numbers)) & (edges <= np.nanmax(numbers))]
+    if not len(edges):
+        return np.full(len(numbers), "all", object)
+    names = [f"below {edges[0]:g}"]
+    names += [f"{low:g} to below {high:g}" for low, high in pairwise(edges)]
+    names += [f"{edges[-1]:g} and above"]
+    number = np.searchsorted(edges, np.where(known, numbers, edges[0]), side="right")
+    return np.array(names, object)[number]
+
+
+def _of_column(predictions: Predictions, group: np.ndarray, n_boot: int, seed: int) -> dict[str, Any]:
+    everyone, patient = np.unique(predictions.patients.astype(str), return_inverse=True)
+    names = _ordered(group)
+    scorers, owners = {}, {}
+    for name in names:
+        rows = np.flatnonzero(group == name)
+        part = Predictions(predictions.frame.iloc[rows].reset_index(drop=True), predictions.classes, predictions.kind)
+        scorers[name], owners[name] = Scorer(part), np.unique(patient[rows])
+    chunks: dict[str, list[Scores]] = {name: [] for name in names}
+    for weight in intervals.resamples(len(everyone), n_boot, seed):  # the same draw for all groups
+        for name in names:
+            chunks[name].append(scorers[name](weight[owners[name]]))
+    drawn = {name: joined(chunks[name]) for name in names}
+    groups = {}
+    for name in names:
+        about: dict[str, Any] = {"n": len(scorers[name].predictions), "patients": scorers[name].n_patients}
+        if about["patients"] < FEWEST:
+            about["note"] = f"fewer than {FEWEST} patients"
+        groups[name] = {**about, **described(scorers[name], drawn[name])}
+    compared = [name for name in names if groups[name]["patients"] >= FEWEST and name != UNKNOWN]
+    gaps = _gaps(predictions.classes, {name: (scorers[name].values(), drawn[name]) for name in compared}, groups)
+    head = gaps["overall"].get("accuracy") or gaps["macro"].get("auroc")
+    named = {"worst": head["worst"], "best": head["best"]} if head else {}
+    return {"groups": groups, **named, "gaps": gaps}
+
+
+def _gaps(
+    classes: list[str], scores: dict[str, tuple[Scores, Scores | None]], groups: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """{macro: {metric: gap}, classes: {class: {metric: gap}}, overall: {metric: gap}}; a gap is {worst, best, value,
+    low, high, pairs}, best minus worst where more is better. Of a class, groups with few positive or negative patients
+    are not compared."""
+    few = {
+        (name, c): min(groups[name]["classes"][c][f"{side}_patients"] for side in ("positive", "negative")) < FEWEST
+        for name in scores
+        for c in classes
+    }
+    alike, shared = _alike(classes, scores, few)
+    means: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
+    found: dict[str, dict[str, Any]] = {"macro": {}, "classes": {c: {} for c in classes}, "overall": {}}
+    for metric in GAPS:
+        for k, c in enumerate(classes):
+            own = {
+                name: (value.classes[metric][k, 0], drawn.classes[metric][k] if drawn else np.zeros(0))
+                for name, (value, drawn) in scores.items()
+                if not few[name, c]
+            }
+            if gap := _gap(metric, own):
+                found["classes"][c][metric] = gap
+        for name, (value, drawn) in alike.items():
+            mean = float(mean_of_defined(value.classes[metric][shared, 0]))
+            samples = mean_of_defined(drawn.classes[metric][shared]) if drawn else np.zeros(0)
+            means.setdefault(metric, {})[name] = (mean, samples)
+            own_classes = [Interval(**groups[name]["classes"][classes[k]][metric]) for k in shared]
+            interval = macro_interval(metric, mean, own_classes, samples, groups[name]["patients"])
+            groups[name].setdefault("compared", {})[metric] = interval.as_dict()
+        if gap := _gap(metric, means.get(metric, {})):
+            found["macro"][metric] = {**gap, "classes": [classes[k] for k in shared]}
+    for metric in ("accuracy", "kappa", "log_loss"):
+        own = {
+            name: (value.overall[metric][0], drawn.overall[metric] if drawn else np.zeros(0))
+            for name, (value, drawn) in scores.items()
+            if metric in value.overall
+        }
+        if gap := _gap(metric, own):
+            found["overall"][metric] = gap
+    return found
+
+
+def _alike(
+    classes: list[str], scores: dict[str, tuple[Scores, Scores | None]], few: dict[tuple[str, str], bool]
+) -> tuple[dict[str, tuple[Scores, Scores | None]], list[int]]:
+    """The groups that share enough classes for their macro means to be compared, and the numbers of these classes.
+
+    A group with less than half of the classes that the fullest group has is left out: it would leave the others little.
+    """
+    enough = {name: [k for k, c in enumerate(classes) if not few[name, c]] for name in scores}
+    most = max((len(own) for own in enough.values()), default=0)
+    alike = {name: scores[name] for name, own in enough.items() if own and 2 * len(own) >= most}
+    shared = [k for k in range(len(classes)) if all(k in enough[name] for name in alike)]
+    return (alike, shared) if shared else ({}, [])
+
+
+def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, Any] | None:
+    """The most distant two of the groups in which the score is defined."""
+    defined = {name: pair for name, pair in scores.items() if not np.isnan(pair[0])}
+    if len(defined) < 2:
+        return None
+    order = sorted(defined, key=lambda name: float(defined[name][0]), reverse=metric in LESS_IS_BETTER)
+    worst, best = order[0], order[-1]
+    low, high = (worst, best) if metric not in LESS_IS_BETTER else (best, worst)
+    (below, draws_below), (above, draws_above) = defined[low], defined[high]
+    pairs = len(defined) * (len(defined) - 1) // 2
+    interval = intervals.difference(float(above - below), draws_above - draws_below, pairs)
+    return {"worst": worst, "best": best, **interval.as_dict(), "pairs": pairs}
+
+
+def _ordered(group: np.ndarray) -> list[str]:
+    """Bands by their numbers, other groups by name; what is left over last."""
+
+    def key(name: str) -> tuple[int, float, str]:
+        first = re.match(r"(below )?(-?[\d.e+]+)", name)
+        number = float(first[2]) - (0.5 if first[1] else 0) if first and _is_number(first[2]) else 0.0
+        return ({OTHER: 2, UNKNOWN: 3}.get(name, 0 if first else 1), number, name)
+
+    return sorted({str(name) for name in group}, key=key)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def shown(found: dict[str, Any]) -> list[str]:
+    """Sentences on the gaps that are not to be put down to chance."""
+    said = []
+    for column, of_column in found.items():
+        gaps = of_column.get("gaps", {})
+        of_class = {c: g.get("auroc") for c, g in gaps.get("classes", {}).items()}
+        # of one class, and of two that exclude each other, the mean says it all
+        alone = len(of_class) <= (2 if gaps.get("overall") else 1)
+        where = {"": gaps.get("macro", {}).get("auroc"), **({} if alone else of_class)}
+        for name, gap in where.items():
+            if gap and gap.get("low") is not None and gap["low"] > 0:
+                of = f" of {name}" if name else ""
+                said.append(
+                    f"AUROC{of} is lower for {column} = {gap['worst']} than for {gap['best']}: "
+                    f"by {gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})."
+                )
+    return said

@@ -1,0 +1,244 @@
+"""The scores of one split with their intervals, as they stand in scores.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from finetune.evaluation import wording
+from finetune.evaluation.classification import reliability
+from finetune.evaluation.classification.baseline import baseline
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.scores import Scorer, Scores, confusion, mean_of_defined
+from finetune.files import plain, write_json_atomic
+from finetune.statistics import intervals
+from finetune.statistics.intervals import Interval
+
+__all__ = ["summarise", "write_json_atomic"]
+
+NONE = np.zeros(0)  # no resamples
+MEANS_OF_SHARES = {"balanced_accuracy": ("sensitivity", "specificity")}
+SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+"""Shares of images; their macro means allow for the few images of a rare class."""
+
+
+@dataclass(frozen=True)
+class Support:
+    """The patients behind the scores of a class, or of all classes together."""
+
+    known: int
+    positive: int
+    negative: int
+    shares: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    """Per share of images how many are right, and of how many, of each patient (P,)."""
+
+    @classmethod
+    def of(cls, truth: np.ndarray, patient: np.ndarray, shares: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Support:
+        """truth (n,) of 1, 0 and NaN, patient (n,) numbers."""
+        groups = (~np.isnan(truth), truth == 1, truth == 0)
+        known, positive, negative = (len(np.unique(patient[rows])) for rows in groups)
+        return cls(known, positive, negative, shares)
+
+
+def summarise(
+    predictions: Predictions, n_boot: int = 2000, seed: int = 0, threshold: float | np.ndarray = 0.5
+) -> dict[str, Any]:
+    """{"macro", "micro", "overall", "classes", "baseline", ...} of scores {"value", "low", "high"}; what is undefined
+    is None, as are the limits where there is no interval, and then "reason" says why.
+
+    Args:
+        n_boot: resamples of the patients; 0 leaves only the intervals that need none.
+        threshold: probability from which a multilabel answer is yes, one for all classes or one each.
+
+    Example:
+        >>> test = finetune.Predictions.read("outputs/latest/predictions_test.csv")
+        >>> finetune.summarise(test, threshold=0.2)["macro"]["auroc"]
+        {'value': 0.91, 'low': 0.87, 'high': 0.94, 'n_classes': 14, 'n_undefined': 0}
+    """
+    scorer = Scorer(predictions, threshold)
+    resamples = intervals.resamples(scorer.n_patients, n_boot if scorer.n_patients else 0, seed)
+    result = described(scorer, joined([scorer(weight) for weight in resamples]), seed)
+    result["baseline"] = baseline(scorer)
+    if scorer.multiclass:
+        result["confusion"] = {"classes": predictions.classes, "counts": confusion(predictions).tolist()}
+    result |= {
+        "kind": predictions.kind,
+        "n": len(predictions),
+        "patients": scorer.n_patients,
+        "threshold": None if scorer.multiclass else threshold,
+        "intervals": {"level": intervals.LEVEL, "unit": "patient", "resamples": n_boot, "seed": seed},
+        "warnings": warnings(result["classes"]),
+    }
+    return plain(result)
+
+
+def described(scorer: Scorer, drawn: Scores | None, seed: int = 0) -> dict[str, Any]:
+    """{"macro", "micro", "classes", and of a multiclass table "overall"}: the scores with the intervals that follow
+    from their resamples `drawn`."""
+    value, names, truth, patient = scorer.values(), scorer.predictions.classes, scorer.truth, scorer.patient
+    of_class: dict[str, dict[str, Interval]] = {}
+    counts = {name: _counts(truth[:, k], patient) for k, name in enumerate(names)}
+    chance = reliability.by_chance(scorer.gaps, (~np.isnan(truth)).sum(axis=0), seed)
+    for k, name in enumerate(names):
+        own = {metric: rows[k] for metric, rows in drawn.classes.items()} if drawn else {}
+        values = {m: float(v[k, 0]) for m, v in value.classes.items()}
+        support = Support.of(truth[:, k], patient, scorer.share_counts(k))
+        found = with_intervals(values, own, support)
+        found["auroc"] = intervals.delong(truth[:, k], scorer.ranks[:, k], patient).interval()
+        found["ece"] = reliability.interval(values["ece"], own.get("ece", NONE), float(chance[k]), support.known)
+        of_class[name] = with_reasons(found, counts[name])
+    everyone = np.repeat(patient, len(names))
+    pooled = Support.of(truth.ravel(), everyone, scorer.share_counts())
+    micro = with_intervals(_first(value.micro), drawn.micro if drawn else {}, pooled)
+    micro["auroc"] = intervals.delong(truth.ravel(), scorer.ranks.ravel(), everyone).interval()
+    sums = {key: sum(c[key] for c in counts.values()) for key in ("positives", "negatives")}
+    overall = _overall(scorer, value, drawn, of_class, seed) if scorer.multiclass else {}
+    result: dict[str, Any] = {
+        "macro": _macro(value, drawn, of_class, overall, scorer.n_patients),
+        "micro": {m: i.as_dict() for m, i in with_reasons(micro, sums).items()},
+        "classes": {name: {**{m: i.as_dict() for m, i in of_class[name].items()}, **counts[name]} for name in names},
+    }
+    return {**result, "overall": {m: i.as_dict() for m, i in overall.items()}} if scorer.multiclass else result
+
+
+def _overall(
+    scorer: Scorer, value: Scores, drawn: Scores | None, of_class: Mapping[str, Mapping[str, Interval]], seed: int
+) -> dict[str, Interval]:
+    samples = drawn.overall if drawn else {}
+    known = ~np.isnan(scorer.truth).any(axis=1)
+    patients = len(np.unique(scorer.patient[known]))
+    support = Support(patients, 0, 0, scorer.overall_counts())
+    values = _first(value.overall)
+    scores = with_intervals(values, samples, support)
+    recalls = [each["sensitivity"] for each in of_class.values() if not np.isnan(each["sensitivity"].value)]
+    scores["balanced_accuracy"] = intervals.mean_of_shares(recalls)  # images of different classes
+    chance = reliability.by_chance(scorer.top_gaps, np.array([known.sum()]), seed)
+    scores["ece"] = reliability.interval(values["ece"], samples.get("ece", NONE), float(chance[0]), patients)
+    why = "truth and answers are all of one class" if known.any() else "no image has a known class"
+    return {m: replace(i, reason=why) if np.isnan(i.value) else i for m, i in scores.items()}
+
+
+def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
+    """What a reader must know before the numbers, in sentences."""
+    said = []
+    for lacking in ("positives", "negatives"):
+        if names := [name for name, c in classes.items() if c[lacking] == 0 and c["positives"] + c["negatives"]]:
+            said.append(f"No {lacking}, so AUROC is undefined and left out of the macro mean: {', '.join(names)}.")
+    if names := [name for name, c in classes.items() if c["positives"] + c["negatives"] == 0]:
+        said.append(f"Nothing is known about any image, so no score is defined: {', '.join(names)}.")
+    if names := [name for name, c in classes.items() if "note" in c]:
+        said.append(
+            f"Fewer than {intervals.FEWEST} positive or negative patients, so scores are uncertain: {', '.join(names)}."
+        )
+    return said
+
+
+def with_intervals(values: Mapping[str, float], drawn: Mapping[str, np.ndarray], of: Support) -> dict[str, Interval]:
+    """Each value with the interval that its kind of score takes, from the counts of images or its resamples."""
+    scores = {}
+    for metric, value in values.items():
+        if metric in of.shares:
+            scores[metric] = intervals.share(*of.shares[metric])
+        else:
+            fewer = min(of.positive, of.negative)
+            scores[metric] = intervals.resampled(metric, value, drawn.get(metric, NONE), of.known, fewer)
+    for metric, parts in MEANS_OF_SHARES.items():
+        if metric in scores and all(part in of.shares for part in parts):
+            scores[metric] = intervals.mean_of_shares([scores[part] for part in parts])
+    return scores
+
+
+def with_reasons(scores: Mapping[str, Interval], counts: Mapping[str, Any]) -> dict[str, Interval]:
+    """With the reason why a score of these counts is not defined."""
+    return {
+        metric: replace(interval, reason=wording.why_undefined(metric, counts))
+        if np.isnan(interval.value)
+        else interval
+        for metric, interval in scores.items()
+    }
+
+
+def _macro(
+    value: Scores,
+    drawn: Scores | None,
+    of_class: Mapping[str, Mapping[str, Interval]],
+    overall: Mapping[str, Interval],
+    patients: int,
+) -> dict[str, dict[str, Any]]:
+    """Means over the classes with a defined score, how many those are, and how many are left out."""
+    samples = drawn.macro() if drawn else {}
+    found = {}
+    for metric, mean in _first(value.macro()).items():
+        recall = bool(overall) and metric in ("sensitivity", "balanced_accuracy")  # of all classes these are the same
+        name = "sensitivity" if recall else metric
+        defined = [each[name] for each in of_class.values() if not np.isnan(each[name].value)]
+        if recall:
+            interval = overall["balanced_accuracy"]
+        else:
+            interval = macro_interval(metric, mean, defined, samples.get(metric, NONE), patients)
+        counts = {"n_classes": len(defined), "n_undefined": len(of_class) - len(defined)}
+        found[metric] = {**interval.as_dict(), **counts}
+    return found
+
+
+def macro_interval(metric: str, mean: float, classes: list[Interval], samples: np.ndarray, patients: int) -> Interval:
+    """The interval of a mean over classes, from their own intervals and the resamples of the mean.
+
+    It is null where no class has one; of a single class it is the class's own. Resamples of a class with few images
+    that are all right, or all wrong, show no spread: a mean of shares reaches at least as far as the limits of its
+    parts together do. Where the patients are too few, or show no spread at all, the mean reaches as far as the mean of
+    the classes' limits.
+    """
+    if not classes:
+        return Interval(mean, reason="defined for no class")
+    without = [each for each in classes if np.isnan(each.low)]
+    if len(classes) == 1 or len(without) == len(classes):
+        return Interval(mean, classes[0].low, classes[0].high, classes[0].reason)
+    by_resamples = intervals.resampled(metric, mean, samples, patients)
+    if without:
+        return by_resamples
+    if np.isnan(by_resamples.low) or metric == "ece":  # whose resamples lie above its value
+        return Interval(mean, _mean([each.low for each in classes]), _mean([each.high for each in classes]))
+    if metric in SHARES:
+        parts = intervals.mean_of_shares(classes)
+        return Interval(mean, min(by_resamples.low, parts.low), max(by_resamples.high, parts.high))
+    return by_resamples
+
+
+def _counts(truth: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
+    people = {side: len(np.unique(patient[truth == side])) for side in (1, 0)}
+    known = ~np.isnan(truth)
+    counts: dict[str, Any] = {
+        "n": len(truth),
+        "positives": int((truth == 1).sum()),
+        "negatives": int((truth == 0).sum()),
+        "unknown": int((~known).sum()),
+        "positive_patients": people[1],
+        "negative_patients": people[0],
+    }
+    fewer, lacking = min((people[1], "positive"), (people[0], "negative"))
+    if 0 < fewer < intervals.FEWEST:
+        counts["note"] = f"fewer than {intervals.FEWEST} {lacking} patients"
+    return counts
+
+
+def joined(chunks: list[Scores]) -> Scores | None:
+    """Chunks of resamples, one after the other."""
+    if not chunks:
+        return None
+    parts = [
+        {m: np.concatenate([getattr(c, part)[m] for c in chunks], axis=-1) for m in getattr(chunks[0], part)}
+        for part in ("classes", "micro", "overall")
+    ]
+    return Scores(*parts)
+
+
+def _first(values: dict[str, np.ndarray]) -> dict[str, float]:
+    return {metric: float(value[0]) for metric, value in values.items()}
+
+
+def _mean(values: list[float]) -> float:
+    return float(mean_of_defined(np.array(values, dtype=np.float64)))

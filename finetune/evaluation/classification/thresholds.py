@@ -1,0 +1,223 @@
+"""Operating points: thresholds chosen on val for a wish, shipped in the model file, applied to test as they are.
+
+A threshold is a value of `prob_<class>`, which is never calibrated, from which the answer is yes. Of those that fulfil
+a wish on val the one is taken that gives most of the other side (of specificity for a wished sensitivity, of
+sensitivity for a wished specificity or PPV). It lies halfway between two answers. A wish fulfilled on val may be missed
+on test: few patients in val mean a threshold that is itself uncertain, and the intervals on test do not know of that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from finetune.errors import FinetuneError
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.classification.scores import rates, ratio, share_counts
+from finetune.evaluation.classification.summary import Support, with_intervals, with_reasons
+from finetune.statistics import intervals
+from finetune.statistics.ranking import curves
+
+NAMED = ("youden", "f1")
+GOALS = ("sensitivity", "specificity", "ppv", "cost")
+METRICS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy", "balanced_accuracy")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a threshold is chosen for."""
+
+    goal: str
+    """youden (sensitivity + specificity), f1, or at least a sensitivity, specificity or ppv; or the least cost."""
+    value: float | None = None
+    """The sensitivity, specificity or PPV; for cost how many false alarms a missed positive is worth."""
+
+    @classmethod
+    def read(cls, name: str, given: Any) -> Wish:
+        """As a configuration says it: youden, f1, or one of {sensitivity: 0.9}, {specificity:}, {ppv:}, {cost: 5}."""
+        where = f"evaluation.operating_points.{name}={given}"
+        if given in NAMED:
+            return cls(str(given))
+        forms = "youden, f1, {sensitivity: 0.9}, {specificity: 0.9}, {ppv: 0.5} or {cost: 5}"
+        if not isinstance(given, Mapping) or len(given) != 1 or next(iter(given)) not in GOALS:
+            raise FinetuneError(f"{where} is not understood. Write {forms}.")
+        goal, value = next(iter(given.items()))
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            raise FinetuneError(f"{where}: {goal} must be a number above 0.")
+        if goal != "cost" and value >= 1:
+            raise FinetuneError(f"{where}: {goal} must lie between 0 and 1, such as 0.9.")
+        return cls(str(goal), float(value))
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return {"youden": "most sensitivity + specificity", "f1": "most F1"}[self.goal]
+        if self.goal == "cost":
+            return f"least cost, a missed positive as {self.value:g} false alarms"
+        if self.goal == "fixed":
+            return f"a threshold of {self.value:g}, chosen for no use"
+        return f"{'PPV' if self.goal == 'ppv' else self.goal} of {self.value:g}"
+
+
+def choose(target: np.ndarray, prob: np.ndarray, wish: Wish) -> float | None:
+    """The threshold on (n,) answers; None where no threshold fulfils the wish. Unknown targets are left out."""
+    true, false = curves(target, prob)
+    values = np.unique(prob[~np.isnan(target)])[::-1]
+    positives, negatives = true[-1], false[-1]
+    if not positives or not negatives:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity, specificity = true / positives, 1 - false / negatives
+        ppv, f1 = true / (true + false), 2 * true / (true + false + positives)
+    if wish.goal in NAMED:
+        merit = sensitivity + specificity if wish.goal == "youden" else f1
+        fulfilled = np.ones(len(true), bool)
+    elif wish.goal == "cost":
+        assert wish.value is not None
+        merit, fulfilled = -(wish.value * (positives - true) + false), np.ones(len(true), bool)
+    elif wish.goal == "sensitivity":
+        merit, fulfilled = specificity, sensitivity >= wish.value
+    elif wish.goal == "specificity":
+        merit, fulfilled = sensitivity, specificity >= wish.value
+    else:  # of few answers any PPV can be had
+        merit, fulfilled = sensitivity, (ppv >= wish.value) & (true + false >= intervals.FEWEST)
+    fulfilled &= np.r_[values[0] < 1, np.ones(len(values), bool)]  # above a probability of 1 there is no threshold
+    if not fulfilled.any():
+        return None
+    merit = np.where(fulfilled, merit, -np.inf)
+    best = np.flatnonzero(merit == merit.max())
+    # where as many positives are found either way, without the false alarms; else rather find more
+    i = int(best[0] if wish.goal in ("specificity", "ppv") else best[-1])
+    upper, lower = (1.0 if i == 0 else values[i - 1]), (values[i] if i < len(values) else 0.0)
+    middle = (upper + lower) / 2
+    return float(middle if lower < middle <= upper else upper)
+
+
+def chosen(
+    predictions: Predictions, wishes: Mapping[str, Wish], split: str = "val"
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Per operating point {goal, value, thresholds}, in plain values for the model file; and what must be said.
+
+    A class with fewer than 10 patients who have it, or who have not, gets no threshold.
+    """
+    people, truth, probs = predictions.patients.astype(str), predictions.truth, predictions.probs
+    few = [
+        name
+        for name, column in zip(predictions.classes, truth.T, strict=True)
+        if min(len(np.unique(people[column == side])) for side in (0, 1)) < intervals.FEWEST
+    ]
+    points, said = {}, []
+    if few and wishes:
+        said.append(
+            f"{split} has fewer than {intervals.FEWEST} patients with or without {', '.join(few)}: no operating point."
+        )
+    for point, wish in wishes.items():
+        found = {
+            name: choose(truth[:, k], probs[:, k], wish)
+            for k, name in enumerate(predictions.classes)
+            if name not in few
+        }
+        thresholds = {name: threshold for name, threshold in found.items() if threshold is not None}
+        if unmet := [name for name in found if name not in thresholds]:
+            said.append(f"No threshold gives a {wish} in {split}: {', '.join(unmet)}.")
+        if thresholds:
+            points[point] = {"goal": wish.goal, "value": wish.value, "split": split, "thresholds": thresholds}
+    return points, said
+
+
+def decision_thresholds(points: Mapping[str, Mapping[str, Any]], classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """{class: {threshold, point}}: from which `prob_<class>` a multilabel answer is yes, wherever one threshold is
+    needed (decisions, worst errors, selective prediction). It is that of the first operating point that has one for the
+    class, else 0.5, whose `point` is None."""
+    decided: dict[str, dict[str, Any]] = {}
+    for name in classes:
+        point = next((p for p, about in points.items() if name in about["thresholds"]), None)
+        threshold = 0.5 if point is None else float(points[point]["thresholds"][name])
+        decided[name] = {"threshold": threshold, "point": point}
+    return decided
+
+
+def thresholds_in_words(decided: Mapping[str, Mapping[str, Any]], most: int = 5) -> str:
+    """`Pneumonia 0.43 (youden), Mass 0.5 (not chosen on val)`: the thresholds of the first few classes."""
+    parts = [
+        f"{name} {about['threshold']:.3g} ({about['point'] or 'no operating point'})"
+        for name, about in list(decided.items())[:most]
+    ]
+    more = len(decided) - most
+    return ", ".join(parts) + (f" and {more} more" if more > 0 else "")
+
+
+def applied(
+    predictions: Predictions,
+    points: Mapping[str, Mapping[str, Any]],
+    *,
+    n_boot: int = 2000,
+    seed: int = 0,
+    prevalence: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """Per operating point {wish, classes: {class: {threshold, sensitivity: {value, low, high}, ...}}}.
+
+    Args:
+        prevalence: per class, the share of positives where the model is to be used: PPV and NPV there, by Bayes' rule
+            from sensitivity and specificity, as `ppv_at_prevalence` and `npv_at_prevalence`.
+    """
+    names, patient = np.unique(predictions.patients.astype(str), return_inverse=True)
+    truth, probs = predictions.truth, predictions.probs
+    columns = [
+        (point, name, k, float(about["thresholds"][name]))
+        for point, about in points.items()
+        for k, name in enumerate(predictions.classes)
+        if name in about["thresholds"]
+    ]
+    result: dict[str, Any] = {
+        point: {
+            "wish": str(Wish(about["goal"], about["value"])),
+            "goal": about["goal"],
+            "goal_value": about["value"],
+            "chosen_on": about["split"],
+            "classes": {},
+        }
+        for point, about in points.items()
+    }
+    if not columns:
+        return result
+    target = truth[:, [k for _, _, k, _ in columns]]  # (N, M)
+    yes = probs[:, [k for _, _, k, _ in columns]] >= np.array([threshold for *_, threshold in columns])
+    outcomes = ((target == 1) & yes, (target == 0) & yes, (target == 1) & ~yes, (target == 0) & ~yes)
+    rows, n = np.arange(len(patient)), len(names)
+    by_patient = sparse.csr_matrix((np.ones(len(rows)), (patient, rows)), shape=(n, len(rows)))
+    sums = sparse.csr_matrix((by_patient @ np.hstack(outcomes).astype(np.float64)).T)  # (4 * M, P)
+    asked = np.array([(prevalence or {}).get(name, np.nan) for _, name, _, _ in columns])[:, None]
+
+    def under(weight: np.ndarray) -> dict[str, np.ndarray]:  # (P, B) -> (M, B) each
+        found = rates(*(sums @ weight).reshape(4, len(columns), -1))
+        ppv, npv = at_prevalence(found["sensitivity"], found["specificity"], asked)
+        return {**{metric: found[metric] for metric in METRICS}, "ppv_at_prevalence": ppv, "npv_at_prevalence": npv}
+
+    values = under(np.ones((n, 1)))
+    drawn = [under(weight) for weight in intervals.resamples(n, n_boot if n else 0, seed)]
+    for i, (point, name, _, threshold) in enumerate(columns):
+        own = {metric: np.concatenate([each[metric][i] for each in drawn]) for metric in values} if drawn else {}
+        each = {metric: float(value[i, 0]) for metric, value in values.items()}
+        if np.isnan(asked[i, 0]):
+            each = {metric: each[metric] for metric in METRICS}
+        per_patient = [sums[j * len(columns) + i].toarray()[0] for j in range(4)]  # tp, fp, fn, tn
+        found = with_intervals(each, own, Support.of(target[:, i], patient, share_counts(*per_patient)))
+        counts = {count: int(total.sum()) for count, total in zip(("tp", "fp", "fn", "tn"), per_patient, strict=True)}
+        known = {"positives": counts["tp"] + counts["fn"], "negatives": counts["fp"] + counts["tn"]}
+        scores = {metric: interval.as_dict() for metric, interval in with_reasons(found, known).items()}
+        result[point]["classes"][name] = {"threshold": threshold, **scores, **counts}
+    return result
+
+
+def at_prevalence(
+    sensitivity: np.ndarray, specificity: np.ndarray, prevalence: np.ndarray | float
+) -> tuple[np.ndarray, np.ndarray]:
+    """PPV and NPV where `prevalence` is the share of positives: Bayes' rule, sensitivity and specificity being kept."""
+    with_it, without = np.asarray(prevalence), 1 - np.asarray(prevalence)
+    ppv = ratio(sensitivity * with_it, sensitivity * with_it + (1 - specificity) * without)
+    npv = ratio(specificity * without, specificity * without + (1 - sensitivity) * with_it)
+    return ppv, npv

@@ -1,0 +1,1 @@
+"""Pages: report, comparison and explanation, their templates, styles, plots and wording."""

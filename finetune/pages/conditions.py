@@ -1,0 +1,190 @@
+"""The first screen of the report: what has to hold before a model is used, and whether it does on this split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from finetune.evaluation import wording
+from finetune.pages.overview import BAD, GOOD, OPEN, beyond_chance, headline_gaps, named
+
+MARKS = {GOOD: ("✓", "held"), BAD: ("✗", "not held"), OPEN: ("–", "not known")}
+TARGET = re.compile(r"(sensitivity|specificity|PPV) of ([\d.]+)$")
+RULES = {
+    "Calibration": "calibration",
+    "Conformal": "sets",
+    "Operating point": "points",
+    "val and test": "val and test",
+}
+"""How the name of a check begins, and the rule of `scores["harms"]` that judges it."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """A condition of use, and what the evaluated split says of it."""
+
+    name: str
+    state: str
+    text: str
+    link: str
+    """Id of the section with the numbers."""
+
+
+def checks(
+    scores: Mapping[str, Any],
+    val: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    openings: Sequence[Any],
+    has_patients: bool,
+) -> list[Check]:
+    """What a user has to know before relying on the model, what did not hold first."""
+    made: list[Check | None] = [
+        calibration(scores),
+        conformal(scores),
+        *targets(scores),
+        transfer(scores, val),
+        groups(scores),
+        leaks(audit),
+        opened(openings),
+    ]
+    if not has_patients:
+        made.append(Check("Patients", OPEN, "not known, so intervals may be too narrow.", "data"))
+    judged = by_harms([check for check in made if check], scores)
+    return sorted(judged, key=lambda check: (BAD, OPEN, GOOD).index(check.state))
+
+
+def by_harms(made: list[Check], scores: Mapping[str, Any]) -> list[Check]:
+    """`made`, but bad where a rule of `scores["harms"]` fired, and there alone: the rules know how few patients val had
+    and at how many numbers one looks. Rules without a check of their own are added."""
+    if "harms" not in scores:
+        return made
+    short = {harm["rule"]: harm["short"] for harm in scores["harms"]}
+    judged, seen = [], set()
+    for check in made:
+        rule = next((rule for start, rule in RULES.items() if check.name.startswith(start)), None)
+        seen.add(rule)
+        if rule is not None and rule not in short and check.state == BAD:
+            check = replace(check, state=OPEN)
+        elif rule in short and check.state != BAD and rule != "points":
+            check = Check(check.name, BAD, f"{short[rule]}.", check.link)
+        judged.append(check)
+    added = [Check(rule.capitalize(), BAD, f"{said}.", "scores") for rule, said in short.items() if rule not in seen]
+    return judged + added
+
+
+def percent(share: Mapping[str, Any]) -> str:
+    """25.5 % (20.4–31.4)"""
+    if share.get("low") is None or share.get("high") is None:
+        return f"{100 * share['value']:.1f} %"
+    return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f}–{100 * share['high']:.1f})"
+
+
+def calibration(scores: Mapping[str, Any]) -> Check | None:
+    """Whether the calibration that was fitted on val lowers the log loss here too."""
+    found = scores.get("calibration")
+    if not found:
+        return Check("Calibration", OPEN, "none was fitted.", "calibration")
+    named_parts = {"all classes": found["overall"]} if "overall" in found else found["classes"]
+    changes = {name: part["difference"]["log_loss"] for name, part in named_parts.items()}
+    changes = {name: change for name, change in changes.items() if change.get("low") is not None}
+    worse = [name for name, change in changes.items() if change["low"] > 0]
+    better = [name for name, change in changes.items() if change["high"] < 0]
+    if worse:
+        name = max(worse, key=lambda c: changes[c]["value"])
+        before, after = (named_parts[name][when]["log_loss"]["value"] for when in ("before", "after"))
+        of = "" if name == "all classes" else f" for {named(worse)}"
+        which = "" if len(worse) == 1 else f" ({name})"
+        return Check(
+            "Calibration", BAD, f"makes the log loss worse{of}: {before:.3f} to {after:.3f}{which}.", "calibration"
+        )
+    if better:
+        of = (
+            ""
+            if "overall" in found
+            else f" for {len(better)} of {wording.counted(len(named_parts), 'class', 'classes')}"
+        )
+        return Check(
+            "Calibration", GOOD, f"lowers the log loss{of}, and raises it for none beyond chance.", "calibration"
+        )
+    return Check("Calibration", OPEN, "changes the log loss no more than chance.", "calibration")
+
+
+def conformal(scores: Mapping[str, Any]) -> Check | None:
+    """Whether the sets hold the truth as often as promised; the side that is worst is named."""
+    found = scores.get("conformal")
+    if not found:
+        return None
+    promise = 1 - found["error"]
+    if "overall" in found:
+        parts = {"": found["overall"]["coverage"]}
+    else:
+        sides = (("yes", "with"), ("no", "without"))
+        parts = {f" of images {word} {name}": of[side] for name, of in found["classes"].items() for side, word in sides}
+    parts = {what: share for what, share in parts.items() if share.get("value") is not None}
+    if not parts:
+        return None
+    below = {what: share for what, share in parts.items() if share.get("high") is not None and share["high"] < promise}
+    worst = min(below or parts, key=lambda what: parts[what]["value"])
+    lowest = "lowest " if len(parts) > 1 else ""
+    text = f"{100 * promise:g} % coverage promised, {lowest}{percent(parts[worst])}{worst} on this split."
+    return Check("Conformal prediction sets", BAD if below else GOOD, text, "conformal")
+
+
+def targets(scores: Mapping[str, Any]) -> list[Check]:
+    """Whether operating points that were chosen for a sensitivity, specificity or PPV reach it here."""
+    made = []
+    for name, point in (scores.get("operating_points") or {}).items():
+        if not (wanted := TARGET.match(str(point.get("wish")))):
+            continue
+        metric, goal = wanted[1], float(wanted[2])
+        shares = {
+            c: of[metric.lower()] for c, of in point["classes"].items() if of[metric.lower()]["value"] is not None
+        }
+        missed = {c: share for c, share in shares.items() if share.get("high") is not None and share["high"] < goal}
+        if not shares:
+            continue
+        worst = min(missed or shares, key=lambda c: shares[c]["value"])
+        lowest = "lowest " if len(shares) > 1 else ""
+        text = f"{metric} {goal:g} wanted, {lowest}{wording.interval(shares[worst])} for {worst}."
+        made.append(Check(f"Operating point {name}", BAD if missed else GOOD, text, "points"))
+    return made
+
+
+def transfer(scores: Mapping[str, Any], val: Mapping[str, Any]) -> Check | None:
+    """Whether val, which chose the epoch, and test agree."""
+    for group, metric, title in (("macro", "auroc", "AUROC"), ("overall", "accuracy", "accuracy")):
+        here, there = ((s.get(group) or {}).get(metric) or {} for s in (scores, val))
+        if here.get("low") is None or there.get("low") is None:
+            continue
+        apart = here["high"] < there["low"] or there["high"] < here["low"]
+        text = f"{title} {there['value']:.3f} and {here['value']:.3f}: the intervals "
+        text += "do not overlap." if apart else "overlap."
+        return Check("val and test", BAD if apart else GOOD, text, "scores")
+    return None
+
+
+def groups(scores: Mapping[str, Any]) -> Check | None:
+    gaps = headline_gaps(scores)
+    if not gaps:
+        return None
+    if wide := [column for column, gap, _ in gaps if beyond_chance(gap)]:
+        return Check("Subgroups", BAD, f"a gap beyond chance by {named(wide)}.", "subgroups")
+    columns = named([column for column, *_ in gaps])
+    return Check("Subgroups", GOOD, f"no gap beyond chance by {columns}.", "subgroups")
+
+
+def leaks(audit: Mapping[str, Any]) -> Check:
+    if not audit:
+        return Check("Audit", OPEN, "there is none.", "data")
+    if found := audit.get("leaks"):
+        return Check("Splits", BAD, f"{wording.counted(len(found), 'leak')} between them.", "data")
+    return Check("Splits", GOOD, "no patient and no image was found in two of them.", "data")
+
+
+def opened(openings: Sequence[Any]) -> Check | None:
+    if len(openings) < 2:
+        return None
+    text = f"opened {len(openings)} times; what was chosen after the first is optimistic."
+    return Check("Test split", OPEN, text, "provenance")

@@ -1,0 +1,1 @@
+"""Run folders: what a run writes, reads back, and which images it knows."""

@@ -1,0 +1,85 @@
+"""The data that a run keeps a record of, compared with what its source reads when the run goes on."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from finetune.data.cache.image_cache import PictureCache
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+from finetune.runs import folder as run_folder
+from finetune.runs import known_images as known_images
+
+SHOWN = 3  # names in a message
+
+
+def table_hash(run: Path) -> str | None:
+    """The sample table's hash as the run noted it before it trained; None where it did not get that far."""
+    return (run_folder.read_environment(run).get("data") or {}).get("hash")
+
+
+def check_samples(run: Path, table: SampleTable) -> None:
+    """Before anything is decoded: every image that the run was made with is still in the table.
+
+    Raises:
+        FinetuneError: naming images that are gone.
+    """
+    known = _samples(run)
+    if known is not None:
+        _refuse(run, _gone(known, set(table.paths)))
+
+
+def check_data(run: Path, table: SampleTable, pictures: PictureCache) -> None:
+    """The table, its splits and its pixels are those that the run was made with.
+
+    Raises:
+        FinetuneError: naming what changed.
+    """
+    readable = table.frame.loc[~table.frame.index.isin(pictures.bad), ["path", "patient", "split"]]
+    readable = readable.assign(digest=known_images.digests(pictures)).astype(str).set_index("path")
+    known = _samples(run)
+    changes = []
+    if known is not None:
+        new = [name for name in readable.index if name not in known.index]
+        changes = [*_gone(known, set(readable.index)), *([f"{_count(new)} new"] if new else [])]
+        now, then = readable.reindex(known.index), known
+        for column, what in (("patient", "another patient"), ("digest", "other pixels"), ("split", "another split")):
+            differing = [str(name) for name in known.index[(now[column] != then[column]) & now[column].notna()]]
+            if differing and not (column == "split" and changes):  # of a table that changed, the split does too
+                changes.append(f"{_count(differing)} with {what}")
+    if not changes and table.hash() != table_hash(run):
+        changes = ["other labels, classes, metadata or order of rows"]
+    _refuse(run, changes)
+
+
+def _samples(run: Path) -> pd.DataFrame | None:
+    """samples.csv by path, in text; None where the run was stopped before it wrote it.
+
+    Raises:
+        FinetuneError: a file that cannot be read.
+    """
+    path = run / known_images.FILE
+    if not path.is_file():
+        return None
+    try:
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[known_images.COLUMNS].set_index("sample")
+    except (ValueError, KeyError) as error:
+        raise FinetuneError(f"{path} cannot be read: {str(error).splitlines()[0]}. Begin a new fit.") from None
+
+
+def _gone(known: pd.DataFrame, names: set[str]) -> list[str]:
+    gone = [str(name) for name in known.index if name not in names]
+    return [f"{_count(gone)} gone"] if gone else []
+
+
+def _count(names: list[str]) -> str:
+    first = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return f"{len(names):,} image{'' if len(names) == 1 else 's'} ({first})"
+
+
+def _refuse(run: Path, changes: list[str]) -> None:
+    if changes:
+        raise FinetuneError(
+            f"resume={run}: the data are not those that the run was trained with: {'; '.join(changes)}. Test images "
+            "may have become training images. Restore the data, or begin a new fit."
+        )

@@ -1,0 +1,259 @@
+"""Finished runs, read for a comparison: which belong together as seeds of one setting, which as folds of one table."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from finetune.errors import FinetuneError
+from finetune.evaluation.classification.comparison import Candidate
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.files import is_finished
+
+SILENT = (
+    "evaluation",
+    "logger",
+    "trust",
+    "data.num_workers",
+    "data.cache",
+    "data.reference",
+    "trainer.enable_progress_bar",
+)
+"""Settings, and whole groups of them, that change no prediction."""
+SEED, FOLD = "seed", "data.fold"
+MOST_NAMED = 5  # unfinished runs in a sentence
+
+
+@dataclass
+class FinishedRun:
+    """What a comparison reads of a run folder."""
+
+    path: Path
+    settings: dict[str, str]
+    """Dotted name -> value as text, without those that change no prediction."""
+    predictions: Predictions
+    typed: list[str] = field(default_factory=list)
+    """What was typed for it, word by word."""
+
+    @property
+    def seed(self) -> str:
+        return self.settings.get(SEED, "")
+
+    @property
+    def fold(self) -> int | None:
+        found = self.settings.get(FOLD, "null")
+        return None if found == "null" else int(found)
+
+    @property
+    def rest(self) -> tuple[tuple[str, str], ...]:
+        """What must be equal for two runs to be seeds or folds of one setting."""
+        return tuple(sorted((key, value) for key, value in self.settings.items() if key not in (SEED, FOLD)))
+
+
+@dataclass
+class Folds:
+    """The test splits of one table's folds, put together: each image answered by a network that never saw it."""
+
+    label: str
+    seed: str
+    pooled: Predictions
+    folds: dict[int, Predictions] = field(default_factory=dict)
+
+
+def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Run folders behind `runs=`: those named, and for a folder of runs those in it that are finished.
+
+    Raises:
+        FinetuneError: no such folder, nothing finished in it, or a run that was named itself has not finished.
+    """
+    found: list[Path] = []
+    for path, inside in _named(named):
+        done = [run for run in inside if is_finished(run)]
+        if not inside:
+            raise FinetuneError(f"runs={path} holds no run: there is no config.yaml in it or one level below.")
+        if not done and inside == [path]:
+            why = "its results are being replaced" if (path / "scores.json").is_file() else "it has no scores.json"
+            raise FinetuneError(f"{path} is not finished: {why}. Go on with it by resume={path}.")
+        if not done:
+            raise FinetuneError(f"runs={path} holds no finished run. Go on with one by resume={inside[-1]}.")
+        found += [run for run in done if run.resolve() not in {other.resolve() for other in found}]
+    return found
+
+
+def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
+    """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
+    left = [run for _, inside in _named(named) for run in inside if not is_finished(run)]
+    listed = ", ".join(map(str, left[:MOST_NAMED])) + (", ..." if len(left) > MOST_NAMED else "")
+    said = f"{len(left)} unfinished run{'' if len(left) == 1 else 's'} left out (no scores.json): {listed}."
+    return [said] if left else []
+
+
+def _named(named: str | Path | Sequence[str | Path]) -> list[tuple[Path, list[Path]]]:
+    """Each folder behind `runs=` with the runs in it; of a run itself that alone."""
+    found = []
+    for path in map(Path, map(str, [named] if isinstance(named, str | Path) else named)):
+        if not path.is_dir():
+            raise FinetuneError(f"runs={path} is not a folder. Name run folders, or a folder of them (a multirun's).")
+        inside = [path]
+        if not (path / "config.yaml").is_file():
+            inside = sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: numbered(p.name))
+        found.append((path, inside))
+    return found
+
+
+def numbered(name: str) -> list[tuple[int, str]]:
+    """A key that sorts 2_seed_9 before 10_seed_0: numbers by their size, the rest as text."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def read(path: Path, split: str) -> FinishedRun:
+    """A finished run's settings and predictions of `split` (an evaluation's: of the split it was of)."""
+    config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    if config.get("job") == "evaluate":
+        split = str(config.get("split") or split)
+    table = path / f"predictions_{split}.csv"
+    if not table.is_file():
+        have = sorted(p.stem.removeprefix("predictions_") for p in path.glob("predictions_*.csv"))
+        raise FinetuneError(f"{path} has no predictions of split={split}. It has {', '.join(have) or 'none'}.")
+    scores = json.loads((path / "scores.json").read_text(encoding="utf-8"))
+    predictions = Predictions.read(table, (scores.get(split) or {}).get("kind"))
+    return FinishedRun(path, flat(config), predictions, words(path))
+
+
+def words(path: Path) -> list[str]:
+    """What was typed for a run after `python -m finetune`, as far as its environment.json tells."""
+    try:
+        command = json.loads((path / "environment.json").read_text(encoding="utf-8"))["command"]
+        return shlex.split(command)[3:]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted names and values as text."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{key}"
+        if any(name == silent or name.startswith(f"{silent}.") for silent in SILENT) or name == "hydra":
+            continue
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{name}.")
+        else:
+            found[name] = value if isinstance(value, str) else json.dumps(value)
+    return found
+
+
+def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], list[str]]:
+    """Candidates in the order their first run was named, the folds among them, and what must be said.
+
+    Raises:
+        FinetuneError: folds that overlap, or the same setting, seed and fold twice.
+    """
+    settings: dict[Any, list[FinishedRun]] = {}
+    for run in runs:
+        settings.setdefault(run.rest, []).append(run)
+    labels = named(list(settings.values()))
+    candidates, collected, said = [], [], []
+    for label, own in zip(labels, settings.values(), strict=True):
+        by_seed: dict[str, list[FinishedRun]] = {}
+        for run in own:
+            by_seed.setdefault(run.seed, []).append(run)
+        members = []
+        for seed, same in by_seed.items():
+            if len(same) == 1 and len(own) == len(by_seed) and len({run.fold for run in own}) == 1:
+                members.append(same[0].predictions)
+                continue
+            folds = collect(label, seed, same)
+            collected.append(folds)
+            members.append(folds.pooled)
+            wanted = int(same[0].settings.get("data.folds", len(same)))
+            if lacking := sorted(set(range(wanted)) - set(folds.folds)):
+                said.append(f"{label}, seed {seed}: fold(s) {', '.join(map(str, lacking))} of {wanted} are missing.")
+        candidates.append(Candidate(label, members, list(by_seed)))
+    return candidates, collected, said
+
+
+def collect(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
+    """The folds of one table, each sample once."""
+    folds: dict[int, Predictions] = {}
+    for run in runs:
+        if run.fold is None or run.fold in folds:
+            twin = next(other for other in runs if other is not run and run.fold in (None, other.fold))
+            what = "the same settings and seed" if run.fold is None else f"the same settings, seed and fold {run.fold}"
+            raise FinetuneError(f"{run.path} and {twin.path} have {what}: leave one out.")
+        folds[run.fold] = run.predictions
+    first = next(iter(folds.values()))
+    if odd := [fold for fold, own in folds.items() if (own.classes, own.kind) != (first.classes, first.kind)]:
+        raise FinetuneError(f"The folds of {label} cannot be put together: fold {odd[0]} has other classes.")
+    parts = [own.frame.assign(fold=fold) for fold, own in sorted(folds.items())]
+    frame = pd.concat(parts, ignore_index=True)
+    if (twice := frame["sample"].duplicated()).any():
+        raise FinetuneError(
+            f"The folds of {label} cannot be put together: {frame['sample'][twice].iloc[0]} is in two of their "
+            "test splits. Folds share out one table only with the same data.seed and data.folds."
+        )
+    metadata = list(dict.fromkeys([*first.metadata, "fold"]))
+    return Folds(label, seed, Predictions(frame, first.classes, first.kind, metadata), dict(sorted(folds.items())))
+
+
+def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
+    """A short name for each group of runs: the settings in which they differ, else their folder."""
+    each = [dict(own[0].rest) for own in settings]
+    keys = sorted({key for one in each for key in one if len({other.get(key) for other in each}) > 1})
+    whole = wholes(each, keys)
+    keys = [*whole, *(key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in whole))]
+    keys.sort(key=lambda key: (not key.endswith(".name"), key.rpartition(".")[2].startswith("_"), key.count(".")))
+    labels = []
+    for one, own in zip(each, settings, strict=True):
+        parts = []
+        for key in keys[:3]:
+            if key in whole:
+                parts.append(as_one(key, one, own[0].typed))
+            elif key in one:
+                parts.append(f"{key.removesuffix('.name')}={one[key]}")
+        labels.append(", ".join(parts) or own[0].path.name)
+    again = [label for label in labels if labels.count(label) > 1]
+    return [
+        f"{label} ({own[0].path.name})" if label in again else label
+        for label, own in zip(labels, settings, strict=True)
+    ]
+
+
+def wholes(each: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
+    """Names that are told as one because they hold something else altogether from run to run: nothing in one and a
+    mapping in another, or mappings of different classes. Of what lies in each other the outer one."""
+    found: list[str] = []
+    for key in differing:  # sorted, so that outer names come first
+        name = key.removesuffix("._target_")
+        torn = any(other.startswith(f"{name}.") for other in differing) and any(
+            one.get(name) in ("{}", "null") or f"{name}._target_" in differing for one in each
+        )
+        if torn and f"{name}.name" not in differing and not any(name.startswith(f"{outer}.") for outer in found):
+            found.append(name)
+    return list(dict.fromkeys(found))
+
+
+def as_one(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
+    """`transforms=light` and what else was typed of it; else `(none)`, or the class of what it holds."""
+    own = {word.lstrip("+~").partition("=")[0]: word for word in typed}
+    inner = [word for key, word in own.items() if key.startswith(f"{name}.")]
+    if name in own and "," not in own[name]:  # a sweep's `a,b` does not say which of them this was
+        return ", ".join([own[name], *inner])
+    empty = settings.get(name) in ("{}", "null")
+    held = "none" if empty else settings.get(f"{name}._target_", "set").rpartition(".")[2]
+    return ", ".join([f"{name}=({held})", *inner])
+
+
+def differing(runs: Sequence[FinishedRun]) -> list[str]:
+    """Data settings that are not the same in all runs: why samples may differ."""
+    keys = {key for run in runs for key in run.settings if key.startswith("data.")}
+    values = {key: list(dict.fromkeys(run.settings.get(key, "unset") for run in runs)) for key in sorted(keys)}
+    return [f"{key}={' and '.join(found[:3])}" for key, found in values.items() if len(found) > 1 and key != FOLD]

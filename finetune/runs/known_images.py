@@ -1,0 +1,152 @@
+"""Which pictures a model was made with, kept beside its run, so that it is never scored on them unawares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from finetune.data.cache.image_cache import PictureCache
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+from finetune.files import write_text_atomic
+from finetune.model_file import Model
+
+FILE = "samples.csv"
+COLUMNS = ["sample", "patient", "split", "digest"]
+MADE = {"train": "trained on", "val": "chosen by"}
+"""Split of the fit -> what it did with the pictures."""
+
+
+@dataclass(frozen=True)
+class Met:
+    """What is known of pictures that a model is asked about."""
+
+    known: bool
+    """Whether the model's run tells which pictures made it."""
+    same_set: bool = False
+    """Whether some picture of the table was in the fit's table, under the same name."""
+    pictures: dict[str, str] = field(default_factory=dict)
+    """Split of the fit -> a sentence, where its pictures or patients are met again."""
+    tested: int = 0
+    """How many of the images asked about are test images of the fit."""
+    namesakes: str = ""
+    """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
+
+    def stop(self, split: str, on_leak: str) -> list[str]:
+        """What a reader of the scores must know; an error where nobody asked for those very pictures.
+
+        Raises:
+            FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
+        """
+        if not self.known:
+            return [f"There is no {FILE} beside the model: whether it was made with these pictures is not known."]
+        unasked = [sentence for of, sentence in self.pictures.items() if of != split]
+        if unasked and on_leak == "stop":
+            raise FinetuneError(
+                f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
+                "pictures; data.audit.on_leak=warn scores them all the same."
+            )
+        return [*self.pictures.values(), *([self.namesakes] if self.namesakes else [])]
+
+
+def keep(run: Path, table: SampleTable, pictures: PictureCache) -> None:
+    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable picture; of a
+    picture in one colour, which is like any other such picture, none."""
+    frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
+    frame["digest"] = digests(pictures)
+    frame = frame[~frame.index.isin(pictures.bad)]
+    write_text_atomic(run / FILE, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def digests(pictures: PictureCache) -> pd.Series:
+    """Of the decoded pixels, empty where they tell nothing."""
+    flat = pictures.extremes[:, 0] == pictures.extremes[:, 1]
+    return pd.Series(pictures.digests, dtype=str).mask(flat, "")
+
+
+def made_with(model: Model) -> pd.DataFrame | None:
+    """What the model's run says of its samples; None where it was moved away from its run, or the file is damaged."""
+    try:
+        path = (model.path.parent if model.path else Path()) / FILE
+        return pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+DRAWING = ("seed", "val_fraction", "test_fraction", "folds", "fold")
+"""Settings of data that decide a drawn split."""
+
+
+def recorded_split(run: Path, table: SampleTable, data: Mapping[str, Any]) -> SampleTable:
+    """The table with the splits drawn here as the fit in `run` recorded them: how they are drawn may change between
+    versions, what was trained on does not. An image that came later goes with its patient.
+
+    Only where `data` asks for the drawing of that fit; splits that the data set gives stay.
+    """
+    try:
+        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
+        record = pd.read_csv(run / FILE, dtype=str, keep_default_na=False)[COLUMNS]
+        same = all(config[key] == data[key] for key in DRAWING)
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return table
+    if not table.drawn or not same:
+        return table
+    now = table.frame["split"]
+    of_patient = record.groupby("patient")["split"].first()
+    then = table.frame["path"].map(record.set_index("sample")["split"]).fillna(table.frame["patient"].map(of_patient))
+    drawn = now.isin(table.drawn) & then.isin(table.drawn)
+    return table.with_split(then.where(drawn, now).tolist())
+
+
+def is_own(model: Model, table: SampleTable) -> bool:
+    """Whether a table is that of the model's own fit: of the same name, with all its samples, most of it known.
+
+    Of a model without its run the names of the data set and of its folder decide.
+    """
+    data = model.provenance.get("data") or {}
+    if data.get("name") != table.name:
+        return False
+    made = made_with(model)
+    if made is None:
+        return data.get("root") == table.root.name
+    mine = set(zip(made["sample"], made["patient"], strict=True))
+    rows = set(zip(table.frame["path"], table.frame["patient"], strict=True))
+    return bool(mine) and mine <= rows and 2 * len(mine) >= len(rows)
+
+
+def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.ndarray) -> Met:
+    """Whether pictures or patients of the model's fit are among `rows` of the table.
+
+    Pictures are compared by their pixels, whatever they are called.
+    """
+    made = made_with(model)
+    if made is None:
+        return Met(known=False)
+    every = digests(pictures)
+    told = every != ""
+    pairs = set(zip(made["sample"], made["digest"], strict=True))
+    same_set = bool(set(zip(table.frame["path"][told], every[told], strict=True)) & pairs)
+    asked, patients = every.iloc[rows], table.frame["patient"].iloc[rows]
+    found, namesakes = {}, ""
+    for split, verb in MADE.items():
+        there = made[made["split"] == split]
+        same = int((asked.isin(set(there["digest"])) & (asked != "")).sum())
+        people = len(set(patients) & set(there["patient"])) if table.has_patients else 0
+        if same:
+            found[split] = f"{same:,} of {len(rows):,} pictures are those that the model was {verb}, "
+        elif people and same_set:
+            found[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
+        elif people and not namesakes:
+            namesakes = (
+                f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
+                "if they are the same people, the scores are too good."
+            )
+    of_test = made[made["split"] == "test"]
+    tested = int((asked.isin(set(of_test["digest"])) & (asked != "")).sum())
+    if same_set:  # images in one colour have no digest: there the name must do
+        tested += int((table.frame["path"].iloc[rows].isin(set(of_test["sample"])) & (asked == "")).sum())
+    return Met(True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, tested, namesakes)

@@ -1,0 +1,111 @@
+"""A run folder read back: configuration, scores, metrics and predictions, as far as they are there."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from finetune.errors import FinetuneError
+from finetune.evaluation import wording
+from finetune.evaluation.classification.predictions import Predictions
+
+
+@dataclass
+class Run:
+    """What a run folder holds; an empty value where a file is missing or cannot be read."""
+
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    audit: dict[str, Any]
+    metrics: pd.DataFrame
+    scores: dict[str, Any]
+    predictions: dict[str, Predictions]
+    problems: list[str] = field(default_factory=list)
+    """Which files are missing or cannot be read, in sentences."""
+    openings: list[dict[str, Any]] = field(default_factory=list)
+    """When and by which command the scores of the test split were seen."""
+    near_copies: str | None = None
+    """A PNG in base64: pairs of pictures that the audit found to be near copies."""
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    """The surest wrong answers, with small pictures."""
+
+    @classmethod
+    def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
+        """Read all there is; `scores` stand in for a scores.json that is still to be written."""
+        problems: list[str] = []
+
+        def load(name: str, parse, empty):
+            path = folder / name
+            if not path.is_file():
+                problems.append(f"{name} is missing.")
+                return empty
+            try:
+                found = parse(path) or empty
+                if not isinstance(found, type(empty)) or not well_formed(found):
+                    raise ValueError("it holds something else than was written")
+                return found
+            except (FinetuneError, ValueError, OSError, yaml.YAMLError) as error:
+                problems.append(f"{name} cannot be read: {wording.shortened(str(error))}")
+                return empty
+
+        def well_formed(found: Any) -> bool:
+            """Entries of a list are mappings, or the tables that were read."""
+            return not isinstance(found, list) or all(isinstance(x, dict | Predictions | pd.DataFrame) for x in found)
+
+        def parse_json(path: Path) -> Any:
+            return json.loads(path.read_text(encoding="utf-8"))
+
+        def parse_lines(path: Path) -> list[dict[str, Any]]:
+            return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+        config = load("config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), {})
+        environment = load("environment.json", parse_json, {})
+        asked = config.get("job") == "evaluate"  # it trained nothing, and of a table of probabilities it saw no image
+        audit = {} if asked and config.get("predictions") else load("audit.json", parse_json, {})
+        none = [pd.DataFrame()]
+        metrics = none[0] if asked else load("metrics.csv", lambda path: [pd.read_csv(path)], none)[0]
+        if scores is None:
+            scores = load("scores.json", parse_json, {})
+        predictions: dict[str, Predictions] = {}
+        for split in scores or ("val", "test"):
+            kind = scores.get(split, {}).get("kind")
+            table = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
+            if table is not None:
+                predictions[split] = table
+        near = folder / "near_copies.png"
+        near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
+        openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
+        errors = load("worst_errors.json", parse_json, []) if (folder / "worst_errors.json").exists() else []
+        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
+
+
+def read_run(folder: str | Path) -> Run:
+    """What a run folder holds: of a fit (outputs/latest), an evaluation, or a fit that is still going on.
+
+    An unfinished run is read as far as it got; `problems` names each file that is missing.
+
+    Raises:
+        FinetuneError: `folder` is not a folder, or holds no run.
+
+    Example:
+        >>> run = finetune.read_run("outputs/latest")
+        >>> run.config["backbone"]["name"]
+        'resnet50'
+        >>> run.scores["test"]["macro"]["auroc"]  # as in scores.json
+        {'value': 0.91, 'low': 0.87, 'high': 0.94}
+        >>> run.predictions["test"].frame.head()  # a row per image: sample, patient, target_, logit_, prob_, metadata
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FinetuneError(f"folder={folder} is not a folder. Name a run folder, such as outputs/latest.")
+    if not (folder / "config.yaml").is_file():
+        inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+        ways = f"Name one of the runs in it: {', '.join(inside[:5])}." if inside else "Name a run folder."
+        raise FinetuneError(f"folder={folder} is not a run: it has no config.yaml. {ways}")
+    return Run.read(folder)

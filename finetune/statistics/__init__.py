@@ -1,0 +1,1 @@
+"""Statistics: intervals, ranking, shares; numpy and scipy alone."""

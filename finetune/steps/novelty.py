@@ -1,0 +1,107 @@
+"""What a model's own data look like to it, kept beside the run, and how unlike them another data set is."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from finetune.data.loading.module import ImageData
+from finetune.evaluation.classification import novelty
+from finetune.evaluation.classification.novelty import Typical
+from finetune.evaluation.classification.predictions import Predictions
+from finetune.files import write_text_atomic
+from finetune.inference import best_device, predict, with_distances
+from finetune.model_file import Model
+from finetune.network import Network
+from finetune.weights import own_file
+
+OWN = "novelty_test.csv"
+
+
+def keep(
+    run: Path, network: Network, data: ImageData, test: Predictions | None, most: int, seed: int, accelerator: str
+) -> None:
+    """Write what is typical of at most `most` training images, how far the validation images lie from that, and how
+    novel the test images are against it."""
+
+    def pooled(split: str) -> np.ndarray:  # -> (M, D)
+        rows = drawn(data.rows(split), most, seed)
+        return predict(network, data.rows_loader(rows), best_device(accelerator), network.features)[1]
+
+    training = pooled("train")
+    if len(training) < 2:
+        return
+    typical = Typical.fit(training)
+    if len(data.rows("val")):
+        typical = replace(typical, usual=np.sort(typical.distance(pooled("val"))))
+    of_weights = own_file.tensors_hash(network.state_dict())
+    typical.save(run, of_weights)
+    if test is not None:
+        kept, _ = novelty.read(run, of_weights)
+        write(run / OWN, of(network, data, data.rows("test"), data.table.kind, kept, most, seed, accelerator))
+
+
+def of(
+    network: Network,
+    data: ImageData,
+    rows: np.ndarray,
+    kind: str,
+    typical: Typical | None,
+    most: int,
+    seed: int,
+    accelerator: str,
+) -> pd.DataFrame:
+    """The novelty of at most `most` of these rows to a network whose labels are of `kind`."""
+    rows = drawn(rows, most, seed)
+    ask = with_distances(network, typical)
+    index, answers = predict(network, data.rows_loader(rows), best_device(accelerator), ask)
+    frame = data.table.frame.iloc[index]
+    logits, distances = (answers, None) if typical is None else (answers[:, :-1], answers[:, -1])
+    return novelty.table(frame["path"].tolist(), frame["patient"].tolist(), logits, kind, distances)
+
+
+def drawn(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most `most` of these rows, by `seed`, ascending."""
+    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
+
+
+def write(path: Path, table: pd.DataFrame) -> None:
+    write_text_atomic(path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
+
+
+def against_own(
+    model: Model,
+    data: ImageData,
+    rows: np.ndarray,
+    path: Path,
+    config: dict[str, Any],
+    say: Callable[[str], None],
+) -> dict[str, Any] | None:
+    """How well novelty tells these images from the test images of the model's own run; each image's goes to `path`.
+
+    None where its run kept nothing to compare with.
+    """
+    most = config["evaluation"]["novelty"] if config.get("evaluation") else 0
+    run = model.path.parent if model.path else Path()
+    if not most or not (run / OWN).is_file():
+        return None
+    try:
+        kept = pd.read_csv(run / OWN, dtype={"sample": str, "patient": str}, keep_default_na=False)
+        kept = kept.astype(dict.fromkeys([score for score in novelty.SCORES if score in kept], float))
+    except (OSError, ValueError, KeyError) as error:
+        say(f"{run / OWN} cannot be read ({error}): nothing is said of novelty.")
+        return None
+    own = (model.provenance.get("data") or {}).get("name")
+    accelerator = config["trainer"]["accelerator"]
+    typical, _ = novelty.read(run, model.weights_hash)
+    other = of(model.network, data, rows, model.kind, typical, most, config["seed"], accelerator)
+    write(path, other)
+    told = novelty.told(kept, other)
+    for name, found in told.items():
+        auroc = found["auroc"]
+        between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
+        say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of these images against the model's own test")
+    return {"own": own, "other": data.table.name, "images": len(other), "scores": told}

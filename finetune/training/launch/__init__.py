@@ -1,0 +1,1 @@
+"""Launch: the processes of a run, whoever started them."""

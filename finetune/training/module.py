@@ -1,0 +1,183 @@
+"""The LightningModule: one step, one plan, exact means over ranks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+
+from finetune.errors import FinetuneError
+from finetune.evaluation.classification.scores import macro_auroc
+from finetune.losses import Loss
+from finetune.network import Network
+from finetune.plan import PartState, Plan
+from finetune.training import parts as part_tools
+from finetune.training.launch import ranks
+from finetune.training.metrics import Collected, MeanLoss, mean_loss
+from finetune.training.schedules import Schedule
+
+
+class Classification(L.LightningModule):
+    """Fine-tunes a network on batches {image (N, C, H, W), target (N, K) with NaN for unknown, index (N,)}.
+
+    Args:
+        optimizer: parameter groups -> optimizer; its weight decay is spared norms and biases.
+        loss_weights: what the loss says of the classes and the training targets (`loss.weights`).
+        seed: decides what dropout drops, together with epoch, batch and rank.
+        max_steps: optimizer steps after which the training is stopped, -1 for no limit; the schedule ends with them.
+        config: the resolved configuration as plain types, kept in the checkpoints.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        loss: Loss,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        schedule: Schedule,
+        plan: Plan,
+        *,
+        classes: list[str],
+        loss_weights: Tensor | None = None,
+        seed: int = 0,
+        max_steps: int = -1,
+        config: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.plan = plan
+        self.classes = classes
+        self.seed = seed
+        self.max_steps = max_steps
+        self.save_hyperparameters({"config": config or {}})
+        self.loss_weights: Tensor | None
+        self.register_buffer("loss_weights", loss_weights, persistent=False)
+        self.train_loss = MeanLoss()
+        self.collected = Collected()
+        self.group_known = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
+        self.parts, self.new_parts = network.parts(), network.new_parts
+        part_tools.check_cover(network, self.parts)
+
+    # -- the one step ------------------------------------------------------------------------------------------------
+
+    def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (N, K), sum of the losses (in 32 bits, or 64 where the network has them), number of known labels."""
+        logits = self.network(batch["image"])
+        full = logits if logits.dtype == torch.float64 else logits.float()
+        total, count = self.loss(full, batch["target"], self.loss_weights)
+        return logits, total, count
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> STEP_OUTPUT:
+        """The loss whose gradient, with what the group's earlier micro-batches left, is that of the group's mean loss.
+
+        A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
+        Until it is complete its gradient is the mean over the labels that it knows so far, on all ranks.
+        """
+        _, total, count = self.step(batch)
+        known = self.sum_over_ranks(count)
+        if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
+            earlier = self.group_known
+            known = known + earlier
+            part_tools.scale_gradients(self.network, earlier.to(total.dtype) / known.clamp(min=1).to(total.dtype))
+        self.group_known = known
+        # DDP averages gradients over ranks: times their number, divided by all known labels, is the batch's own mean
+        loss = total * self.trainer.world_size / known.clamp(min=1)
+        if (self.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(total):
+            raise FinetuneError(  # on a GPU the question costs a wait for the device, so it is asked now and then
+                f"The loss is {total.item()} in epoch {self.current_epoch}, batch {batch_idx}. Lower optimizer.lr, set "
+                "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
+            )
+        self.train_loss.update(total, count)
+        return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        logits, _, _ = self.step(batch)
+        self.collected.update(batch["index"], batch["target"], logits)
+
+    def sum_over_ranks(self, value: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return value
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    # -- the plan, at every point where something could undo it ----------------------------------------------------
+
+    def states(self) -> dict[str, PartState]:
+        return self.states_in(self.current_epoch)
+
+    def states_in(self, epoch: int) -> dict[str, PartState]:
+        """What each part does in `epoch`."""
+        return self.plan.at(epoch, list(self.parts), self.new_parts)
+
+    def parts_change(self) -> bool:
+        """Whether a part that is frozen at some time learns at another."""
+        return self.plan.changes(list(self.parts), self.new_parts)
+
+    def train(self, mode: bool = True) -> "Classification":
+        """As always, then the modes that the plan wants: frozen norms stay in eval mode."""
+        super().train(mode)
+        if mode and self._trainer is not None:
+            part_tools.set_modes(self.parts, self.states())
+        return self
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and not self.parts_change():
+            # known before the ranks' wrapper looks; where parts change it is told to look for unused ones instead
+            part_tools.set_gradients(self.parts, self.states())
+
+    def on_train_epoch_start(self) -> None:
+        part_tools.set_gradients(self.parts, self.states())
+        part_tools.set_modes(self.parts, self.states())
+
+    def on_validation_epoch_start(self) -> None:
+        if self.trainer.world_size > 1:
+            ranks.agree(self.network)
+
+    # -- what is logged ----------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self) -> None:
+        self.log("train/loss", self.train_loss.compute(), sync_dist=True)
+        self.train_loss.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        _, target, logits = self.collected.compute()
+        self.collected.reset()
+        weights = None if self.loss_weights is None else self.loss_weights.cpu()
+        loss = mean_loss(self.loss, logits, target, weights)
+        if not np.isfinite(logits).all():
+            raise FinetuneError(
+                f"The network's answers are not finite after epoch {self.current_epoch}. Lower optimizer.lr, set "
+                "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
+            )
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("val/auroc", macro_auroc(target, logits, self.loss.kind), prog_bar=True, sync_dist=True)
+
+    # -- optimizer ---------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        default = self.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
+        groups = part_tools.parameter_groups(self.parts, default.get("weight_decay", 0.0))
+        more = {"base_lr": default["lr"]}
+        if self.device.type == "cpu" and "fused" in default and default["fused"] is None:
+            more["fused"] = True  # tensor by tensor, torch's choice on a CPU, takes as long as the network
+        return self.optimizer([{**group, **more} for group in groups])
+
+    def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Rates from the step number, dropout's randomness from (seed, epoch, batch, rank): no state that could be off.
+
+        A loader draws from torch's generator when it begins, which is earlier after a resume: so not once per epoch.
+        """
+        place = [self.seed, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        states = self.states()
+        total = int(self.trainer.estimated_stepping_batches)
+        total = total if self.max_steps < 0 else min(total, self.max_steps)
+        factor = self.schedule.factor(self.global_step, total)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["base_lr"] * factor * states[group["part"]].rate

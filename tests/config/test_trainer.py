@@ -1,0 +1,47 @@
+"""Settings of the Trainer that a run can do nothing with are refused before any data are read."""
+
+import pytest
+
+from finetune.config import build, compose
+from finetune.errors import FinetuneError
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("trainer.precision=transformer-engine", "is for transformers, these networks are convolutions. Use 32-true"),
+        ("trainer.precision=transformer-engine-float16", "is for transformers"),
+        ("trainer.limit_train_batches=0", "trainer.limit_train_batches=0 leaves nothing to learn"),
+        ("trainer.limit_train_batches=0.0", r"trainer.limit_train_batches=0\.0 leaves nothing to learn"),
+        ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0 leaves nothing to choose by"),
+        ("trainer.max_steps=0", "trainer.max_steps=0 must be 1 or more, or -1"),
+        ("trainer.max_steps=-2", "trainer.max_steps=-2 must be 1 or more, or -1"),
+        ("trainer.max_time=soon", "'soon'.* is not a valid duration"),
+        ("trainer.max_time='00:00:00:00'", "trainer.max_time=00:00:00:00 leaves no time"),
+        ("trainer.profiler=foo", "The Trainer refuses these settings: .*profiler"),
+        ("trainer.num_nodes=2", "trainer.num_nodes=2, but only a launcher starts processes on other machines"),
+        ("+trainer.logger=false", "trainer.logger=False cannot be set: loggers are a group"),
+        ("+trainer.strategy=fsdp", "trainer.strategy=fsdp cannot be set: trainer.devices"),
+        ("+trainer.val_check_interval=0.5", "a checkpoint is of a whole epoch"),
+    ],
+)
+def test_refused(word, message):
+    with pytest.raises(FinetuneError, match=message):
+        build.check(compose.plain(compose.compose([word])))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(
+            f"trainer.precision={p}"
+            for p in ("64-true", "64", "16-true", "bf16-true", "bf16", "16-mixed", "bf16-mixed")
+        ),
+        "trainer.max_time='00:00:00:01'",
+        "trainer.limit_val_batches=1",
+        "+trainer.fast_dev_run=true",
+        "+trainer.overfit_batches=2",
+    ],
+)
+def test_taken(word):
+    build.check(compose.plain(compose.compose([word, "trainer.accelerator=cpu"])))

@@ -1,0 +1,62 @@
+"""Two processes: a plan that unfreezes keeps them together, and a rank that drifts is found."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.two_ranks import run_two
+
+
+def drifting(rank: int) -> None:
+    from finetune.errors import FinetuneError
+    from finetune.training.launch import ranks
+
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    for parameter in net.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    net[1].running_mean.fill_(rank)
+    ranks.agree(net)
+    assert net[1].running_mean.tolist() == [0, 0]
+    with torch.no_grad():
+        net[0].bias[1] += rank * 1e-7  # the smallest step that a float32 of this size can take
+    with pytest.raises(FinetuneError, match=r"no longer hold the same network: 0\.bias and 0 other"):
+        ranks.agree(net)
+
+
+def unfreezing(rank: int) -> None:
+    from lightning.pytorch.strategies import DDPStrategy
+
+    from finetune.plan import Phase, Plan
+    from finetune.training.launch import ranks
+    from tests.training.tiny import data, state, task, trainer
+
+    plan = Plan(phases={"head": Phase(0, ["head"]), "last": Phase(1, ["stage3", "head"]), "all": Phase(2)})
+    made = task(plan)
+    before = state(made.network)
+    with tempfile.TemporaryDirectory() as folder:
+        run = trainer(Path(folder), 3, devices=2, strategy=DDPStrategy(find_unused_parameters=True))
+        run.fit(made, datamodule=data())
+    moved = {name for name, value in made.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {"backbone.conv1.weight", "backbone.layer3.0.conv1.weight", "head.fc.weight"} <= moved
+    mine = {name: value.detach() for name, value in made.network.named_parameters()}
+    for value in mine.values():
+        first = value.clone()
+        dist.broadcast(first, 0)
+        assert torch.equal(first, value)
+    ranks.agree(made.network)
+
+
+def test_two_processes():
+    run_two("tests.training.launch.test_ranks")
+
+
+if __name__ == "__main__":
+    number = int(sys.argv[1])
+    dist.init_process_group("gloo", rank=number, world_size=2)
+    drifting(number)
+    unfreezing(number)
+    dist.destroy_process_group()
