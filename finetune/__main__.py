@@ -136,7 +136,14 @@ def compose_and_run(argv: list[str]) -> None:
     if options.cfg:
         print(compose.as_yaml(compose.compose(expanded, sweep=options.multirun)))
         return
-    compose.run(expanded, words, multirun=options.multirun)
+    from finetune.jobs import run_job
+
+    around = None
+    if options.multirun:
+        from finetune.steps.prepare import auditing_once
+
+        around = auditing_once()
+    compose.run(expanded, words, run_job, multirun=options.multirun, around=around)
 
 
 if __name__ == "__main__":

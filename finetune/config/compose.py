@@ -5,6 +5,7 @@ import copy
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from finetune.config import build
 from finetune.config.overrides import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
 from finetune.config.sweep import Sweep
 from finetune.errors import FinetuneError, one_of
-from finetune.jobs import run_job
 
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "read", "run", "wants_demo"]
 
@@ -193,10 +193,20 @@ def tidy(folder: Path) -> None:
             return
 
 
-def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
+def run(
+    words: list[str],
+    typed: list[str],
+    run_job: Callable[[dict[str, Any], Path, list[str]], Any],
+    *,
+    multirun: bool = False,
+    around: AbstractContextManager[None] | None = None,
+) -> None:
     """Let Hydra make the run folder, or one after the other, and start the job in it.
 
-    `words` is what `expand` made of what was `typed`.
+    Args:
+        words: what `expand` made of what was `typed`.
+        run_job: does the job of a resolved configuration in a run folder; its last argument is what was typed for it.
+        around: is open while the runs of a multirun are at work.
 
     Raises:
         FinetuneError: the run failed; of several, those that did, after the others have gone on.
@@ -228,16 +238,12 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
         except FinetuneError as error:
             raise _Ended(error) from None
 
-    once: AbstractContextManager[None] = nullcontext()
     if sweep is not None:
-        from finetune.steps.prepare import auditing_once
-
         sweep.register()
-        once = auditing_once()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
-        with once:
+        with around or nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
     except _Ended as ended:
         raise ended.error from None

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from scipy.stats import norm
 
 from finetune.evaluation.classification.reliability import Bins
+from finetune.statistics.curves import thinned
 from finetune.statistics.intervals import LEVEL
 from finetune.statistics.ranking import curves
 
@@ -67,7 +68,7 @@ def roc(target: np.ndarray, score: np.ndarray, label: str) -> str:
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     if true[-1] and false[-1]:
-        axes.plot(*thinned(false / false[-1], true / true[-1]), color=_color(0))
+        axes.plot(*thinned(false / false[-1], true / true[-1], MOST_POINTS), color=_color(0))
     _finish(axes, "1 − specificity", "sensitivity")
     return _svg(figure, label)
 
@@ -81,7 +82,7 @@ def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
         share = true[-1] / (true[-1] + false[-1])
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         precision = true[1:] / (true[1:] + false[1:])
-        axes.plot(*thinned(true[1:] / true[-1], precision), color=_color(0), drawstyle="steps-pre")
+        axes.plot(*thinned(true[1:] / true[-1], precision, MOST_POINTS), color=_color(0), drawstyle="steps-pre")
     _finish(axes, "recall (sensitivity)", "precision (PPV)")
     return _svg(figure, label)
 
@@ -132,7 +133,7 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], label: str,
     figure, axes = _figure(4.2, 2.6)
     for i, (name, values) in enumerate(series.items()):
         known = ~np.isnan(np.asarray(values, np.float64))
-        points = thinned(np.asarray(x, np.float64)[known], np.asarray(values, np.float64)[known])
+        points = thinned(np.asarray(x, np.float64)[known], np.asarray(values, np.float64)[known], MOST_POINTS)
         mark = MARKS[i % 4] if len(points[0]) <= 30 else ""
         axes.plot(*points, color=_color(i), linestyle=DASHES[i % 4], marker=mark, markersize=3.5, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
@@ -201,20 +202,6 @@ def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
     axes.tick_params(length=0)
     axes.set_aspect("equal")
     return _svg(figure, label)
-
-
-def thinned(x: np.ndarray, y: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` points of a curve, evenly along its length, its ends among them."""
-    if len(x) <= most:
-        return x, y
-
-    def steps(values: np.ndarray) -> np.ndarray:
-        return np.abs(np.diff(values)) / max(float(np.ptp(values)), 1e-300)
-
-    length = np.r_[0, np.cumsum(steps(x) + steps(y))]
-    keep = np.unique(np.r_[0, np.searchsorted(length, np.linspace(0, length[-1], most - 2)), len(x) - 1])
-    keep = keep[keep < len(x)]
-    return x[keep], y[keep]
 
 
 def merged(bins: Bins, least: int) -> Bins:

@@ -13,8 +13,8 @@ import numpy as np
 from markupsafe import Markup
 
 from finetune.evaluation.classification.predictions import Predictions
-from finetune.pages.plots import thinned
 from finetune.statistics import intervals
+from finetune.statistics.curves import thinned
 
 MOST_THRESHOLDS = 80  # per class
 METRICS = ("sensitivity", "specificity", "ppv", "npv")

@@ -8,7 +8,6 @@ from typing import TypeVar
 import numpy as np
 from scipy import sparse
 
-from finetune.evaluation.classification.scores import ratio
 from finetune.statistics import intervals
 from finetune.statistics.intervals import Interval
 
@@ -52,3 +51,9 @@ def shares(
         else:
             found[key] = intervals.percentile(values[i], samples[i])
     return found
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where whole is 0."""
+    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)

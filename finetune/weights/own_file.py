@@ -1,8 +1,8 @@
 """This project's own model.safetensors: the tensors, and beside them a text in which the file describes itself.
 
 Format 2 covers all of it by hashes: the text states the sha256 of the tensors, and the file the sha256 of the text. In
-format 1 the second was missing. What the text says is read by `finetune.model_header`; here is what the loading of weights
-needs of it.
+format 1 the second was missing. What the text says is read by `finetune.model_header`; here is what the loading of
+weights needs of it.
 """
 
 import hashlib

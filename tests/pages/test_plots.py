@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from finetune.evaluation.classification.reliability import Bins, binned
 from finetune.pages import plots
+from finetune.statistics.curves import thinned
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{1}{0}$ 胸水'
 RNG = np.random.default_rng(0)
@@ -82,12 +83,12 @@ def test_25000_samples_stay_small():
 
 def test_thinning_keeps_ends_and_form():
     x = np.linspace(0, 1, 10_000)
-    thin_x, thin_y = plots.thinned(x, x**2, most=100)
+    thin_x, thin_y = thinned(x, x**2, most=100)
     assert len(thin_x) <= 100
     assert (thin_x[0], thin_x[-1], thin_y[-1]) == (0, 1, 1)
     np.testing.assert_allclose(np.interp(x, thin_x, thin_y), x**2, atol=1e-3)
-    np.testing.assert_array_equal(plots.thinned(x[:5], x[:5])[0], x[:5])
-    assert len(plots.thinned(np.zeros(1000), np.ones(1000))[0]) <= 300
+    np.testing.assert_array_equal(thinned(x[:5], x[:5], 300)[0], x[:5])
+    assert len(thinned(np.zeros(1000), np.ones(1000), 300)[0]) <= 300
 
 
 def test_a_figure_without_anything_in_it_is_still_a_figure():

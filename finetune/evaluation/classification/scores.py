@@ -21,6 +21,7 @@ from finetune.evaluation.classification.predictions import Predictions, probabil
 from finetune.evaluation.classification.reliability import BINS, gaps_per_patient, top_label
 from finetune.statistics import ranking
 from finetune.statistics.ranking import Ranking
+from finetune.statistics.shares import ratio
 
 TOP_K = 5
 ONLY_OVERALL = ("balanced_accuracy", "brier", "log_loss")
@@ -212,12 +213,6 @@ def calibration_error(gaps: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Summed truth less probability of each bin (BINS * K, B) and images (K, B) -> calibration error (K, B). Of all
     classes together (BINS, B) and (B,) -> (B,)."""
     return ratio(np.abs(gaps.reshape(*n.shape[:-1], BINS, n.shape[-1])).sum(axis=-2), n)
-
-
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where whole is 0."""
-    part, whole = np.broadcast_arrays(np.asarray(part, np.float64), np.asarray(whole, np.float64))
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole != 0)
 
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from scipy.special import logit
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.thresholds import decision_thresholds
-from finetune.pages.plots import thinned
+from finetune.statistics.curves import thinned
 from finetune.statistics.intervals import FEWEST
 from finetune.statistics.shares import shares
 

@@ -17,10 +17,11 @@ from scipy import sparse
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
-from finetune.evaluation.classification.scores import rates, ratio, share_counts
+from finetune.evaluation.classification.scores import rates, share_counts
 from finetune.evaluation.classification.summary import Support, with_intervals, with_reasons
 from finetune.statistics import intervals
 from finetune.statistics.ranking import curves
+from finetune.statistics.shares import ratio
 
 NAMED = ("youden", "f1")
 GOALS = ("sensitivity", "specificity", "ppv", "cost")
