@@ -234,6 +234,7 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
 
         sweep.register()
         once = auditing_once()
+    full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
@@ -250,5 +251,7 @@ def run(words: list[str], typed: list[str], *, multirun: bool = False) -> None:
         ) from None
     finally:
         sys.argv = old
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
     if sweep is not None:
         sweep.finish()
