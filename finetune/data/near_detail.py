@@ -77,7 +77,8 @@ def agreement(first: np.ndarray, second: np.ndarray, side: int = SIDE) -> Agreem
         return as_it_is
     placement = align(*grays)
     aligned = _compare(one, move(other, placement), grays[0], move(grays[1], placement))
-    return max(as_it_is, aligned, key=lambda result: result.detail)
+    rank = {None: 0, "possible": 1, "certain": 2}
+    return max(as_it_is, aligned, key=lambda result: (rank[result.certainty], result.detail))
 
 
 def align(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # two gray float (S, S) -> (4,)
@@ -91,8 +92,8 @@ def align(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # two gray floa
     for sigma in (side / 24, side / 48, side / 96):
         target, source = (_blur(image, sigma) - _blur(image, 4 * sigma) for image in (first, second))
         slope_x, slope_y = (cv2.Sobel(source, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0))
-        some = slice(margin, side - margin, max(1, round(sigma / 1.5)))  # pixels that a blur leaves different
-        part = some, some
+        every = slice(margin, side - margin, max(1, round(sigma / 1.5)))  # after a blur fewer pixels say the same
+        part = every, every
         for _ in range(10):
             moved, right, down = (move(image, placement)[part] for image in (source, slope_x, slope_y))
             columns = (right * x[part], down * y[part], right, down, moved, np.ones_like(moved))
