@@ -240,6 +240,7 @@ def run(
 
     if sweep is not None:
         sweep.register()
+    full = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
@@ -256,5 +257,7 @@ def run(
         ) from None
     finally:
         sys.argv = old
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
     if sweep is not None:
         sweep.finish()

@@ -114,7 +114,7 @@ def pictures(
     if run is not None:
         write_json_atomic(run / "audit.json", found.to_dict())
         if near:
-            near_pairs.show(mended, cache, near, run / near_pairs.SHEET)
+            near_pairs.draw(mended, cache, near, run / near_pairs.SHEET)
     for sentence in found.warnings:
         say(f"audit: {sentence}")
     found.stop_on_leak(data["audit"]["on_leak"], run)

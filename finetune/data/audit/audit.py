@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.audit.near_duplicates import Pair
-from finetune.data.audit.near_pairs import SHEET, listed
+from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
 from finetune.data.sources.listing import some
 from finetune.data.table import SPLITS, SampleTable
@@ -116,7 +116,7 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, nea
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
         shortcuts=shortcuts(table, {"image height": pictures.sizes[:, 0], "image width": pictures.sizes[:, 1]}),
-        near=listed(table, near),
+        near=records(table, near),
     )
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
@@ -268,17 +268,19 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
     equal images, possible ones are only spoken of.
     """
     paths, splits, patients = (table.frame[column].to_numpy(object) for column in ("path", "split", "patient"))
+    if len(near) > LISTED:
+        yield f"audit.json lists the first {LISTED:,} of {len(near):,} pairs of near copies."
     certain = [pair for pair in near if pair.certainty == "certain"]
     for one, other in combinations(SPLITS, 2):
-        torn = sorted(
+        divided = sorted(
             [paths[pair.first], paths[pair.second], pair.alike]
             for pair in certain
             if {splits[pair.first], splits[pair.second]} == {one, other}
         )
-        if torn:
-            shown = some(f"{a} ~ {b}" for a, b, _ in torn)
-            text = f"{len(torn):,} pair(s) of near copies are divided between {one} and {other}: {shown}."
-            yield Leak("near", [one, other], len(torn), torn[:EXAMPLES], text)
+        if divided:
+            shown = some(f"{a} ~ {b}" for a, b, _ in divided)
+            text = f"{len(divided):,} pair(s) of near copies are divided between {one} and {other}: {shown}."
+            yield Leak("near", [one, other], len(divided), divided[:EXAMPLES], text)
     within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
     if within:
         shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)

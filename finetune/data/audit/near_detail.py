@@ -5,9 +5,9 @@ A copy also shares what is accidental, such as texture, hairs and vessels. So th
 until it lies on the first to a fraction of a pixel, slow shading is removed, strong edges are clipped, and the
 correlation of what is left is measured in each small neighbourhood. A large edge counts no more there than plain skin.
 
-The thresholds were set on 4,000 synthetic skin lesions (benchmarks/skin.py, seed 0), and on chest X-rays of 28 to 224
-pixels and CIFAR-10, all with planted copies; no real skin image was seen. What they do on lesions of another seed is
-in the section "Data" of benchmarks/RESULTS.md.
+The thresholds were set on 4,000 synthetic skin lesions (benchmarks/skin.py, seed 0), on plain ones without texture, and
+on chest X-rays of 28 to 224 pixels and CIFAR-10, all with planted copies; no real skin image was seen. What they do on
+lesions of another seed is in the section "Near copies" of benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ OTHER_COLOURS_DETAIL = 0.90  # least agreement of detail in a possible copy whos
 PLAIN = 0.15  # part of the image with detail, below which detail proves nothing and disproves nothing
 FULL = 0.90  # part of the image with detail, from which detail is proof enough
 LEFT = 1.5  # gray levels: the difference that is left in a copy of an image with less detail than that
+EQUAL_COLOURS = 0.999  # or, where contrast is high, this correlation of slow shading and colours
 
 Certainty = Literal["certain", "possible"]
 
@@ -56,7 +57,7 @@ class Agreement:
         Detail that covers the image is proof. On plain skin it is no more than the rim of a spot, and the rims of two
         spots can agree, so that nothing may be left of the difference either.
         """
-        equal = self.colours >= COLOURS and self.left <= LEFT
+        equal = self.colours >= EQUAL_COLOURS or (self.colours >= COLOURS and self.left <= LEFT)
         if self.textured < PLAIN:
             return "possible" if equal else None
         full = self.colours >= COLOURS and self.textured >= FULL
@@ -76,7 +77,8 @@ def agreement(first: np.ndarray, second: np.ndarray, side: int = SIDE) -> Agreem
         return as_it_is
     placement = align(*grays)
     aligned = _compare(one, move(other, placement), grays[0], move(grays[1], placement))
-    return max(as_it_is, aligned, key=lambda result: result.detail)
+    rank = {None: 0, "possible": 1, "certain": 2}
+    return max(as_it_is, aligned, key=lambda result: (rank[result.certainty], result.detail))
 
 
 def align(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # two gray float (S, S) -> (4,)
@@ -84,19 +86,21 @@ def align(first: np.ndarray, second: np.ndarray) -> np.ndarray:  # two gray floa
     images freed of slow shading, from coarse to fine. Gain and offset of the brightness are fitted along.
     """
     side = len(first)
+    margin = max(1, round(MARGIN * side))
     y, x = np.mgrid[:side, :side].astype(np.float32) - (side - 1) / 2
-    inner = _inner(side)
     placement = np.array([1.0, 1.0, 0.0, 0.0])
     for sigma in (side / 24, side / 48, side / 96):
         target, source = (_blur(image, sigma) - _blur(image, 4 * sigma) for image in (first, second))
         slope_x, slope_y = (cv2.Sobel(source, cv2.CV_32F, dx, 1 - dx, scale=1 / 8) for dx in (1, 0))
-        for _ in range(6):
-            moved, right, down = (move(image, placement)[inner] for image in (source, slope_x, slope_y))
-            columns = (right * x[inner], down * y[inner], right, down, moved, np.ones_like(moved))
-            jacobian = np.stack([column.ravel() for column in columns], axis=1).astype(np.float64)
-            normal = jacobian.T @ jacobian
+        every = slice(margin, side - margin, max(1, round(sigma / 1.5)))  # after a blur fewer pixels say the same
+        part = every, every
+        for _ in range(10):
+            moved, right, down = (move(image, placement)[part] for image in (source, slope_x, slope_y))
+            columns = (right * x[part], down * y[part], right, down, moved, np.ones_like(moved))
+            jacobian = np.stack([column.ravel() for column in columns])
+            normal = (jacobian @ jacobian.T).astype(np.float64)
             normal[np.diag_indices(6)] += 1e-4 * normal.diagonal() + 1e-6  # images without slopes have no placement
-            solution = np.linalg.solve(normal, jacobian.T @ target[inner].ravel().astype(np.float64))
+            solution = np.linalg.solve(normal, (jacobian @ target[part].ravel()).astype(np.float64))
             step = solution[:4] / max(solution[4], 0.2)
             placement[:2] = np.clip(placement[:2] + step[:2], 0.88, 1.14)
             placement[2:] = np.clip(placement[2:] + step[2:], -0.08 * side, 0.08 * side)

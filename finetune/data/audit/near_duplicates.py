@@ -1,6 +1,6 @@
 """Near duplicates: copies that were compressed again, resized, made brighter or cropped a little.
 
-In three steps, none of which compares all pairs:
+In four steps, none of which compares all pairs:
 
 1. A 16 x 16 thumbnail of each picture is projected on the directions that tell pictures apart and that such copying
    hardly moves: the largest ratios of the variance between pictures to that between copies made of a sample of them.

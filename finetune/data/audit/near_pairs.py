@@ -19,7 +19,7 @@ def in_order(table: SampleTable, near: Sequence[Pair]) -> list[Pair]:
     return sorted(near, key=lambda pair: (splits[pair.first] == splits[pair.second], pair.certainty != "certain"))
 
 
-def listed(table: SampleTable, near: Sequence[Pair]) -> list[dict[str, Any]]:
+def records(table: SampleTable, near: Sequence[Pair]) -> list[dict[str, Any]]:
     """For audit.json; what is beyond LISTED pairs is left out."""
     paths, splits = (table.frame[column].to_numpy(object) for column in ("path", "split"))
     return [
@@ -34,7 +34,7 @@ def listed(table: SampleTable, near: Sequence[Pair]) -> list[dict[str, Any]]:
     ]
 
 
-def show(table: SampleTable, images: Pictures, near: Sequence[Pair], path: Path) -> Path:
+def draw(table: SampleTable, images: Pictures, near: Sequence[Pair], path: Path) -> Path:
     """The first pairs side by side, with certainty, split and file name under each image."""
     splits = table.frame["split"].to_numpy(object)
     rows, captions = [], []

@@ -114,8 +114,11 @@ def join(place: Place) -> Link:
     env = os.environ
     agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     prefix = f"{PREFIX}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_times)}"
-    serve = place.rank == 0 and not agent
-    _link = connect(*address(), place.rank, place.size, serve=serve, prefix=prefix)
+    if _link is None:
+        serve = place.rank == 0 and not agent
+        _link = connect(*address(), place.rank, place.size, serve=serve, prefix=prefix)
+    else:  # the store of an earlier command: a new one at the same port might not be the one that the others reach
+        _link = Link(_link.tcp, prefix, place.rank, place.size)
     return _link
 
 
@@ -132,7 +135,6 @@ def address() -> tuple[str, int]:
 @contextmanager
 def leading() -> Iterator[None]:
     """On rank 0 of a launcher's processes: however the block ends, the others end with it."""
-    global _link
     place = here()
     if place is None or place.size == 1:
         yield
@@ -150,7 +152,6 @@ def leading() -> Iterator[None]:
     finally:
         with contextlib.suppress(RuntimeError):  # torchrun, which keeps the store, may be gone
             link.end(status)
-        _link = None
 
 
 @contextmanager

@@ -1,0 +1,72 @@
+"""What becomes of near copies before a job begins: certain ones stop it or move together, possible ones do neither."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from finetune.data.near import Pair
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from finetune.data import cache as caches
+from finetune.errors import FinetuneError
+from finetune.jobs import prepare
+from finetune.preprocessing import Preprocessing
+from tests.data.making import make_table, save
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Eight images; the last is the first one, brighter."""
+    for i in range(8):
+        field = gaussian_filter(np.random.default_rng(i % 7).standard_normal((64, 64)), 1.5)
+        save((110 + 30 * field / field.std() + 20 * (i == 7)).clip(0, 255).astype(np.uint8), tmp_path / f"{i:04d}.png")
+    return tmp_path
+
+
+def config(near: bool = True, on_leak: str = "stop") -> dict[str, Any]:
+    audit = {"near": near, "on_leak": on_leak}
+    return {"data": {"audit": audit, "num_workers": 1, "on_bad": "stop", "cache": "off"}}
+
+
+def prepared(table, run, **options):
+    sentences: list[str] = []
+    preprocessing = Preprocessing(image_size=64)
+    return prepare.pictures(config(**options), table, preprocessing, sentences.append, run)[0], " ".join(sentences)
+
+
+SPLITS = ["train"] * 5 + ["val", "test", "test"]
+
+
+def test_a_certain_copy_across_a_given_split_stops_and_the_error_names_the_files(images, tmp_path):
+    table = make_table(images, None, None, SPLITS)
+    with pytest.raises(FinetuneError, match=r"divided between train and test: 0000\.png ~ 0007\.png") as caught:
+        prepared(table, tmp_path)
+    assert str(tmp_path / "near_copies.png") in str(caught.value)
+    with Image.open(tmp_path / "near_copies.png") as sheet:
+        assert sheet.width < 2 * 170  # one pair, and no empty columns
+    assert json.loads((tmp_path / "audit.json").read_text())["near"][0]["certainty"] == "certain"
+    assert prepared(table, None, near=False)[0].frame["split"].tolist() == SPLITS
+    assert prepared(table, None, on_leak="warn")[0].frame["split"].tolist() == SPLITS
+
+
+def test_a_certain_copy_across_a_drawn_split_is_moved(images):
+    drawn = replace(make_table(images, None, None, SPLITS), drawn=("train", "val", "test"))
+    table, text = prepared(drawn, None)
+    assert table.frame["split"].tolist() == ["train"] * 5 + ["val", "test", "train"]
+    assert "1 image(s) changed to the split of a copy" in text
+
+
+@pytest.mark.parametrize("drawn", [(), ("train", "val", "test")])
+def test_a_possible_copy_stops_nothing_and_moves_nothing(images, tmp_path, monkeypatch, drawn):
+    monkeypatch.setattr(caches, "near_duplicates", lambda *a: [Pair(0, 7, 0.95, 0.7, "possible")])
+    table, text = prepared(replace(make_table(images, None, None, SPLITS), drawn=drawn), tmp_path)
+    assert table.frame["split"].tolist() == SPLITS
+    assert "1 pair(s) of images may be near copies, 1 of them in two splits: 0000.png ~ 0007.png." in text
+    assert "changed to the split" not in text
+    assert (tmp_path / "near_copies.png").exists()
+    audit = json.loads((tmp_path / "audit.json").read_text())
+    assert audit["leaks"] == []
+    assert [item["certainty"] for item in audit["near"]] == ["possible"]
