@@ -1,4 +1,4 @@
-"""What every backbone offers. A family fills in `forward_stem`, `forward_stage`, `parts` and a classifier's name."""
+"""What every backbone offers. A family defines its modules, `parts` and the classifier's name."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -6,23 +6,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.backbones.structure import in_order
 from finetune.errors import one_of
-
-RELU = nn.ReLU(inplace=True).eval()
-"""A ReLU to put into a row of modules; it is part of no network."""
-
-
-def in_order(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-    for module in modules:
-        x = module(x)
-    return x
 
 
 class Backbone(nn.Module):
     """A network in pieces: stem, stages 1 to N, an optional tail (a last norm), pooling, classifier.
 
-    The pieces are methods, so that a caller may stop at a stage, go on from one, or put other code in its place:
+    The pieces are methods, so that a caller may stop at a stage, continue from one, or replace one:
     `forward_features` is stem, stages, tail; `forward` adds pooling and classifier. Submodules carry timm's names.
+
+    Each piece runs a row of modules: `stem_row`, `stage_row`, `tail_row`. By default these are the modules of `parts`.
+    A subclass may override `forward_stem`, `forward_stage` or `forward_tail` instead. Such a piece is not folded, and
+    `memory` only holds for modules that it gives to `run`.
     """
 
     classifier_name = "fc"
@@ -35,7 +31,7 @@ class Backbone(nn.Module):
     """What `build` takes besides num_classes, in_channels and memory."""
 
     memory = "standard"
-    """How training spends memory; set by `apply_memory`."""
+    """How much training keeps for backward; set by `apply_memory`."""
 
     run: Callable[[Iterable[nn.Module], Tensor], Tensor] = staticmethod(in_order)
     """How `forward_stem`, `forward_stage` and `forward_tail` run their modules; set by `apply_memory`."""
@@ -44,18 +40,42 @@ class Backbone(nn.Module):
     num_classes: int
     in_channels: int
 
-    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> what stage 1 reads
-        raise NotImplementedError
-
-    def forward_stage(self, number: int, x: Tensor) -> Tensor:  # numbers go from 1, as in the papers
-        raise NotImplementedError
-
-    def forward_tail(self, x: Tensor) -> Tensor:  # what lies between the last map and the pooling
-        return x
-
     def parts(self) -> dict[str, list[nn.Module]]:
         """Ordered "stem", "stage1", ..., "stageN": with the classifier they hold every parameter and buffer once."""
         raise NotImplementedError
+
+    def stem_row(self) -> list[nn.Module]:
+        """The modules that `forward_stem` runs, in order."""
+        return self.parts()["stem"]
+
+    def stage_row(self, number: int) -> list[nn.Module]:
+        """The modules that `forward_stage` runs, in order; numbers go from 1, as in the papers."""
+        return self.parts()[f"stage{number}"]
+
+    def tail_row(self) -> list[nn.Module]:
+        """The modules between the last map and the pooling, in order. They belong to the last stage's part."""
+        return []
+
+    def rows(self) -> list[list[nn.Module]]:
+        """The rows of stem, stages and tail, without those that an overridden forward method may not run."""
+        rows: list[list[nn.Module]] = []
+        kind = type(self)
+        if kind.forward_stem is Backbone.forward_stem:
+            rows.append(self.stem_row())
+        if kind.forward_stage is Backbone.forward_stage:
+            rows += [self.stage_row(number) for number in range(1, self.num_stages + 1)]
+        if kind.forward_tail is Backbone.forward_tail:
+            rows.append(self.tail_row())
+        return rows
+
+    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> what stage 1 reads
+        return self.run(self.stem_row(), x)
+
+    def forward_stage(self, number: int, x: Tensor) -> Tensor:
+        return self.run(self.stage_row(number), x)
+
+    def forward_tail(self, x: Tensor) -> Tensor:
+        return self.run(self.tail_row(), x)
 
     @property
     def num_stages(self) -> int:
@@ -87,7 +107,7 @@ class Backbone(nn.Module):
         return self.get_submodule(self.classifier_name)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """A new classifier, freshly initialised; 0 classes leave the pooled features as the output."""
+        """Replace the classifier by a newly initialised one; with 0 classes the pooled features are the output."""
         like = next(self.parameters())
         self.num_classes = num_classes
         self.set_submodule(self.classifier_name, self.make_classifier(num_classes).to(like.device, like.dtype))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from finetune.backbones.structure import Branches, Recomputable, ResidualBlock
+
 Shortcut = Callable[[int, int, int, int], nn.Module]  # (in_channels, out_channels, stride, dilation)
 Attention = Callable[[int], nn.Module]
 
@@ -26,7 +28,7 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1, *, dilation: i
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out, for each image on its own; what is kept is scaled up, so the mean stays."""
+    """Drops a residual branch at random, for each image separately, and scales the rest up to keep the mean."""
 
     def __init__(self, rate: float):
         super().__init__()
@@ -47,8 +49,8 @@ def drop_path_or_not(rate: float) -> nn.Module:
     return DropPath(rate) if rate > 0 else nn.Identity()
 
 
-class SqueezeExcite(nn.Module):
-    """Weighs each channel by a gate that sees all of them: mean, C -> C / 16 -> C, sigmoid."""
+class SqueezeExcite(Recomputable):
+    """Multiplies each channel by a gate computed from all of them: mean, C -> C / 16 -> C, sigmoid."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -62,7 +64,7 @@ class SqueezeExcite(nn.Module):
         return x * self.fc2(self.act(self.fc1(gate))).sigmoid()
 
 
-class BlurPool(nn.Module):
+class BlurPool(Recomputable):
     """Binomial 3x3 blur, then every second pixel, so that a shifted image gives a shifted map (arXiv:1904.11486)."""
 
     filt: Tensor
@@ -77,15 +79,15 @@ class BlurPool(nn.Module):
         return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
 
 
-class SamePool(nn.Module):
-    """2x2 average at stride 1 that keeps the map's size: zeros are padded right and below, and are counted."""
+class SamePool(Recomputable):
+    """2x2 average at stride 1 that keeps the map's size: pads zeros right and below, and counts them."""
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
         return F.avg_pool2d(F.pad(x, (0, 1, 0, 1)), 2, stride=1)
 
 
 def average_pool(stride: int, dilation: int) -> nn.Module:
-    """The pooling of an average-down shortcut; where dilation took the stride's place it blurs in place."""
+    """The pooling of an average-down shortcut; where dilation replaces the stride, the map keeps its size."""
     if stride == 1:
         return nn.Identity() if dilation == 1 else SamePool()
     return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
@@ -104,15 +106,15 @@ def average_shortcut(in_channels: int, out_channels: int, stride: int, dilation:
 
 
 def projection(shortcut: Shortcut, in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Module:
-    """The way past a block: the identity where the shape stays, else the given shortcut.
+    """The shortcut of a block: the identity where the shape stays, else what `shortcut` makes.
 
-    Blocks make it before all else, as timm does, so that the same seed gives the same initial weights.
+    Blocks create it before their other layers, as timm does, so that the same seed gives the same initial weights.
     """
     same = stride == 1 and in_channels == out_channels
     return nn.Identity() if same else shortcut(in_channels, out_channels, stride, dilation)
 
 
-class BasicBlock(nn.Module):
+class BasicBlock(ResidualBlock):
     """Residual block 3x3, 3x3: ResNet-18, ResNet-34 and the CIFAR forms."""
 
     def __init__(
@@ -143,14 +145,13 @@ class BasicBlock(nn.Module):
     def zero_init_last(self) -> None:
         nn.init.zeros_(self.bn2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, channels, H / stride, W / stride)
-        out = self.act1(self.bn1(self.conv1(x)))
-        out = self.drop_path(self.se(self.bn2(self.conv2(out))))
-        out += self.downsample(x)
-        return self.act2(out)
+    def branches(self) -> Branches:  # (N, C, H, W) -> (N, channels, H / stride, W / stride)
+        first = [self.conv1, self.bn1, self.act1]
+        last = [self.conv2, self.bn2, self.se, self.drop_path]
+        return Branches([*first, *last], [self.downsample], end=self.act2)
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(ResidualBlock):
     """Residual block 1x1, 3x3, 1x1. `groups` makes it ResNeXt, `base_width` makes it wide.
 
     The stride sits on the 3x3 convolution, as in the timm and torchvision weights; He et al. (2015) put it on the
@@ -191,9 +192,8 @@ class Bottleneck(nn.Module):
     def zero_init_last(self) -> None:
         nn.init.zeros_(self.bn3.weight)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 4 * channels, H / stride, W / stride)
-        out = self.act1(self.bn1(self.conv1(x)))
-        out = self.act2(self.bn2(self.conv2(out)))
-        out = self.drop_path(self.se(self.bn3(self.conv3(out))))
-        out += self.downsample(x)
-        return self.act3(out)
+    def branches(self) -> Branches:  # (N, C, H, W) -> (N, 4 * channels, H / stride, W / stride)
+        first = [self.conv1, self.bn1, self.act1]
+        second = [self.conv2, self.bn2, self.act2]
+        last = [self.conv3, self.bn3, self.se, self.drop_path]
+        return Branches([*first, *second, *last], [self.downsample], end=self.act3)

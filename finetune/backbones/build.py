@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from finetune.backbones import cifar, densenet, lean, legacy_senet, preact, resnet
-from finetune.backbones.base import Backbone, in_order
+from finetune.backbones.base import Backbone
+from finetune.backbones.structure import in_order
 from finetune.errors import FinetuneError, one_of
 
 MODELS: dict[str, partial[Any]] = {
@@ -96,7 +97,7 @@ def at_least(least: int, argument: str, value: int) -> int:
 
 
 def apply_memory(net: Backbone, memory: str) -> Backbone:
-    """Sets how training spends memory; what the network computes does not depend on it."""
+    """Set how much training keeps for backward; what the network computes does not depend on it."""
     if memory not in MEMORY:
         raise one_of("memory", memory, MEMORY)
     net.memory = memory

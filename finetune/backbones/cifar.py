@@ -11,16 +11,17 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.backbones.base import RELU, Backbone
+from finetune.backbones.base import Backbone
 from finetune.backbones.blocks import BasicBlock, Shortcut, conv3x3, conv_shortcut
 from finetune.backbones.densenet import DenseNet, PlainDenseLayer
 from finetune.backbones.preact import ConvShortcut, PreActBasic, PreActBottleneck, PreActResNet
 from finetune.backbones.stages import drop_path_rates, residual_stages
+from finetune.backbones.structure import Recomputable, Row
 from finetune.errors import one_of
 
 
-class PadShortcut(nn.Module):
-    """Option A: every second pixel, and zeros for the channels that are new. No parameters."""
+class PadShortcut(Recomputable):
+    """Option A: every second pixel, and zeros in the added channels. No parameters."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, dilation: int):
         super().__init__()
@@ -33,27 +34,27 @@ class PadShortcut(nn.Module):
 
 
 def shortcut_of(letter: str, projection: Shortcut) -> Shortcut:
-    """The shortcut behind the paper's letter: A pads with zeros, B projects where the shape changes."""
+    """The shortcut for the paper's letter: A pads with zeros, B projects where the shape changes."""
     shortcuts = {"A": PadShortcut, "B": projection}
     if letter not in shortcuts:
         raise one_of("shortcut", letter, shortcuts)
     return shortcuts[letter]
 
 
-class PlainBlock(nn.Module):
-    """Two 3x3 convolutions and no way past them: what the ResNet paper compares with."""
+class PlainBlock(Row):
+    """Two 3x3 convolutions without a shortcut: what the ResNet paper compares with."""
+
+    # (N, C, H, W) -> (N, channels, H / stride, W / stride)
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, **unused: object):
         super().__init__()
         self.out_channels = channels
         self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(channels, channels)
         self.bn2 = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, channels, H / stride, W / stride)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)), inplace=True)
+        self.act2 = nn.ReLU(inplace=True)
 
 
 class PlainNet(Backbone):
@@ -74,6 +75,7 @@ class PlainNet(Backbone):
         self.num_classes, self.in_channels = num_classes, in_channels
         self.conv1 = conv3x3(in_channels, 16)
         self.bn1 = nn.BatchNorm2d(16)
+        self.act1 = nn.ReLU(inplace=True)
         self.feature_info = []
         rates = drop_path_rates(drop_path, 3 * depth)
         stages = residual_stages(block, (depth,) * 3, (16, 32, 64), 16, rates, stem_stride=1)
@@ -87,14 +89,8 @@ class PlainNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        stages = {f"stage{n}": [self.get_submodule(f"layer{n}")] for n in (1, 2, 3)}
-        return {"stem": [self.conv1, self.bn1], **stages}
-
-    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, 16, H, W)
-        return self.run([self.conv1, self.bn1, RELU], x)
-
-    def forward_stage(self, number: int, x: Tensor) -> Tensor:
-        return self.run([self.get_submodule(f"layer{number}")], x)
+        stem = [self.conv1, self.bn1, self.act1]  # (N, in_channels, H, W) -> (N, 16, H, W)
+        return {"stem": stem, **{f"stage{n}": [self.get_submodule(f"layer{n}")] for n in (1, 2, 3)}}
 
 
 class CifarResNet(PlainNet):
@@ -147,7 +143,7 @@ class CifarPreActResNet(PreActResNet):
 
 
 class CifarDenseNet(DenseNet):
-    """Three dense blocks behind a 3x3 stem."""
+    """Three dense blocks after a 3x3 stem."""
 
     options = ()
 

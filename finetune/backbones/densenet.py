@@ -6,44 +6,71 @@ arXiv:1812.01187, the blurred stem pooling from arXiv:1904.11486.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from finetune.backbones.base import RELU, Backbone, check_output_stride
+from finetune.backbones.base import Backbone, check_output_stride
 from finetune.backbones.blocks import BlurPool, conv1x1, conv3x3
+from finetune.backbones.structure import Row
 
 
-class DenseLayer(nn.Module):
+class ConcatParts(NamedTuple):
+    """The submodules of a dense layer: rest(bottleneck(relu(norm(concatenation)))); without a bottleneck None."""
+
+    norm: nn.Module
+    relu: nn.Module
+    bottleneck: nn.Module | None
+    rest: list[nn.Module]
+
+
+class ConcatLayer(nn.Sequential):
+    """A dense layer: reads the concatenation of maps [(N, c, H, W), ...], returns new channels (N, growth, H, W).
+
+    Subclasses assign a norm, a ReLU, a 1x1 convolution if there is a bottleneck, and the rest, which ends in a
+    convolution; all run in this order.
+    """
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        return super().forward(torch.cat(maps, 1))
+
+    def parts(self) -> ConcatParts:
+        norm, relu, first, *rest = self
+        return ConcatParts(norm, relu, first, rest) if rest else ConcatParts(norm, relu, None, [first])
+
+    @property
+    def growth(self) -> int:
+        """Number of new channels."""
+        return self[-1].out_channels  # type: ignore[return-value]
+
+
+class DenseLayer(ConcatLayer):
     """BN, ReLU, 1x1 convolution to 4 * growth, BN, ReLU, 3x3 convolution to `growth` (DenseNet-B)."""
 
     def __init__(self, in_channels: int, growth: int, dilation: int = 1):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = conv1x1(in_channels, 4 * growth)
         self.norm2 = nn.BatchNorm2d(4 * growth)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(4 * growth, growth, dilation=dilation)
 
-    def forward(self, maps: list[Tensor]) -> Tensor:  # [(N, c, H, W), ...] -> (N, growth, H, W)
-        x = self.conv1(F.relu(self.norm1(torch.cat(maps, 1)), inplace=True))
-        return self.conv2(F.relu(self.norm2(x), inplace=True))
 
-
-class PlainDenseLayer(nn.Module):
+class PlainDenseLayer(ConcatLayer):
     """BN, ReLU, 3x3 convolution: the layer without a bottleneck."""
 
     def __init__(self, in_channels: int, growth: int, dilation: int = 1):
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv1 = conv3x3(in_channels, growth, dilation=dilation)
-
-    def forward(self, maps: list[Tensor]) -> Tensor:  # [(N, c, H, W), ...] -> (N, growth, H, W)
-        return self.conv1(F.relu(self.norm1(torch.cat(maps, 1)), inplace=True))
 
 
 class DenseBlock(nn.ModuleDict):
+    """`depth` dense layers, each of which reads the input and the maps of all layers before it."""
+
     def __init__(
         self, depth: int, in_channels: int, growth: int, *, layer: Callable[..., nn.Module], dilation: int = 1
     ):
@@ -58,23 +85,26 @@ class DenseBlock(nn.ModuleDict):
         return torch.cat(maps, 1)
 
 
-class Transition(nn.Module):
-    """BN, ReLU, 1x1 convolution, 2x2 average: between two dense blocks."""
+class Transition(Row):
+    """BN, ReLU, 1x1 convolution, 2x2 average: (N, C, H, W) -> (N, out_channels, H / 2, W / 2), between dense blocks."""
 
     def __init__(self, in_channels: int, out_channels: int, pool: nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
+        self.relu = nn.ReLU(inplace=True)
         self.conv = conv1x1(in_channels, out_channels)
         self.pool = pool
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, out_channels, H / 2, W / 2)
-        return self.pool(self.conv(F.relu(self.norm(x), inplace=True)))
+    def cheapest_order(self) -> list[nn.Module]:
+        """Pooling and 1x1 convolution commute: pooling first leaves a quarter of the products."""
+        return [self.norm, self.relu, self.pool, self.conv]
 
 
 def stem_7x7(in_channels: int, channels: int) -> dict[str, nn.Module]:
     return {
         "conv0": nn.Conv2d(in_channels, channels, 7, stride=2, padding=3, bias=False),
         "norm0": nn.BatchNorm2d(channels),
+        "relu0": nn.ReLU(inplace=True),
         "pool0": nn.MaxPool2d(3, stride=2, padding=1),
     }
 
@@ -84,10 +114,13 @@ def stem_3x3(in_channels: int, channels: int) -> dict[str, nn.Module]:
     return {
         "conv0": conv3x3(in_channels, width, 2),
         "norm0": nn.BatchNorm2d(width),
+        "relu0": nn.ReLU(inplace=True),
         "conv1": conv3x3(width, width),
         "norm1": nn.BatchNorm2d(width),
+        "relu1": nn.ReLU(inplace=True),
         "conv2": conv3x3(width, channels),
         "norm2": nn.BatchNorm2d(channels),
+        "relu2": nn.ReLU(inplace=True),
         "pool0": nn.MaxPool2d(3, stride=2, padding=1),
     }
 
@@ -100,8 +133,9 @@ def stem_3x3_blur(in_channels: int, channels: int) -> dict[str, nn.Module]:
 class DenseNet(Backbone):
     """Stem, dense blocks with transitions between them, a last norm, average pooling, one linear layer.
 
-    timm applies the ReLU inside its norm modules; here the ReLU stands beside them, so that they are plain batch norms.
-    timm refuses `output_stride`: ours drops the pooling of the later transitions and dilates the blocks after them.
+    timm applies the ReLU inside its norm modules; here it is a module of its own, as in torchvision, so that the norms
+    are plain batch norms. timm does not support `output_stride` here: ours leaves out the pooling of the later
+    transitions and dilates the blocks after them.
     """
 
     classifier_name = "classifier"
@@ -148,6 +182,7 @@ class DenseNet(Backbone):
             self.features[f"transition{number}"] = Transition(channels, int(channels * compression), pool)
             channels = int(channels * compression)
         self.features["norm5"] = nn.BatchNorm2d(channels)
+        self.features["relu5"] = nn.ReLU(inplace=True)
         self.feature_info.append({"num_chs": channels, "reduction": total, "module": "features.norm5"})
 
         self.num_features = channels
@@ -162,24 +197,15 @@ class DenseNet(Backbone):
             elif isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def stage(self, number: int) -> list[nn.Module]:
-        names = [f"transition{number - 1}"] if number > 1 else []
-        names += [f"denseblock{number}"] + (["norm5"] if number == len(self.layers) else [])
+    def stage_row(self, number: int) -> list[nn.Module]:
+        names: list[str] = [f"transition{number - 1}"] if number > 1 else []
+        names += [f"denseblock{number}"] + (["norm5", "relu5"] if number == len(self.layers) else [])
         return [self.features[name] for name in names]
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """A transition belongs to the stage that it feeds, the last norm to the last stage."""
-        stages = {f"stage{n}": self.stage(n) for n in range(1, len(self.layers) + 1)}
-        return {"stem": [self.features[name] for name in self.stem_names], **stages}
-
-    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, C, H / 4, W / 4)
-        modules: list[nn.Module] = []
-        for name in self.stem_names:
-            modules += [self.features[name], RELU] if name.startswith("norm") else [self.features[name]]
-        return self.run(modules, x)
-
-    def forward_stage(self, number: int, x: Tensor) -> Tensor:
-        return self.run(self.stage(number) + ([RELU] if number == len(self.layers) else []), x)
+        stem = [self.features[name] for name in self.stem_names]  # (N, in_channels, H, W) -> (N, C, H / 4, W / 4)
+        return {"stem": stem, **{f"stage{n}": self.stage_row(n) for n in range(1, len(self.layers) + 1)}}
 
 
 MODELS: dict[str, partial[Any]] = {

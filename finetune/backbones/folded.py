@@ -1,8 +1,7 @@
 """The modules of a folded network: convolutions with a bias where a batch norm was, and a scale and shift for the rest.
 
-They compute channels last. On a CPU, where no gradient is asked for, a convolution adds the shortcut and rectifies
-while its output lies in the cache, with the operators that torch.compile uses for that; elsewhere the same is done in
-steps.
+They compute channels last. On a CPU, without gradients, a convolution adds the shortcut and applies the ReLU while its
+output is in the cache, with the operators that torch.compile uses for that; elsewhere the same takes several operators.
 """
 
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from finetune.backbones.norms import normalise
 
 
 class FoldedConv(nn.Module):
-    """A convolution, the batch norm behind it, if any, and the ReLU behind that, if any."""
+    """A convolution, the batch norm after it, if any, and the ReLU after that, if any."""
 
     def __init__(self, conv: nn.Conv2d, norm: _BatchNorm | None = None, *, relu: bool = False):
         super().__init__()
@@ -45,7 +44,7 @@ class FoldedConv(nn.Module):
         return F.relu(y, inplace=True) if self.relu else y
 
     def add_to(self, total: Tensor, x: Tensor, *, relu: bool) -> Tensor:
-        """total + conv(x), and the ReLU behind the sum; `total` is used up."""
+        """total + conv(x), and the ReLU of the sum if `relu`; may be written over `total`."""
         x = channels_last(x)
         if fuses(x) and total.is_contiguous(memory_format=torch.channels_last):
             act = "relu" if relu else None
@@ -59,7 +58,7 @@ class FoldedConv(nn.Module):
         return self.padding, self.stride, self.dilation, self.groups
 
     def packed_weight(self, x: Tensor) -> Tensor:
-        """The weight in the order in which the operator reads it; made once, and anew when the weight was changed."""
+        """The weight in the order in which the operator reads it, cached until the weight changes."""
         weight = self.weight
         key = (weight.data_ptr(), None if weight.is_inference() else weight._version)
         if self.packed is None or self.packed[0] != key:
@@ -72,7 +71,7 @@ class FoldedConv(nn.Module):
 
 
 class ScaleShiftReLU(nn.Module):
-    """A batch norm with no convolution before it, and the ReLU behind it."""
+    """A batch norm with no convolution before it, and the ReLU after it."""
 
     scale: Tensor
     shift: Tensor
@@ -88,7 +87,7 @@ class ScaleShiftReLU(nn.Module):
         self.register_buffer("one", torch.ones_like(self.scale), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if wants_gradient(x) or torch.compiler.is_compiling():
+        if needs_gradient(x) or torch.compiler.is_compiling():
             return F.relu(torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]), inplace=True)
         rows = as_rows(x)
         norm = Normalisation(self.zero, self.one, self.scale, self.shift, 0.0, relu=True)
@@ -96,14 +95,14 @@ class ScaleShiftReLU(nn.Module):
 
 
 class FoldedBlock(nn.Module):
-    """A residual block; see `rows.Branches`."""
+    """A residual block; see `structure.Branches`."""
 
     def __init__(self, before: nn.Sequential, main: nn.Sequential, shortcut: nn.Sequential, *, relu: bool):
         super().__init__()
         self.before, self.main, self.shortcut, self.relu = before, main, shortcut, relu
 
     def forward(self, x: Tensor, *, owned: bool = False) -> Tensor:
-        """`owned`: nobody else reads x, and the sum may be written over it."""
+        """`owned`: x is not read elsewhere, and the sum may be written over it."""
         inner = self.before(x)
         total = self.shortcut(inner) if len(self.shortcut) else x
         *first, last = self.main
@@ -117,7 +116,7 @@ class FoldedBlock(nn.Module):
 
 
 class FoldedStage(nn.Sequential):
-    """Residual blocks in a row. What lies between two of them is read by nobody else, unless a hook does."""
+    """Residual blocks in order. The map between two of them is not read elsewhere, except by a hook."""
 
     def forward(self, x: Tensor) -> Tensor:
         owned = False
@@ -155,20 +154,20 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def wants_gradient(x: Tensor) -> bool:
+def needs_gradient(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
 def fuses(x: Tensor) -> bool:
-    """Whether the fused operators take x. They have no derivative, and a tracer should see ordinary convolutions."""
+    """Whether to use the fused operators. They have no derivative, and a tracer should see ordinary convolutions."""
     ordinary = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return ordinary and not traced and not wants_gradient(x) and fused_operators_work()
+    return ordinary and not traced and not needs_gradient(x) and fused_operators_work()
 
 
 @cache
 def fused_operators_work() -> bool:
-    """They are no public part of torch: try them once."""
+    """Whether they exist and compute correctly, tested once: they are not public in torch."""
     try:
         x, sizes = torch.full((1, 1, 2, 2), 2.0), ((0, 0), (1, 1), (1, 1), 1)
         weight = torch.ops.mkldnn._reorder_convolution_weight(torch.full((1, 1, 1, 1), -3.0), *sizes, list(x.shape))

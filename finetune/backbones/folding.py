@@ -1,52 +1,40 @@
-"""Folding: a trained network as one that only predicts, faster, its batch norms part of its convolutions."""
+"""Folding: a faster copy of a trained network that only predicts; its batch norms are part of its convolutions."""
 
 import copy
 from collections.abc import Iterable
 from functools import partial
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finetune.backbones.base import RELU, Backbone
+from finetune.backbones.base import Backbone
 from finetune.backbones.blocks import DropPath
-from finetune.backbones.cifar import PlainBlock
-from finetune.backbones.densenet import DenseBlock, DenseLayer, Transition
+from finetune.backbones.densenet import ConcatLayer, DenseBlock
 from finetune.backbones.folded import FoldedBlock, FoldedConv, FoldedDenseBlock, FoldedStage, ScaleShiftReLU
-from finetune.backbones.preact import DeepStem
-from finetune.backbones.rows import branches, flat, layers
+from finetune.backbones.structure import ResidualBlock, Row, in_order, is_sequence, open_rows
 from finetune.errors import FinetuneError
-
-ROWS = (Transition, DeepStem, PlainBlock)
-"""Rows that have a forward method of their own, with ReLUs in it: they become sequences of folded modules."""
 
 
 def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """An eval-only copy of a network that gives the same answers, but for rounding, in less time.
+    """An eval-only copy of a network that computes the same, up to rounding, in less time.
 
-    A batch norm in eval mode is a scale and a shift per channel. Behind a convolution they become part of its weights
+    A batch norm in eval mode is a scale and a shift per channel. After a convolution they become part of its weights
     (computed in float64); a norm that reads a sum or a concatenation becomes one pass, together with its ReLU. Residual
-    blocks, dense blocks and transitions become modules that do their work in fewer passes. What is not known stays.
+    blocks, dense blocks and transitions become modules that need fewer passes. Unknown modules stay as they are.
 
     `train()` on the copy raises a FinetuneError.
     """
     folded = copy.deepcopy(net).eval().requires_grad_(False)
-    inside: set[nn.Module] = set()
     new: dict[nn.Module, nn.Module] = {}
-    for module in list(folded.modules()):
-        rows: list[list[nn.Module]] = []
-        if isinstance(module, Backbone):
-            rows = backbone_rows(module)
-            inside.update(module.modules())
-        elif isinstance(module, nn.Sequential) and module not in inside:  # of a head
-            rows = [list(module)]
-        for row in rows:
-            for old, replacement in fold_row(row):
-                new |= {old[0]: replacement, **{rest: nn.Identity() for rest in old[1:]}}
+    for row in rows_of(folded):
+        for old, replacement in fold_row(row):
+            new |= {old[0]: replacement, **{rest: nn.Identity() for rest in old[1:]}}
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):
             setattr(parent, name, new.get(child, child))
     for parent in list(folded.modules()):
+        if isinstance(parent, Backbone):
+            parent.run = in_order
         for name, child in list(parent.named_children()):
             if type(child) is nn.Sequential and any(isinstance(block, FoldedBlock) for block in child):
                 setattr(parent, name, FoldedStage(*child))
@@ -65,77 +53,59 @@ def eval_only(folded: nn.Module, mode: bool = True) -> nn.Module:
     return folded
 
 
-def backbone_rows(net: Backbone) -> list[list[nn.Module]]:
-    """The rows of modules that stem, stages and tail run; from then on they run them without rectifying twice."""
+def rows_of(net: nn.Module) -> list[list[nn.Module]]:
+    """The rows of the backbones in a network, and its outermost sequences outside of backbones, as in a head."""
     rows: list[list[nn.Module]] = []
-
-    def record(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-        rows.append(list(modules))
-        return x
-
-    net.run = record
-    x = net.forward_stem(torch.empty(0))
-    for number in range(1, net.num_stages + 1):
-        x = net.forward_stage(number, x)
-    net.forward_tail(x)
-    net.run = in_order_rectified_once
+    contained: set[nn.Module] = set()
+    for module in net.modules():  # a module precedes those that it contains
+        if isinstance(module, Backbone):
+            rows += module.rows()
+            contained.update(module.modules())
+        elif is_sequence(module):
+            if module not in contained:
+                rows.append(list(module))
+            contained.update(filter(is_sequence, module))
     return rows
 
 
-def in_order_rectified_once(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Modules in order; the ReLU behind a folded norm is part of what took its place."""
-    before: nn.Module | None = None
-    for module in modules:
-        if not (module is RELU and isinstance(before, nn.Identity | ScaleShiftReLU)):
-            x = module(x)
-        before = module
-    return x
-
-
 def fold_row(row: Iterable[nn.Module]) -> list[tuple[list[nn.Module], nn.Module]]:
-    """(modules that belong together, what takes their place) for what can be folded of a row."""
-    found: list[tuple[list[nn.Module], nn.Module]] = []
-    rest = flat(row, closed=lambda module: isinstance(module, ROWS))
+    """(consecutive modules, what replaces them) for what can be folded of a row."""
+    folds: list[tuple[list[nn.Module], nn.Module]] = []
+    rest = open_rows(row, closed=lambda module: isinstance(module, Row))
     while rest:
         module = rest.pop(0)
         if foldable(module):
             norm = rest.pop(0) if rest and normalises(rest[0]) else None
             relu = rest.pop(0) if rest and isinstance(rest[0], nn.ReLU) else None
             old = [m for m in (module, norm, relu) if m is not None]
-            found.append((old, FoldedConv(module, norm, relu=relu is not None)))  # type: ignore[arg-type]
+            folds.append((old, FoldedConv(module, norm, relu=relu is not None)))  # type: ignore[arg-type]
         elif normalises(module) and rest and isinstance(rest[0], nn.ReLU):
-            found.append(([module, rest.pop(0)], ScaleShiftReLU(module)))  # type: ignore[arg-type]
-        elif (block := branches(module)) is not None:
-            parts = [folded_row(part) for part in (block.before, block.main, block.shortcut)]
-            found.append(([module], FoldedBlock(*parts, relu=bool(block.end))))
-        elif isinstance(module, DenseBlock):
-            dense = FoldedDenseBlock(folded_dense_layer(layer) for layer in module.values())
-            found.append(([module], dense))
-        elif isinstance(module, ROWS):
-            found.append(([module], folded_row(layers(module) or [])))
-    return found
+            folds.append(([module, rest.pop(0)], ScaleShiftReLU(module)))  # type: ignore[arg-type]
+        elif isinstance(module, ResidualBlock):
+            main, shortcut, before, end = module.branches()
+            block = FoldedBlock(folded_row(before), folded_row(main), folded_row(shortcut), relu=end is not None)
+            folds.append(([module], block))
+        elif isinstance(module, DenseBlock) and all(isinstance(layer, ConcatLayer) for layer in module.values()):
+            folds.append(([module], FoldedDenseBlock(folded_row(layer) for layer in module.values())))  # type: ignore[arg-type]
+        elif isinstance(module, Row):
+            folds.append(([module], folded_row([module])))
+    return folds
 
 
 def folded_row(row: Iterable[nn.Module]) -> nn.Sequential:
-    """A whole row anew, with what cannot be folded in its place."""
-    modules = [module for module in flat(row) if not isinstance(module, DropPath)]
-    new = {old[0]: (replacement, len(old)) for old, replacement in fold_row(modules)}
+    """A new sequence for a whole row, which contains what cannot be folded as it is."""
+    modules = [module for module in open_rows(row) if not isinstance(module, DropPath)]
+    folds = {old[0]: (replacement, len(old)) for old, replacement in fold_row(modules)}
     result = nn.Sequential()
     skip = 0
     for module in modules:
         if skip:
             skip -= 1
             continue
-        replacement, count = new.get(module, (module, 1))
+        replacement, count = folds.get(module, (module, 1))
         result.append(replacement)
         skip = count - 1
     return result
-
-
-def folded_dense_layer(layer: nn.Module) -> nn.Sequential:
-    if isinstance(layer, DenseLayer):
-        return folded_row([layer.norm1, RELU, layer.conv1, layer.norm2, RELU, layer.conv2])
-    return folded_row([layer.get_submodule("norm1"), RELU, layer.get_submodule("conv1")])
 
 
 def foldable(module: nn.Module) -> bool:

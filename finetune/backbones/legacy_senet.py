@@ -1,7 +1,7 @@
-"""The first SE-ResNets with published weights, trained in Caffe: nets of their own, not those of resnet.py.
+"""The first SE-ResNets with published weights, trained in Caffe. They are not the networks of resnet.py.
 
-They differ in what cannot be renamed: the stem pools with ceil_mode, the bottleneck of the SE-ResNets strides on its
-first 1x1 convolution, the squeeze is C / 16 exactly, the classifier stands behind dropout. Names: timm's senet.
+Their structure differs: the stem pools with ceil_mode, the bottleneck of the SE-ResNets strides on its first 1x1
+convolution, the squeeze is C / 16 exactly, the classifier follows dropout. Names: timm's senet.
 
 Paper: "Squeeze-and-Excitation Networks" (Hu et al., 2017, arXiv:1709.01507).
 """
@@ -17,9 +17,10 @@ from finetune.backbones.base import Backbone, check_output_stride
 from finetune.backbones.blocks import conv1x1, conv3x3, conv_shortcut, drop_path_or_not, projection
 from finetune.backbones.resnet import CHANNELS
 from finetune.backbones.stages import drop_path_rates, residual_stages
+from finetune.backbones.structure import Branches, Recomputable, ResidualBlock
 
 
-class Gate(nn.Module):
+class Gate(Recomputable):
     """Squeeze and excitation: C -> C / 16 -> C, sigmoid, as a factor on each channel."""
 
     def __init__(self, channels: int):
@@ -32,8 +33,10 @@ class Gate(nn.Module):
         return x * self.fc2(F.relu(self.fc1(gate), inplace=True)).sigmoid()
 
 
-class SEBasicBlock(nn.Module):
+class SEBasicBlock(ResidualBlock):
     """Residual block 3x3, 3x3."""
+
+    adds_in_place = False
 
     def __init__(
         self,
@@ -50,22 +53,25 @@ class SEBasicBlock(nn.Module):
         self.out_channels = channels
         self.conv1 = conv3x3(in_channels, channels, stride, dilation=first_dilation)
         self.bn1 = nn.BatchNorm2d(channels)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(channels, channels, dilation=dilation)
         self.bn2 = nn.BatchNorm2d(channels)
+        self.act2 = nn.ReLU(inplace=True)  # before the gate: in the published networks, and in no paper
         self.se_module = Gate(channels)
+        self.act3 = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.drop_path = drop_path_or_not(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, channels, H / stride, W / stride)
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        # The ReLU before the gate is in the published nets, and in no paper.
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        shortcut = self.downsample(x)
-        return F.relu(self.drop_path(self.se_module(out)) + shortcut, inplace=True)
+    def branches(self) -> Branches:  # (N, C, H, W) -> (N, channels, H / stride, W / stride)
+        first = [self.conv1, self.bn1, self.act1]
+        last = [self.conv2, self.bn2, self.act2, self.se_module, self.drop_path]
+        return Branches([*first, *last], [self.downsample], end=self.act3)
 
 
-class SEBottleneck(nn.Module):
+class SEBottleneck(ResidualBlock):
     """Residual block 1x1, 3x3, 1x1; `groups` makes it ResNeXt, whose stride sits on the 3x3 convolution."""
+
+    adds_in_place = False
 
     def __init__(
         self,
@@ -86,20 +92,22 @@ class SEBottleneck(nn.Module):
         first, second = (stride, 1) if groups == 1 else (1, stride)
         self.conv1 = conv1x1(in_channels, width, first)
         self.bn1 = nn.BatchNorm2d(width)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(width, width, second, dilation=first_dilation, groups=groups)
         self.bn2 = nn.BatchNorm2d(width)
+        self.act2 = nn.ReLU(inplace=True)
         self.conv3 = conv1x1(width, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.se_module = Gate(out_channels)
+        self.act3 = nn.ReLU(inplace=True)
         self.downsample = downsample
         self.drop_path = drop_path_or_not(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, 4 * channels, H / stride, W / stride)
-        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
-        out = self.bn3(self.conv3(out))
-        shortcut = self.downsample(x)
-        return F.relu(self.drop_path(self.se_module(out)) + shortcut, inplace=True)
+    def branches(self) -> Branches:  # (N, C, H, W) -> (N, 4 * channels, H / stride, W / stride)
+        first = [self.conv1, self.bn1, self.act1]
+        second = [self.conv2, self.bn2, self.act2]
+        last = [self.conv3, self.bn3, self.se_module, self.drop_path]
+        return Branches([*first, *second, *last], [self.downsample], end=self.act3)
 
 
 class LegacySENet(Backbone):
@@ -141,14 +149,8 @@ class LegacySENet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        stages = {f"stage{n}": [self.get_submodule(f"layer{n}")] for n in range(1, len(CHANNELS) + 1)}
-        return {"stem": [self.layer0, self.pool0], **stages}
-
-    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, 64, H / 4, W / 4)
-        return self.run([self.layer0, self.pool0], x)
-
-    def forward_stage(self, number: int, x: Tensor) -> Tensor:
-        return self.run([self.get_submodule(f"layer{number}")], x)
+        stem = [self.layer0, self.pool0]  # (N, in_channels, H, W) -> (N, 64, H / 4, W / 4)
+        return {"stem": stem, **{f"stage{n}": [self.get_submodule(f"layer{n}")] for n in range(1, len(CHANNELS) + 1)}}
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
         x = self.dropout(F.adaptive_avg_pool2d(x, 1).flatten(1))

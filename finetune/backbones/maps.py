@@ -2,7 +2,7 @@
 
 A map (N, C, H, W) that is stored channels last is the matrix (M, C) with M = N * H * W, without a copy. A 1x1
 convolution is then a product of matrices, a concatenation of maps is a range of columns, and an elementwise pass may go
-through a few rows at a time, so that what one operator wrote still lies in the cache when the next one reads it.
+through a few rows at a time, so that the output of one operator is still in the cache when the next one reads it.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 TILE = 1 << 17
-"""Numbers per tile and thread: half a MiB in float32, so that the three or four operands of a pass fit in the cache."""
+"""Numbers per tile and thread: half a MiB in float32; the three or four operands of a pass then fit in the cache."""
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def tiles(x: Tensor) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """A batch norm with the statistics that it normalises by, and whether a ReLU stands behind it."""
+    """A batch norm with the statistics that it normalises by, and whether a ReLU follows it."""
 
     mean: Tensor  # (C,), and so the next three
     var: Tensor

@@ -1,6 +1,6 @@
-"""passes.c, compiled when it is first wanted. Without a compiler, torch's operators do the same in more passes.
+"""norm_kernels.c, compiled when first needed. Without a compiler, torch's operators do the same in more passes.
 
-It runs on the OpenMP threads that torch has already.
+It runs on the OpenMP threads of torch.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from torch import Tensor
 from finetune import c_extensions
 from finetune.backbones.maps import Normalisation
 
-SOURCE = Path(__file__).with_name("passes.c")
+SOURCE = Path(__file__).with_name("norm_kernels.c")
 INTEGER, POINTER = ctypes.c_longlong, ctypes.c_void_p
 
 
@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class CNorm(ctypes.Structure):
-    """`Norm` of passes.c."""
+    """`Norm` of norm_kernels.c."""
 
     _fields_ = (
         *((name, POINTER) for name in ("mean", "var", "weight", "bias")),
@@ -49,8 +49,8 @@ def pointers(norm: Normalisation) -> CNorm:
     return CNorm(*(vector(value) for value in values), norm.eps, norm.relu)
 
 
-def takes(x: Tensor) -> bool:
-    """Whether the library can do it: float32 on a processor."""
+def supports(x: Tensor) -> bool:
+    """Whether the library is available and can compute with x: float32 on a CPU."""
     return x.device.type == "cpu" and x.dtype == torch.float32 and library() is not None
 
 
@@ -60,7 +60,7 @@ def statistics(x: Tensor, mean: Tensor, var: Tensor) -> None:  # (M, C) -> (C,),
 
 
 def normalise(x: Tensor, norm: Normalisation, out: Tensor, add: Tensor | None = None) -> Tensor:  # (M, C) -> (M, C)
-    """z, or relu(z + add) where the ReLU stands behind a sum."""
+    """Write z, or relu(z + add), into `out`."""
     added = (None, 0) if add is None else matrix(add)
     call("normalise", x, *matrix(x), pointers(norm), *added, *matrix(out), parts(x))
     return out
@@ -73,7 +73,7 @@ def gradient_sums(dz: Tensor, x: Tensor, norm: Normalisation, sums: Tensor, dx: 
 
 
 def correction(count: int, norm: Normalisation, sums: Tensor, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-    """(dL/dweight, dL/dbias) from those sums over `count` rows; p and r of dx = t * scale + p * x + r are added up."""
+    """(dL/dweight, dL/dbias) from those sums over `count` rows. Adds to p and r of dx = t * scale + p * x + r."""
     dweight, dbias = p.new_empty(2, len(p)).unbind(0)
     outputs = (vector(dweight), vector(dbias), vector(p), vector(r))
     functions().correction(count, len(p), pointers(norm), *pair(sums), *outputs)
@@ -97,7 +97,7 @@ def call(name: str, x: Tensor, *arguments: Any) -> None:
 
 
 def matrix(x: Tensor) -> tuple[int, int]:
-    """Where it begins, and how far apart its rows lie."""
+    """Address, and the distance between rows."""
     assert x.dtype == torch.float32
     assert x.stride(1) == 1 or x.shape[1] == 1
     return x.data_ptr(), x.stride(0)

@@ -1,4 +1,4 @@
-"""Batch norm taken apart: statistics of a map, normalising by given ones, and the way back.
+"""Batch norm in parts: the statistics of a map, normalising by given statistics, and the backward pass.
 
 x^ = (x - mean) * rstd, z = weight * x^ + bias, over M pixels per channel. With t = dL/dz (0 where a ReLU gave 0),
 
@@ -7,7 +7,7 @@ x^ = (x - mean) * rstd, z = weight * x^ + bias, over M pixels per channel. With 
 and where the statistics are fixed numbers (a norm in eval mode) the two terms with M are absent. In either case
 dx = t * scale + p * x + r, with two numbers p and r per channel that are known once the sums are.
 
-Maps are matrices here (see maps.py). Each function has two ways: the passes of passes.c, and torch's operators.
+Maps are matrices here (see maps.py). Each function has two implementations: norm_kernels.c, and torch's operators.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from finetune.backbones.maps import Normalisation, tiles
 aten = torch.ops.aten
 
 GROUPED = 1 << 14
-"""Sums that are kept at the same time where torch takes statistics: 64 KiB in float32."""
+"""Number of sums that torch accumulates at the same time for statistics: 64 KiB in float32."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Statistics:
 
 
 def statistics(x: Tensor, mean: Tensor | None = None, var: Tensor | None = None) -> Statistics:  # (M, C)
-    """In at least float32, whatever the map is stored in; into `mean` and `var` if they are given."""
+    """Mean and variance of each column, in at least float32; written into `mean` and `var` if they are given."""
     pixels, channels = x.shape
-    if pixels == 1:  # in torch's words
+    if pixels == 1:  # the message of torch
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     if mean is None or var is None:
         mean, var = x.new_empty(2, channels, dtype=torch.promote_types(x.dtype, torch.float32)).unbind(0)
-    if native.takes(x):
+    if native.supports(x):
         native.statistics(x, mean, var)
     elif x.device.type == "cpu":
         grouped_statistics(x, mean, var)
@@ -50,7 +50,7 @@ def statistics(x: Tensor, mean: Tensor | None = None, var: Tensor | None = None)
 
 
 def grouped_statistics(x: Tensor, mean: Tensor, var: Tensor) -> None:
-    """Of short columns first, then of all.
+    """Statistics of short columns first, then of all.
 
     torch adds up the pixels of a channels-last map one after the other, which in float32 loses one to two digits more
     than its sum over a contiguous map does; lost digits move inputs of a ReLU across zero. Read as a matrix of which
@@ -67,8 +67,8 @@ def grouped_statistics(x: Tensor, mean: Tensor, var: Tensor) -> None:
 
 
 def normalise(x: Tensor, norm: Normalisation, out: Tensor, add: Tensor | None = None) -> Tensor:  # (M, C) -> (M, C)
-    """z into `out`, or z + add; the ReLU stands behind the sum."""
-    if native.takes(x):
+    """Write z, or z + add, into `out`; the ReLU is applied to the sum."""
+    if native.supports(x):
         return native.normalise(x, norm, out, add)
     scale, shift = norm.scale_and_shift()
     for rows in tiles(x):
@@ -81,18 +81,18 @@ def normalise(x: Tensor, norm: Normalisation, out: Tensor, add: Tensor | None = 
 
 
 def norm_backward(
-    dz: Tensor, x: Tensor, z: Tensor | None, norm: Normalisation, *, fixed: bool, needs_x: bool, over: bool = False
+    dz: Tensor, x: Tensor, z: Tensor | None, norm: Normalisation, *, fixed: bool, needs_x: bool, inplace: bool = False
 ) -> tuple[Tensor | None, Tensor, Tensor]:  # (M, C) -> (M, C), (C,), (C,)
-    """(dx, dweight, dbias); z may be given if it is at hand.
+    """(dx, dweight, dbias); z may be passed if it is available.
 
-    `fixed`: the statistics are not those of x. `over`: x is used up, dx may be written over it.
+    `fixed`: the statistics are not those of x. `inplace`: x is not needed afterwards, and dx may be written over it.
     """
-    if native.takes(x):
+    if native.supports(x):
         sums = ReaderSums(norm, x)
         sums.add(dz, x, None)
         p, r = x.new_zeros(2, len(norm.mean)).unbind(0)
         dweight, dbias = sums.finish(len(x), fixed, p, r)
-        dx = native.gradient(dz, x, norm, p, r, x if over else x.new_empty(x.shape)) if needs_x else None
+        dx = native.gradient(dz, x, norm, p, r, x if inplace else x.new_empty(x.shape)) if needs_x else None
         return dx, dweight, dbias
     if norm.relu:
         dz = aten.threshold_backward(dz, normalise(x, norm, torch.empty_like(x)) if z is None else z, 0)
@@ -105,15 +105,15 @@ def norm_backward(
 
 
 class ReaderSums:
-    """What one reader of a map (a norm, and the ReLU behind it) finds on the way back, rows by rows."""
+    """The sums that one reader of a map (a norm, and the ReLU after it) needs in backward, a few rows at a time."""
 
     def __init__(self, norm: Normalisation, like: Tensor):
-        self.norm, self.native = norm, native.takes(like)
+        self.norm, self.native = norm, native.supports(like)
         dtype = torch.float64 if self.native else norm.mean.dtype
         self.sums = norm.mean.new_zeros(2, len(norm.mean), dtype=dtype)  # of t, and of t * (x - mean)
 
     def add(self, dz: Tensor, x: Tensor, z: Tensor | None, dx: Tensor | None = None) -> None:
-        """Some rows of dL/dz, x and z; dx += t * scale. Without the native passes z is needed, and dz is used up."""
+        """Add some rows of dL/dz, x and z; dx += t * scale. Without the native kernels z is needed, and dz changes."""
         if self.native:
             native.gradient_sums(dz, x, self.norm, self.sums, dx)
             return
@@ -125,7 +125,7 @@ class ReaderSums:
             dx.addcmul_(dz, self.norm.weight * self.norm.rstd())
 
     def finish(self, pixels: int, fixed: bool, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
-        """(dweight, dbias); p and r are added to what is there, unless the statistics are fixed."""
+        """(dweight, dbias). Adds to p and r, unless the statistics are fixed."""
         norm = self.norm
         if self.native and not fixed:
             return native.correction(pixels, norm, self.sums, p, r)

@@ -1,4 +1,4 @@
-"""Pre-activation ResNets: norm and ReLU before every convolution, and nothing on the way of the sum.
+"""Pre-activation ResNets: norm and ReLU precede every convolution, and nothing follows the sum.
 
 Paper: "Identity Mappings in Deep Residual Networks" (He et al., 2016, arXiv:1603.05027). Names and details are those of
 timm's resnetv2 with batch norms; the CIFAR forms in cifar.py are made of the same blocks.
@@ -12,25 +12,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finetune.backbones.base import RELU, Backbone, check_output_stride
+from finetune.backbones.base import Backbone, check_output_stride
 from finetune.backbones.blocks import Shortcut, average_pool, conv1x1, conv3x3, drop_path_or_not
 from finetune.backbones.stages import residual_stages
+from finetune.backbones.structure import Branches, ResidualBlock, Row
 
 
-class ConvShortcut(nn.Module):
+class ConvShortcut(nn.Sequential):
     """A 1x1 projection of the activated input; with `average` the stride is a pooling (the D form)."""
+
+    # (N, C, H, W) -> (N, out_channels, H / stride, W / stride)
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, dilation: int, *, average: bool = False):
         super().__init__()
         self.pool = average_pool(stride, dilation) if average else nn.Identity()
         self.conv = conv1x1(in_channels, out_channels, 1 if average else stride)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, out_channels, H / stride, W / stride)
-        return self.conv(self.pool(x))
 
-
-class PreActBasic(nn.Module):
+class PreActBasic(ResidualBlock):
     """Norm, ReLU, 3x3; norm, ReLU, 3x3; plus the input, or a shortcut from the first activation."""
+
+    adds_in_place = False
 
     def __init__(
         self,
@@ -48,27 +50,29 @@ class PreActBasic(nn.Module):
         same = stride == 1 and in_channels == out_channels
         self.downsample = None if same else shortcut(in_channels, out_channels, stride, dilation)
         self.norm1 = nn.BatchNorm2d(in_channels)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv1 = conv3x3(in_channels, out_channels, stride, dilation=first_dilation)
         self.norm2 = nn.BatchNorm2d(out_channels)
+        self.act2 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(out_channels, out_channels, dilation=dilation)
         self.drop_path = drop_path_or_not(drop_path)
 
     def zero_init_last(self) -> None:
         nn.init.zeros_(self.conv2.weight)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, out_channels, H / stride, W / stride)
-        active = F.relu(self.norm1(x), inplace=True)
-        shortcut = x if self.downsample is None else self.downsample(active)
-        out = self.conv1(active)
-        out = self.conv2(F.relu(self.norm2(out), inplace=True))
-        return self.drop_path(out) + shortcut
+    def branches(self) -> Branches:  # (N, C, H, W) -> (N, out_channels, H / stride, W / stride)
+        main = [self.conv1, self.norm2, self.act2, self.conv2, self.drop_path]
+        shortcut = [] if self.downsample is None else [self.downsample]
+        return Branches(main, shortcut, before=[self.norm1, self.act1])
 
 
-class PreActBottleneck(nn.Module):
+class PreActBottleneck(ResidualBlock):
     """Norm, ReLU, 1x1; norm, ReLU, 3x3; norm, ReLU, 1x1; plus the input, or a projection of the first activation.
 
     The stride sits on the 3x3 convolution, as in timm; the paper's code has it on the first 1x1.
     """
+
+    adds_in_place = False
 
     def __init__(
         self,
@@ -86,23 +90,24 @@ class PreActBottleneck(nn.Module):
         same = stride == 1 and in_channels == out_channels
         self.downsample = None if same else shortcut(in_channels, out_channels, stride, dilation)
         self.norm1 = nn.BatchNorm2d(in_channels)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv1 = conv1x1(in_channels, width)
         self.norm2 = nn.BatchNorm2d(width)
+        self.act2 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(width, width, stride, dilation=first_dilation)
         self.norm3 = nn.BatchNorm2d(width)
+        self.act3 = nn.ReLU(inplace=True)
         self.conv3 = conv1x1(width, out_channels)
         self.drop_path = drop_path_or_not(drop_path)
 
     def zero_init_last(self) -> None:
         nn.init.zeros_(self.conv3.weight)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, out_channels, H / stride, W / stride)
-        active = F.relu(self.norm1(x), inplace=True)
-        shortcut = x if self.downsample is None else self.downsample(active)
-        out = self.conv1(active)
-        out = self.conv2(F.relu(self.norm2(out), inplace=True))
-        out = self.conv3(F.relu(self.norm3(out), inplace=True))
-        return self.drop_path(out) + shortcut
+    def branches(self) -> Branches:  # (N, C, H, W) -> (N, out_channels, H / stride, W / stride)
+        middle = [self.norm2, self.act2, self.conv2]
+        last = [self.norm3, self.act3, self.conv3, self.drop_path]
+        shortcut = [] if self.downsample is None else [self.downsample]
+        return Branches([self.conv1, *middle, *last], shortcut, before=[self.norm1, self.act1])
 
 
 class Stem(nn.Sequential):
@@ -116,8 +121,8 @@ class Stem(nn.Sequential):
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
 
-class DeepStem(nn.Module):
-    """Three 3x3 convolutions for one 7x7."""
+class DeepStem(Row):
+    """Three 3x3 convolutions for one 7x7: (N, in_channels, H, W) -> (N, 64, H / 4, W / 4)."""
 
     channels, stride, last_conv = 64, 4, "conv3"
 
@@ -125,26 +130,20 @@ class DeepStem(nn.Module):
         super().__init__()
         self.conv1 = conv3x3(in_channels, 32, 2)
         self.norm1 = nn.BatchNorm2d(32)
+        self.act1 = nn.ReLU(inplace=True)
         self.conv2 = conv3x3(32, 32)
         self.norm2 = nn.BatchNorm2d(32)
+        self.act2 = nn.ReLU(inplace=True)
         self.conv3 = conv3x3(32, 64)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, 64, H / 4, W / 4)
-        x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        x = F.relu(self.norm2(self.conv2(x)), inplace=True)
-        return self.pool(self.conv3(x))
 
-
-class Stage(nn.Module):
-    """A row of blocks, under the name that timm gives it."""
+class Stage(nn.Sequential):
+    """Blocks in order, under the name that timm gives them."""
 
     def __init__(self, *blocks: nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(x)
 
 
 class PreActResNet(Backbone):
@@ -190,13 +189,14 @@ class PreActResNet(Backbone):
             self.feature_info.append({"num_chs": width, "reduction": total, "module": f"stages.{index}"})
         self.num_features = width
         self.norm = nn.BatchNorm2d(width)
+        self.act = nn.ReLU(inplace=True)
         self.head = nn.ModuleDict({"fc": self.make_classifier(num_classes)})
         self.init_weights(zero_init_last)
 
     def init_weights(self, zero_init_last: bool) -> None:
         """As in timm: He et al.'s normal distribution (fan out), and a small classifier without bias at first.
 
-        `zero_init_last` starts every residual branch at zero; by its last convolution, for it ends in no norm.
+        `zero_init_last` starts every residual branch at zero, by its last convolution, as it does not end in a norm.
         """
         classifier = self.get_classifier()
         for module in self.modules():
@@ -207,7 +207,7 @@ class PreActResNet(Backbone):
             nn.init.zeros_(classifier.bias)
         if zero_init_last:
             for module in self.modules():
-                if isinstance(module, PreActBasic | PreActBottleneck):
+                if isinstance(module, ResidualBlock):
                     module.zero_init_last()
 
     def make_classifier(self, num_classes: int) -> nn.Module:
@@ -216,17 +216,14 @@ class PreActResNet(Backbone):
     def parts(self) -> dict[str, list[nn.Module]]:
         """The last norm belongs to the last stage."""
         stages: dict[str, list[nn.Module]] = {f"stage{n}": [stage] for n, stage in enumerate(self.stages, start=1)}
-        stages[f"stage{len(self.stages)}"].append(self.norm)
+        stages[f"stage{len(self.stages)}"] += self.tail_row()
         return {"stem": [self.stem], **stages}
 
-    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, 64, H / 4, W / 4)
-        return self.run([self.stem], x)
+    def stage_row(self, number: int) -> list[nn.Module]:
+        return [self.stages[number - 1]]
 
-    def forward_stage(self, number: int, x: Tensor) -> Tensor:
-        return self.run([self.stages[number - 1]], x)
-
-    def forward_tail(self, x: Tensor) -> Tensor:
-        return self.run([self.norm, RELU], x)
+    def tail_row(self) -> list[nn.Module]:
+        return [self.norm, self.act]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:  # (N, C, H, W) -> (N, num_classes)
         x = F.adaptive_avg_pool2d(x, 1)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.backbones.base import Backbone, check_output_stride
 from finetune.backbones.blocks import (
@@ -21,6 +21,7 @@ from finetune.backbones.blocks import (
     conv_shortcut,
 )
 from finetune.backbones.stages import drop_path_rates, residual_stages
+from finetune.backbones.structure import ResidualBlock
 
 CHANNELS = (64, 128, 256, 512)
 
@@ -82,18 +83,12 @@ class ResNet(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if zero_init_last:
             for module in self.modules():
-                if isinstance(module, BasicBlock | Bottleneck):
+                if isinstance(module, ResidualBlock):
                     module.zero_init_last()
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        stages = {f"stage{n}": [self.get_submodule(f"layer{n}")] for n in range(1, len(CHANNELS) + 1)}
-        return {"stem": [self.conv1, self.bn1, self.act1, self.maxpool], **stages}
-
-    def forward_stem(self, x: Tensor) -> Tensor:  # (N, in_channels, H, W) -> (N, C, H / 4, W / 4)
-        return self.run([self.conv1, self.bn1, self.act1, self.maxpool], x)
-
-    def forward_stage(self, number: int, x: Tensor) -> Tensor:
-        return self.run([self.get_submodule(f"layer{number}")], x)
+        stem = [self.conv1, self.bn1, self.act1, self.maxpool]  # (N, in_channels, H, W) -> (N, C, H / 4, W / 4)
+        return {"stem": stem, **{f"stage{n}": [self.get_submodule(f"layer{n}")] for n in range(1, len(CHANNELS) + 1)}}
 
 
 deep = partial(ResNet, stem=stem_3x3, shortcut=average_shortcut)

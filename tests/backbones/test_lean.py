@@ -174,7 +174,7 @@ def test_float32_with_and_without_native_passes(case, memory, monkeypatch):
     truth = step(make(case).double(), x.double(), target)
     ordinary = relative_error(step(make(case), x, target), truth)
     assert relative_error(step(make(case, memory), x, target), truth) < max(1e-4, 3 * ordinary)
-    monkeypatch.setattr(native, "takes", lambda x: False)
+    monkeypatch.setattr(native, "supports", lambda x: False)
     assert relative_error(step(make(case, memory), x, target), truth) < max(1e-4, 3 * ordinary)
 
 
@@ -202,12 +202,12 @@ def test_every_name_is_lean(name, monkeypatch):
 
 def test_auto_is_lean_where_that_was_measured_to_be_no_slower(monkeypatch):
     """Of densenet121 with compiled passes; not of resnet18, not without a compiler, never with a warning."""
-    monkeypatch.setattr(native, "takes", lambda x: True)
+    monkeypatch.setattr(native, "supports", lambda x: True)
     net, (x, _) = build("densenet121", memory="auto").train(), batch(2, 64, torch.float32)
     assert net.memory == "auto"
     assert build("resnet18", memory="auto").memory == build("seresnet50", memory="auto").memory == "standard"
     monkeypatch.undo()
     sizes = {memory: saved_bytes(apply_memory(net, memory), x) for memory in ("standard", "lean")}
-    assert saved_bytes(apply_memory(net, "auto"), x) == sizes["lean" if native.takes(x) else "standard"]
-    monkeypatch.setattr(native, "takes", lambda x: False)
+    assert saved_bytes(apply_memory(net, "auto"), x) == sizes["lean" if native.supports(x) else "standard"]
+    monkeypatch.setattr(native, "supports", lambda x: False)
     assert saved_bytes(net, x) == sizes["standard"]

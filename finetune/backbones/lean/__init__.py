@@ -1,35 +1,37 @@
 """Training that keeps little for backward: `memory="lean"` or `"minimal"`.
 
-Autograd keeps the input of every operator. Of these, what a norm or a ReLU gave is cheap to do again, and what a batch
-norm's derivative wants of a map is two numbers per channel. So a row of modules is run here as one autograd function
-that keeps the outputs of convolutions alone, and of those not all:
+Autograd keeps the input of every operator. The output of a norm or a ReLU is cheap to compute again, and a batch norm's
+derivative needs only two numbers per channel of a map. So a row of modules is run here as one autograd function that
+keeps only outputs of convolutions, and not all of those:
 
-- `lean` keeps what is dear to have again: all but the outputs of widening 1x1 convolutions of few channels (the last of
-  a bottleneck, the projection of a shortcut), which are done again, or had from their narrow side: `steps.Projection`;
-- `minimal` keeps the outputs of 3x3 convolutions only. The blocks of a residual stage are one function, which does the
-  1x1 convolutions, and with them the sums on the residual path, again from the stage's input;
+- `lean` keeps what is expensive to recompute: all but the outputs of widening 1x1 convolutions of few channels (the
+  last of a bottleneck, the projection of a shortcut). Backward computes these again, or works on their narrow side:
+  `projection`;
+- `minimal` keeps the outputs of 3x3 convolutions only. The blocks of a residual stage are one function, which computes
+  the 1x1 convolutions and the sums of the residual path again from the stage's input;
 - both keep one buffer per dense block: `dense`.
 
 What the network computes, its state dict and its running statistics are those of standard training; maps are stored
-channels last inside. `steps` and `chain` are the mechanism, `function` is the bridge to autograd, `assemble` knows the
-blocks.
+channels last inside. `steps`, `projection`, `chain` and `dense` know the derivatives, `trees` holds parameters and kept
+tensors by name, `function` connects steps to autograd, `assemble` makes steps from modules, by what structure.py says
+of a block.
 """
 
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.backbones import native
-from finetune.backbones.base import in_order
 from finetune.backbones.densenet import DenseBlock
-from finetune.backbones.lean.assemble import Assembler, Unsupported, open_rows
-from finetune.backbones.lean.function import Lean, autocast_dtype, flatten, form_of
-from finetune.backbones.lean.steps import Observed, Step, Tree
+from finetune.backbones.lean.assemble import Assembler, Unsupported, open_unhooked
+from finetune.backbones.lean.function import apply_step, autocast_dtype
+from finetune.backbones.lean.steps import Observed, Step
 from finetune.backbones.maps import channels_last
 from finetune.backbones.norms import Statistics
-from finetune.backbones.rows import RESIDUAL
+from finetune.backbones.structure import ResidualBlock, in_order
 
 __all__ = ["run"]
 
@@ -37,43 +39,50 @@ __all__ = ["run"]
 def run(modules: Iterable[nn.Module], x: Tensor, memory: str) -> Tensor:
     """x through the modules in order, as `nn.Sequential` would, keeping for backward what `memory` allows.
 
-    Without gradients, in eval mode and under tracing it is that. Modules with hooks, and those not known here, are run
-    as they are, with a warning. `auto` is `lean` where the compiled passes make it no slower, and never warns.
+    Without gradients, in eval mode and under tracing the modules are simply called. Modules with hooks and unknown
+    modules are called too, with a warning. `auto` is `lean` where the compiled kernels make it no slower; it never
+    warns.
     """
     modules = list(modules)
-    training = any(inner.training for module in modules for inner in module.modules())
     observed = torch.jit.is_tracing() or nn.modules.module._has_any_global_hook()
-    if not training or not torch.is_grad_enabled() or observed:
+    if not in_train_mode(modules) or not torch.is_grad_enabled() or observed:
         return in_order(modules, x)
-    if memory == "auto" and not (native.takes(x) and autocast_dtype(x) == x.dtype):
+    if memory == "auto" and not (native.supports(x) and autocast_dtype(x) == x.dtype):
         return in_order(modules, x)
-    if torch.compiler.is_compiling():  # what autograd keeps is then the compiler's choice: leave these parts out of it
+    if torch.compiler.is_compiling():  # the compiler would choose what autograd keeps: do not compile these parts
         return torch.compiler.disable(run)(modules, x, memory)
     for unit in units(modules, memory):
         x = run_unit(unit, x, memory)
     return x
 
 
-def units(modules: Iterable[nn.Module], memory: str) -> list[list[nn.Module]]:
-    """Modules in rows, each of which becomes one autograd function.
+def in_train_mode(modules: Iterable[nn.Module]) -> bool:
+    """Whether anything is in train mode, apart from ReLUs, which do the same in both modes."""
+    return any(m.training and not isinstance(m, nn.ReLU) for module in modules for m in module.modules())
 
-    Layers outside of blocks go together, a block is a row of its own; `minimal` joins residual blocks.
+
+def units(modules: Iterable[nn.Module], memory: str) -> list[list[nn.Module]]:
+    """The modules in groups, each of which becomes one autograd function.
+
+    Consecutive layers outside of blocks form a unit, a block is a unit of its own; `minimal` joins residual blocks.
     """
-    rows: list[list[nn.Module]] = []
-    before = ""
-    for module in open_rows(modules):
-        kind = "residual" if isinstance(module, RESIDUAL) else "dense" if isinstance(module, DenseBlock) else "layer"
-        if kind == before and (kind == "layer" or (kind == "residual" and memory == "minimal")):
-            rows[-1].append(module)
+    groups: list[list[nn.Module]] = []
+    previous = ""
+    for module in open_unhooked(modules):
+        residual, dense = isinstance(module, ResidualBlock), isinstance(module, DenseBlock)
+        kind = "residual" if residual else "dense" if dense else "layer"
+        if kind == previous and (kind == "layer" or (kind == "residual" and memory == "minimal")):
+            groups[-1].append(module)
         else:
-            rows.append([module])
-        before = kind
-    return rows
+            groups.append([module])
+        previous = kind
+    return groups
 
 
 def run_unit(modules: list[nn.Module], x: Tensor, memory: str) -> Tensor:
-    training = any(inner.training for module in modules for inner in module.modules())
-    if not training or not (x.requires_grad or any(p.requires_grad for m in modules for p in m.parameters())):
+    if not in_train_mode(modules) or not (
+        x.requires_grad or any(p.requires_grad for m in modules for p in m.parameters())
+    ):
         return in_order(modules, x)
     try:
         step, params, norms = assemble_unit(modules, "lean" if memory == "auto" else memory)
@@ -84,22 +93,25 @@ def run_unit(modules: list[nn.Module], x: Tensor, memory: str) -> Tensor:
         warnings.warn(f"memory={memory} does not hold for {len(modules)} modules ({names}): {reason}.", stacklevel=2)
         return in_order(modules, x)
     observed: Observed = {}
-    y = Lean.apply(channels_last(x.to(autocast_dtype(x))), step, observed, form_of(params), *flatten(params))
+    y = apply_step(step, channels_last(x.to(autocast_dtype(x))), params, observed)
     for place, stats in observed.items():
         update_running(norms[place], stats)
     return y
 
 
-def assemble_unit(modules: list[nn.Module], memory: str) -> tuple[Step, Tree, list[nn.BatchNorm2d]]:
-    """One step for a row of modules, its parameters, and the batch norms in it."""
+def assemble_unit(
+    modules: list[nn.Module], memory: str
+) -> tuple[Step[Any, Any], tuple[Any, ...], list[nn.BatchNorm2d]]:
+    """One step for a unit, its parameters, and the batch norms in it."""
     assembler = Assembler(memory)
-    step, params = assembler.chain(modules) if len(modules) > 1 else assembler.step(modules[0])
-    return step, params, assembler.norms
+    if len(modules) > 1:
+        return *assembler.chain(modules), assembler.norms
+    return *assembler.step(modules[0]), assembler.norms
 
 
 @torch.no_grad()
 def update_running(norm: nn.BatchNorm2d, stats: Statistics) -> None:
-    """What a batch norm in train mode does with the statistics of a batch."""
+    """Update the running statistics, as a batch norm in train mode does."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None

@@ -5,34 +5,52 @@ normalises it into a second copy and rectifies it into a third, for every layer,
 the depth. Here
 
 1. one channels-last buffer holds every map once: layer l reads its first c columns and writes the next k;
-2. the batch statistics belong to the map, not to its reader: they are taken once, when a column is written, and shared
-   by all later layers, each of which has its own weight and bias;
+2. the batch statistics depend on the map, not on the layer that reads it: they are taken once, when a column is
+   written, and shared by all later layers, each of which has its own weight and bias;
 3. normalising and rectifying are cheap: backward does them again, from the buffer;
-4. the derivative of each reader's batch norm is s * dz plus a correction P x + R per channel (P and R hold the two
-   terms with M, see norms.py). The corrections of all readers of a channel add up to two numbers, which are applied
-   once, when every reader has spoken and the gradient of the channel itself is needed.
+4. the derivative of each layer's batch norm is s * dz plus a correction P x + R per channel (P and R hold the two
+   terms with M, see norms.py). The corrections of all layers for a channel add up to two numbers. They are applied
+   once, after all later layers have added their gradient, when the gradient of the channel itself is needed.
 """
 
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from finetune.backbones.lean.steps import Norm, Observed, Onto, Step, Tree, nones, wanted
+from finetune.backbones.lean.chain import Chain, LinkKept
+from finetune.backbones.lean.steps import Leaf, Norm, NormKept, NormParams, Observed, ResidualSum, Step
+from finetune.backbones.lean.trees import any_needed, need_input_grad, tree_of_none
 from finetune.backbones.maps import Normalisation, as_map, as_rows, tiles
 from finetune.backbones.norms import ReaderSums, Statistics, normalise, statistics
 
 
-@dataclass(frozen=True)
-class DenseLayer:
-    """Norm and ReLU (`read`), a 1x1 convolution if there is a bottleneck, and the rest, which ends in new columns.
+class DenseLayerParams(NamedTuple):
+    read: NormParams
+    bottleneck: Leaf
+    """Weight (q, c, 1, 1) of the 1x1 convolution, or None."""
+    rest: tuple[Any, ...]
 
-    params: the norm's tree, [weight of the 1x1 convolution] or [], the tree of the rest.
-    """
+
+class DenseLayerKept(NamedTuple):
+    rest: tuple[LinkKept, ...]
+    bottleneck_output: Leaf
+
+
+class DenseBlockKept(NamedTuple):
+    mean: Leaf  # of every column of the buffer, (C + layers * growth,), and so the next
+    var: Leaf
+    layers: tuple[DenseLayerKept, ...]
+
+
+@dataclass(frozen=True)
+class DenseLayerStep:
+    """Norm and ReLU (`read`), a 1x1 convolution if there is a bottleneck, and the rest, which makes new columns."""
 
     read: Norm
     bottleneck: bool
-    rest: Step
+    rest: Chain
     growth: int
 
 
@@ -50,90 +68,113 @@ class Buffer:
         return cls(as_map(like.new_empty(n * h * w, columns), like), *stats)
 
     def write(self, start: int, new: Tensor) -> int:
-        """A map into the columns from `start` on; returns the column behind it."""
+        """Write a map into the columns from `start` on; returns the number of the column after it."""
         stop = start + new.shape[1]
         rows = as_rows(new)
         statistics(rows, self.mean[start:stop], self.var[start:stop])
         self.rows[:, start:stop] = rows
         return stop
 
-    def read_by(self, norm: Norm, params: Tree, columns: int) -> Normalisation:
-        return norm.known(params, [self.mean[:columns], self.var[:columns]])
+    def normalisation(self, norm: Norm, params: NormParams, columns: int) -> Normalisation:
+        """What `norm` does to the first columns."""
+        return norm.normalisation(params, NormKept(self.mean[:columns], self.var[:columns]))
 
 
 class BufferGradient:
-    """dL/dbuffer while readers add to it: sums over readers of s * dz, and of their corrections P x + R."""
+    """dL/dbuffer while layers add to it: sums over the layers of s * dz, and of their corrections P x + R."""
 
     def __init__(self, buffer: Buffer, dy: Tensor):
         self.buffer = buffer
         self.rows = as_rows(dy).to(buffer.mean.dtype, copy=True)
         self.p, self.r = torch.zeros_like(buffer.mean), torch.zeros_like(buffer.mean)
 
-    def of(self, start: int, stop: int) -> Tensor:  # -> (N, stop - start, H, W)
-        """The gradient of columns that every reader has spoken about."""
+    def columns(self, start: int, stop: int) -> Tensor:  # -> (N, stop - start, H, W)
+        """The gradient of some columns, once all later layers have added to it."""
         x = self.buffer.rows[:, start:stop]
         dx = torch.addcmul(self.r[start:stop], x, self.p[start:stop]).add_(self.rows[:, start:stop])
         return as_map(dx.to(x.dtype), self.buffer.map)
 
 
 @dataclass(frozen=True)
-class DenseBlock(Step):
-    """x (N, C, H, W) -> (N, C + layers * growth, H, W). params: one tree per layer.
+class DenseBlockStep(Step[tuple[DenseLayerParams, ...], DenseBlockKept]):
+    """x (N, C, H, W) -> (N, C + layers * growth, H, W). params: those of each layer.
 
-    Kept: mean and variance of each column, what each layer's rest keeps, and with `keep_bottleneck` the outputs of the
-    1x1 convolutions, which else are computed again. Besides, backward reads the block's output: it is the buffer.
+    With `keep_bottleneck` the outputs of the 1x1 convolutions are kept, otherwise they are computed again. Backward
+    also reads the block's output: it is the buffer.
     """
 
-    layers: tuple[DenseLayer, ...]
+    layers: tuple[DenseLayerStep, ...]
     keep_bottleneck: bool
 
     needs_input = False
     needs_output = True
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
-        assert onto is None
+    def forward(
+        self,
+        x: Tensor,
+        params: tuple[DenseLayerParams, ...],
+        observed: Observed,
+        residual: ResidualSum | None = None,
+    ) -> tuple[Tensor, DenseBlockKept]:
+        assert residual is None
         buffer = Buffer.empty(x, x.shape[1] + sum(layer.growth for layer in self.layers))
-        columns, layers_kept = buffer.write(0, x), []
-        for layer, p in zip(self.layers, params, strict=True):
+        columns = buffer.write(0, x)
+        layers_kept: list[DenseLayerKept] = []
+        for layer, layer_params in zip(self.layers, params, strict=True):
             if not layer.read.frozen:
-                observed[layer.read.place] = Statistics(buffer.mean[:columns], buffer.var[:columns], len(buffer.rows))
-            inner = read(layer, buffer, columns, p)
-            new, kept = layer.rest.forward(inner, p[2], observed)
-            layers_kept.append([kept, inner if layer.bottleneck and self.keep_bottleneck else None])
+                stats = Statistics(buffer.mean[:columns], buffer.var[:columns], len(buffer.rows))
+                observed[layer.read.place] = stats
+            inner = read(layer, buffer, columns, layer_params)
+            new, rest_kept = layer.rest.forward(inner, layer_params.rest, observed)
+            keep = layer.bottleneck and self.keep_bottleneck
+            layers_kept.append(DenseLayerKept(rest_kept, inner if keep else None))
             columns = buffer.write(columns, new)
-        return buffer.map, [buffer.mean, buffer.var, layers_kept]
+        return buffer.map, DenseBlockKept(buffer.mean, buffer.var, tuple(layers_kept))
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        params: tuple[DenseLayerParams, ...],
+        kept: DenseBlockKept,
+        needs_x: bool,
+        needs: tuple[DenseLayerParams, ...],
+    ) -> tuple[Tensor | None, tuple[DenseLayerParams, ...]]:
         assert y is not None
-        buffer = Buffer(y, kept[0], kept[1])
+        buffer = Buffer(y, kept.mean, kept.var)
         gradient = BufferGradient(buffer, dy)
-        grads = nones(params)
+        grads = list(tree_of_none(params))
+        needs_input = need_input_grad(needs_x, needs)
         columns = y.shape[1]
         for i in range(len(self.layers) - 1, -1, -1):
-            if not needs_x and not wanted(needs[: i + 1]):
-                return None, grads
-            layer, p, (rest_kept, inner) = self.layers[i], params[i], kept[2][i]
+            if not needs_input[i + 1]:
+                return None, tuple(grads)
+            layer, layer_params, layer_kept, layer_needs = self.layers[i], params[i], kept.layers[i], needs[i]
             columns -= layer.growth
-            dnew = gradient.of(columns, columns + layer.growth)
+            dnew = gradient.columns(columns, columns + layer.growth)
+            inner = layer_kept.bottleneck_output
             if inner is None:
-                inner = read(layer, buffer, columns, p)
-            deeper = needs_x or wanted(needs[:i]) or wanted(needs[i][:2])
-            dinner, grads[i][2] = layer.rest.backward(dnew, inner, None, p[2], rest_kept, deeper, needs[i][2])
+                inner = read(layer, buffer, columns, layer_params)
+            needs_inner = needs_input[i] or any_needed((layer_needs.read, layer_needs.bottleneck))
+            dinner, rest_grads = layer.rest.backward(
+                dnew, inner, None, layer_params.rest, layer_kept.rest, needs_inner, layer_needs.rest
+            )
+            grads[i] = grads[i]._replace(rest=rest_grads)
             if dinner is None:
-                return None, grads
-            grads[i][:2] = unread(layer, gradient, columns, p, inner, dinner)
-        return (gradient.of(0, columns) if needs_x else None), grads
+                return None, tuple(grads)
+            read_grads, bottleneck_grad = read_backward(layer, gradient, columns, layer_params, inner, dinner)
+            grads[i] = DenseLayerParams(read_grads, bottleneck_grad, rest_grads)
+        return (gradient.columns(0, columns) if needs_x else None), tuple(grads)
 
 
-def read(layer: DenseLayer, buffer: Buffer, columns: int, params: Tree) -> Tensor:
-    """The first columns normalised and rectified, and through the 1x1 convolution: (M, columns) -> a map."""
+def read(layer: DenseLayerStep, buffer: Buffer, columns: int, params: DenseLayerParams) -> Tensor:
+    """The first columns normalised, rectified and put through the 1x1 convolution: (M, columns) -> a map."""
     x = buffer.rows[:, :columns]
-    norm = buffer.read_by(layer.read, params[0], columns)
+    norm = buffer.normalisation(layer.read, params.read, columns)
     if not layer.bottleneck:
         return as_map(normalise(x, norm, x.new_empty(x.shape)), buffer.map)
-    weight = params[1][0].flatten(1).to(x.dtype).t()  # (columns, q)
+    weight = params.bottleneck.flatten(1).to(x.dtype).t()  # (columns, q)
     y, z = x.new_empty(len(x), weight.shape[1]), x.new_empty(0)
     for rows in tiles(x):
         z = normalise(x[rows], norm, z.resize_(rows.stop - rows.start, columns))
@@ -141,16 +182,22 @@ def read(layer: DenseLayer, buffer: Buffer, columns: int, params: Tree) -> Tenso
     return as_map(y, buffer.map)
 
 
-def unread(
-    layer: DenseLayer, gradient: BufferGradient, columns: int, params: Tree, inner: Tensor, dinner: Tensor
-) -> list[Tree]:
-    """From dL/d(what `read` gave) to the gradients of its parameters; the gradient of the columns is added up."""
+def read_backward(
+    layer: DenseLayerStep,
+    gradient: BufferGradient,
+    columns: int,
+    params: DenseLayerParams,
+    inner: Tensor,
+    dinner: Tensor,
+) -> tuple[NormParams, Tensor | None]:
+    """From dL/d(output of `read`) to the gradients of norm and 1x1 weight; adds to the gradient of the columns."""
     x, dx = gradient.buffer.rows[:, :columns], gradient.rows[:, :columns]
-    norm = gradient.buffer.read_by(layer.read, params[0], columns)
+    norm = gradient.buffer.normalisation(layer.read, params.read, columns)
     sums, g = ReaderSums(norm, x), as_rows(dinner)
-    dweights = [torch.zeros_like(weight, dtype=dx.dtype) for weight in params[1]]  # one, or none
+    bottleneck_grad: Tensor | None = None
     if layer.bottleneck:
-        weight, dweight = params[1][0].flatten(1).to(x.dtype), dweights[0].flatten(1)  # (q, columns)
+        bottleneck_grad = torch.zeros_like(params.bottleneck, dtype=dx.dtype)
+        weight, dweight = params.bottleneck.flatten(1).to(x.dtype), bottleneck_grad.flatten(1)  # (q, columns)
         z, dz = x.new_empty(0), x.new_empty(0)
         for rows in tiles(x):
             z = normalise(x[rows], norm, z.resize_(rows.stop - rows.start, columns))
@@ -160,4 +207,4 @@ def unread(
     else:
         sums.add(g, x, as_rows(inner), dx)
     p, r = gradient.p[:columns], gradient.r[:columns]
-    return [[*sums.finish(len(x), layer.read.frozen, p, r), *[None] * len(params[0][2:])], dweights]
+    return NormParams(*sums.finish(len(x), layer.read.frozen, p, r)), bottleneck_grad

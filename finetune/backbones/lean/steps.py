@@ -1,13 +1,13 @@
-"""The steps that a lean network is made of. Each knows its own derivative and can be done again without its costs.
+"""The steps that a lean network is made of. A step knows its derivative, and can be computed again.
 
-A step maps x to y. `forward` also returns what the step wants kept for later: statistics, a mask, seldom a map. With
-that, `replay` gives the same y once more (no statistics are taken, nothing random is drawn, no running mean moves), and
-`backward` turns dL/dy into dL/dx and dL/dparameters. Steps hold no tensors: parameters and kept tensors come in as
-trees (lists of tensors and lists) of the same form each time.
+A step maps x to y. `forward` also returns what must be kept for backward: statistics, a mask, seldom a map. From that,
+`replay` computes the same y again: it takes no statistics, draws no random number and moves no running mean. `backward`
+turns dL/dy into dL/dx and dL/dparameters. Steps hold no tensors: parameters and kept tensors are passed in, as trees
+(see trees.py) of the same structure each time.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,49 +16,70 @@ from finetune.backbones.maps import Normalisation, as_map, as_rows, channels_las
 from finetune.backbones.norms import Statistics, norm_backward, normalise, statistics
 
 aten = torch.ops.aten
-Tree = list[Any]  # of tensors, None, and trees
-Observed = dict[int, Statistics]  # what the norms in train mode saw, by place
+Leaf = Any
+"""In parameters and kept tensors: Tensor or None; in `needs`: bool; in gradients: Tensor or None."""
+Nothing = tuple[()]
+"""The tree of a step without parameters, or that keeps nothing."""
+Observed = dict[int, Statistics]
+"""The batch statistics of the norms in train mode, by their `place`."""
+P = TypeVar("P", bound=tuple[Any, ...])
+K = TypeVar("K", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True)
-class Onto:
-    """What the last step of a residual branch adds its output to, and whether a ReLU stands behind the sum."""
+class ResidualSum:
+    """What the last step of a main branch adds its output to, and whether a ReLU follows the sum."""
 
-    around: Tensor
+    shortcut: Tensor
     relu: bool
 
     def add(self, y: Tensor) -> Tensor:
-        """relu(y + around); y is used up."""
-        y = y.add_(self.around)
+        """relu(y + shortcut), written over y."""
+        y = y.add_(self.shortcut)
         return y.relu_() if self.relu else y
 
 
-class Step:
-    """x -> y, or y + around; see above. `needs` has the form of `params` and says which of them want a gradient."""
+class Step(Generic[P, K]):
+    """x -> y, or x -> relu(y + shortcut) with a `residual`. P: tuple type of the parameters, K: of what is kept."""
 
     needs_input = True
     """Whether `backward` reads x."""
     needs_output = False
-    """Whether `backward` reads y. Where it does not, y may be given all the same, if it is at hand, or be None."""
+    """Whether `backward` reads y. Where it does not, y may be passed if it is available, or be None."""
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
-        """(y, kept). A step without statistics and chance has nothing to keep, and is its own replay."""
-        return self.replay(x, params, [], onto), []
+    def forward(
+        self, x: Tensor, params: P, observed: Observed, residual: ResidualSum | None = None
+    ) -> tuple[Tensor, K]:
+        """(y, kept)."""
+        raise NotImplementedError
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
+    def replay(self, x: Tensor, params: P, kept: K, residual: ResidualSum | None = None) -> Tensor:
+        """The y of `forward` again."""
         raise NotImplementedError
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
-        """(dL/dx, dL/dparams); dy is left as it was, and dL/dx is a new tensor."""
+        self, dy: Tensor, x: Tensor, y: Tensor | None, params: P, kept: K, needs_x: bool, needs: P
+    ) -> tuple[Tensor | None, P]:
+        """(dL/dx, dL/dparams). dy stays unchanged, and dL/dx is a new tensor. `needs`: which of `params` are needed."""
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Conv(Step):
-    """params: weight, and bias or None."""
+class StatelessStep(Step[P, Nothing]):
+    """A step without statistics and randomness: it keeps nothing, and `replay` is all there is to compute."""
 
+    def forward(
+        self, x: Tensor, params: P, observed: Observed, residual: ResidualSum | None = None
+    ) -> tuple[Tensor, Nothing]:
+        return self.replay(x, params, (), residual), ()
+
+
+class ConvParams(NamedTuple):
+    weight: Leaf
+    bias: Leaf
+
+
+@dataclass(frozen=True)
+class Conv(StatelessStep[ConvParams]):
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
@@ -66,35 +87,42 @@ class Conv(Step):
     product: bool
     """Whether it is a 1x1 convolution without bias, groups and padding: a product of matrices."""
     widens: bool
-    """Whether it is such a product and gives at least twice the channels that it reads."""
+    """Whether it is such a product and has at least twice as many output channels as input channels."""
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
-        weight = params[0].to(x.dtype)
-        bias = None if params[1] is None else params[1].to(x.dtype)
+    def replay(self, x: Tensor, params: ConvParams, kept: Nothing = (), residual: ResidualSum | None = None) -> Tensor:
+        weight = params.weight.to(x.dtype)
+        bias = None if params.bias is None else params.bias.to(x.dtype)
         if self.multiplies(x):
             x = self.strided(x)
             y = as_map(as_rows(x) @ weight.flatten(1).t(), x)
         else:
             y = torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-        return y if onto is None else onto.add(y)
+        return y if residual is None else residual.add(y)
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        params: ConvParams,
+        kept: Nothing,
+        needs_x: bool,
+        needs: ConvParams,
+    ) -> tuple[Tensor | None, ConvParams]:
         weight, bias = params
         if self.multiplies(x):
             g, dx, dweight = as_rows(dy), None, None
-            if needs[0]:
+            if needs.weight:
                 dweight = (g.t() @ as_rows(self.strided(x))).view_as(weight)
             if needs_x:
                 dx = self.unstrided(as_map(g @ weight.flatten(1).to(g.dtype), dy), like=x)
-            return dx, [dweight, None]
-        mask = [needs_x, needs[0], bias is not None and needs[1]]
+            return dx, ConvParams(dweight, None)
+        mask = [needs_x, needs.weight, bias is not None and needs.bias]
         sizes = None if bias is None else list(bias.shape)
         dx, *grads = aten.convolution_backward(
             dy, x, weight.to(x.dtype), sizes, self.stride, self.padding, self.dilation, False, [0, 0], self.groups, mask
         )
-        return dx, grads
+        return dx, ConvParams(*grads)
 
     def multiplies(self, x: Tensor) -> bool:
         """Whether to compute it as a product. torch's convolutions are slow on small maps, and in a single thread."""
@@ -114,181 +142,161 @@ class Conv(Step):
         return full
 
 
+class NormParams(NamedTuple):
+    weight: Leaf
+    bias: Leaf
+    mean: Leaf = None
+    """The running statistics of a norm in eval mode; None in train mode."""
+    var: Leaf = None
+
+
+class NormKept(NamedTuple):
+    """The batch statistics of a norm in train mode; None in eval mode."""
+
+    mean: Leaf
+    var: Leaf
+
+
 @dataclass(frozen=True)
-class Norm(Step):
-    """Batch norm, and the ReLU behind it. params: weight, bias, and mean and variance of a norm in eval mode."""
+class Norm(Step[NormParams, NormKept]):
+    """Batch norm, and the ReLU that follows it."""
 
     place: int
+    """Number of the norm among those of the unit."""
     eps: float
     relu: bool
     frozen: bool
+    """Whether the norm is in eval mode."""
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
+    def forward(
+        self, x: Tensor, params: NormParams, observed: Observed, residual: ResidualSum | None = None
+    ) -> tuple[Tensor, NormKept]:
         kept = self.observe(x, observed)
-        return self.replay(x, params, kept, onto), kept
+        return self.replay(x, params, kept, residual), kept
 
-    def observe(self, x: Tensor, observed: Observed) -> Tree:
+    def observe(self, x: Tensor, observed: Observed) -> NormKept:
+        """Take the batch statistics of x, if the norm is in train mode."""
         if self.frozen:
-            return []
+            return NormKept(None, None)
         stats = observed[self.place] = statistics(as_rows(x))
-        return [stats.mean, stats.var]
+        return NormKept(stats.mean, stats.var)
 
-    def known(self, params: Tree, kept: Tree) -> Normalisation:
-        mean, var = params[2:] if self.frozen else kept
-        return Normalisation(mean, var, params[0], params[1], self.eps, self.relu)
+    def normalisation(self, params: NormParams, kept: NormKept) -> Normalisation:
+        stats = params if self.frozen else kept
+        return Normalisation(stats.mean, stats.var, params.weight, params.bias, self.eps, self.relu)
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None, *, over: bool = False) -> Tensor:
-        """`over`: x is used up, and y is written over it."""
-        rows, norm = as_rows(x), self.known(params, kept)
-        out = rows if over else rows.new_empty(rows.shape)
-        if onto is None:
+    def replay(
+        self,
+        x: Tensor,
+        params: NormParams,
+        kept: NormKept,
+        residual: ResidualSum | None = None,
+        *,
+        inplace: bool = False,
+    ) -> Tensor:
+        """`inplace`: y is written over x."""
+        rows, norm = as_rows(x), self.normalisation(params, kept)
+        out = rows if inplace else rows.new_empty(rows.shape)
+        if residual is None:
             return as_map(normalise(rows, norm, out), x)
         if norm.relu:
-            return onto.add(as_map(normalise(rows, norm, out), x))
-        return as_map(normalise(rows, replace(norm, relu=onto.relu), out, add=as_rows(onto.around)), x)
+            return residual.add(as_map(normalise(rows, norm, out), x))
+        return as_map(normalise(rows, replace(norm, relu=residual.relu), out, add=as_rows(residual.shortcut)), x)
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        params: NormParams,
+        kept: NormKept,
+        needs_x: bool,
+        needs: NormParams,
+    ) -> tuple[Tensor | None, NormParams]:
         z = None if y is None else as_rows(y)
         return self.norm_backward(dy, x, z, params, kept, needs_x)
 
     def norm_backward(
-        self, dy: Tensor, x: Tensor, z: Tensor | None, params: Tree, kept: Tree, needs_x: bool, over: bool = False
-    ) -> tuple[Tensor | None, Tree]:
-        """`over`: x is used up, and dL/dx may be written over it."""
+        self,
+        dy: Tensor,
+        x: Tensor,
+        z: Tensor | None,
+        params: NormParams,
+        kept: NormKept,
+        needs_x: bool,
+        inplace: bool = False,
+    ) -> tuple[Tensor | None, NormParams]:
+        """`inplace`: x is not needed afterwards, and dL/dx may be written over it."""
+        norm = self.normalisation(params, kept)
         dx, dweight, dbias = norm_backward(
-            as_rows(dy), as_rows(x), z, self.known(params, kept), fixed=self.frozen, needs_x=needs_x, over=over
+            as_rows(dy), as_rows(x), z, norm, fixed=self.frozen, needs_x=needs_x, inplace=inplace
         )
-        return None if dx is None else as_map(dx, x), [dweight, dbias, *[None] * len(params[2:])]
+        return None if dx is None else as_map(dx, x), NormParams(dweight, dbias)
+
+
+class DropPathKept(NamedTuple):
+    factors: Leaf  # (N, 1, 1, 1)
 
 
 @dataclass(frozen=True)
-class DropPath(Step):
-    """A residual branch left out for some of the images. No parameters; keeps the N factors."""
+class DropPath(Step[Nothing, DropPathKept]):
+    """Drops the residual branch of some images."""
 
     module: nn.Module
 
-    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
-        kept = [self.module(x.new_ones(x.shape[0], 1, 1, 1))]
-        return self.replay(x, params, kept, onto), kept
+    def forward(
+        self, x: Tensor, params: Nothing, observed: Observed, residual: ResidualSum | None = None
+    ) -> tuple[Tensor, DropPathKept]:
+        kept = DropPathKept(self.module(x.new_ones(x.shape[0], 1, 1, 1)))
+        return self.replay(x, params, kept, residual), kept
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
-        y = x * kept[0]
-        return y if onto is None else onto.add(y)
+    def replay(self, x: Tensor, params: Nothing, kept: DropPathKept, residual: ResidualSum | None = None) -> Tensor:
+        y = x * kept.factors
+        return y if residual is None else residual.add(y)
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
-        return dy * kept[0] if needs_x else None, []
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        params: Nothing,
+        kept: DropPathKept,
+        needs_x: bool,
+        needs: Nothing,
+    ) -> tuple[Tensor | None, Nothing]:
+        return dy * kept.factors if needs_x else None, ()
 
 
 @dataclass(frozen=True)
-class Cheap(Step):
+class Recompute(StatelessStep[tuple[Leaf, ...]]):
     """Any module whose output depends on nothing but x and its parameters: pooling, squeeze and excitation.
 
-    It is done again in backward, under autograd. params: the module's own, in order.
+    Backward computes it again, under autograd. The parameters are the module's, in the order of `parameters()`.
     """
 
     module: nn.Module
 
-    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
+    def replay(self, x: Tensor, params: tuple[Leaf, ...], kept: Nothing, residual: ResidualSum | None = None) -> Tensor:
         names = [name for name, _ in self.module.named_parameters()]
         values = {name: value.to(x.dtype) for name, value in zip(names, params, strict=True)}
+        values |= {name: value.to(x.dtype) for name, value in self.module.named_buffers() if value.is_floating_point()}
         y = torch.func.functional_call(self.module, values, x) if values else self.module(x)
-        return y if onto is None else onto.add(y)
+        return y if residual is None else residual.add(y)
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
-        wanted = [needs_x, *needs]
-        inputs = [t.detach().requires_grad_(want) for t, want in zip([x, *params], wanted, strict=True)]
+        self,
+        dy: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        params: tuple[Leaf, ...],
+        kept: Nothing,
+        needs_x: bool,
+        needs: tuple[Leaf, ...],
+    ) -> tuple[Tensor | None, tuple[Leaf, ...]]:
+        needed = [needs_x, *needs]
+        inputs = [t.detach().requires_grad_(need) for t, need in zip([x, *params], needed, strict=True)]
         with torch.enable_grad():
-            y = self.replay(inputs[0], inputs[1:], kept)
-        found = iter(torch.autograd.grad(y, [t for t in inputs if t.requires_grad], dy))
-        dx, *grads = [next(found) if want else None for want in wanted]
-        return dx, grads
-
-
-@dataclass(frozen=True)
-class Projection(Step):
-    """A widening 1x1 convolution and its batch norm, whose wide map between the two is never needed again.
-
-    The convolution's output y = W x is linear in x, so all that the norm's derivative wants of y can be had from x,
-    which is narrow. With d = dL/d(norm's output), s = weight * rstd, and c = x - mean(x), so that W c = y - mean(y):
-
-        A = sum d c^T,    G = sum c c^T                            over the M pixels
-        dweight = rstd * diag(A W^T),    dbias = sum d
-        dy = s * (d - dbias / M) - q * (W c)                       with q = s * rstd * dweight / M
-        dW = sum dy c^T = s * A - q * (W G)
-        dx = W^T dy = (s * W)^T d - (W^T q W) c - W^T (s * dbias / M)
-
-    Products with square matrices of the narrow side take the place of the convolution done again and of every
-    elementwise pass over y, which pays on large maps. params: the convolution's tree, the norm's tree.
-    """
-
-    conv: Conv
-    norm: Norm
-
-    def forward(self, x: Tensor, params: Tree, observed: Observed, onto: Onto | None = None) -> tuple[Tensor, Tree]:
-        y = self.conv.replay(x, params[0], [])
-        kept = self.norm.observe(y, observed)
-        return self.norm.replay(y, params[1], kept, onto, over=True), kept
-
-    def replay(self, x: Tensor, params: Tree, kept: Tree, onto: Onto | None = None) -> Tensor:
-        return self.norm.replay(self.conv.replay(x, params[0], []), params[1], kept, onto, over=True)
-
-    def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
-        pixels, wide = dy.numel() // dy.shape[1], dy.shape[1]
-        too_small_to_pay, too_coarse_to_sum = pixels < 16 * wide, torch.finfo(x.dtype).bits < 32
-        if too_small_to_pay or too_coarse_to_sum:
-            return self.backward_from_wide_map(dy, x, params, kept, needs_x, needs)
-        weight = params[0][0]
-        norm = self.norm.known(params[1], kept)
-        rstd = norm.rstd()
-        narrow = self.conv.strided(x)
-        d, rows = as_rows(dy), as_rows(narrow)  # (M, wide), (M, narrow)
-        w, s = weight.flatten(1), (norm.weight * rstd)[:, None]  # (wide, narrow), (wide, 1)
-        dbias = d.sum(0)
-        moment = (rows.t() @ d).t()  # (wide, narrow); in this order it takes two thirds of the time
-        if self.norm.frozen:
-            dweight = rstd * ((moment * w).sum(1) - norm.mean * dbias)
-            dw = s * moment
-            dx = d @ (s * w) if needs_x else None
-        else:
-            count = len(rows)
-            mean = rows.mean(0)
-            moment.addr_(dbias, mean, alpha=-1)  # A
-            gram = (rows.t() @ rows).addr_(mean, mean, alpha=-count)  # G
-            dweight = rstd * (moment * w).sum(1)
-            q = s * (rstd * dweight / count)[:, None]
-            dw = s * moment - q * (w @ gram)
-            dx = None
-            if needs_x:
-                pull = w.t() @ (q * w)  # (narrow, narrow)
-                shift = pull @ mean - w.t() @ (s[:, 0] * dbias / count)
-                dx = torch.addmm(shift, rows, pull, alpha=-1).addmm_(d, s * w)
-        if dx is not None:
-            dx = self.conv.unstrided(as_map(dx, narrow), like=x)
-        return dx, [[dw.view_as(weight), None], [dweight, dbias, *[None] * len(params[1][2:])]]
-
-    def backward_from_wide_map(
-        self, dy: Tensor, x: Tensor, params: Tree, kept: Tree, needs_x: bool, needs: Tree
-    ) -> tuple[Tensor | None, Tree]:
-        wide = self.conv.replay(x, params[0], [])
-        middle, norm_grads = self.norm.norm_backward(dy, wide, None, params[1], kept, True, over=True)
-        assert middle is not None
-        dx, conv_grads = self.conv.backward(middle, x, None, params[0], [], needs_x, needs[0])
-        return dx, [conv_grads, norm_grads]
-
-
-def wanted(needs: Tree | bool) -> bool:
-    """Whether any gradient of a tree is needed."""
-    return any(wanted(n) for n in needs) if isinstance(needs, list) else bool(needs)
-
-
-def nones(tree: Tree) -> Tree:
-    """A tree of the same form without tensors: the gradients of what needs none."""
-    return [nones(branch) if isinstance(branch, list) else None for branch in tree]
+            y = self.replay(inputs[0], tuple(inputs[1:]), kept)
+        computed = iter(torch.autograd.grad(y, [t for t in inputs if t.requires_grad], dy))
+        dx, *grads = [next(computed) if need else None for need in needed]
+        return dx, tuple(grads)
