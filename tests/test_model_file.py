@@ -14,8 +14,7 @@ from finetune.backbones import build
 from finetune.errors import FinetuneError
 from finetune.model_file import load
 from finetune.weights import load_into, own_file
-
-from . import package_cases as cases
+from tests import package_cases as cases
 
 MAKERS = {"multilabel": cases.multilabel, "multiclass": cases.multiclass}
 

@@ -10,8 +10,7 @@ import pytest
 
 import finetune
 from finetune.errors import FinetuneError
-
-from .evaluation.runs import write_run
+from tests.evaluation.runs import write_run
 
 
 def finished(folder: Path, logits: list[float], seed: int = 0, lr: float = 0.1) -> Path:

@@ -5,8 +5,7 @@ import pytest
 
 from finetune.data.class_map import in_classes_of, match, proposals, read_map
 from finetune.errors import FinetuneError
-
-from .making import make_table
+from tests.data.making import make_table
 
 NAN = np.nan
 

@@ -10,9 +10,8 @@ from finetune.data.audit.contact_sheet import write_sheet
 from finetune.evaluation.classification.assessment import Assessment
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.pages.report import write_report
-
-from .browser import Browser, found
-from .runs import CLASSES, write_run
+from tests.evaluation.browser import Browser, found
+from tests.evaluation.runs import CLASSES, write_run
 
 
 @pytest.fixture(scope="module")

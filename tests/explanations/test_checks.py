@@ -9,8 +9,7 @@ from torch import nn
 
 from finetune.explanations.checks import correlations, mean, randomisation, randomise, verdict
 from finetune.network import NetworkSpec
-
-from .nets import Itself, Pooled, network
+from tests.explanations.nets import Itself, Pooled, network
 
 
 def test_rank_correlation_is_spearmans_and_undefined_for_constants():

@@ -15,8 +15,7 @@ from finetune.explanations.maps import (
     occlusion,
 )
 from finetune.network import NetworkSpec
-
-from .nets import Pooled, Weighed, network
+from tests.explanations.nets import Pooled, Weighed, network
 
 ZERO = torch.tensor([0])
 MAPS = torch.tensor([[[[1.0, 0.0], [0.0, 3.0]], [[0.0, 2.0], [0.0, 0.0]]]])  # (1, 2, 2, 2)

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from finetune.__main__ import main
-
-from .test_evaluating import FEW, clinic, clinical
-from .test_fit import TINY
+from tests.jobs.test_evaluating import FEW, clinic, clinical
+from tests.jobs.test_fit import TINY
 
 SHORT = [*TINY, *clinical(), *FEW, "trainer.max_epochs=1", "evaluation.subgroups=[]"]
 

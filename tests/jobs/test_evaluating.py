@@ -16,8 +16,7 @@ from finetune.data.cache.image_cache import PictureCache
 from finetune.data.sources.csv_table import CsvTable
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.runs import known_images as seen
-
-from .test_fit import TINY
+from tests.jobs.test_fit import TINY
 
 FEW = ["evaluation.resamples=60", "data.num_workers=0"]
 

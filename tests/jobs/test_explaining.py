@@ -15,9 +15,8 @@ import finetune
 from finetune.__main__ import main
 from finetune.data.boxes import from_text
 from finetune.data.phantom.dataset import make_phantoms
-
-from .test_evaluating import FEW, clinic, clinical
-from .test_fit import TINY, draw
+from tests.jobs.test_evaluating import FEW, clinic, clinical
+from tests.jobs.test_fit import TINY, draw
 
 PHANTOMS = ["data=chestxray", "data.root=phantoms", "data.findings=[Cardiomegaly,Effusion]", "data.audit.near=false"]
 

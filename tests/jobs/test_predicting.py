@@ -15,8 +15,7 @@ import finetune
 from finetune.__main__ import main
 from finetune.evaluation.classification import novelty
 from finetune.evaluation.classification.novelty import Typical
-
-from .test_fit import TINY, draw
+from tests.jobs.test_fit import TINY, draw
 
 FEW = ["evaluation.resamples=40", "data.num_workers=0", "data.audit.near=false"]
 

@@ -5,9 +5,8 @@ import pytest
 from finetune.evaluation import wording
 from finetune.pages import conditions, overview
 from finetune.pages.overview import BAD, GOOD, OPEN
-
-from .runs import write_run
-from .test_report import change, page
+from tests.evaluation.runs import write_run
+from tests.pages.test_report import change, page
 
 
 def score(value, low=None, high=None):

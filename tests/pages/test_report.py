@@ -14,8 +14,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.classification.summary import write_json_atomic
 from finetune.pages.report import Run, best_epoch, confusion, write_report
-
-from .runs import CLASSES, write_run
+from tests.evaluation.runs import CLASSES, write_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

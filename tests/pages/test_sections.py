@@ -14,11 +14,10 @@ from finetune.evaluation.classification.comparison import compare
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.summary import write_json_atomic
 from finetune.pages import comparison, sections
-
-from .runs import write_run
-from .test_calibration import binary
-from .test_comparison import networks
-from .test_report import Page, page
+from tests.evaluation.classification.test_calibration import binary
+from tests.evaluation.classification.test_comparison import networks
+from tests.evaluation.runs import write_run
+from tests.pages.test_report import Page, page
 
 ASSESSMENT = Assessment(operating_points={"screen": {"sensitivity": 0.9}, "off": None}, resamples=40)
 

@@ -13,10 +13,9 @@ from finetune.evaluation.classification.thresholds import Wish, applied, chosen
 from finetune.pages import threshold_explorer
 from finetune.pages.report import write_report
 from finetune.statistics.shares import shares
-
-from .runs import write_run
-from .test_calibration import binary
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_calibration import binary
+from tests.evaluation.classification.test_predictions import NAN, table
+from tests.evaluation.runs import write_run
 
 
 def test_counts_by_hand():

@@ -12,9 +12,8 @@ from finetune.evaluation.classification import conformal, selective
 from finetune.evaluation.classification.assessment import Assessment
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.statistics.shares import shares
-
-from .test_calibration import binary, several
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_calibration import binary, several
+from tests.evaluation.classification.test_predictions import NAN, table
 
 
 def test_shares_and_means_by_hand():

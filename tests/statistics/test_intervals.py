@@ -7,8 +7,7 @@ from scipy.stats import binomtest, norm
 from finetune.evaluation.classification.scores import Scorer, share_counts
 from finetune.statistics import intervals
 from finetune.statistics.intervals import delong, exact, on_logit_scale, percentile, resamples, share, spread
-
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_predictions import NAN, table
 
 
 def simulated(rng, patients, auroc, share=0.25, several=True):

@@ -15,8 +15,7 @@ from PIL import Image
 from finetune.data.decoding import png
 from finetune.data.decoding.images import read_picture
 from finetune.errors import BadImage
-
-from .png_cases import agree, both_ways, chunk, encoded, filtered, header, made
+from tests.data.png_cases import agree, both_ways, chunk, encoded, filtered, header, made
 
 MOST = 10**6
 

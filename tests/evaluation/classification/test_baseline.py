@@ -6,8 +6,7 @@ import sklearn.metrics as sk
 from sklearn.dummy import DummyClassifier
 
 from finetune.evaluation.classification.summary import summarise
-
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_predictions import NAN, table
 
 
 def test_always_the_largest_class():

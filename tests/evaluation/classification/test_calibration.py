@@ -10,8 +10,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification import calibration as calibrations
 from finetune.evaluation.classification.calibration import Calibration, fit, with_prevalence
 from finetune.evaluation.classification.reliability import before_after, binned
-
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_predictions import NAN, table
 
 
 def binary(n, seed=0, shares=(0.3, 0.1), apart=2.0, slope=1.0, offset=0.0, per_patient=1):

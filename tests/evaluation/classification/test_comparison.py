@@ -15,8 +15,7 @@ from finetune.pages import comparison
 from finetune.runs import group as runs
 from finetune.statistics.intervals import placements
 from finetune.statistics.ranking import auroc
-
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_predictions import NAN, table
 
 
 def networks(n=300, better=1.0, noise=0.3, seeds=1, seed=0, per_patient=1):

@@ -11,9 +11,8 @@ from finetune.evaluation.classification.assessment import Assessment, Fitted
 from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.predictions import Predictions
-
-from .test_calibration import binary, several
-from .test_predictions import table
+from tests.evaluation.classification.test_calibration import binary, several
+from tests.evaluation.classification.test_predictions import table
 
 ASSESSMENT = Assessment(operating_points={"screen": {"sensitivity": 0.9}}, resamples=40, coverages=[], subgroups=[])
 

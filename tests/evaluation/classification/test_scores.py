@@ -15,8 +15,7 @@ from finetune.evaluation.classification.reliability import binned
 from finetune.evaluation.classification.scores import ONLY_OVERALL, Scorer, confusion, decide, in_top, macro_auroc
 from finetune.evaluation.classification.summary import summarise
 from finetune.statistics.ranking import auroc, average_precision, curves
-
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_predictions import NAN, table
 
 EQUAL = {"rtol": 1e-9, "atol": 1e-12}
 

@@ -10,8 +10,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.subgroups import MOST_GROUPS, banded, grouped, shown, subgroups
 from finetune.files import plain
 from finetune.statistics.ranking import auroc
-
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_predictions import NAN, table
 
 
 def sites(n=1500, seed=0, weak="south", by=1.5, classes=2, per_patient=2):

@@ -16,11 +16,10 @@ from finetune.evaluation.classification.summary import summarise
 from finetune.files import plain, write_json_atomic
 from finetune.statistics.intervals import delong
 from finetune.statistics.ranking import auroc
-
-from .test_calibration import binary, several
-from .test_intervals import simulated
-from .test_predictions import NAN, table
-from .test_scores import answers
+from tests.evaluation.classification.test_calibration import binary, several
+from tests.evaluation.classification.test_predictions import NAN, table
+from tests.evaluation.classification.test_scores import answers
+from tests.statistics.test_intervals import simulated
 
 
 def several_classes(patients=80, seed=0):

@@ -8,9 +8,8 @@ from scipy.stats import binomtest
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.thresholds import Wish, applied, at_prevalence, choose, chosen
-
-from .test_calibration import binary, several
-from .test_predictions import NAN, table
+from tests.evaluation.classification.test_calibration import binary, several
+from tests.evaluation.classification.test_predictions import NAN, table
 
 # positives at .9 .8 .6 .3, negatives at .7 .5 .4 .2 .1 .05
 TARGET = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 0, NAN])

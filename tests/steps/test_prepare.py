@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetune.data.near import Pair
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from finetune.data import cache as caches
+from finetune.data.cache import image_cache as caches
+from finetune.data.audit.near_duplicates import Pair
 from finetune.errors import FinetuneError
-from finetune.jobs import prepare
 from finetune.preprocessing import Preprocessing
+from finetune.steps import prepare
 from tests.data.making import make_table, save
 
 
