@@ -20,7 +20,7 @@ class PlacedBoxes(NamedTuple):
 
     corners: np.ndarray
     """(M, 4) float64 left, top, right, bottom in pixels of the square; boxes without a visible part are left out."""
-    index: np.ndarray
+    numbers: np.ndarray
     """(M,) the number of each among the N boxes that were given."""
     visible: np.ndarray
     """(N,) the part of each given box's area inside the square: 0 was left out, below 1 was cut."""
@@ -119,6 +119,7 @@ def cut_boxes(boxes: np.ndarray, side: int) -> PlacedBoxes:  # (N, 4)
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     inside = np.clip(boxes, 0.0, float(side))
     sides, inner = boxes[:, 2:] - boxes[:, :2], inside[:, 2:] - inside[:, :2]  # (N, 2) width and height
-    shown = (inner > 0).all(axis=1)
-    visible = np.where(shown, (inner / np.where(shown[:, None], sides, 1.0)).prod(axis=1), 0.0)
+    parts = np.divide(inner, sides, out=np.zeros_like(inner), where=inner > 0)
+    visible = parts[:, 0] * parts[:, 1]
+    shown = visible > 0
     return PlacedBoxes(inside[shown], np.flatnonzero(shown), visible)

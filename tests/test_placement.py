@@ -39,7 +39,7 @@ def test_points_go_there_and_back(preprocessing, height, width, parts):
     )
     assert (placed.corners >= 0).all()
     assert (placed.corners <= preprocessing.image_size).all()
-    assert placed.index.tolist() == np.flatnonzero(placed.visible > 0).tolist()
+    assert placed.numbers.tolist() == np.flatnonzero(placed.visible > 0).tolist()
     if placed.visible.tolist() == [1.0]:  # nothing was cut, so the box comes back whole
         np.testing.assert_allclose(placement.boxes_to_stored(placed.corners), boxes, atol=1e-8 * max(height, width))
     left, top, right, bottom = placement.visible
@@ -86,7 +86,7 @@ def test_the_longest_strip_is_cut_in_its_middle():
 def test_boxes_that_leave_the_square_are_cut_and_reported():
     placed = cut_boxes(np.array([[2, 2, 4, 4], [-2, 0, 2, 4], [8, 8, 12, 12], [10, 0, 12, 2], [3, 3, 3, 5]]), 10)
     assert placed.corners.tolist() == [[2, 2, 4, 4], [0, 0, 2, 4], [8, 8, 10, 10]]
-    assert placed.index.tolist() == [0, 1, 2]
+    assert placed.numbers.tolist() == [0, 1, 2]
     assert placed.visible.tolist() == [1, 0.5, 0.25, 0, 0]
     assert cut_boxes(np.zeros((0, 4)), 10).corners.shape == (0, 4)
 

@@ -150,4 +150,4 @@ def _cut(boxes: np.ndarray, side: int, number: int) -> PlacedBoxes:  # (M, 5), t
     numbers = boxes[:, 4].astype(int)
     visible = np.zeros(number)
     np.maximum.at(visible, numbers, placed.visible)
-    return PlacedBoxes(placed.corners, numbers[placed.index], visible)
+    return PlacedBoxes(placed.corners, numbers[placed.numbers], visible)

@@ -100,7 +100,7 @@ def test_masks_and_boxes_move_with_the_pixels(augment):
         bright = moved.image > 100
         assert (bright & (moved.mask == 1)).sum() / (bright | (moved.mask == 1)).sum() > 0.93
         assert moved.boxes.visible.shape == (2,)
-        x0, y0, x1, y1 = moved.boxes.corners[moved.boxes.index.tolist().index(0)]
+        x0, y0, x1, y1 = moved.boxes.corners[moved.boxes.numbers.tolist().index(0)]
         rows, columns = np.nonzero(moved.mask)
         # albumentations turns pixels about their centres and boxes about their edges: half a pixel in each transform
         assert x0 - 2 <= columns.min() <= columns.max() + 1 <= x1 + 2
@@ -116,7 +116,7 @@ def test_a_turned_box_is_known_by_hand():
     assert cut.boxes.corners.tolist() == [[0, 0, 2, 4]]
     assert cut.boxes.visible == pytest.approx([2 / 3])
     empty = flip.together(noise(10, 10), (0, 0, 0), boxes=np.zeros((0, 4))).boxes
-    assert (empty.corners.shape, empty.index.shape) == ((0, 4), (0,))
+    assert (empty.corners.shape, empty.numbers.shape) == ((0, 4), (0,))
 
 
 def test_what_cannot_move_them_is_named():
