@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from finetune.data.annotations import Annotations, Boxes, MaskFile, joined_content
 from finetune.errors import FinetuneError
 
 KINDS = ("multilabel", "multiclass")
@@ -61,6 +62,8 @@ class SampleTable:
     """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
     strata: Strata | None = None
     """What splits are drawn by; None where the targets are all that the data set knows."""
+    annotations: dict[str, Annotations] = field(default_factory=dict)
+    """Name -> boxes or masks, one entry per row, None where the data set says nothing: see data/annotations.py."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -108,6 +111,9 @@ class SampleTable:
                 digest.update((np.where(np.isnan(numbers), np.nan, numbers) + 0.0).astype("<f8").tobytes())
             else:  # a missing value is told from an empty one
                 digest.update("\x1f".join("\x00" if missing(v) else str(v) for v in values).encode())
+        for name, entries in self.annotations.items():
+            digest.update(f"\x1e{name}\x1e".encode())
+            digest.update(joined_content(entries).encode())
         return digest.hexdigest()
 
     def check(self) -> SampleTable:
@@ -131,6 +137,8 @@ class SampleTable:
         self._refuse("split", wrong, f"must be one of {', '.join(SPLITS)}, or empty throughout")
         if self.strata is not None and len(self.strata) != len(self):
             raise FinetuneError(f"table {self.name} has {len(self):,} rows, but strata of {len(self.strata):,}.")
+        for name, entries in self.annotations.items():
+            self._check_annotations(name, entries)
         self._check_targets()
         return self
 
@@ -160,6 +168,23 @@ class SampleTable:
             odd = unknown.any(axis=1) & ~unknown.all(axis=1)
             odd |= ~unknown.any(axis=1) & (np.abs(np.nansum(targets, axis=1) - 1) > 1e-3)
             self._refuse("target_*", odd, "must sum to 1 over the classes, or be unknown for all of them")
+
+    def _check_annotations(self, name: str, entries: Annotations) -> None:
+        if len(entries) != len(self):
+            raise FinetuneError(
+                f"table {self.name} has {len(self):,} rows, but {len(entries):,} entries in the annotation {name}."
+            )
+        types = {type(entry) for entry in entries if entry is not None}
+        if not types <= {Boxes} and not types <= {MaskFile}:
+            names = sorted(one.__name__ for one in types)
+            raise FinetuneError(
+                f"table {self.name}: the annotation {name} holds {names}; it takes Boxes or MaskFile (one of the two) "
+                "or None."
+            )
+        if types == {MaskFile}:
+            paths = [entry.path if isinstance(entry, MaskFile) else None for entry in entries]
+            outside = np.array([path is not None and (not path or _leaves(path)) for path in paths])
+            self._refuse(name, outside, f"must hold paths of masks under data.root={self.root}")
 
     def _refuse(self, column: str, wrong: np.ndarray, reason: str) -> None:
         rows = np.flatnonzero(wrong)
