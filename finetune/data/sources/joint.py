@@ -57,6 +57,8 @@ class Joint:
     def table(self) -> SampleTable:
         """The rows of all sources, one after the other."""
         tables = {name: self._read(name, source) for name, source in (self.sources or {}).items()}
+        if others := {name: types for name, table in tables.items() if (types := table.other_targets)}:
+            raise FinetuneError(f"data.sources.{next(iter(others))} cannot be joined: only classes and findings can.")
         kinds = {name: table.kind for name, table in tables.items()}
         kind = next(iter(kinds.values()))
         if len(set(kinds.values())) > 1:
