@@ -56,7 +56,6 @@ def test_a_failed_run_is_named_at_the_end_and_the_others_go_on(place, capsys):
 
 def test_each_run_is_checked_before_it_reads_anything(place, capsys, monkeypatch):
     monkeypatch.setattr(jobs, "run_job", lambda *a, **k: None)
-    monkeypatch.setattr(compose, "run_job", lambda *a, **k: None)
     with pytest.raises(SystemExit):
         main(["-m", *WORDS, "trainer.precision=32-true,transformer-engine"])
     error = capsys.readouterr().err
@@ -73,7 +72,7 @@ def test_a_stop_by_hand_ends_the_sweep(place, monkeypatch, raised, status):
         began.append(words)
         raise raised
 
-    monkeypatch.setattr(compose, "run_job", stopped)
+    monkeypatch.setattr(jobs, "run_job", stopped)
     with pytest.raises(SystemExit) as end:
         main(["-m", *WORDS, "seed=0,1,2"])
     assert end.value.code == status
@@ -85,7 +84,7 @@ def test_a_bug_in_one_run_keeps_its_traceback_and_the_others(place, monkeypatch,
         if config["seed"] == 0:
             raise KeyError("lost")
 
-    monkeypatch.setattr(compose, "run_job", wrong)
+    monkeypatch.setattr(jobs, "run_job", wrong)
     with pytest.raises(SystemExit) as end:
         main(["-m", *WORDS, "seed=0,1"])
     assert end.value.code == 1
