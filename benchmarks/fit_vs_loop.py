@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from finetune import build, compose
 from finetune.jobs import fit, prepare
+from finetune.training import ranks
 
 
 def quiet(sentence: str) -> None:
@@ -68,7 +69,7 @@ def product(config, table, pictures, preprocessing) -> float:
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
-        fit.train(config, Path(run), table, network, data, quiet)
+        fit.train(config, Path(run), table, network, data, quiet, ranks.Place())
         return time.perf_counter() - began
 
 
