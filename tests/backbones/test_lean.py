@@ -66,7 +66,7 @@ def test_gradients_are_as_exact_as_in_standard_training(memory):
     assert statistics.median(ratios) <= 1.5
 
 
-@pytest.mark.parametrize("case", ["bottleneck", "preact", "dense"])
+@pytest.mark.parametrize("case", ["bottleneck", "preact", "dense", "dense_blur"])
 def test_gradients_in_bfloat16_autocast_are_as_exact_as_in_standard_training(case):
     x, target = batch(8, 64)
     truth = step(make(case).double(), x, target)
@@ -114,6 +114,11 @@ def test_running_statistics_agree_to_1e_6_in_float32():
             step(net, x, target)
             for name, value in net.named_buffers():
                 torch.testing.assert_close(value, wanted[name], rtol=1e-6, atol=1e-6)
+
+
+def test_the_mode_of_a_relu_alone_is_no_training():
+    assert not lean.in_train_mode([nn.BatchNorm2d(2).eval(), nn.ReLU()])
+    assert lean.in_train_mode([nn.BatchNorm2d(2), nn.ReLU().eval()])
 
 
 def test_one_value_per_channel_is_refused_as_in_standard_training():
