@@ -35,7 +35,7 @@ class Checkpoint(CheckpointBase):
         self.validated: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.validated = trainer.current_epoch
+        self.validated = None if trainer.sanity_checking else trainer.current_epoch
 
     def better(self, score: float) -> bool:
         """Whether `score` beats the best so far; equal is not better, the earlier epoch stays."""
@@ -99,7 +99,7 @@ class MetricsTable(Callback):
         self.validated: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.validated = trainer.current_epoch
+        self.validated = None if trainer.sanity_checking else trainer.current_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.path.is_file():
