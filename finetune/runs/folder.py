@@ -18,6 +18,7 @@ from finetune.evaluation.classification import novelty
 from finetune.files import LONGER, MODEL, SCORES, is_finished, write_json_atomic, write_text_atomic
 from finetune.runs import log
 from finetune.runs.environment import command, environment_facts, now
+from finetune.runs.renames import renamed
 
 if TYPE_CHECKING:
     from finetune.model_file import Model
@@ -153,7 +154,7 @@ class RunFolder:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved configuration, as plain values.
+        """The resolved configuration, as plain values, with the names of today.
 
         Raises:
             FinetuneError: no run folder, or a config.yaml that is damaged or still holds interpolations.
@@ -171,7 +172,7 @@ class RunFolder:
             raise FinetuneError(
                 f"{self.config} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
             )
-        return config
+        return {str(key): value for key, value in renamed(config).items()}
 
     def read_environment(self) -> dict[str, Any]:
         """environment.json; empty where there is none.
