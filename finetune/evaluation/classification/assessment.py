@@ -56,6 +56,8 @@ class Assessment:
     """Training images at most that say what is typical; read by the jobs."""
     thumbnails: int = 12
     """Worst errors shown with their pictures and heat maps at the end of a fit; 0 for none."""
+    test: bool = True
+    """Whether a fit predicts and scores the test split; read by the jobs."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Scores of the user's own: name -> function of targets and probabilities; see `own_metrics`."""
 
