@@ -39,9 +39,9 @@ def test_properties_of_a_draw(table, seed, random):
     share = frame["split"].value_counts(normalize=True)
     for name, part in {"train": 0.6, "val": 0.15, "test": 0.25}.items():
         assert abs(share[name] - part) < 0.12
-    for column in split.target_columns:  # each finding by itself, up to a few patients of up to four images
+    for column in split.target_columns:  # of 2,860 findings of such tables 99 % were within 2.5 images, the worst at 6.5
         positive = frame["split"][frame[column] == 1]
-        assert abs((positive == "test").sum() - 0.25 * len(positive)) <= 6
+        assert abs((positive == "test").sum() - 0.25 * len(positive)) <= 9
     assert of(assign_splits(table, seed=seed, val=0.15, test=0.25)) == of(split)  # the same again
     order = list(range(len(table)))
     random.shuffle(order)

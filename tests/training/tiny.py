@@ -24,7 +24,7 @@ class Pictures:
     """Decoded pictures in memory, as the cache gives them."""
 
     def __init__(self, pictures: np.ndarray):
-        self.pictures, self.bad = pictures, {}
+        self.pictures, self.bad, self.sizes = pictures, {}, {}
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.pictures[row]
