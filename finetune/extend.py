@@ -73,7 +73,7 @@ def register_neck(name: str, make: Callable[..., nn.Module]) -> None:
             raise FinetuneError(
                 f"{where}: {_name_of(make)} must have feature_info, a list of FeatureInfo, one per map."
             )
-        made = _called(where, neck, as_read(neck, _maps()))
+        made = _called_on_maps(where, neck, neck)
         maps = [made] if isinstance(made, torch.Tensor) else made
         if not isinstance(maps, list) or len(maps) != len(infos):
             given = f"{len(maps)} maps" if isinstance(maps, list) else type(made).__name__
@@ -106,13 +106,19 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
         if not callable(getattr(head, "features", None)):
             raise FinetuneError(f"{where}: {_name_of(make)} has no method features(map) -> (N, D).")
         read = takes(head)
-        _check_shape(where, f"forward({read})", _called(where, head, as_read(head, _maps())), (2, 3))
-        _check_shape(where, f"features({read})", _called(where, head.features, as_read(head, _maps())), (2, None))
+        _check_shape(where, f"forward({read})", _called_on_maps(where, head, head), (2, 3))
+        _check_shape(where, f"features({read})", _called_on_maps(where, head, head.features), (2, None))
     HEADS[name] = make
 
 
-def _maps() -> list[torch.Tensor]:
-    return [torch.empty(_shape(info)) for info in FEATURES]
+def _called_on_maps(where: str, part: nn.Module, callee: Callable[..., Any]) -> Any:
+    """What `callee` of the neck or head `part` gives for the maps that it reads, which the backbone's backward needs
+    unchanged."""
+    maps = [torch.empty(_shape(info)) for info in FEATURES]
+    result = _called(where, callee, as_read(part, maps))
+    if any(x._version for x in maps):
+        raise FinetuneError(f"{where}: {_name_of(type(part))} changes the map that it reads in place (inplace=True?).")
+    return result
 
 
 def _shape(info: FeatureInfo) -> tuple[int, int, int, int]:

@@ -1,5 +1,6 @@
 """Backbone, neck and head as one network, and the public way to make a backbone alone."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from finetune import weights as weight_files
 from finetune.errors import FinetuneError, one_of
 from finetune.heads import FeatureInfo, head_named, neck_named
 from finetune.heads.features import as_read, head_argument, neck_argument, takes
+from finetune.strict_json import one_line
 
 Maps = Tensor | list[Tensor]
 """The last map, or several, the finest first: what lies between two parts of a network."""
@@ -71,10 +73,21 @@ class NetworkSpec:
         backbone = backbones.build(self.backbone, num_classes=0, in_channels=self.in_channels, **self.backbone_options)
         features, neck = feature_info(backbone), None
         if new_neck is not None:
-            neck = new_neck(neck_argument(new_neck, features), **self.neck_options)
+            neck = _built(f"neck={self.neck}", new_neck, neck_argument(new_neck, features), **self.neck_options)
             features = neck.feature_info  # type: ignore[assignment]
-        head = new_head(head_argument(new_head, features), self.num_classes, **self.head_options)
+        argument = head_argument(new_head, features)
+        head = _built(f"head={self.head}", new_head, argument, self.num_classes, **self.head_options)
         return Network(backbone, head, neck)
+
+
+def _built(where: str, make: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+    """The neck or head; an option that it cannot use is one line that names it."""
+    try:
+        return make(*arguments, **options)
+    except FinetuneError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise FinetuneError(f"{where} cannot be built with the options {options}: {one_line(error)}") from error
 
 
 def feature_info(backbone: backbones.Backbone) -> list[FeatureInfo]:

@@ -10,11 +10,11 @@ from finetune.heads import FeatureInfo
 
 
 class Narrow(nn.Sequential):
-    """Last map (N, C, H, W) -> (N, width, H, W). It begins in place, which must not reach the backbone's map."""
+    """Last map (N, C, H, W) -> (N, width, H, W)."""
 
     def __init__(self, features: Sequence[FeatureInfo], *, width: int = 8):
         (last,) = features
-        super().__init__(nn.ReLU(inplace=True), nn.Conv2d(last.num_chs, width, 1, bias=False), nn.BatchNorm2d(width))
+        super().__init__(nn.Conv2d(last.num_chs, width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.feature_info = [FeatureInfo(width, last.reduction)]
 
 

@@ -185,8 +185,7 @@ def _at_last_map(network: Network, images: Tensor, classes: Tensor) -> tuple[Ten
     *before, last = maps if isinstance(maps, list) else [maps]
     last = last.detach().requires_grad_()
     with torch.enable_grad():
-        copy = last.clone()  # a neck may begin in place
-        logits = network.run([*before, copy] if isinstance(maps, list) else copy, start=new)
+        logits = network.run([*before, last] if isinstance(maps, list) else last, start=new)
         score = _picked(logits, classes).sum()  # type: ignore[arg-type]
     return last.detach(), torch.autograd.grad(score, last)[0]
 
