@@ -40,13 +40,11 @@ def neck_named(name: str, argument: str = "neck") -> Callable[..., nn.Module]:
     Raises:
         FinetuneError: there is none; the message begins with `argument`.
     """
-    if name not in NECKS:
-        raise (
-            one_of(argument, name, NECKS)
-            if NECKS
-            else FinetuneError(
-                f"{argument}={name} is not known: no neck is registered. finetune.register_neck makes one known, in a "
-                "module that trust=[...] names."
-            )
+    if not NECKS:
+        raise FinetuneError(
+            f"{argument}={name} is not known: no neck is registered. finetune.register_neck makes one known, in a "
+            "module that trust=[...] names."
         )
+    if name not in NECKS:
+        raise one_of(argument, name, NECKS)
     return NECKS[name]
