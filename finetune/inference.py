@@ -65,7 +65,7 @@ def with_distances(network: Network, typical: Typical | None) -> Callable[[Tenso
     """What to ask `network` for its logits and, in a last column, how far its features lie from what is typical."""
 
     def ask(images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K), or (N, K + 1)
-        last = network.backbone.forward_features(images)
+        last = network.run(images, stop="head")
         logits = network.head(last).float().cpu()
         if typical is None:
             return logits

@@ -105,7 +105,7 @@ class Header:
                 raise FinetuneError(f"selective.{name}.cuts={sure['cuts']} must be named by shares between 0 and 1.")
 
     def to_text(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "network": self.network.to_dict()})
 
     def check_tensors(self, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Hold the network that the header describes against {name: (safetensors' dtype, shape)} of the file.

@@ -19,7 +19,7 @@ from finetune.data.loading.augment import Augment
 from finetune.data.loading.sampling import SAMPLERS
 from finetune.errors import FinetuneError, MissingExtra, one_of
 from finetune.evaluation.classification.assessment import Assessment
-from finetune.heads import HEADS
+from finetune.heads import head_named, neck_named
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
@@ -41,7 +41,9 @@ def check(config: Mapping[str, Any]) -> None:
         )
     check_trainer(config["trainer"])
     _check_targets(config, trust)
-    check_head(config["head"])
+    check_part("head", config["head"], head_named)
+    if config.get("neck"):  # a run from before the group has none
+        check_part("neck", config["neck"], neck_named)
     check_value("backbone.weights", config["backbone"]["weights"], str | None)
     if config["backbone"]["in_channels"] not in (1, 3):
         raise one_of("backbone.in_channels", config["backbone"]["in_channels"], (1, 3))
@@ -164,13 +166,12 @@ def check_data(data: Mapping[str, Any]) -> None:
         raise one_of("data.audit.on_leak", data["audit"]["on_leak"], ("stop", "warn"))
 
 
-def check_head(head: Mapping[str, Any]) -> None:
-    """Build the head once, small, for its own checks."""
-    if head["name"] not in HEADS:
-        raise one_of("head.name", head["name"], HEADS)
-    options = {key: value for key, value in head.items() if key != "name"}
-    check_call("head", options, HEADS[head["name"]])
-    HEADS[head["name"]](1, 1, **options)
+def check_part(group: str, node: Mapping[str, Any], named: Callable[[str, str], Callable[..., Any]]) -> None:
+    """The options of a head or neck, of those that `named` knows; building the network tries their values."""
+    if not isinstance(node.get("name"), str):
+        raise FinetuneError(f"{group}.name={node.get('name')} must be a name.")
+    options = {key: value for key, value in node.items() if key != "name"}
+    check_call(group, options, named(node["name"], f"{group}.name"))
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
@@ -262,9 +263,9 @@ def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
 
 def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:
     """The network to build, as plain values."""
-    backbone, head = dict(config["backbone"]), dict(config["head"])
+    backbone, head, neck = dict(config["backbone"]), dict(config["head"]), dict(config.get("neck") or {})
     name, in_channels, _ = (backbone.pop(key) for key in ("name", "in_channels", "weights"))
-    return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head)
+    return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head, neck.pop("name", None), neck)
 
 
 def preprocessing(config: Mapping[str, Any], of_weights: Preprocessing | None) -> Preprocessing:

@@ -176,14 +176,18 @@ def _checked(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor,
 
 
 def _at_last_map(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """The last map (N, K, h, w) and the gradient of each picture's logit to it.
+    """The backbone's last map (N, K, h, w) and the gradient of each image's logit to it.
 
-    The gradient goes through the head alone, so that nothing of the backbone is kept, whatever it is.
+    The gradient goes through neck and head alone, so that nothing of the backbone is kept, whatever it is.
     """
-    maps = network.backbone.forward_features(images).detach().requires_grad_()
+    new = network.new_parts[0]
+    maps = network.run(images, stop=new)
+    *before, last = maps if isinstance(maps, list) else [maps]
+    last = last.detach().requires_grad_()
     with torch.enable_grad():
-        score = _picked(network.head(maps), classes).sum()
-    return maps.detach(), torch.autograd.grad(score, maps)[0]
+        logits = network.run([*before, last] if isinstance(maps, list) else last, start=new)
+        score = _picked(logits, classes).sum()  # type: ignore[arg-type]
+    return last.detach(), torch.autograd.grad(score, last)[0]
 
 
 def _scores(network: Network, images: Tensor, classes: Tensor) -> Tensor:  # -> (N,)
