@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+SCORES, MODEL = "scores.json", "model.safetensors"
+"""Of a run folder, whose other files finetune/runs/folder.py names."""
 LONGER = ".longer"
 """In the folder of a finished fit that trains longer: `training` while its results stand as they were, `results` while
 they are being replaced."""
@@ -19,7 +21,7 @@ they are being replaced."""
 def is_finished(run: Path) -> bool:
     """Whether the results in a run folder are whole: scores.json, which comes last, and none that is being replaced."""
     mark = run / LONGER
-    return (run / "scores.json").is_file() and not (mark.is_file() and mark.read_text(encoding="utf-8") == "results")
+    return (run / SCORES).is_file() and not (mark.is_file() and mark.read_text(encoding="utf-8") == "results")
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:

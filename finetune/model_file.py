@@ -23,7 +23,7 @@ from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.novelty import Typical
 from finetune.evaluation.classification.thresholds import decision_thresholds
-from finetune.files import is_finished
+from finetune.files import MODEL, SCORES, is_finished
 from finetune.model_header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -243,12 +243,12 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if path.is_dir():
         if not is_finished(path):
-            why = "its results are being replaced" if (path / "scores.json").is_file() else "it has no scores.json"
+            why = "its results are being replaced" if (path / SCORES).is_file() else f"it has no {SCORES}"
             raise FinetuneError(
                 f"model={path} is not a finished run: {why}. "
                 f"Go on with it by `python -m finetune resume={path}`, or name another run."
             )
-        path = path / "model.safetensors"
+        path = path / MODEL
     if not path.is_file():
         raise FinetuneError(f"model={path} does not exist. Name a run folder (outputs/latest) or a model.safetensors.")
     return path

@@ -12,6 +12,7 @@ import yaml
 from finetune import list_models
 from finetune.config import build, compose
 from finetune.errors import FinetuneError, MissingExtra
+from finetune.runs.folder import RunFolder
 
 CONF, ROOT = compose.conf_dir(), Path(__file__).resolve().parents[1]
 EXTRA = {
@@ -239,7 +240,7 @@ def test_your_own_class_is_built_when_its_module_is_trusted():
 def test_a_run_with_interpolations_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("job: fit\nseed: ${oc.env:HOME}\n")
     with pytest.raises(FinetuneError, match="holds an interpolation"):
-        compose.read(tmp_path)
+        RunFolder(tmp_path).read_config()
 
 
 def test_a_runs_own_data_settings_find_their_file(tmp_path):

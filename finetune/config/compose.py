@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import build
-from finetune.config.allowed import renamed
 from finetune.config.overrides import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
 from finetune.config.sweep import Sweep
 from finetune.errors import FinetuneError, one_of
+from finetune.runs.folder import RunFolder
 
-__all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "read", "run", "wants_demo"]
+__all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "run", "wants_demo"]
 
 DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
@@ -92,28 +92,6 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
     )
 
 
-def read(run: Path) -> dict[str, Any]:
-    """The resolved configuration of a run folder, as plain values.
-
-    Raises:
-        FinetuneError: no run folder, or a config.yaml that is damaged or still holds interpolations.
-    """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise FinetuneError(f"{run} is not a run folder: it has no config.yaml.")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FinetuneError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(config, dict):
-        raise FinetuneError(f"{path} is empty or not a configuration.")
-    if "${" in path.read_text(encoding="utf-8"):
-        raise FinetuneError(
-            f"{path} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
-        )
-    return {str(key): value for key, value in renamed(config).items()}
-
-
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
     words = _with_own_group(opened(words), sweep=sweep)
@@ -152,8 +130,8 @@ def _group_of(data: dict[str, Any]) -> str | None:
 
 def own_data(config: DictConfig) -> dict[str, Any] | None:
     """The data settings of the run whose model is to be evaluated; None for a model file by itself."""
-    folder = Path(str(config.model))
-    return read(folder)["data"] if (folder / "config.yaml").is_file() else None
+    run = RunFolder(Path(str(config.model)))
+    return run.read_config()["data"] if run.config.is_file() else None
 
 
 def adopt_data(config: DictConfig, words: list[str]) -> None:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from finetune.config.overrides import parse
 from finetune.errors import FinetuneError
+from finetune.runs.folder import RunFolder
 
 LONGEST = 80  # characters of a folder's name after its number
 
@@ -118,7 +119,7 @@ class Sweep:
 
 def headline(folder: Path) -> dict[str, str]:
     """`val macro AUROC` and the like -> value with its interval, as far as a run has written scores."""
-    path = folder / "scores.json"
+    path = RunFolder(folder).scores
     if not path.is_file():
         return {}
     told = {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune.config.allowed import import_trusted
 from finetune.errors import one_of
+from finetune.runs.folder import RunFolder
 from finetune.training.launch import ranks
 
 JOBS = ("fit", "evaluate", "explain", "predict", "preview", "compare")
@@ -21,7 +22,7 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
 
     import_trusted(config)  # they may register backbones and heads
     with record():
-        getattr(import_module(f"finetune.jobs.{name}"), name)(config, run, words or [], **more)
+        getattr(import_module(f"finetune.jobs.{name}"), name)(config, RunFolder(run), words or [], **more)
 
 
 def follow(place: ranks.Place) -> None:
@@ -36,7 +37,7 @@ def follow(place: ranks.Place) -> None:
             if not run.is_dir():
                 link.fail(f"{run} is not there. The run folder must lie on a disk that all machines share.")
                 continue
-            with ranks.logged(run / f"rank_{place.rank}.log"):
+            with ranks.logged(ranks.log_file(run, place.rank)):
                 try:
                     run_job(order["config"], run)
                 except Exception as error:

@@ -1,6 +1,5 @@
 """job=evaluate: a finished model on a split of its own data or on another data set."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ from finetune.errors import FinetuneError, one_of
 from finetune.evaluation.classification.assessment import Fitted, read_prevalence
 from finetune.evaluation.classification.calibration import Calibration, with_prevalence
 from finetune.evaluation.classification.predictions import Predictions
-from finetune.files import write_json_atomic, write_text_atomic
+from finetune.files import write_text_atomic
 from finetune.jobs import score_table
 from finetune.pages import report
-from finetune.runs import folder as run_folder
-from finetune.runs import known_images as known_images
+from finetune.runs import known_images
+from finetune.runs.environment import data_facts
+from finetune.runs.folder import RunFolder
 from finetune.steps import novelty, prepare, scoring
 from finetune.steps.worst_errors import worst_errors
 from finetune.training.launch import ranks
@@ -25,7 +25,7 @@ SPLITS = ("train", "val", "test", "all")
 FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points", "coverages", "conformal"))
 
 
-def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
+def evaluate(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     """Load, read the data as for a fit, predict, and write predictions, scores and a report."""
     if config["predictions"]:
         score_table.score_file(config, run, words)
@@ -42,17 +42,17 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     prevalence = read_prevalence(config["prevalence"], table.classes, table.kind)
     assessment.check_columns(table.metadata)
     if first:
-        run_folder.begin(run, config, words)
+        run.begin(config, words)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(config, table, pictures, model.preprocessing)
     met = known_images.again(model, table, pictures, data.rows(wanted))
     too_good = met.stop(split, config["data"]["audit"]["on_leak"])
-    with ranks.launched(config, run):
+    with ranks.launched(config, run.path):
         answers = scoring.answers_of(model, table)
         predictions = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"], answers)
     if not first:
         return
-    run_folder.note(run, model=scoring.about(config, model), data=run_folder.of_data(table), notes=table.notes)
+    run.note(model=scoring.about(config, model), data=data_facts(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
     fitted, notes = scoring.shipped(model, table.kind)
     if split == "val" and ("val" in met.pictures or not met.known):
@@ -62,21 +62,24 @@ def evaluate(config: dict[str, Any], run: Path, words: list[str]) -> None:
     told["warnings"] = [*too_good, *told["warnings"]]
     if notes:
         told["notes"] = notes
-    path = run / f"novelty_{split}.csv"
-    if strange := None if met.same_set else novelty.against_own(model, data, data.rows(wanted), path, config, say):
+    if (
+        strange := None
+        if met.same_set
+        else novelty.against_own(model, data, data.rows(wanted), run.novelty(split), config, say)
+    ):
         told["novelty"] = strange
     if prevalence:
-        write_calibrated(run / f"calibrated_{split}.csv", written, fitted.calibration, prevalence, say)
+        write_calibrated(run.calibrated(split), written, fitted.calibration, prevalence, say)
     of_network = [model.classes.index(name) for name in table.classes]
     points = fitted.operating_points
     worst_errors(run, model.network, data, written, assessment.thumbnails, points, of_network)
-    report.write_report(run, scores={split: told})
-    write_json_atomic(run / "scores.json", {split: told})
+    report.write_report(run.path, scores={split: told})
+    run.complete({split: told})
     scoring.show({split: told}, table.synthetic, say)
     if opened:
-        report.write_report(opened)  # it shows how often the test split was opened
+        report.write_report(opened.path)  # it shows how often the test split was opened
     say(f"predictions and scores: {run}")
-    say(f"report: {run / 'report.html'}")
+    say(f"report: {run.report}")
 
 
 def check_split(split: Any) -> None:
@@ -102,24 +105,24 @@ def count_opening(
     met: known_images.Met,
     words: list[str],
     say: prepare.Say,
-) -> Path | None:
+) -> RunFolder | None:
     """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted.
 
     They are known by their pixels; of a run that kept none of them by their names in a data set of its name.
     """
-    own = model.path.parent if model.path else Path()
-    if not all((own / file).is_file() for file in ("scores.json", "predictions_test.csv", "environment.json")):
+    own = RunFolder.of(model)
+    if own is None or not all(path.is_file() for path in (own.scores, own.predictions("test"), own.environment)):
         return None
     images = met.tested
     if not met.known:
-        if (json.loads((own / "environment.json").read_text(encoding="utf-8")).get("data") or {}).get("name") != name:
+        if (own.read_environment().get("data") or {}).get("name") != name:
             return None
-        test = pd.read_csv(own / "predictions_test.csv", usecols=["sample"], dtype=str)["sample"]
+        test = pd.read_csv(own.predictions("test"), usecols=["sample"], dtype=str)["sample"]
         images = int(predictions.frame["sample"].isin(test).sum())
     if not images:
         return None
     try:
-        times = run_folder.open_test(own, words, images)
+        times = own.open_test(words, images)
     except OSError as error:
         say(f"{own} cannot be written ({error.strerror}): this opening of its test split is not counted.")
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,9 @@ from finetune.jobs.evaluate import check_split, count_opening
 from finetune.jobs.predict import pictures as picture_files
 from finetune.pages import explanation as page
 from finetune.pages import report
-from finetune.runs import folder as run_folder
-from finetune.runs import known_images as known_images
+from finetune.runs import known_images
+from finetune.runs.environment import command
+from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
 from finetune.steps.worst_errors import heats, inputs, shown, table_rows
 from finetune.training.launch import ranks
@@ -44,7 +44,7 @@ BOXED = 8  # findings with boxes that are shown
 MOST_RESAMPLES = 1000
 
 
-def explain(config: dict[str, Any], run: Path, words: list[str]) -> None:
+def explain(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     """Explain chosen pictures, or a split: its worst errors, the randomisation test, and boxes where there are any."""
     if ranks.rank() != 0:
         return  # what other processes were started for has nothing to share here
@@ -57,16 +57,16 @@ def explain(config: dict[str, Any], run: Path, words: list[str]) -> None:
         told, figures = of_files(config, model, run, words)
     else:
         told, figures = of_data(config, model, run, words, say)
-    run_folder.note(run, model={"path": str(config["model"]), "weights_hash": model.weights_hash})
+    run.note(model={"path": str(config["model"]), "weights_hash": model.weights_hash})
     told = {"model": {"weights_hash": model.weights_hash}, "method": config["method"], "grid": grid(model), **told}
-    write_json_atomic(run / "explain.json", told)
+    write_json_atomic(run.explanation, told)
     tiles = [tile for figure in figures for tile in (figure.picture, figure.heated)]
     captions = [text for figure in figures for text in figure.caption.rsplit(": ", 1)]  # what was said, of which file
-    write_sheet(run / "explanations.png", tiles, captions, columns=6)
-    page.write(run / "explain.html", told, figures, run_folder.command(words))
+    write_sheet(run.explanation_sheet, tiles, captions, columns=6)
+    page.write(run.explanation_page, told, figures, command(words))
     for sentence in page.sentences(told):
         say(sentence)
-    say(f"page: {run / 'explain.html'}")
+    say(f"page: {run.explanation_page}")
 
 
 def check(config: dict[str, Any]) -> None:
@@ -83,13 +83,13 @@ def check(config: dict[str, Any]) -> None:
 
 
 def of_files(
-    config: dict[str, Any], model: model_file.Model, run: Path, words: list[str]
+    config: dict[str, Any], model: model_file.Model, run: RunFolder, words: list[str]
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Chosen pictures, each for `finding` or its most probable class."""
     files = picture_files(config["images"], "images")
     if len(files) > MOST_FILES:
         raise FinetuneError(f"images={config['images']} names {len(files):,} pictures; a page takes {MOST_FILES}.")
-    run_folder.begin(run, config, words)
+    run.begin(config, words)
     found = explain_images(
         model, files, finding=config["finding"], method=config["method"], device=config["trainer"]["accelerator"]
     )
@@ -110,7 +110,7 @@ def of_files(
 
 
 def of_data(
-    config: dict[str, Any], model: model_file.Model, run: Path, words: list[str], say: prepare.Say
+    config: dict[str, Any], model: model_file.Model, run: RunFolder, words: list[str], say: prepare.Say
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """A split of the data: worst errors, boxes, the randomisation test."""
     method, finding = config["method"], config["finding"]
@@ -118,7 +118,7 @@ def of_data(
     table, wanted, split = prepare.asked(config, model, say)
     if finding is not None:
         class_number(table.classes, finding)
-    run_folder.begin(run, config, words)
+    run.begin(config, words)
     table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
     data = prepare.batches(config, table, pictures, model.preprocessing)
     met = known_images.again(model, table, pictures, data.rows(wanted))
@@ -131,7 +131,7 @@ def of_data(
     assert found is not None  # a single process
     opened = count_opening(model, table.name, found, met, words, say)
     if opened is not None:
-        report.write_report(opened)  # it shows how often the test split was opened
+        report.write_report(opened.path)  # it shows how often the test split was opened
     fitted, _ = scoring.shipped(model, table.kind)
     limits = worst_errors.thresholds_of(fitted.operating_points, found.classes)
     wrong = worst_errors.worst(found, config["worst"], limits, finding)

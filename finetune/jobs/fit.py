@@ -17,14 +17,13 @@ from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
-from finetune.files import write_json_atomic
 from finetune.model_file import Model
 from finetune.network import Network, NetworkSpec
 from finetune.pages import report
 from finetune.preprocessing import Preprocessing
-from finetune.runs import data_record
-from finetune.runs import folder as run_folder
-from finetune.runs import known_images as known_images
+from finetune.runs import data_record, known_images
+from finetune.runs.environment import data_facts
+from finetune.runs.folder import RunFolder
 from finetune.steps import novelty, prepare, scoring
 from finetune.steps.worst_errors import worst_errors
 from finetune.training import ending
@@ -34,7 +33,7 @@ from finetune.training.launch.cluster import Cluster
 from finetune.training.module import Classification
 
 
-def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = False) -> None:
+def fit(config: dict[str, Any], run: RunFolder, words: list[str], *, resumed: bool = False) -> None:
     """Read and check the data, build the network, train, evaluate the best epoch, and write the run folder.
 
     The order matters: what can fail without a picture being decoded comes first, and leaves no file behind; what the
@@ -43,7 +42,7 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     first = ranks.rank() == 0
     say = prepare.sayer(first)
     if first and not resumed:
-        run_folder.check_free(run)
+        run.check_free()
     if debug := bool(config.get("debug_run")):
         say(wording.DEBUG)
     prepare.demo(config, say)
@@ -59,21 +58,21 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
     spec, network, of_weights, source = make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
     if first and not resumed:
-        run_folder.begin(run, config, words)
+        run.begin(config, words)
     table, pictures, _ = prepare.pictures(config, table, preprocessing, say, run if first and not recorded else None)
     if recorded:
         data_record.check_data(run, table, pictures)
     if first and resumed:
-        run_folder.go_on(run, config, words)
+        run.go_on(config, words)
         say(f"going on in {run}")
-    if first and not (recorded and (run / known_images.FILE).is_file()):
+    if first and not (recorded and run.samples.is_file()):
         known_images.keep(run, table, pictures)
     if first and not recorded:
-        run_folder.note(run, weights=source, data=run_folder.of_data(table))
+        run.note(weights=source, data=data_facts(table))
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
-    with ranks.launched(config, run) as place:
+    with ranks.launched(config, run.path) as place:
         train(config, run, table, network, data, say, place)
-        load_best(network, run / "checkpoints")
+        load_best(network, run.checkpoints)
         tables = {
             split: scoring.predictions(network, data, split, config["trainer"]["accelerator"])
             for split in ("val", "test")
@@ -81,8 +80,8 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         }
     if not first:
         return
-    environment = run_folder.read_environment(run)
-    run_folder.begin_results(run)
+    environment = run.read_environment()
+    run.begin_results()
     written = scoring.write(run, tables)
     fitted = assessment.fit(written.get("val"))  # nothing is ever fitted on test
     model = Model(
@@ -97,25 +96,24 @@ def fit(config: dict[str, Any], run: Path, words: list[str], *, resumed: bool = 
         selective=fitted.selective,
         conformal=fitted.conformal,
     )
-    model.save(run / "model.safetensors")
+    model.save(run.model)
     if assessment.novelty:
         accelerator = config["trainer"]["accelerator"]
         novelty.keep(run, network, data, written.get("test"), assessment.novelty, config["seed"], accelerator)
     if "test" in written:
-        run_folder.open_test(run, words, len(written["test"]))
+        run.open_test(words, len(written["test"]))
     scores = scoring.scores(written, assessment, fitted, config["seed"])
     told_of = written.get("test") or written.get("val")
     if told_of is not None:  # before the report, which shows them
         worst_errors(run, network, data, told_of, assessment.thumbnails, fitted.operating_points)
-    report.write_report(run, scores=scores)
-    write_json_atomic(run / "scores.json", scores)
-    run_folder.end_results(run)
+    report.write_report(run.path, scores=scores)
+    run.complete(scores)
     if debug:
         say(f"{wording.DEBUG} outputs/latest stays as it was.")
     else:
-        run_folder.point_latest(run)
+        run.become_latest()
     scoring.show(scores, table.synthetic, say)
-    say(f"report: {run / 'report.html'}")
+    say(f"report: {run.report}")
 
 
 def check_batches(config: dict[str, Any], table: SampleTable) -> None:
@@ -179,7 +177,7 @@ def make_task(config: dict[str, Any], table: SampleTable, network: Network, data
 
 def train(
     config: dict[str, Any],
-    run: Path,
+    run: RunFolder,
     table: SampleTable,
     network: Network,
     data: ImageData,
@@ -191,8 +189,8 @@ def train(
     monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
-    metrics = MetricsTable(run / "metrics.csv")
-    checkpoint = Checkpoint(run / "checkpoints", monitor, keep_all=config["callbacks"]["keep_all_checkpoints"])
+    metrics = MetricsTable(run.metrics)
+    checkpoint = Checkpoint(run.checkpoints, monitor, keep_all=config["callbacks"]["keep_all_checkpoints"])
     callbacks = [
         metrics,
         EpochLines(metrics),
@@ -212,15 +210,15 @@ def train(
         if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
             say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
     trainer = L.Trainer(
-        default_root_dir=run,
-        logger=build.loggers(config, run),
+        default_root_dir=run.path,
+        logger=build.loggers(config, run.path),
         callbacks=callbacks,
         plugins=[Cluster(place)],
         use_distributed_sampler=False,
         enable_checkpointing=True,
         **settings,
     )
-    start = ending.resume_point(run / "checkpoints")
+    start = ending.resume_point(run.checkpoints)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
@@ -235,7 +233,7 @@ def train(
     if early := end.sentence(trainer):
         say(early)
     if trainer.is_global_zero and checkpoint.best_epoch is not None:
-        run_folder.note(run, best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
+        run.note(best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
 
 

@@ -11,9 +11,8 @@ from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.thresholds import thresholds_in_words
-from finetune.files import write_json_atomic, write_text_atomic
-from finetune.runs import folder as run_folder
-from finetune.runs import log
+from finetune.files import write_text_atomic
+from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
 
 SHOWN = 20  # unreadable images that are named on the screen; the table has all
@@ -42,13 +41,13 @@ def pictures(given: Any, argument: str = "input") -> list[Path]:
     return paths
 
 
-def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
+def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     """Read the model, ask it about every image, write the table: an unreadable image has a row with its reason.
 
     Raises:
         FinetuneError: no image can be read; the table with the reasons is written all the same.
     """
-    output = Path(config["output"]) if config["output"] else run / "predictions.csv"
+    output = Path(config["output"]) if config["output"] else run.answers
     if output.is_dir() or not output.parent.is_dir():
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
     paths = pictures(config["input"])
@@ -66,17 +65,13 @@ def predict(config: dict[str, Any], run: Path, words: list[str]) -> None:
             paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"], progress=progress
         )
     bad = table[table["error"] != ""]
-    log.begin(run, run_folder.command(words))
+    run.begin_log(words)
     write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    write_json_atomic(
-        run / "environment.json",
-        {
-            "command": run_folder.command(words),
-            **run_folder.environment(),
-            "model": model.weights_hash,
-            "thresholds": model.thresholds,
-            "unreadable": dict(zip(bad["path"], bad["error"], strict=True)),
-        },
+    run.write_environment(
+        words,
+        model=model.weights_hash,
+        thresholds=model.thresholds,
+        unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
     )
     if len(bad) == len(table):
         raise FinetuneError(

@@ -18,7 +18,7 @@ from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
 from finetune.jobs import fit
 from finetune.preprocessing import Preprocessing
-from finetune.runs import folder as run_folder
+from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
 from finetune.training import memory
 from finetune.training import parts as part_tools
@@ -29,9 +29,9 @@ WARM_UP = 4  # steps before the clock starts: the first ones fill caches and que
 SHOWN = 16  # pictures of the first batch
 
 
-def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
+def preview(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     """Audit, batch.png, what learns when, time and memory of an epoch; the rest of the disk stays as it is."""
-    run_folder.begin(run, config, words)
+    run.begin(config, words)
     say = prepare.sayer(True)
     prepare.demo(config, say)
     table = prepare.table(config, say)
@@ -42,7 +42,7 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
     lenient = {**config, "data": {**given, "on_bad": "skip", "audit": {**given["audit"], "on_leak": "warn"}}}
     table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
-    show_batch(data, run / "batch.png", preprocessing)
+    show_batch(data, run.first_batch, preprocessing)
     task = fit.make_task(config, table, network, data)
     learns = what_learns(task, config["trainer"]["max_epochs"])
     for phase in learns:
@@ -54,7 +54,7 @@ def preview(config: dict[str, Any], run: Path, words: list[str]) -> None:
         say(f"A fit would stop here (data.on_bad=stop): {len(audit.bad_images):,} images cannot be read.")
     for leak in audit.leaks if given["audit"]["on_leak"] == "stop" else []:
         say(f"A fit would stop here (data.audit.on_leak=stop): {leak.text}")
-    write_json_atomic(run / "preview.json", {"learns": learns, "cost": cost, "data": {"hash": table.hash()}})
+    write_json_atomic(run.preview, {"learns": learns, "cost": cost, "data": {"hash": table.hash()}})
     say(f"audit, first batch and figures: {run}")
 
 
@@ -112,7 +112,7 @@ class Clock(Callback):
         self.val_ended = time.perf_counter()
 
 
-def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path, phase: str) -> dict[str, Any]:
+def measure(task: Any, data: ImageData, config: dict[str, Any], run: RunFolder, phase: str) -> dict[str, Any]:
     """Seconds per step and epoch and peak memory, from real steps of a phase of the plan."""
     steps, batches = WARM_UP + config["steps"], len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // config["data"]["batch_size"])
@@ -122,7 +122,7 @@ def measure(task: Any, data: ImageData, config: dict[str, Any], run: Path, phase
     settings |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
     task.plan = replace(task.plan, phases={phase: replace(task.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
-        default_root_dir=run, logger=False, callbacks=[clock], use_distributed_sampler=False,
+        default_root_dir=run.path, logger=False, callbacks=[clock], use_distributed_sampler=False,
         plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **settings,
     )  # fmt: skip
     if torch.cuda.is_available():

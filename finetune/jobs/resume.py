@@ -10,7 +10,7 @@ import torch
 from finetune.config import build, compose
 from finetune.errors import FinetuneError
 from finetune.jobs import run_job
-from finetune.runs import folder as run_folder
+from finetune.runs.folder import RunFolder, runs_in
 from finetune.training import ending
 
 MAY_CHANGE = (
@@ -27,16 +27,16 @@ MAY_CHANGE = (
 """Keys that a resume may set anew."""
 
 
-def newest_unfinished(outputs: Path = Path("outputs")) -> Path:
+def newest_unfinished(outputs: Path = Path("outputs")) -> RunFolder:
     """The unfinished fit begun last."""
     found = []
-    for path in outputs.glob("**/config.yaml"):
+    for run in runs_in(outputs, at_any_depth=True):
         with contextlib.suppress(FinetuneError):  # a damaged folder is not one to go on in
-            if not run_folder.is_complete(path.parent) and compose.read(path.parent).get("job") == "fit":
-                found.append(path.parent)
+            if not run.is_complete() and run.read_config().get("job") == "fit":
+                found.append(run)
     if not found:
         raise FinetuneError(f"resume=auto: there is no unfinished fit below {outputs}/. Name its folder: resume=DIR.")
-    return max(found, key=lambda run: (run / "config.yaml").stat().st_mtime)
+    return max(found, key=lambda run: run.config.stat().st_mtime)
 
 
 def resume(argv: list[str]) -> None:
@@ -49,8 +49,8 @@ def resume(argv: list[str]) -> None:
     named = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
     if len(named) != 1 or not named[0]:
         raise FinetuneError("resume= must be given once: a run folder, or auto for the newest unfinished fit.")
-    run = newest_unfinished() if named[0] == "auto" else Path(named[0])
-    config = compose.read(run)
+    run = newest_unfinished() if named[0] == "auto" else RunFolder(Path(named[0]))
+    config = run.read_config()
     if config.get("job") != "fit":
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")
     words = [word for word in argv if not word.startswith("resume=")]
@@ -60,9 +60,9 @@ def resume(argv: list[str]) -> None:
         build.check(config)
         more = trains_longer(before, config["trainer"])
     except (KeyError, TypeError) as error:
-        raise FinetuneError(f"{run / 'config.yaml'} is not what a fit writes: {error!r}.") from None
+        raise FinetuneError(f"{run.config} is not what a fit writes: {error!r}.") from None
     wanted, done = config["trainer"]["max_epochs"], trained_epochs(run)
-    if run_folder.is_complete(run) and not more:
+    if run.is_complete() and not more:
         raise FinetuneError(
             f"resume={run} is complete already. To train longer, add trainer.max_epochs=N (or max_steps, max_time)."
         )
@@ -70,16 +70,16 @@ def resume(argv: list[str]) -> None:
         raise FinetuneError(
             f"trainer.max_epochs={wanted}: {done} epochs of {run} are trained already. Give {done} or more."
         )
-    run_job(config, run, ["resume=" + str(run), *words], resumed=True)
+    run_job(config, run.path, ["resume=" + str(run), *words], resumed=True)
 
 
-def trained_epochs(run: Path) -> int:
+def trained_epochs(run: RunFolder) -> int:
     """How many epochs the checkpoint that a resume goes on from holds; 0 without one.
 
     Raises:
         FinetuneError: a checkpoint that cannot be read.
     """
-    path = ending.resume_point(run / "checkpoints")
+    path = ending.resume_point(run.checkpoints)
     if path is None:
         return 0
     try:

@@ -19,9 +19,8 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.assessment import Fitted, read_prevalence
 from finetune.evaluation.classification.predictions import PREFIXES, Predictions
 from finetune.evaluation.classification.scores import log_odds
-from finetune.files import write_json_atomic
 from finetune.pages import report
-from finetune.runs import folder as run_folder
+from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
 from finetune.steps.matching import match_images
 
@@ -53,7 +52,7 @@ class Answers:
         return np.log(kept) if self.kind == "multiclass" else logit(kept)
 
 
-def score_file(config: dict[str, Any], run: Path, words: list[str]) -> None:
+def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     """Match the two tables by image, and write predictions, scores with intervals and a report. No picture is read.
 
     `predictions` has the image in its first column and prob_<class> columns; everything else that it has is ignored.
@@ -98,16 +97,16 @@ def score_file(config: dict[str, Any], run: Path, words: list[str]) -> None:
     assessment.check_columns(samples.metadata)
     predictions, fitted, notes = answered(given, samples, model, say)
     prevalence = read_prevalence(config["prevalence"], predictions.classes, predictions.kind)
-    run_folder.begin(run, config, words)
+    run.begin(config, words)
     about = {"name": samples.name, "kind": samples.kind, "classes": samples.classes, "notes": samples.notes}
     of_model = {} if model is None else {"model": scoring.about(config, model)}
-    run_folder.note(run, data=about, **of_model)
+    run.note(data=about, **of_model)
     scoring.write(run, {"test": predictions})
     scores = {"test": assessment.told(predictions, fitted, seed=config["seed"], prevalence=prevalence)}
     if notes:
         scores["test"]["notes"] = notes
-    report.write_report(run, scores=scores)
-    write_json_atomic(run / "scores.json", scores)
+    report.write_report(run.path, scores=scores)
+    run.complete(scores)
     for name, of_class in scores["test"]["classes"].items():
         auroc = of_class["auroc"]
         if auroc["value"] is None:
@@ -117,7 +116,7 @@ def score_file(config: dict[str, Any], run: Path, words: list[str]) -> None:
             say(f"{name:>22}: AUROC {auroc['value']:.3f}{interval}")
     scoring.show(scores, False, say)
     say(f"predictions and scores: {run}")
-    say(f"report: {run / 'report.html'}")
+    say(f"report: {run.report}")
 
 
 def image_column(config: dict[str, Any], answers: pd.DataFrame, labels: pd.DataFrame) -> str:

@@ -21,6 +21,7 @@ from finetune.files import write_text_atomic
 from finetune.pages import conditions, overview, plots, sections
 from finetune.pages import threshold_explorer as threshold_explorer
 from finetune.pages import uncertainty as uncertainty
+from finetune.runs.folder import RunFolder
 from finetune.runs.read import Run
 
 MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
@@ -67,7 +68,7 @@ def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Pa
         "counted": wording.counted,
     }
     page = environment.get_template("report.html.j2").render(context(Run.read(folder, scores)))
-    return write_text_atomic(folder / "report.html", page)
+    return write_text_atomic(RunFolder(folder).report, page)
 
 
 def context(run: Run) -> dict[str, Any]:

@@ -1,24 +1,22 @@
 """The data that a run keeps a record of, compared with what its source reads when the run goes on."""
 
-from pathlib import Path
-
 import pandas as pd
 
 from finetune.data.cache.image_cache import PictureCache
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.runs import folder as run_folder
-from finetune.runs import known_images as known_images
+from finetune.runs import known_images
+from finetune.runs.folder import RunFolder
 
 SHOWN = 3  # names in a message
 
 
-def table_hash(run: Path) -> str | None:
+def table_hash(run: RunFolder) -> str | None:
     """The sample table's hash as the run noted it before it trained; None where it did not get that far."""
-    return (run_folder.read_environment(run).get("data") or {}).get("hash")
+    return (run.read_environment().get("data") or {}).get("hash")
 
 
-def check_samples(run: Path, table: SampleTable) -> None:
+def check_samples(run: RunFolder, table: SampleTable) -> None:
     """Before anything is decoded: every image that the run was made with is still in the table.
 
     Raises:
@@ -29,7 +27,7 @@ def check_samples(run: Path, table: SampleTable) -> None:
         _refuse(run, _gone(known, set(table.paths)))
 
 
-def check_data(run: Path, table: SampleTable, pictures: PictureCache) -> None:
+def check_data(run: RunFolder, table: SampleTable, pictures: PictureCache) -> None:
     """The table, its splits and its pixels are those that the run was made with.
 
     Raises:
@@ -52,13 +50,13 @@ def check_data(run: Path, table: SampleTable, pictures: PictureCache) -> None:
     _refuse(run, changes)
 
 
-def _samples(run: Path) -> pd.DataFrame | None:
+def _samples(run: RunFolder) -> pd.DataFrame | None:
     """samples.csv by path, in text; None where the run was stopped before it wrote it.
 
     Raises:
         FinetuneError: a file that cannot be read.
     """
-    path = run / known_images.FILE
+    path = run.samples
     if not path.is_file():
         return None
     try:
@@ -77,7 +75,7 @@ def _count(names: list[str]) -> str:
     return f"{len(names):,} image{'' if len(names) == 1 else 's'} ({first})"
 
 
-def _refuse(run: Path, changes: list[str]) -> None:
+def _refuse(run: RunFolder, changes: list[str]) -> None:
     if changes:
         raise FinetuneError(
             f"resume={run}: the data are not those that the run was trained with: {'; '.join(changes)}. Test images "

@@ -1,214 +1,301 @@
-"""The run folder: what is written into it besides results, and what makes it count as complete."""
+"""The run folder: the name of every file in it, what begins, continues and completes a run, and outputs/latest."""
 
-import contextlib
+from __future__ import annotations
+
 import json
 import os
-import platform
 import re
-import shlex
-import subprocess
 import sys
-from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-import finetune
-from finetune.data.table import SampleTable
+from finetune.data.audit import audit, near_pairs
 from finetune.errors import FinetuneError
-from finetune.files import LONGER, is_finished, write_json_atomic, write_text_atomic
+from finetune.evaluation.classification import novelty
+from finetune.files import LONGER, MODEL, SCORES, is_finished, write_json_atomic, write_text_atomic
 from finetune.runs import log
+from finetune.runs.environment import command, environment_facts, now
+from finetune.runs.renames import renamed
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "timm",
-    "torchmetrics",
-    "albumentations",
-    "numpy",
-    "pandas",
-)
+if TYPE_CHECKING:
+    from finetune.model_file import Model
 
-
+CONFIG = "config.yaml"
 PARTIAL = re.compile(r"\..+\.\d+")
 """Name of a file that a process was writing when it was killed: .NAME.PID"""
-RESULTS = ("scores.json", "explain.json", "preview.json", "compare.json")
-"""What jobs other than a fit write last."""
 
 
-def check_free(run: Path) -> None:
-    """Refuse a folder that holds another run; what a stopped job that is no fit has left may be written over."""
-    if not (run / "config.yaml").exists():
-        return
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    fit = not isinstance(config, dict) or config.get("job", "fit") == "fit"
-    if fit or any((run / name).exists() for name in RESULTS):
-        way = f"Go on with it by resume={run}, or name" if fit else "Name"
-        raise FinetuneError(f"{run} holds a run already. {way} another folder: hydra.run.dir=DIR.")
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def of(cls, model: Model) -> RunFolder | None:
+        """The folder that a model file lies in: its run's, unless it was moved away; None of a model in memory."""
+        return None if model.path is None else cls(model.path.parent)
+
+    # -- the files ----------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> Path:
+        return self.path / CONFIG
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def audit(self) -> Path:
+        return self.path / audit.FILE
+
+    @property
+    def near_copies(self) -> Path:
+        return self.path / near_pairs.SHEET
+
+    @property
+    def samples(self) -> Path:
+        """Which images the model was made with."""
+        return self.path / "samples.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        return self.path / MODEL
+
+    @property
+    def typical(self) -> Path:
+        """What the features of the training images look like."""
+        return self.path / novelty.FILE
+
+    @property
+    def scores(self) -> Path:
+        """Written last: a run without it is unfinished."""
+        return self.path / SCORES
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def worst_errors(self) -> Path:
+        return self.path / "worst_errors.json"
+
+    @property
+    def test_openings(self) -> Path:
+        """A line for each time that the scores of the test split were seen."""
+        return self.path / "test_openings.jsonl"
+
+    def predictions(self, split: str) -> Path:
+        return self.path / f"predictions_{split}.csv"
+
+    def predicted_splits(self) -> list[str]:
+        """The splits that have a table of predictions."""
+        return sorted(path.stem.removeprefix("predictions_") for path in self.path.glob("predictions_*.csv"))
+
+    def calibrated(self, split: str) -> Path:
+        """Calibrated probabilities, and those at another prevalence."""
+        return self.path / f"calibrated_{split}.csv"
+
+    def novelty(self, split: str) -> Path:
+        return self.path / f"novelty_{split}.csv"
+
+    @property
+    def explanation(self) -> Path:
+        return self.path / "explain.json"
+
+    @property
+    def explanation_page(self) -> Path:
+        return self.path / "explain.html"
+
+    @property
+    def explanation_sheet(self) -> Path:
+        return self.path / "explanations.png"
+
+    @property
+    def comparison(self) -> Path:
+        return self.path / "compare.json"
+
+    @property
+    def comparison_page(self) -> Path:
+        return self.path / "compare.html"
+
+    @property
+    def preview(self) -> Path:
+        return self.path / "preview.json"
+
+    @property
+    def first_batch(self) -> Path:
+        return self.path / "batch.png"
+
+    @property
+    def answers(self) -> Path:
+        """What job=predict writes where no other file is named."""
+        return self.path / "predictions.csv"
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved configuration, as plain values, with the names of today.
+
+        Raises:
+            FinetuneError: no run folder, or a config.yaml that is damaged or still holds interpolations.
+        """
+        if not self.config.is_file():
+            raise FinetuneError(f"{self} is not a run folder: it has no {CONFIG}.")
+        try:
+            text = self.config.read_text(encoding="utf-8")
+            config = yaml.safe_load(text)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise FinetuneError(f"{self.config} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
+        if not isinstance(config, dict):
+            raise FinetuneError(f"{self.config} is empty or not a configuration.")
+        if "${" in text:
+            raise FinetuneError(
+                f"{self.config} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
+            )
+        return {str(key): value for key, value in renamed(config).items()}
+
+    def read_environment(self) -> dict[str, Any]:
+        """environment.json; empty where there is none.
+
+        Raises:
+            FinetuneError: a file that is damaged.
+        """
+        path = self.environment
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError as error:
+            raise FinetuneError(f"{path} cannot be read as JSON: {error}.") from None
+        if not isinstance(facts, dict):
+            raise FinetuneError(f"{path} is not an object of JSON.")
+        return facts
+
+    # -- a run begins, continues and is complete ----------------------------------------------------------------------
+
+    def check_free(self) -> None:
+        """Refuse a folder that holds another run; what a stopped job that is no fit has left may be written over."""
+        if not self.config.exists():
+            return
+        try:
+            is_fit = self.read_config().get("job", "fit") == "fit"
+        except FinetuneError:
+            is_fit = True
+        results = (self.scores, self.explanation, self.preview, self.comparison)
+        if is_fit or any(path.exists() for path in results):
+            way = f"Go on with it by resume={self}, or name" if is_fit else "Name"
+            raise FinetuneError(f"{self} holds a run already. {way} another folder: hydra.run.dir=DIR.")
+
+    def begin(self, config: dict[str, Any], words: list[str]) -> None:
+        """Take the folder for a new run: config.yaml, environment.json and log.txt.
+
+        Raises:
+            FinetuneError: the folder holds another run.
+        """
+        self.check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.begin_log(words)
+        self.write_config(config)
+        self.write_environment(words, seed=config["seed"])
+
+    def go_on(self, config: dict[str, Any], words: list[str]) -> None:
+        """Take the folder of a stopped or finished fit again, once all was checked: config.yaml anew, the occasion
+        noted in environment.json, what a killed process was just writing removed. Results stay as they are."""
+        self.begin_log(words)
+        for folder in (self.path, self.checkpoints):
+            for partial in folder.glob(".*"):
+                if PARTIAL.fullmatch(partial.name):
+                    partial.unlink(missing_ok=True)
+        if self.scores.is_file() and not self._longer.is_file():
+            write_text_atomic(self._longer, "training")
+        self.write_config(config)
+        again = {"when": now(), "command": command(words), **environment_facts()}
+        self.note(resumed=[*self.read_environment().get("resumed", []), again])
+
+    def begin_log(self, words: list[str]) -> None:
+        """From now on what is printed is kept in log.txt, with all that was printed before."""
+        log.begin(self.log, command(words))
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """config.yaml: plain values, in the order they were composed."""
+        write_text_atomic(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+    def write_environment(self, words: list[str], **facts: Any) -> None:
+        """environment.json of a job that begins, with further facts."""
+        write_json_atomic(self.environment, {"command": command(words), **environment_facts(), **facts})
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to environment.json."""
+        write_json_atomic(self.environment, {**self.read_environment(), **facts})
+
+    def open_test(self, words: list[str], images: int) -> int:
+        """Note in test_openings.jsonl that the scores of the run's test images are about to be seen; how often that
+        was by now. A line is added, so that two processes at once lose none."""
+        line = json.dumps({"when": now(), "command": command(words), "images": images}, ensure_ascii=False)
+        with self.test_openings.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        return len(self.test_openings.read_text(encoding="utf-8").splitlines())
+
+    def begin_results(self) -> None:
+        """From here until `complete` the results of a finished fit that trained longer are replaced: no reader takes
+        them, as they are neither the old nor the new."""
+        if self.scores.is_file():
+            write_text_atomic(self._longer, "results")
+
+    def complete(self, scores: dict[str, Any]) -> None:
+        """The results are whole: write scores.json, last of all files."""
+        write_json_atomic(self.scores, scores)
+        self._longer.unlink(missing_ok=True)
+
+    def become_latest(self) -> None:
+        """Make outputs/latest point here; another process may be doing the same."""
+        link = Path("outputs", "latest")
+        link.parent.mkdir(exist_ok=True)
+        partial = link.with_name(f".latest.{os.getpid()}")
+        try:
+            partial.unlink(missing_ok=True)
+            partial.symlink_to(os.path.relpath(self.path.resolve(), link.parent.resolve()), target_is_directory=True)
+            os.replace(partial, link)
+        except OSError as error:  # a real folder of that name, or a file system without links
+            partial.unlink(missing_ok=True)
+            print(f"outputs/latest could not be set ({error.strerror}); the run is at {self}.", file=sys.stderr)
+
+    def is_finished(self) -> bool:
+        """Whether the results are whole."""
+        return is_finished(self.path)
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left to do: results that are whole, and no longer training that was begun and not
+        ended."""
+        return self.is_finished() and not self._longer.is_file()
+
+    def why_unfinished(self) -> str:
+        """The reason that a run is not finished, in words."""
+        return "its results are being replaced" if self.scores.is_file() else f"it has no {SCORES}"
+
+    @property
+    def _longer(self) -> Path:
+        return self.path / LONGER
 
 
-def begin(run: Path, config: dict[str, Any], words: list[str]) -> None:
-    """Take the folder for a new run: config.yaml, environment.json and log.txt.
-
-    Raises:
-        FinetuneError: the folder holds another run.
-    """
-    check_free(run)
-    run.mkdir(parents=True, exist_ok=True)
-    log.begin(run, command(words))
-    write_config(run, config)
-    write_json_atomic(run / "environment.json", {"command": command(words), **environment(), "seed": config["seed"]})
-
-
-def go_on(run: Path, config: dict[str, Any], words: list[str]) -> None:
-    """Take the folder of a stopped or finished fit again, once all was checked: config.yaml anew, the occasion noted in
-    environment.json, what a killed process was just writing removed. Results stay as they are."""
-    log.begin(run, command(words))
-    for folder in (run, run / "checkpoints"):
-        for partial in folder.glob(".*"):
-            if PARTIAL.fullmatch(partial.name):
-                partial.unlink(missing_ok=True)
-    if (run / "scores.json").is_file() and not (run / LONGER).is_file():
-        write_text_atomic(run / LONGER, "training")
-    write_config(run, config)
-    again = {"when": now(), "command": command(words), **environment()}
-    note(run, resumed=[*read_environment(run).get("resumed", []), again])
-
-
-def begin_results(run: Path) -> None:
-    """From here until `end_results` the results of a finished fit that trained longer are replaced: no reader takes
-    them, as they are neither the old nor the new."""
-    if (run / "scores.json").is_file():
-        write_text_atomic(run / LONGER, "results")
-
-
-def end_results(run: Path) -> None:
-    """The results are whole again."""
-    (run / LONGER).unlink(missing_ok=True)
-
-
-def now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
-
-
-def write_config(run: Path, config: dict[str, Any]) -> None:
-    """config.yaml: plain values, in the order they were composed."""
-    write_text_atomic(run / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-
-
-def command(words: list[str]) -> str:
-    """The command as it could be typed again."""
-    return "python -m finetune " + shlex.join(words) if words else "python -m finetune"
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit: nothing that names a person or a place."""
-    import torch
-
-    versions = {"python": platform.python_version(), "finetune": finetune.__version__}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[name] = version(name)
-    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-    return {
-        "versions": versions,
-        "commit": commit(),
-        "machine": ", ".join([machine, processor(), *gpu]),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def processor() -> str:
-    """The CPU's name, as far as the system tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str | None:
-    """The commit of the checkout this code runs from, with `+changes` where it differs; None outside a checkout."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
-        return None
-    git = ["git", "-C", str(here)]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-    return None
-
-
-def of_data(table: SampleTable) -> dict[str, Any]:
-    """What environment.json says of a sample table."""
-    return {
-        "name": table.name,
-        "root": table.root.name,
-        "hash": table.hash(),
-        "kind": table.kind,
-        "classes": table.classes,
-        "synthetic": table.synthetic,
-        "notes": table.notes,
-    }
-
-
-def note(run: Path, **facts: Any) -> None:
-    """Add facts to environment.json."""
-    write_json_atomic(run / "environment.json", {**read_environment(run), **facts})
-
-
-def read_environment(run: Path) -> dict[str, Any]:
-    """environment.json; empty where there is none.
-
-    Raises:
-        FinetuneError: a file that is damaged.
-    """
-    path = run / "environment.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise FinetuneError(f"{path} cannot be read as JSON: {error}.") from None
-    if not isinstance(found, dict):
-        raise FinetuneError(f"{path} is not an object of JSON.")
-    return found
-
-
-def open_test(run: Path, words: list[str], images: int) -> int:
-    """Note in test_openings.jsonl that the scores of the run's test images are about to be seen; how often that was by
-    now. A line is added, so that two processes at once lose none."""
-    line = json.dumps({"when": now(), "command": command(words), "images": images}, ensure_ascii=False)
-    path = run / "test_openings.jsonl"
-    with path.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
-    return len(path.read_text(encoding="utf-8").splitlines())
-
-
-def is_complete(run: Path) -> bool:
-    """Whether nothing is left to do: results that are whole, and no longer training that was begun and not ended."""
-    return is_finished(run) and not (run / LONGER).is_file()
-
-
-def point_latest(run: Path) -> None:
-    """Make outputs/latest the newest completed fit; another process may be doing the same."""
-    link = Path("outputs", "latest")
-    link.parent.mkdir(exist_ok=True)
-    partial = link.with_name(f".latest.{os.getpid()}")
-    try:
-        partial.unlink(missing_ok=True)
-        partial.symlink_to(os.path.relpath(run.resolve(), link.parent.resolve()), target_is_directory=True)
-        os.replace(partial, link)
-    except OSError as error:  # a real folder of that name, or a file system without links
-        partial.unlink(missing_ok=True)
-        print(f"outputs/latest could not be set ({error.strerror}); the run is at {run}.", file=sys.stderr)
+def runs_in(folder: Path, *, at_any_depth: bool = False) -> list[RunFolder]:
+    """The run folders one level below `folder`, or at any depth."""
+    return [RunFolder(path.parent) for path in folder.glob(f"{'**' if at_any_depth else '*'}/{CONFIG}")]

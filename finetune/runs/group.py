@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.comparison import Candidate
 from finetune.evaluation.classification.predictions import Predictions
-from finetune.files import is_finished
+from finetune.runs.folder import RunFolder, runs_in
 
 SILENT = (
     "evaluation",
@@ -76,11 +75,11 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path, inside in _named(named):
-        done = [run for run in inside if is_finished(run)]
+        done = [run for run in inside if RunFolder(run).is_finished()]
         if not inside:
             raise FinetuneError(f"runs={path} holds no run: there is no config.yaml in it or one level below.")
         if not done and inside == [path]:
-            why = "its results are being replaced" if (path / "scores.json").is_file() else "it has no scores.json"
+            why = RunFolder(path).why_unfinished()
             raise FinetuneError(f"{path} is not finished: {why}. Go on with it by resume={path}.")
         if not done:
             raise FinetuneError(f"runs={path} holds no finished run. Go on with one by resume={inside[-1]}.")
@@ -90,7 +89,7 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
 
 def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
     """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
-    left = [run for _, inside in _named(named) for run in inside if not is_finished(run)]
+    left = [run for _, inside in _named(named) for run in inside if not RunFolder(run).is_finished()]
     listed = ", ".join(map(str, left[:MOST_NAMED])) + (", ..." if len(left) > MOST_NAMED else "")
     said = f"{len(left)} unfinished run{'' if len(left) == 1 else 's'} left out (no scores.json): {listed}."
     return [said] if left else []
@@ -103,8 +102,8 @@ def _named(named: str | Path | Sequence[str | Path]) -> list[tuple[Path, list[Pa
         if not path.is_dir():
             raise FinetuneError(f"runs={path} is not a folder. Name run folders, or a folder of them (a multirun's).")
         inside = [path]
-        if not (path / "config.yaml").is_file():
-            inside = sorted((p.parent for p in path.glob("*/config.yaml")), key=lambda p: numbered(p.name))
+        if not RunFolder(path).config.is_file():
+            inside = sorted((run.path for run in runs_in(path)), key=lambda p: numbered(p.name))
         found.append((path, inside))
     return found
 
@@ -116,24 +115,24 @@ def numbered(name: str) -> list[tuple[int, str]]:
 
 def read(path: Path, split: str) -> FinishedRun:
     """A finished run's settings and predictions of `split` (an evaluation's: of the split it was of)."""
-    config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    run = RunFolder(path)
+    config = run.read_config()
     if config.get("job") == "evaluate":
         split = str(config.get("split") or split)
-    table = path / f"predictions_{split}.csv"
+    table = run.predictions(split)
     if not table.is_file():
-        have = sorted(p.stem.removeprefix("predictions_") for p in path.glob("predictions_*.csv"))
-        raise FinetuneError(f"{path} has no predictions of split={split}. It has {', '.join(have) or 'none'}.")
-    scores = json.loads((path / "scores.json").read_text(encoding="utf-8"))
+        have = ", ".join(run.predicted_splits()) or "none"
+        raise FinetuneError(f"{path} has no predictions of split={split}. It has {have}.")
+    scores = json.loads(run.scores.read_text(encoding="utf-8"))
     predictions = Predictions.read(table, (scores.get(split) or {}).get("kind"))
-    return FinishedRun(path, flat(config), predictions, words(path))
+    return FinishedRun(path, flat(config), predictions, words(run))
 
 
-def words(path: Path) -> list[str]:
+def words(run: RunFolder) -> list[str]:
     """What was typed for a run after `python -m finetune`, as far as its environment.json tells."""
     try:
-        command = json.loads((path / "environment.json").read_text(encoding="utf-8"))["command"]
-        return shlex.split(command)[3:]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return shlex.split(run.read_environment()["command"])[3:]
+    except (FinetuneError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
 

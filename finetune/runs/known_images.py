@@ -2,20 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from finetune.data.cache.image_cache import PictureCache
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.files import write_text_atomic
 from finetune.model_file import Model
+from finetune.runs.folder import RunFolder
 
-FILE = "samples.csv"
 COLUMNS = ["sample", "patient", "split", "digest"]
 MADE = {"train": "trained on", "val": "chosen by"}
 """Split of the fit -> what it did with the pictures."""
@@ -43,7 +41,7 @@ class Met:
             FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
         """
         if not self.known:
-            return [f"There is no {FILE} beside the model: whether it was made with these pictures is not known."]
+            return ["There is no samples.csv beside the model: whether it was made with these pictures is not known."]
         unasked = [sentence for of, sentence in self.pictures.items() if of != split]
         if unasked and on_leak == "stop":
             raise FinetuneError(
@@ -53,13 +51,13 @@ class Met:
         return [*self.pictures.values(), *([self.namesakes] if self.namesakes else [])]
 
 
-def keep(run: Path, table: SampleTable, pictures: PictureCache) -> None:
+def keep(run: RunFolder, table: SampleTable, pictures: PictureCache) -> None:
     """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable picture; of a
     picture in one colour, which is like any other such picture, none."""
     frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
     frame["digest"] = digests(pictures)
     frame = frame[~frame.index.isin(pictures.bad)]
-    write_text_atomic(run / FILE, frame.to_csv(index=False, lineterminator="\n"))
+    write_text_atomic(run.samples, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def digests(pictures: PictureCache) -> pd.Series:
@@ -70,9 +68,10 @@ def digests(pictures: PictureCache) -> pd.Series:
 
 def made_with(model: Model) -> pd.DataFrame | None:
     """What the model's run says of its samples; None where it was moved away from its run, or the file is damaged."""
+    if (run := RunFolder.of(model)) is None:
+        return None
     try:
-        path = (model.path.parent if model.path else Path()) / FILE
-        return pd.read_csv(path, dtype=str, keep_default_na=False)[COLUMNS]
+        return pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
     except (OSError, ValueError, KeyError):
         return None
 
@@ -81,17 +80,17 @@ DRAWING = ("seed", "val_fraction", "test_fraction", "folds", "fold")
 """Settings of data that decide a drawn split."""
 
 
-def recorded_split(run: Path, table: SampleTable, data: Mapping[str, Any]) -> SampleTable:
+def recorded_split(run: RunFolder, table: SampleTable, data: Mapping[str, Any]) -> SampleTable:
     """The table with the splits drawn here as the fit in `run` recorded them: how they are drawn may change between
     versions, what was trained on does not. An image that came later goes with its patient.
 
     Only where `data` asks for the drawing of that fit; splits that the data set gives stay.
     """
     try:
-        config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))["data"]
-        record = pd.read_csv(run / FILE, dtype=str, keep_default_na=False)[COLUMNS]
+        config = run.read_config()["data"]
+        record = pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
         same = all(config[key] == data[key] for key in DRAWING)
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (FinetuneError, OSError, ValueError, KeyError, TypeError):
         return table
     if not table.drawn or not same:
         return table

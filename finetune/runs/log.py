@@ -16,7 +16,6 @@ from typing import Any, TextIO
 from finetune.errors import FinetuneError
 from finetune.training.launch import ranks
 
-FILE = "log.txt"
 TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b.?|\r|\n|[^\x1b\r\n]+")
 """A control sequence, an end of line, or text."""
 
@@ -163,11 +162,11 @@ def record() -> Iterator[None]:
         _current = None
 
 
-def begin(run: Path, command: str) -> None:
-    """The job has taken the folder `run`: its log is kept there from now on, with all that was printed before."""
+def begin(file: Path, command: str) -> None:
+    """The job has taken a run folder: its log is kept in `file` from now on, with all that was printed before."""
     if _current is not None:
         when = datetime.now().astimezone().isoformat(timespec="seconds")
-        _current.begin(run / FILE, f"[{when}] {command}")
+        _current.begin(file, f"[{when}] {command}")
 
 
 def _redirect(streams: dict[Any, Any]) -> None:

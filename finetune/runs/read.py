@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.classification.predictions import Predictions
+from finetune.runs.folder import RunFolder, runs_in
 
 
 @dataclass
@@ -39,19 +39,19 @@ class Run:
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
         """Read all there is; `scores` stand in for a scores.json that is still to be written."""
         problems: list[str] = []
+        run = RunFolder(folder)
 
-        def load(name: str, parse, empty):
-            path = folder / name
+        def load(path: Path, parse, empty):
             if not path.is_file():
-                problems.append(f"{name} is missing.")
+                problems.append(f"{path.name} is missing.")
                 return empty
             try:
                 found = parse(path) or empty
                 if not isinstance(found, type(empty)) or not well_formed(found):
                     raise ValueError("it holds something else than was written")
                 return found
-            except (FinetuneError, ValueError, OSError, yaml.YAMLError) as error:
-                problems.append(f"{name} cannot be read: {wording.shortened(str(error))}")
+            except (FinetuneError, ValueError, OSError) as error:
+                problems.append(f"{path.name} cannot be read: {wording.shortened(str(error))}")
                 return empty
 
         def well_formed(found: Any) -> bool:
@@ -64,24 +64,24 @@ class Run:
         def parse_lines(path: Path) -> list[dict[str, Any]]:
             return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-        config = load("config.yaml", lambda path: yaml.safe_load(path.read_text(encoding="utf-8")), {})
-        environment = load("environment.json", parse_json, {})
+        config = load(run.config, lambda _: run.read_config(), {})
+        environment = load(run.environment, lambda _: run.read_environment(), {})
         asked = config.get("job") == "evaluate"  # it trained nothing, and of a table of probabilities it saw no image
-        audit = {} if asked and config.get("predictions") else load("audit.json", parse_json, {})
+        audit = {} if asked and config.get("predictions") else load(run.audit, parse_json, {})
         none = [pd.DataFrame()]
-        metrics = none[0] if asked else load("metrics.csv", lambda path: [pd.read_csv(path)], none)[0]
+        metrics = none[0] if asked else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
-            scores = load("scores.json", parse_json, {})
+            scores = load(run.scores, parse_json, {})
         predictions: dict[str, Predictions] = {}
         for split in scores or ("val", "test"):
             kind = scores.get(split, {}).get("kind")
-            table = load(f"predictions_{split}.csv", lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
+            table = load(run.predictions(split), lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
             if table is not None:
                 predictions[split] = table
-        near = folder / "near_copies.png"
-        near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
-        openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        errors = load("worst_errors.json", parse_json, []) if (folder / "worst_errors.json").exists() else []
+        sheet = run.near_copies
+        near_copies = base64.b64encode(sheet.read_bytes()).decode() if sheet.is_file() else None
+        openings = load(run.test_openings, parse_lines, []) if run.test_openings.exists() else []
+        errors = load(run.worst_errors, parse_json, []) if run.worst_errors.exists() else []
         return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 
@@ -104,8 +104,8 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise FinetuneError(f"folder={folder} is not a folder. Name a run folder, such as outputs/latest.")
-    if not (folder / "config.yaml").is_file():
-        inside = sorted(path.parent.name for path in folder.glob("*/config.yaml"))
+    if not RunFolder(folder).config.is_file():
+        inside = sorted(run.path.name for run in runs_in(folder))
         ways = f"Name one of the runs in it: {', '.join(inside[:5])}." if inside else "Name a run folder."
         raise FinetuneError(f"folder={folder} is not a run: it has no config.yaml. {ways}")
     return Run.read(folder)

@@ -16,13 +16,12 @@ from finetune.files import write_text_atomic
 from finetune.inference import best_device, predict, with_distances
 from finetune.model_file import Model
 from finetune.network import Network
+from finetune.runs.folder import RunFolder
 from finetune.weights import own_file
-
-OWN = "novelty_test.csv"
 
 
 def keep(
-    run: Path, network: Network, data: ImageData, test: Predictions | None, most: int, seed: int, accelerator: str
+    run: RunFolder, network: Network, data: ImageData, test: Predictions | None, most: int, seed: int, accelerator: str
 ) -> None:
     """Write what is typical of at most `most` training images, how far the validation images lie from that, and how
     novel the test images are against it."""
@@ -38,10 +37,10 @@ def keep(
     if len(data.rows("val")):
         typical = replace(typical, usual=np.sort(typical.distance(pooled("val"))))
     of_weights = own_file.tensors_hash(network.state_dict())
-    typical.save(run, of_weights)
+    typical.save(run.path, of_weights)
     if test is not None:
-        kept, _ = novelty.read(run, of_weights)
-        write(run / OWN, of(network, data, data.rows("test"), data.table.kind, kept, most, seed, accelerator))
+        kept, _ = novelty.read(run.path, of_weights)
+        write(run.novelty("test"), of(network, data, data.rows("test"), data.table.kind, kept, most, seed, accelerator))
 
 
 def of(
@@ -85,18 +84,18 @@ def against_own(
     None where its run kept nothing to compare with.
     """
     most = config["evaluation"]["novelty"] if config.get("evaluation") else 0
-    run = model.path.parent if model.path else Path()
-    if not most or not (run / OWN).is_file():
+    run = RunFolder.of(model)
+    if not most or run is None or not run.novelty("test").is_file():
         return None
     try:
-        kept = pd.read_csv(run / OWN, dtype={"sample": str, "patient": str}, keep_default_na=False)
+        kept = pd.read_csv(run.novelty("test"), dtype={"sample": str, "patient": str}, keep_default_na=False)
         kept = kept.astype(dict.fromkeys([score for score in novelty.SCORES if score in kept], float))
     except (OSError, ValueError, KeyError) as error:
-        say(f"{run / OWN} cannot be read ({error}): nothing is said of novelty.")
+        say(f"{run.novelty('test')} cannot be read ({error}): nothing is said of novelty.")
         return None
     own = (model.provenance.get("data") or {}).get("name")
     accelerator = config["trainer"]["accelerator"]
-    typical, _ = novelty.read(run, model.weights_hash)
+    typical, _ = novelty.read(run.path, model.weights_hash)
     other = of(model.network, data, rows, model.kind, typical, most, config["seed"], accelerator)
     write(path, other)
     told = novelty.told(kept, other)

@@ -24,6 +24,7 @@ from finetune.files import write_json_atomic
 from finetune.model_file import Model
 from finetune.preprocessing import Preprocessing
 from finetune.runs import known_images
+from finetune.runs.folder import RunFolder
 
 TALK_EVERY = 10.0  # seconds between two lines on how far a job is
 
@@ -58,7 +59,7 @@ def table(
     *,
     split: bool = True,
     read: SampleTable | None = None,
-    recorded: Path | None = None,
+    recorded: RunFolder | None = None,
 ) -> SampleTable:
     """The sample table, split by patient; the split depends on data.* alone. `split=False` leaves it as it was `read`
     from the source; `recorded` is the folder of the fit whose split it is."""
@@ -85,7 +86,7 @@ check_trainable = audits.check_trainable
 
 
 def pictures(
-    config: dict[str, Any], table: SampleTable, preprocessing: Preprocessing, say: Say, run: Path | None
+    config: dict[str, Any], table: SampleTable, preprocessing: Preprocessing, say: Say, run: RunFolder | None
 ) -> tuple[SampleTable, PictureCache, audits.Audit]:
     """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here.
 
@@ -94,8 +95,8 @@ def pictures(
     data = config["data"]
     early = audits.audit_table(table)
     if run is not None:
-        write_json_atomic(run / "audit.json", early.to_dict())
-    early.stop_on_leak(data["audit"]["on_leak"], run)
+        write_json_atomic(run.audit, early.to_dict())
+    early.stop_on_leak(data["audit"]["on_leak"], None if run is None else run.path)
     workers, on_bad = max(1, data["num_workers"]), data["on_bad"]
     with bar("Decoding pictures", run is not None) as progress:
         cache = PictureCache.build(
@@ -112,19 +113,19 @@ def pictures(
         say(sentence)
     found = audits.audit_pictures(audits.audit_table(mended), mended, cache, near)
     if run is not None:
-        write_json_atomic(run / "audit.json", found.to_dict())
+        write_json_atomic(run.audit, found.to_dict())
         if near:
-            near_pairs.draw(mended, cache, near, run / near_pairs.SHEET)
+            near_pairs.draw(mended, cache, near, run.near_copies)
     for sentence in found.warnings:
         say(f"audit: {sentence}")
-    found.stop_on_leak(data["audit"]["on_leak"], run)
+    found.stop_on_leak(data["audit"]["on_leak"], None if run is None else run.path)
     say(counts(mended))
     if _audits is not None:
         _audits[same] = (mended, found, run)
     return mended, cache, found
 
 
-_audits: dict[tuple[str, ...], tuple[SampleTable, audits.Audit, Path | None]] | None = None
+_audits: dict[tuple[str, ...], tuple[SampleTable, audits.Audit, RunFolder | None]] | None = None
 
 
 @contextmanager
@@ -146,14 +147,19 @@ def audit_key(table: SampleTable, cache: PictureCache, settings: dict[str, Any])
 
 
 def _repeated(
-    mended: SampleTable, found: audits.Audit, first: Path | None, cache: PictureCache, say: Say, run: Path | None
+    mended: SampleTable,
+    found: audits.Audit,
+    first: RunFolder | None,
+    cache: PictureCache,
+    say: Say,
+    run: RunFolder | None,
 ) -> tuple[SampleTable, PictureCache, audits.Audit]:
     """An audit that the run in `first` has made already: its files once more, of its sentences the number."""
     if run is not None and first is not None:
-        write_json_atomic(run / "audit.json", found.to_dict())
-        if (first / "near_copies.png").is_file():
-            shutil.copyfile(first / "near_copies.png", run / "near_copies.png")
-        say(f"audit: the same data as in {first.name}, where {len(found.warnings)} warning(s) stand.")
+        write_json_atomic(run.audit, found.to_dict())
+        if first.near_copies.is_file():
+            shutil.copyfile(first.near_copies, run.near_copies)
+        say(f"audit: the same data as in {first.path.name}, where {len(found.warnings)} warning(s) stand.")
     say(counts(mended))
     return mended, cache, found
 
@@ -237,7 +243,7 @@ def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, 
     own = model.path is not None and known_images.is_own(model, source)
     if split is None:
         split = "test" if own else "all"
-    recorded = model.path.parent if own and model.path is not None else None
+    recorded = RunFolder.of(model) if own else None
     read = table(config, say, split=split != "all", read=source, recorded=recorded)
     named = renamed(read, model.classes, model.kind, mapping)
     for sentence in named.notes[len(read.notes) :]:

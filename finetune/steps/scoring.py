@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from finetune.evaluation.classification.scores import log_odds
 from finetune.inference import best_device, by_index, predict
 from finetune.model_file import Model
 from finetune.network import Network
+from finetune.runs.folder import RunFolder
 
 
 def predictions(
@@ -92,12 +92,12 @@ def has_auroc(table: SampleTable, split: str) -> bool:
     return bool(((target >= 0.5).any(axis=0) & (target < 0.5).any(axis=0)).any())
 
 
-def write(run: Path, tables: dict[str, Predictions | None]) -> dict[str, Predictions]:
+def write(run: RunFolder, tables: dict[str, Predictions | None]) -> dict[str, Predictions]:
     """predictions_<split>.csv for each split."""
     written = {}
     for split, table in tables.items():
         assert table is not None
-        table.write(run / f"predictions_{split}.csv")
+        table.write(run.predictions(split))
         written[split] = table
     return written
 

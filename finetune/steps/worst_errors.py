@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,13 @@ from finetune.explanations import worst_errors as errors
 from finetune.explanations.maps import heat_of
 from finetune.files import write_json_atomic
 from finetune.network import Network
+from finetune.runs.folder import RunFolder
 
-FILE = "worst_errors.json"
 SIDE, MOST_BYTES = 256, 14000  # of an image: twelve errors stay under 450 kB
 
 
 def worst_errors(
-    run: Path,
+    run: RunFolder,
     network: Network,
     data: ImageData,
     predictions: Predictions,
@@ -55,7 +54,7 @@ def worst_errors(
                 else "",  # the same everywhere: it would be the image once more
             }
         )
-    write_json_atomic(run / FILE, told)
+    write_json_atomic(run.worst_errors, told)
     return told
 
 

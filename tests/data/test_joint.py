@@ -16,6 +16,7 @@ from finetune.data.sources.mimic import MimicCxr
 from finetune.data.sources.rsna import MAPPING, Rsna
 from finetune.data.splits import assign_splits
 from finetune.errors import FinetuneError
+from finetune.runs.folder import RunFolder
 from finetune.steps.prepare import renamed
 from tests.data.making import make_table
 from tests.data.test_chest_sources import STUDIES, make_chexpert, make_mimic, make_rsna
@@ -220,7 +221,7 @@ def test_a_joint_configuration_is_plain_and_builds_again(tmp_path, two):
     words = [f"data.sources.chestxray={tmp_path}/nih", f"data.sources.chexpert={tmp_path}/stanford/chexpert"]
     config = compose.plain(compose.compose(["data=joint", *words]))
     (tmp_path / "config.yaml").write_text(compose.as_yaml(config))
-    again = compose.read(tmp_path)
+    again = RunFolder(tmp_path).read_config()
     build.check(again)
     assert build.source(again).table().hash() == build.source(config).table().hash()
 

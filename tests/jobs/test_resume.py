@@ -14,10 +14,9 @@ from PIL import Image
 import finetune
 from finetune.__main__ import main
 from finetune.errors import FinetuneError
-from finetune.files import is_finished
 from finetune.jobs import fit, resume
 from finetune.runs import data_record
-from finetune.runs import folder as run_folder
+from finetune.runs.folder import RunFolder
 from tests.jobs.test_fit import TINY
 
 FIT = [*TINY, "data=csv", "data.table=table.csv", "data.label=label", "data.patient=patient"]
@@ -137,9 +136,9 @@ def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change
 
 
 def test_labels_alone_are_covered_by_the_hash(place):
-    table = fit.prepare.table(resume.compose.read(Path("run")), lambda _: None)
+    table = fit.prepare.table(RunFolder(Path("run")).read_config(), lambda _: None)
     environment = json.loads(Path("run/environment.json").read_text())
-    assert data_record.table_hash(Path("run")) == environment["data"]["hash"] == table.hash()
+    assert data_record.table_hash(RunFolder(Path("run"))) == environment["data"]["hash"] == table.hash()
 
 
 def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_goes_on(place, monkeypatch, capsys):
@@ -158,8 +157,8 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
             main(["resume=run", "trainer.max_epochs=3"])
     assert Path("run/scores.json").read_bytes() == scores
     assert Path("run/model.safetensors").read_bytes() == model
-    assert is_finished(Path("run"))
-    assert not run_folder.is_complete(Path("run"))
+    assert RunFolder(Path("run")).is_finished()
+    assert not RunFolder(Path("run")).is_complete()
     finetune.load("run")
     assert {p.name for p in Path("run").rglob(".*")} == {".longer", ".note"}
 
@@ -178,7 +177,7 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
     assert (
         Path("run/scores.json").stat().st_mtime_ns > before
     )  # written anew, with the same scores if the best epoch stays
-    assert run_folder.is_complete(Path("run"))
+    assert RunFolder(Path("run")).is_complete()
     assert pd.read_csv("run/metrics.csv")["epoch"].tolist() == [0, 1, 2]
     finetune.load("run")
     again = json.loads(Path("run/environment.json").read_text())["resumed"]

@@ -1,17 +1,22 @@
 """What a run leaves besides its results: the log, the machine, and outputs/latest, which debug runs do not move."""
 
+import ast
 import json
 import os
 import re
 import shutil
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import yaml
 
+import finetune
 from finetune.__main__ import main
 from finetune.config import compose
 from finetune.jobs.fit import make_network
-from finetune.runs import folder as run_folder
+from finetune.runs import environment
+from finetune.runs.folder import RunFolder
 from tests.jobs.test_resume import FIT, draw
 from tests.training import tiny
 
@@ -24,6 +29,21 @@ def place(tmp_path_factory):
     os.chdir(folder)
     yield folder
     os.chdir(old)
+
+
+def test_the_name_of_a_file_in_a_run_folder_is_written_once():
+    run = RunFolder(Path("run"))
+    files = [name for name, kind in vars(RunFolder).items() if isinstance(kind, property)]
+    names = {getattr(run, name).name for name in files}
+    assert {"scores.json", "config.yaml", "environment.json", "model.safetensors", "samples.csv"} < names
+    written = Counter(
+        node.value
+        for path in Path(finetune.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in names
+    )
+    hub = Counter({"model.safetensors": 1, "checkpoints": 1})  # the file of a hub, and the folder of torch.hub
+    assert written - hub == Counter(dict.fromkeys(names, 1))
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +81,9 @@ def test_the_log_holds_what_was_printed_and_epochs_count_from_0(debug):
 
 
 def test_machine_threads_and_the_best_epoch_are_recorded_and_shown(debug):
-    environment, page = (debug / "environment.json").read_text(), (debug / "report.html").read_text()
-    known = json.loads(environment)
-    assert known["processor"] == run_folder.processor() != ""
+    text, page = (debug / "environment.json").read_text(), (debug / "report.html").read_text()
+    known = json.loads(text)
+    assert known["processor"] == environment.processor() != ""
     assert known["processor"] in known["machine"]
     assert known["threads"] >= 1
     assert known["processes"] == 1

@@ -47,7 +47,7 @@ def test_all_of_a_job_is_kept_from_before_its_folder_was_made(tmp_path, capsys):
 
     def job():
         print("before")
-        log.begin(tmp_path, "python -m finetune a=b")
+        log.begin(tmp_path / "log.txt", "python -m finetune a=b")
         assert (tmp_path / "log.txt").read_text().endswith("before\n")  # also of a process that is killed
         print(warnings.formatwarning("careful", UserWarning, "file.py", 1), file=sys.stderr)
         logger.warning("by a logger")
@@ -57,7 +57,7 @@ def test_all_of_a_job_is_kept_from_before_its_folder_was_made(tmp_path, capsys):
 
     fails(job, FinetuneError)
     with log.record():
-        log.begin(tmp_path, "python -m finetune resume=x")
+        log.begin(tmp_path / "log.txt", "python -m finetune resume=x")
     print("after")
     logger.warning("after")
     lines = (tmp_path / "log.txt").read_text().splitlines()
@@ -74,7 +74,7 @@ def test_all_of_a_job_is_kept_from_before_its_folder_was_made(tmp_path, capsys):
 
 def test_a_traceback_is_kept_too(tmp_path):
     def job():
-        log.begin(tmp_path, "x")
+        log.begin(tmp_path / "log.txt", "x")
         print(1 / 0)
 
     fails(job, ZeroDivisionError)
@@ -91,7 +91,7 @@ def test_other_processes_keep_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with log.record():
-        log.begin(tmp_path, "x")
+        log.begin(tmp_path / "log.txt", "x")
         print("from rank 1")
     assert list(tmp_path.iterdir()) == []
 
@@ -100,7 +100,7 @@ def test_other_processes_keep_none(tmp_path, monkeypatch):
 def test_a_forked_worker_writes_its_own_lines_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with log.record():
-        log.begin(tmp_path, "x")
+        log.begin(tmp_path / "log.txt", "x")
         print("half", end="")
         if (child := os.fork()) == 0:
             print("from a worker")

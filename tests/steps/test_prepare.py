@@ -13,6 +13,7 @@ from finetune.data.audit.near_duplicates import Pair
 from finetune.data.cache import image_cache as caches
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
+from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
 from tests.data.making import make_table, save
 
@@ -34,7 +35,9 @@ def config(near: bool = True, on_leak: str = "stop") -> dict[str, Any]:
 def prepared(table, run, **options):
     sentences: list[str] = []
     preprocessing = Preprocessing(image_size=64)
-    return prepare.pictures(config(**options), table, preprocessing, sentences.append, run)[0], " ".join(sentences)
+    folder = None if run is None else RunFolder(run)
+    done = prepare.pictures(config(**options), table, preprocessing, sentences.append, folder)
+    return done[0], " ".join(sentences)
 
 
 SPLITS = ["train"] * 5 + ["val", "test", "test"]

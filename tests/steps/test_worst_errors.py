@@ -3,6 +3,7 @@
 import numpy as np
 
 from finetune.evaluation.classification.predictions import Predictions
+from finetune.runs.folder import RunFolder
 from finetune.steps import worst_errors
 
 
@@ -14,6 +15,6 @@ def test_a_map_that_is_the_same_everywhere_is_not_written(tmp_path, monkeypatch)
     monkeypatch.setattr(worst_errors, "table_rows", lambda data, samples: [0, 1])
     monkeypatch.setattr(worst_errors, "heats", lambda network, data, rows, classes: maps)
     monkeypatch.setattr(worst_errors, "shown", lambda data, row: np.full((8, 8), 100, np.uint8))
-    told = worst_errors.worst_errors(tmp_path, None, None, given, 5)
+    told = worst_errors.worst_errors(RunFolder(tmp_path), None, None, given, 5)
     assert [one["sample"] for one in told] == ["a.png", "b.png"]
     assert [bool(one["heat"]) for one in told] == [False, True]

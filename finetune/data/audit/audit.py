@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from finetune.data.cache.image_cache import PictureCache
 
 FEW = 10  # positives below which a class's score in a split says little
+FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
 DARK = 32  # of 255: a set whose pictures never get brighter was scaled wrongly
 DARK_SHARE = 0.5
@@ -86,9 +87,9 @@ class Audit:
         lines += [f"  {leak.text}" for leak in self.leaks]
         near = any(leak.kind == "near" for leak in self.leaks)
         if near and run is not None:
-            lines.append(f"Look at the near copies in {run / SHEET}; all pairs are listed in {run / 'audit.json'}.")
+            lines.append(f"Look at the near copies in {run / SHEET}; all pairs are listed in {run / FILE}.")
         elif run is not None:
-            lines.append(f"The first {EXAMPLES} of each kind are listed in {run / 'audit.json'}.")
+            lines.append(f"The first {EXAMPLES} of each kind are listed in {run / FILE}.")
         lines.append("Repair the split or remove the copies.")
         if near:
             lines.append(

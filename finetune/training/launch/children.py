@@ -12,6 +12,11 @@ import torch
 from finetune.training.launch.link import LAST, POLL
 
 
+def log_file(run: Path, rank: int) -> Path:
+    """Where a rank above 0 writes what it has to say."""
+    return run / f"rank_{rank}.log"
+
+
 class Children:
     """The ranks above 0 that a first rank starts on its machine; what they say goes to rank_N.log in the run folder."""
 
@@ -28,7 +33,7 @@ class Children:
             torch.set_num_threads(threads)
         for number in range(1, size):
             environment = {**os.environ, **shared, "LOCAL_RANK": str(number), "RANK": str(number)}
-            with (self.run / f"rank_{number}.log").open("w") as log:
+            with (log_file(self.run, number)).open("w") as log:
                 self.processes[number] = subprocess.Popen(
                     [sys.executable, "-m", "finetune"], env=environment, stdout=log, stderr=subprocess.STDOUT
                 )
@@ -39,7 +44,7 @@ class Children:
         while self.processes:
             for number, process in self.processes.items():
                 if (status := process.poll()) is not None:
-                    log = self.run / f"rank_{number}.log"
+                    log = log_file(self.run, number)
                     tail = log.read_text(errors="replace").strip().splitlines()[-3:] if log.is_file() else []
                     return "\n".join([f"Rank {number} ended with exit status {status}.", *tail])
             if time.monotonic() >= deadline:

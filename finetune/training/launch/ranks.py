@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import nn
 
 from finetune.errors import FinetuneError
-from finetune.training.launch.children import Children
+from finetune.training.launch.children import Children, log_file
 from finetune.training.launch.link import Link, Watch, connect
 
 
@@ -238,7 +238,7 @@ def reason(error: BaseException, run: Path, place: Place) -> str:
     if place.rank > 0:
         traceback.print_exception(error)
     text = traceback.format_exception_only(error)[-1].strip()
-    return f"{text} (its traceback is in {run / f'rank_{place.rank}.log'})" if place.rank > 0 else text
+    return f"{text} (its traceback is in {log_file(run, place.rank)})" if place.rank > 0 else text
 
 
 @contextmanager
