@@ -225,9 +225,9 @@ def _check_groups(parsed: list[Override]) -> None:
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
         if key in groups and not override.is_sweep_override() and not override.is_delete():
-            for chosen in value if isinstance(value, list) else [value]:
-                if chosen is not None and (not isinstance(chosen, str) or chosen not in groups[key]):
-                    raise one_of(key, chosen, groups[key])
+            for chosen in value if isinstance(value, list) and value else [value]:
+                if not isinstance(chosen, str) or chosen not in groups[key]:
+                    raise one_of(key, "null" if chosen is None else chosen, groups[key])
 
 
 def _is_open(override: Override) -> bool:
