@@ -219,8 +219,9 @@ def run(
         mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         try:
             if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
-                chose = any(override.key_or_group == "data" for override in parse(typed))
-                adopt_data(config, mine if chose else [word for word in mine if not word.startswith("data=")])
+                chose = any(override.key_or_group == "data" for override in parse(opened(typed)))
+                given = mine if multirun else opened(mine)  # Hydra has the words of a sweep opened
+                adopt_data(config, given if chose else [word for word in given if not word.startswith("data=")])
             resolved = plain(config)
             if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
                 build.check(resolved)

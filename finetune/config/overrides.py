@@ -29,6 +29,7 @@ OPEN = (
     "loss.pos_weight",
     "loss.class_weight",
     "callbacks.extra",
+    "prevalence",
 )
 """Mappings whose keys are the user's: findings, classes, names of data sets, thresholds and callbacks."""
 
@@ -262,7 +263,7 @@ def _having(key: str) -> str:
 
 
 def _typed(override: Override) -> str:
-    return str(override.input_line).lstrip("+")
+    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _plain_key(key[0]), str(override.input_line).lstrip("+"))
 
 
 def _explain(error: Exception, words: list[str]) -> FinetuneError:

@@ -211,6 +211,7 @@ def train(
         settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
         if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
             say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     trainer = L.Trainer(
         default_root_dir=run,
         logger=build.loggers(config, run),
@@ -221,7 +222,6 @@ def train(
         **settings,
     )
     start = ending.resume_point(run / "checkpoints")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
         trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
