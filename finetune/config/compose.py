@@ -230,10 +230,15 @@ def run(
             tidy(folder)
             raise
 
+    at_work = False
+
     def task(config: DictConfig) -> None:
+        nonlocal at_work
+        at_work = True  # Hydra has made the run folder
         folder = Path(HydraConfig.get().runtime.output_dir)
         if sweep is not None:
             sweep.run(list(HydraConfig.get().overrides.task), folder, config.job, lambda: job(config, folder))
+            at_work = False
             return
         try:
             job(config, folder)
@@ -250,12 +255,12 @@ def run(
             hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
     except _Ended as ended:
         raise ended.error from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        if error.filename is None or "finetune" in str(error.filename):
+    except OSError as error:
+        if at_work:
             raise
         raise FinetuneError(
-            f"The run folder cannot be made: {error.filename} is in the way ({error.strerror}). Move it, or name "
-            "another place: hydra.run.dir=DIR."
+            f"The run folder cannot be made: {error.filename} ({error.strerror}). Move what is in the way, or name "
+            f"another place: hydra.{'sweep' if multirun else 'run'}.dir=DIR."
         ) from None
     finally:
         sys.argv = old

@@ -216,7 +216,8 @@ def of_one_column(
 ) -> tuple[list[str], str, np.ndarray]:
     """Classes, kind and targets (N, K) at `rows` of a column that names the class of an image, or several as a|b.
 
-    A cell that is one of `classes` is that class, whatever its name holds. A finding that none of these rows has is still known of them if any row has it: they are without it.
+    A cell that is one of `classes` is that class, whatever its name holds. A finding that none of these rows has is
+    still known of them if any row has it: they are without it.
     """
     codes, texts = pd.factorize(column.str.strip())
     cells = [[part.strip() for part in ([text] if text in classes else text.split("|"))] for text in texts]

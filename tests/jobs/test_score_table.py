@@ -180,7 +180,8 @@ def test_a_class_whose_name_holds_a_bar_is_one_class(classes):
     answers.rename(columns={"prob_nv": f"prob_{odd}"}).to_csv("p.csv", index=False)
     main([*WORDS, "label=dx", f'prevalence={{"{odd}": 0.2}}'])
     scores = json.loads(Path("run/scores.json").read_text())["test"]
-    assert scores["kind"] == "multiclass" and odd in scores["classes"]
+    assert scores["kind"] == "multiclass"
+    assert odd in scores["classes"]
     assert scores["overall"]["accuracy"]["value"] == pytest.approx((probs.argmax(axis=1) == true).mean())
 
 
