@@ -106,10 +106,9 @@ def parse(overrides: list[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(word))
         except HydraException:  # OverrideParseException, or what the grammar raises itself
-            hint = "Quote values with spaces, commas or brackets: 'data.findings=[Mass,Nodule]'." if "=" in word else ""
-            raise FinetuneError(
-                f"{word!r} is not of the form key=value. {hint or 'python -m finetune --help shows examples.'}"
-            ) from None
+            quote = "'data.findings=[Mass,Nodule]', and one that is a text twice: \"data.root='a, b'\"."
+            hint = f"Quote values with spaces, commas or brackets: {quote}" if "=" in word else "--help shows examples."
+            raise FinetuneError(f"{word!r} is not of the form key=value. {hint}") from None
     return parsed
 
 

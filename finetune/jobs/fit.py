@@ -17,7 +17,7 @@ from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
-from finetune.files import write_json_atomic
+from finetune.files import resume_word, write_json_atomic
 from finetune.model_file import Model
 from finetune.network import Network, NetworkSpec
 from finetune.pages import report
@@ -227,7 +227,7 @@ def train(
         trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
-            print(f"stopped. Go on by: python -m finetune resume={run}", file=sys.stderr)
+            print(f"stopped. Go on by: python -m finetune {resume_word(run)}", file=sys.stderr)
             raise SystemExit(130) from None
         raise
     if trainer.interrupted:

@@ -18,7 +18,7 @@ import yaml
 import finetune
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.files import LONGER, is_finished, write_json_atomic, write_text_atomic
+from finetune.files import LONGER, is_finished, resume_word, write_json_atomic, write_text_atomic
 from finetune.runs import log
 
 PACKAGES = (
@@ -46,7 +46,7 @@ def check_free(run: Path) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     fit = not isinstance(config, dict) or config.get("job", "fit") == "fit"
     if fit or any((run / name).exists() for name in RESULTS):
-        way = f"Go on with it by resume={run}, or name" if fit else "Name"
+        way = f"Go on with it by {resume_word(run)}, or name" if fit else "Name"
         raise FinetuneError(f"{run} holds a run already. {way} another folder: hydra.run.dir=DIR.")
 
 
