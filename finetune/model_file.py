@@ -23,7 +23,7 @@ from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.novelty import Typical
 from finetune.evaluation.classification.thresholds import decision_thresholds
-from finetune.files import MODEL, SCORES, is_finished
+from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.model_header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -246,7 +246,7 @@ def find(path: str | Path) -> Path:
             why = "its results are being replaced" if (path / SCORES).is_file() else f"it has no {SCORES}"
             raise FinetuneError(
                 f"model={path} is not a finished run: {why}. "
-                f"Go on with it by `python -m finetune resume={path}`, or name another run."
+                f"Go on with it by `python -m finetune {resume_word(path)}`, or name another run."
             )
         path = path / MODEL
     if not path.is_file():

@@ -80,6 +80,10 @@ def test_the_command_of_the_page_trains_with_every_part_and_its_run_is_used_agai
     again = json.loads(Path("again/scores.json").read_text())
     assert again["test"]["overall"]["accuracy"] == scores["test"]["overall"]["accuracy"]
 
+    HEADS.pop("attention")  # a process that has not imported the module
+    with pytest.raises(FinetuneError, match=r"head=attention is not known.* trust=\[MODULE\]"):
+        finetune.load("run")
+
 
 def test_the_loop_without_the_command_line_runs(place, monkeypatch):
     exec(compile(Path("plain.py").read_text(), "plain.py", "exec"), {"__name__": "plain"})

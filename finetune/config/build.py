@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from finetune import losses
@@ -53,10 +54,21 @@ def check(config: Mapping[str, Any]) -> None:
     for kind in ("multilabel", "multiclass"):
         make(config, "loss", _convert_="all", **_kind(config, kind))
     make(config, "schedule")
-    check_type("optimizer", make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
+    _check_optimizer(config)
     augment(config)
     assessment(config)
     extra_callbacks(config, "val/auroc")
+
+
+def _check_optimizer(config: Mapping[str, Any]) -> None:
+    """Build the optimizer of one number: torch checks its own settings, and says what is wrong."""
+    try:
+        built = make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    except FinetuneError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FinetuneError(f"optimizer cannot be built: {error}") from None
+    check_type("optimizer", built, torch.optim.Optimizer)
 
 
 def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
@@ -203,7 +215,7 @@ def make(config: Mapping[str, Any], key: str, node: Any = None, **more: Any) -> 
         built = instantiate(node, **more)
         check_contract(key, built)
         return built
-    except InstantiationException as error:
+    except (InstantiationException, OmegaConfBaseException, TypeError) as error:  # the last of a `_partial_=1`
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, FinetuneError | ImportError):
             cause = cause.__cause__
@@ -296,6 +308,7 @@ def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
     from lightning.pytorch.callbacks import Callback
 
     built = []
+    check_value("callbacks.extra", config["callbacks"]["extra"], dict[str, dict[str, Any]] | None)
     for name, node in (config["callbacks"]["extra"] or {}).items():
         filled = dict(node)
         if filled.get("monitor") == "auto":

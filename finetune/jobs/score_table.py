@@ -190,7 +190,7 @@ def truth(
             )
         label = FINDINGS
     if isinstance(label, str):
-        known, kind, targets = of_one_column(every[label], rows, label)
+        known, kind, targets = of_one_column(every[label], rows, label, given.classes)
         used = [label]
     else:
         rows_of_file = every.iloc[rows]  # with the numbers of its lines, for errors
@@ -210,13 +210,16 @@ def truth(
     return table
 
 
-def of_one_column(column: pd.Series, rows: np.ndarray, name: str) -> tuple[list[str], str, np.ndarray]:
+def of_one_column(
+    column: pd.Series, rows: np.ndarray, name: str, classes: list[str]
+) -> tuple[list[str], str, np.ndarray]:
     """Classes, kind and targets (N, K) at `rows` of a column that names the class of an image, or several as a|b.
 
-    A finding that none of these rows has is still known of them if any row has it: they are without it.
+    A cell that is one of `classes` is that class, whatever its name holds. A finding that none of these rows has is
+    still known of them if any row has it: they are without it.
     """
     codes, texts = pd.factorize(column.str.strip())
-    cells = [[part.strip() for part in text.split("|")] for text in texts]
+    cells = [[part.strip() for part in ([text] if text in classes else text.split("|"))] for text in texts]
     several = name == FINDINGS or any(len(cell) > 1 for cell in cells)
     here = cells if several else [cells[code] for code in np.unique(codes[rows])]
     known = sorted({part for cell in here for part in cell if part})

@@ -17,6 +17,7 @@ from finetune.errors import FinetuneError
         ("trainer.max_steps=0", "trainer.max_steps=0 must be 1 or more, or -1"),
         ("trainer.max_steps=-2", "trainer.max_steps=-2 must be 1 or more, or -1"),
         ("trainer.max_time=soon", "'soon'.* is not a valid duration"),
+        ("trainer.max_time=-1", "trainer.max_time=-1 must be DD:HH:MM:SS"),
         ("trainer.max_time='00:00:00:00'", "trainer.max_time=00:00:00:00 leaves no time"),
         ("trainer.profiler=foo", "The Trainer refuses these settings: .*profiler"),
         ("trainer.num_nodes=2", "trainer.num_nodes=2, but only a launcher starts processes on other machines"),
