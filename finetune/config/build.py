@@ -188,12 +188,10 @@ def check_part(group: str, node: Mapping[str, Any], named: Callable[[str, str], 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
     """Each key is one of Lightning's Trainer, each value of its type, and the Trainer and a run can do with them."""
-    import lightning as L
-
     from finetune.config import trainer as settings
 
-    known = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
-    hints = get_type_hints(L.Trainer.__init__)
+    known = list(inspect.signature(settings.L.Trainer.__init__).parameters)[1:]
+    hints = get_type_hints(settings.L.Trainer.__init__)
     for key, value in trainer.items():
         if key not in known:
             raise unknown_key("trainer", key, value, known)
@@ -277,6 +275,10 @@ def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:
     """The network to build, as plain values."""
     backbone, head, neck = dict(config["backbone"]), dict(config["head"]), dict(config.get("neck") or {})
     name, in_channels, _ = (backbone.pop(key) for key in ("name", "in_channels", "weights"))
+    if (precision := config["trainer"]["precision"]) in ("16-true", "bf16-true"):
+        if (memory := backbone.get("memory")) in ("lean", "minimal"):
+            raise FinetuneError(f"trainer.precision={precision} needs backbone.memory=standard, not {memory}.")
+        backbone["memory"] = "standard"  # the norms of lean training keep statistics in 32 bits
     return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head, neck.pop("name", None), neck)
 
 

@@ -31,6 +31,18 @@ def test_refused(word, message):
         build.check(compose.plain(compose.compose([word])))
 
 
+def test_weights_of_16_bits_do_not_go_with_lean_memory():
+    for memory in ("lean", "minimal"):
+        words = [f"backbone.memory={memory}", "trainer.precision=bf16-true"]
+        with pytest.raises(
+            FinetuneError, match=rf"trainer\.precision=bf16-true needs backbone\.memory=standard, not {memory}"
+        ):
+            build.check(compose.plain(compose.compose(words)))
+    for memory, precision, ours in (("auto", "bf16-true", "standard"), ("lean", "64-true", "lean")):
+        config = compose.plain(compose.compose([f"backbone.memory={memory}", f"trainer.precision={precision}"]))
+        assert build.network_spec(config, 2).build().backbone.memory == ours
+
+
 @pytest.mark.parametrize(
     "word",
     [
