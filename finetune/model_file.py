@@ -85,8 +85,8 @@ class Model:
             return None, "the model has not been saved"
         if self._typical is None:
             known, reason = novelty.read(self.path.parent, self.weights_hash)
-            if known is not None and (n := len(known.usual)) < novelty.FEWEST_VAL:
-                reason = f"{novelty.FILE} is of {n} validation images, {novelty.FEWEST_VAL} are needed"
+            if known is not None and (n := len(known.usual)) < novelty.MIN_VAL_IMAGES:
+                reason = f"{novelty.FILE} is of {n} validation images, {novelty.MIN_VAL_IMAGES} are needed"
             self._typical = (None if reason else known), reason
         return self._typical
 

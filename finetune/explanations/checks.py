@@ -5,9 +5,9 @@ From the head down the parts of a copy are made anew at random, each on top of t
 pictures and classes are compared with those of the trained network by the rank correlation of their pixels. A map that
 stays the same whatever the weights are shows the picture (its edges, its middle), not what the network knows.
 
-There is a verdict from FEWEST images on whose maps vary: correlations of single images spread by about 0.4, so the mean
+There is a verdict from MIN_IMAGES images on whose maps vary: correlations of single images spread by about 0.4, so the mean
 of 20 is known to 0.2 and can be told from ALIKE, where it is 0 or 1. Nor is there one on maps of fewer than
-FEWEST_PLACES places before they are enlarged: a rank correlation of four numbers says nothing.
+MIN_POSITIONS places before they are enlarged: a rank correlation of four numbers says nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from finetune.explanations.maps import heat_of
 from finetune.network import Network
 
-FEWEST = 20  # images whose maps vary in both networks, for a verdict
-FEWEST_PLACES = 16  # of a map before it is enlarged, for a verdict
+MIN_IMAGES = 20  # images whose maps vary in both networks, for a verdict
+MIN_POSITIONS = 16  # of a map before it is enlarged, for a verdict
 ALIKE = 0.5  # a rule of thumb: above it maps of random weights are still recognisably those of the trained network
 
 
@@ -63,11 +63,11 @@ def randomisation(
 
 
 def mean(rho: np.ndarray) -> dict[str, float | None]:
-    """{rho, low, high}: the mean with Student's interval, from FEWEST values on."""
+    """{rho, low, high}: the mean with Student's interval, from MIN_IMAGES values on."""
     if not len(rho):
         return {"rho": None, "low": None, "high": None}
     middle = float(rho.mean())
-    if len(rho) < FEWEST:
+    if len(rho) < MIN_IMAGES:
         return {"rho": middle, "low": None, "high": None}
     half = float(student.ppf(0.975, len(rho) - 1) * rho.std(ddof=1) / np.sqrt(len(rho)))
     return {"rho": middle, "low": max(middle - half, -1.0), "high": min(middle + half, 1.0)}
@@ -75,7 +75,7 @@ def mean(rho: np.ndarray) -> dict[str, float | None]:
 
 def verdict(last: Mapping[str, Any], places: int | None) -> bool | None:
     """Whether maps of random weights are like those of the trained ones; None where it cannot be told."""
-    if last["low"] is None or (places is not None and places < FEWEST_PLACES):
+    if last["low"] is None or (places is not None and places < MIN_POSITIONS):
         return None
     if last["low"] > ALIKE or last["high"] < -ALIKE:
         return True
@@ -87,12 +87,12 @@ def in_a_sentence(told: dict[str, Any]) -> str:
     last, method, places = told["stages"][-1], told["method"], told["places"]
     over = f"over {last['images']} of {told['images']} image{'' if told['images'] == 1 else 's'}"
     unknown = f"Whether the maps of {method} depend on the weights cannot be told"
-    if places is not None and places < FEWEST_PLACES:
-        return f"{unknown}: they have {places} places, too few to be compared (fewer than {FEWEST_PLACES})."
-    if last["images"] < FEWEST:
+    if places is not None and places < MIN_POSITIONS:
+        return f"{unknown}: they have {places} places, too few to be compared (fewer than {MIN_POSITIONS})."
+    if last["images"] < MIN_IMAGES:
         return (
             f"{unknown}: the maps of {last['images']} of {told['images']} images vary, with these weights and with "
-            f"random ones; {FEWEST} are needed."
+            f"random ones; {MIN_IMAGES} are needed."
         )
     rho = f"rank correlation {last['rho']:.2f} ({last['low']:.2f} to {last['high']:.2f}) {over}"
     if told["alike"] is None:

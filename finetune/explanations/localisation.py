@@ -10,7 +10,7 @@ Beside each stands what chance gives, twice. `chance` is the maximum, or the reg
 is the same boxes held against the maps of the other patients' pictures with that finding: a method that always points
 to the middle of the lungs scores as well there, so only what lies above it speaks for the maps.
 
-There is a verdict from FEWEST_MAPS maps on that vary: of fewer the interval of a share is 0.4 wide or more, and hardly
+There is a verdict from MIN_MAPS maps on that vary: of fewer the interval of a share is 0.4 wide or more, and hardly
 anything lies above chance.
 """
 
@@ -25,10 +25,10 @@ import numpy as np
 from finetune.explanations.geometry import Corners, mask
 from finetune.files import plain
 from finetune.statistics import intervals
-from finetune.statistics.intervals import FEWEST, Interval
+from finetune.statistics.intervals import MIN_PATIENTS, Interval
 
-FEWEST_MAPS = 20  # that vary, for a verdict
-MOST_OTHERS = 20  # maps of other patients that a picture's boxes are held against
+MIN_MAPS = 20  # that vary, for a verdict
+MAX_OTHERS = 20  # maps of other patients that a picture's boxes are held against
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ def in_a_sentence(scores: dict[str, Any]) -> str:
     pointing = scores["pointing"]
     if scores["n"] == 0:
         return "There are no boxes to hold the maps against."
-    if (varying := scores["n"] - scores["constant"]) < FEWEST_MAPS:
+    if (varying := scores["n"] - scores["constant"]) < MIN_MAPS:
         return (
             f"Whether the maps lie where the boxes are cannot be told: {varying:,} of {scores['n']:,} maps vary, "
-            f"{FEWEST_MAPS} are needed."
+            f"{MIN_MAPS} are needed."
         )
     control = max(value for value in (pointing["chance"], pointing["elsewhere"]) if not _nan(value))
     said = f"The maximum lies in a box in {100 * pointing['value']:.0f} % of {scores['n']:,} findings"
@@ -114,7 +114,7 @@ def _row(number: int, found: Sequence[Located], ranked: Sequence[np.ndarray]) ->
     one = found[number]
     inside = mask(one.boxes, len(one.heat))
     others = [i for i, o in enumerate(found) if o.finding == one.finding and o.patient != one.patient]
-    others = [others[i] for i in np.linspace(0, len(others) - 1, min(len(others), MOST_OTHERS)).astype(int)]
+    others = [others[i] for i in np.linspace(0, len(others) - 1, min(len(others), MAX_OTHERS)).astype(int)]
     share = float(inside.mean())
     return {
         "finding": one.finding,
@@ -145,8 +145,8 @@ def _scores(rows: Sequence[dict[str, Any]], n_boot: int, seed: int) -> dict[str,
             "chance": _mean(np.array([row["chance"][metric] for row in rows])),
             "elsewhere": _mean(elsewhere[~np.isnan(elsewhere)]),
         }
-    if rows and len(people) < FEWEST:
-        scores["note"] = f"fewer than {FEWEST} patients"
+    if rows and len(people) < MIN_PATIENTS:
+        scores["note"] = f"fewer than {MIN_PATIENTS} patients"
     return scores
 
 

@@ -15,7 +15,7 @@ from finetune.explanations import overlays
 from finetune.explanations.geometry import Corners
 from finetune.files import plain, write_text_atomic
 
-SIDE, MOST_BYTES = 448, 30000  # of the two pictures beside each other
+SIDE, MAX_BYTES = 448, 30000  # of the two pictures beside each other
 
 METHODS = {
     "grad_cam": "Grad-CAM (Selvaraju et al., 2017)",
@@ -57,7 +57,7 @@ class Figure:
 
     def jpeg(self) -> str:
         """Both beside each other, in base64."""
-        return overlays.jpeg(np.concatenate([self.picture, self.heated], axis=1), SIDE, MOST_BYTES)
+        return overlays.jpeg(np.concatenate([self.picture, self.heated], axis=1), SIDE, MAX_BYTES)
 
 
 def caption(about: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from finetune.evaluation import wording
 
 GOOD, BAD, OPEN = "good", "bad", "open"
-MOST_NAMES = 4
+MAX_NAMES = 4
 
 
 @dataclass(frozen=True)
@@ -140,5 +140,5 @@ def beyond_chance(gap: Mapping[str, Any]) -> bool:
 
 def named(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

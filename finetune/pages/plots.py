@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
 }
-MOST_POINTS = 300  # of a curve; more cannot be seen
+MAX_POINTS = 300  # of a curve; more cannot be seen
 
 
 def _styled(draw: Callable[..., str]) -> Callable[..., str]:
@@ -68,7 +68,7 @@ def roc(target: np.ndarray, score: np.ndarray, label: str) -> str:
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     if true[-1] and false[-1]:
-        axes.plot(*thinned(false / false[-1], true / true[-1], MOST_POINTS), color=_color(0))
+        axes.plot(*thinned(false / false[-1], true / true[-1], MAX_POINTS), color=_color(0))
     _finish(axes, "1 − specificity", "sensitivity")
     return _svg(figure, label)
 
@@ -82,7 +82,7 @@ def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
         share = true[-1] / (true[-1] + false[-1])
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         precision = true[1:] / (true[1:] + false[1:])
-        axes.plot(*thinned(true[1:] / true[-1], precision, MOST_POINTS), color=_color(0), drawstyle="steps-pre")
+        axes.plot(*thinned(true[1:] / true[-1], precision, MAX_POINTS), color=_color(0), drawstyle="steps-pre")
     _finish(axes, "recall (sensitivity)", "precision (PPV)")
     return _svg(figure, label)
 
@@ -133,7 +133,7 @@ def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], label: str,
     figure, axes = _figure(4.2, 2.6)
     for i, (name, values) in enumerate(series.items()):
         known = ~np.isnan(np.asarray(values, np.float64))
-        points = thinned(np.asarray(x, np.float64)[known], np.asarray(values, np.float64)[known], MOST_POINTS)
+        points = thinned(np.asarray(x, np.float64)[known], np.asarray(values, np.float64)[known], MAX_POINTS)
         mark = MARKS[i % 4] if len(points[0]) <= 30 else ""
         axes.plot(*points, color=_color(i), linestyle=DASHES[i % 4], marker=mark, markersize=3.5, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))

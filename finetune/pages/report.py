@@ -23,9 +23,9 @@ from finetune.pages import threshold_explorer as threshold_explorer
 from finetune.pages import uncertainty as uncertainty
 from finetune.runs.read import Run
 
-MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
-MOST_CAUTIONS = 4  # shown at once; the others unfold
-MOST_CELLS = 20  # classes up to which the confusion matrix is a table
+MAX_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
+MAX_CAUTIONS = 4  # shown at once; the others unfold
+MAX_CELLS = 20  # classes up to which the confusion matrix is a table
 NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -106,7 +106,7 @@ def context(run: Run) -> dict[str, Any]:
         "marks": conditions.MARKS,
         "findings": findings(run, checks, selective),
         "decided_by": decided_by(points, scores),
-        "most_cautions": MOST_CAUTIONS,
+        "most_cautions": MAX_CAUTIONS,
         "cautions": [
             *([wording.DEBUG] if debug else []),
             *scores.get("warnings", []),
@@ -135,7 +135,7 @@ def context(run: Run) -> dict[str, Any]:
         "confusion": confusion(scores),
         "calibration": sections.calibration(scores, predictions),
         "points": points,
-        "explorer": threshold_explorer.part(predictions, scores, MOST_FIGURES) if predictions else None,
+        "explorer": threshold_explorer.part(predictions, scores, MAX_FIGURES) if predictions else None,
         "selective": selective,
         "conformal": uncertainty.conformal(scores),
         "errors": sections.errors(run.errors),
@@ -276,7 +276,7 @@ def class_figures(predictions: Predictions, scores: dict[str, Any]) -> list[dict
     truth, ranks = scorer.truth, scorer.ranks
     positives = (truth == 1).sum(axis=0)
     shown = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
-    shown = sorted(sorted(shown, key=lambda k: -positives[k])[:MOST_FIGURES])
+    shown = sorted(sorted(shown, key=lambda k: -positives[k])[:MAX_FIGURES])
     figures: list[dict[str, Any]] = []
     for k in shown:
         name = predictions.classes[k]
@@ -299,7 +299,7 @@ def confusion(scores: dict[str, Any]) -> dict[str, Any] | None:
     if not found:
         return None
     counts, classes = np.array(found["counts"]), found["classes"]
-    small = len(classes) <= MOST_CELLS
+    small = len(classes) <= MAX_CELLS
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return {
         "classes": classes,

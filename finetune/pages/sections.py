@@ -12,9 +12,9 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.reliability import LOSSES, Bins, binned, top_label
 from finetune.pages import plots
 
-MOST_FIGURES = 14  # reliability diagrams; the table has all classes
-FEWEST_IMAGES = 100  # known labels below which a reliability diagram shows chance more than calibration
-LEAST_BIN = 20  # images that a drawn bin holds
+MAX_FIGURES = 14  # reliability diagrams; the table has all classes
+MIN_IMAGES = 100  # known labels below which a reliability diagram shows chance more than calibration
+MIN_BIN_SIZE = 20  # images that a drawn bin holds
 TOP = "All classes, the most probable"
 TIMES = {"network": "before", "calibrated": "after"}
 MACRO = ("average_precision", "sensitivity", "specificity")
@@ -28,7 +28,7 @@ METHODS = {
 def calibration(scores: dict[str, Any], predictions: Predictions | None = None) -> dict[str, Any] | None:
     """Rows of before and after, with their reliability diagrams; without a calibration, the diagrams alone.
 
-    The diagrams of classes with fewer than FEWEST_IMAGES images are left out: `few` names them.
+    The diagrams of classes with fewer than MIN_IMAGES images are left out: `few` names them.
     """
     fitted = scores.get("calibration")
     named: dict[str, dict[str, Any]] = {}
@@ -49,12 +49,12 @@ def calibration(scores: dict[str, Any], predictions: Predictions | None = None) 
         }
         for name, each in named.items()
     ]
-    few = [name for name, each in drawn.items() if each[0].count.sum() < FEWEST_IMAGES]
+    few = [name for name, each in drawn.items() if each[0].count.sum() < MIN_IMAGES]
     figures = []
-    for name in [name for name in drawn if name not in few][:MOST_FIGURES]:
+    for name in [name for name in drawn if name not in few][:MAX_FIGURES]:
         errors = [wording.number(each.error()) for each in drawn[name]]
         caption = ", calibrated ".join([f"calibration error {errors[0]}", *errors[1:]])
-        bins = [plots.merged(each, LEAST_BIN) for each in drawn[name]]
+        bins = [plots.merged(each, MIN_BIN_SIZE) for each in drawn[name]]
         svg = plots.reliability(bins[0], f"Reliability of {name}: {caption}", *bins[1:])
         figures.append((f"{name}: {caption}", Markup(svg)))
     if not rows and not drawn:
@@ -65,8 +65,8 @@ def calibration(scores: dict[str, Any], predictions: Predictions | None = None) 
         "rows": rows,
         "figures": figures,
         "few": few,
-        "least": FEWEST_IMAGES,
-        "least_bin": LEAST_BIN,
+        "least": MIN_IMAGES,
+        "least_bin": MIN_BIN_SIZE,
     }
 
 

@@ -16,7 +16,7 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.statistics import intervals
 from finetune.statistics.curves import thinned
 
-MOST_THRESHOLDS = 80  # per class
+MAX_THRESHOLDS = 80  # per class
 METRICS = ("sensitivity", "specificity", "ppv", "npv")
 
 
@@ -66,7 +66,7 @@ def of_class(
     last = np.flatnonzero(np.r_[np.diff(prob[order]) != 0, True])
     true, false = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
     # evenly along the ROC curve: where it is steep a small step of the threshold changes much
-    along = prob[order][last][np.isin(true + false, np.add(*thinned(true, false, MOST_THRESHOLDS)))]
+    along = prob[order][last][np.isin(true + false, np.add(*thinned(true, false, MAX_THRESHOLDS)))]
     end = scale_end(max([float(prob.max()), *chosen]))
     above = end if end > prob.max() else np.nextafter(1, 2)
     thresholds = np.unique(np.r_[along, np.asarray(chosen, np.float64), above])[::-1]

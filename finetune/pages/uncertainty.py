@@ -9,7 +9,7 @@ from markupsafe import Markup
 from finetune.evaluation import wording
 from finetune.pages import plots
 
-MOST_FIGURES = 14
+MAX_FIGURES = 14
 HEADS = {
     "multilabel": {
         "yes": "coverage with the finding",
@@ -41,7 +41,7 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
         few = min(errors)
         if errors[1.0] is not None and errors[few] is not None:
             less.append((errors[1.0], errors[few], few))
-        if len(figures) < MOST_FIGURES and of_class["curve"]["coverage"]:
+        if len(figures) < MAX_FIGURES and of_class["curve"]["coverage"]:
             every, part = wording.number(errors[1.0]), wording.number(errors[few])
             caption = f"{name}: {every} of all answers wrong, {part} of the most certain {100 * few:g} %"
             svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")

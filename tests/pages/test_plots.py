@@ -83,7 +83,7 @@ def test_25000_samples_stay_small():
 
 def test_thinning_keeps_ends_and_form():
     x = np.linspace(0, 1, 10_000)
-    thin_x, thin_y = thinned(x, x**2, most=100)
+    thin_x, thin_y = thinned(x, x**2, limit=100)
     assert len(thin_x) <= 100
     assert (thin_x[0], thin_x[-1], thin_y[-1]) == (0, 1, 1)
     np.testing.assert_allclose(np.interp(x, thin_x, thin_y), x**2, atol=1e-3)

@@ -66,7 +66,7 @@ def test_slider_and_tables_give_the_same_counts_the_same_interval(per_patient):
 def test_limits_agree_with_the_bootstrap():
     given = binary(1500, shares=(0.3,), per_patient=3)
     (one,) = threshold_explorer.explored(given, {}, 1)
-    assert 40 <= len(one["thresholds"]) <= threshold_explorer.MOST_THRESHOLDS + 1
+    assert 40 <= len(one["thresholds"]) <= threshold_explorer.MAX_THRESHOLDS + 1
     for i in range(10, len(one["thresholds"]) - 10, 15):
         yes, positive = given.probs[:, 0] >= one["thresholds"][i] * (1 - 1e-6), given.truth[:, 0] == 1
         assert (yes & positive).sum() == one["true"][i]

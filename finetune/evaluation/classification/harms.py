@@ -4,7 +4,7 @@ Each rule is a function of the scores alone. It fires only beyond chance, that o
 val who happened to be fitted on; where several classes or sides are looked at, limits are stretched for that many looks
 (Bonferroni). The rules, in order of harm:
 
-- calibration: it raises the log loss by more than `LEAST_RISE` of it, and more than fitting it to so few patients does.
+- calibration: it raises the log loss by more than `MIN_RISE` of it, and more than fitting it to so few patients does.
 - sets: conformal sets miss the truth at least `MISSES` times as often as promised.
 - points: a threshold chosen for a sensitivity, specificity or PPV misses that goal by as much.
 - baseline: the accuracy is not shown to be above that of always answering the largest class; of a multilabel class
@@ -27,12 +27,12 @@ from scipy.stats import beta, chi2, norm
 from finetune.evaluation import wording
 from finetune.statistics.intervals import LEVEL
 
-LEAST_RISE = 0.02
+MIN_RISE = 0.02
 MISSES = 1.5
 HALF = 0.5
 PARAMETERS = {"temperature": 1, "platt": 2, "isotonic": 10}
 """Numbers fitted by a calibration, for each class but of a temperature; of a curve about so many steps."""
-MOST_NAMED = 5
+MAX_NAMED = 5
 """Classes named with their numbers in a sentence."""
 
 Scores = Mapping[str, Any]
@@ -85,7 +85,7 @@ def calibration(scores: Scores) -> Harm | None:
     def worse(of: Scores) -> bool:
         change, before = of["difference"]["log_loss"], of["before"]["log_loss"]["value"]
         low = stretched(change, len(every))[0]
-        return low is not None and low > by_fitting and change["value"] > LEAST_RISE * before
+        return low is not None and low > by_fitting and change["value"] > MIN_RISE * before
 
     names = [name for name, of in every.items() if worse(of)]
     if not names:
@@ -297,11 +297,11 @@ def tail(looks: int) -> float:
 def of_classes(names: list[str]) -> str:
     """` of a, b`, empty where all classes together are meant."""
     named = [name for name in names if name]
-    rest = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    return f" of {', '.join(named[:MOST_NAMED])}{rest}" if named else ""
+    rest = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    return f" of {', '.join(named[:MAX_NAMED])}{rest}" if named else ""
 
 
 def listed(keys: list[Any], words: Callable[[Any], str]) -> str:
     """The words of the first few, and how many more there are."""
-    rest = f"; and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
-    return "; ".join(words(key) for key in keys[:MOST_NAMED]) + rest
+    rest = f"; and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    return "; ".join(words(key) for key in keys[:MAX_NAMED]) + rest

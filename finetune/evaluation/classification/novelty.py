@@ -31,7 +31,7 @@ FILE = "typical.safetensors"
 """Beside the model: what its training images look like to it, and how far its validation images lie from them."""
 SCORES = ("energy", "mahalanobis")
 DIRECTIONS = 128  # of the covariance that are kept at most
-FEWEST_VAL = 20  # validation images below which nothing is said of what is usual: 1 in 21 would be called unusual
+MIN_VAL_IMAGES = 20  # validation images below which nothing is said of what is usual: 1 in 21 would be called unusual
 UNUSUAL = 0.99  # quantile of the validation images beyond which an image is called unusual
 
 

@@ -18,12 +18,12 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.thresholds import decision_thresholds
 from finetune.statistics.curves import thinned
-from finetune.statistics.intervals import FEWEST
+from finetune.statistics.intervals import MIN_PATIENTS
 from finetune.statistics.shares import shares
 
 ALL = "all classes"
 """The one row of a multiclass table."""
-MOST_POINTS = 60  # of a curve in scores.json
+MAX_POINTS = 60  # of a curve in scores.json
 
 
 def read_coverages(given: Sequence[Any] | None) -> list[float]:
@@ -51,7 +51,7 @@ def fit(
     for name, about in decided(val, points).items():
         sure, wrong = answers(val, name, about["threshold"])
         known = ~np.isnan(wrong)
-        if coverages and len(np.unique(people[known])) >= FEWEST:
+        if coverages and len(np.unique(people[known])) >= MIN_PATIENTS:
             cuts = {f"{share:g}": float(np.quantile(sure[known], 1 - share, method="lower")) for share in coverages}
             cut[name] = {**about, "cuts": cuts}
     return cut
@@ -112,5 +112,5 @@ def curve(sure: np.ndarray, wrong: np.ndarray) -> dict[str, list[float]]:
     order = np.argsort(-sure, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(sure[order]) != 0, True])
     answered = last + 1
-    x, y = thinned(answered / len(sure), np.cumsum(wrong[order])[last] / answered, MOST_POINTS)
+    x, y = thinned(answered / len(sure), np.cumsum(wrong[order])[last] / answered, MAX_POINTS)
     return {"coverage": x.tolist(), "errors": y.tolist()}

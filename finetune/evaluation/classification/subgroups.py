@@ -22,10 +22,10 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import Scorer, Scores, mean_of_defined
 from finetune.evaluation.classification.summary import described, joined, macro_interval
 from finetune.statistics import intervals
-from finetune.statistics.intervals import FEWEST, Interval
+from finetune.statistics.intervals import MIN_PATIENTS, Interval
 
-MOST_GROUPS = 12
-MOST_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
+MAX_GROUPS = 12
+MAX_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
 AGES = (18, 40, 60, 80)
 UNKNOWN, OTHER = "unknown", "other"
 LESS_IS_BETTER = ("brier", "log_loss", "ece")
@@ -45,7 +45,7 @@ def subgroups(
     found: dict[str, Any] = {}
     for column in wanted:
         group, why = grouped(predictions.frame[column], predictions.patients.astype(str), column)
-        found[column] = {"left_out": why} if why else _of_column(predictions, group, min(n_boot, MOST_RESAMPLES), seed)
+        found[column] = {"left_out": why} if why else _of_column(predictions, group, min(n_boot, MAX_RESAMPLES), seed)
     return found
 
 
@@ -75,15 +75,15 @@ def grouped(values: pd.Series, patients: np.ndarray, column: str = "") -> tuple[
         return {str(name): len(np.unique(patients[group == name])) for name in np.unique(group.astype(str))}
 
     counts = people()
-    if len(counts) > max(MOST_GROUPS, len(np.unique(patients)) / 2):
+    if len(counts) > max(MAX_GROUPS, len(np.unique(patients)) / 2):
         return group, f"{len(counts)} different values: a name, not a group."
-    small = {name for name, n in counts.items() if n < FEWEST and name != UNKNOWN}
+    small = {name for name, n in counts.items() if n < MIN_PATIENTS and name != UNKNOWN}
     largest = sorted((n for n in counts if n not in small), key=lambda name: -counts[name])
-    small |= {name for name in largest[MOST_GROUPS - 1 :] if name != UNKNOWN} if len(largest) > MOST_GROUPS else set()
+    small |= {name for name in largest[MAX_GROUPS - 1 :] if name != UNKNOWN} if len(largest) > MAX_GROUPS else set()
     if len(small) > 1:
         group = np.where(np.isin(group.astype(str), list(small)), OTHER, group)
-    if sum(n >= FEWEST for n in people().values()) < 2:
-        return group, f"fewer than two groups of {FEWEST} patients or more."
+    if sum(n >= MIN_PATIENTS for n in people().values()) < 2:
+        return group, f"fewer than two groups of {MIN_PATIENTS} patients or more."
     return group.astype(str), ""
 
 
@@ -120,10 +120,10 @@ def _of_column(predictions: Predictions, group: np.ndarray, n_boot: int, seed: i
     groups = {}
     for name in names:
         about: dict[str, Any] = {"n": len(scorers[name].predictions), "patients": scorers[name].n_patients}
-        if about["patients"] < FEWEST:
-            about["note"] = f"fewer than {FEWEST} patients"
+        if about["patients"] < MIN_PATIENTS:
+            about["note"] = f"fewer than {MIN_PATIENTS} patients"
         groups[name] = {**about, **described(scorers[name], drawn[name])}
-    compared = [name for name in names if groups[name]["patients"] >= FEWEST and name != UNKNOWN]
+    compared = [name for name in names if groups[name]["patients"] >= MIN_PATIENTS and name != UNKNOWN]
     gaps = _gaps(predictions.classes, {name: (scorers[name].values(), drawn[name]) for name in compared}, groups)
     head = gaps["overall"].get("accuracy") or gaps["macro"].get("auroc")
     named = {"worst": head["worst"], "best": head["best"]} if head else {}
@@ -137,7 +137,7 @@ def _gaps(
     low, high, pairs}, best minus worst where more is better. Of a class, groups with few positive or negative patients
     are not compared."""
     few = {
-        (name, c): min(groups[name]["classes"][c][f"{side}_patients"] for side in ("positive", "negative")) < FEWEST
+        (name, c): min(groups[name]["classes"][c][f"{side}_patients"] for side in ("positive", "negative")) < MIN_PATIENTS
         for name in scores
         for c in classes
     }

@@ -131,7 +131,7 @@ def warnings(classes: dict[str, dict[str, Any]]) -> list[str]:
         said.append(f"Nothing is known about any image, so no score is defined: {', '.join(names)}.")
     if names := [name for name, c in classes.items() if "note" in c]:
         said.append(
-            f"Fewer than {intervals.FEWEST} positive or negative patients, so scores are uncertain: {', '.join(names)}."
+            f"Fewer than {intervals.MIN_PATIENTS} positive or negative patients, so scores are uncertain: {', '.join(names)}."
         )
     return said
 
@@ -220,8 +220,8 @@ def _counts(truth: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
         "negative_patients": people[0],
     }
     fewer, lacking = min((people[1], "positive"), (people[0], "negative"))
-    if 0 < fewer < intervals.FEWEST:
-        counts["note"] = f"fewer than {intervals.FEWEST} {lacking} patients"
+    if 0 < fewer < intervals.MIN_PATIENTS:
+        counts["note"] = f"fewer than {intervals.MIN_PATIENTS} {lacking} patients"
     return counts
 
 

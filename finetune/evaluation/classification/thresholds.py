@@ -84,7 +84,7 @@ def choose(target: np.ndarray, prob: np.ndarray, wish: Wish) -> float | None:
     elif wish.goal == "specificity":
         merit, fulfilled = sensitivity, specificity >= wish.value
     else:  # of few answers any PPV can be had
-        merit, fulfilled = sensitivity, (ppv >= wish.value) & (true + false >= intervals.FEWEST)
+        merit, fulfilled = sensitivity, (ppv >= wish.value) & (true + false >= intervals.MIN_PATIENTS)
     fulfilled &= np.r_[values[0] < 1, np.ones(len(values), bool)]  # above a probability of 1 there is no threshold
     if not fulfilled.any():
         return None
@@ -108,12 +108,12 @@ def chosen(
     few = [
         name
         for name, column in zip(predictions.classes, truth.T, strict=True)
-        if min(len(np.unique(people[column == side])) for side in (0, 1)) < intervals.FEWEST
+        if min(len(np.unique(people[column == side])) for side in (0, 1)) < intervals.MIN_PATIENTS
     ]
     points, said = {}, []
     if few and wishes:
         said.append(
-            f"{split} has fewer than {intervals.FEWEST} patients with or without {', '.join(few)}: no operating point."
+            f"{split} has fewer than {intervals.MIN_PATIENTS} patients with or without {', '.join(few)}: no operating point."
         )
     for point, wish in wishes.items():
         found = {

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.subgroups import MOST_GROUPS, banded, grouped, shown, subgroups
+from finetune.evaluation.classification.subgroups import MAX_GROUPS, banded, grouped, shown, subgroups
 from finetune.files import plain
 from finetune.statistics.ranking import auroc
 from tests.evaluation.classification.test_predictions import NAN, table
@@ -176,6 +176,6 @@ def test_many_values_keep_the_largest():
     values = pd.Series(np.repeat([f"scanner {i}" for i in range(20)], np.arange(20) + 12))
     group, why = grouped(values, people(len(values)))
     assert not why
-    assert len(set(group)) == MOST_GROUPS
+    assert len(set(group)) == MAX_GROUPS
     assert "scanner 19" in group
     assert (group == "other").sum() > 100
