@@ -145,7 +145,7 @@ def sets(worlds: int) -> list[str]:
                 )
                 fitted, _ = conformal.fit(val, error)
                 if fitted is not None:
-                    told = conformal.applied(test, fitted, n_boot=0)["classes"]["finding 1"]
+                    told = conformal.evaluate(test, fitted, n_boot=0)["classes"]["finding 1"]
                     for side, name in enumerate(("yes", "no")):
                         held[side].append(told[name]["value"])
             cells = [f"{100 * np.mean(side):.1f}" for side in held]

@@ -1,4 +1,4 @@
-"""From pixels of a stored picture to pixels of a network's input, as `Preprocessing` moves them."""
+"""From pixels of a stored image to pixels of a network's input, as `Preprocessing` moves them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Placement:
 
 
 def placement(preprocessing: Preprocessing, height: int, width: int) -> Placement:
-    """How a picture of that size lies in the input square, after `Preprocessing.resize` and `crop`."""
+    """How an image of that size lies in the input square, after `Preprocessing.resize` and `crop`."""
     size = preprocessing.stored_size
     if preprocessing.fit == "squash":
         return Placement(size / width, size / height, 0.0, 0.0)
@@ -48,16 +48,16 @@ def placement(preprocessing: Preprocessing, height: int, width: int) -> Placemen
 def to_input(
     boxes: Sequence[tuple[float, float, float, float]], size: tuple[int, int], preprocessing: Preprocessing
 ) -> list[Corners]:
-    """Boxes (left, top, width, height) in pixels of a stored picture of `size` (height, width) -> their corners in the
+    """Boxes (left, top, width, height) in pixels of a stored image of `size` (height, width) -> their corners in the
     network's input, cut at its border; a box that lies outside (cut away by fit=crop) is left out."""
-    at, side = placement(preprocessing, *size), float(preprocessing.image_size)
-    found = []
+    placed, side = placement(preprocessing, *size), float(preprocessing.image_size)
+    corners = []
     for left, top, width, height in boxes:
-        x0, x1 = (min(max(x * at.scale_x + at.left, 0.0), side) for x in (left, left + width))
-        y0, y1 = (min(max(y * at.scale_y + at.top, 0.0), side) for y in (top, top + height))
+        x0, x1 = (min(max(x * placed.scale_x + placed.left, 0.0), side) for x in (left, left + width))
+        y0, y1 = (min(max(y * placed.scale_y + placed.top, 0.0), side) for y in (top, top + height))
         if x1 > x0 and y1 > y0:
-            found.append((x0, y0, x1, y1))
-    return found
+            corners.append((x0, y0, x1, y1))
+    return corners
 
 
 def mask(boxes: Sequence[Corners], side: int) -> np.ndarray:  # -> bool (side, side)
@@ -78,6 +78,6 @@ def _up(edge: float) -> int:
     return int(np.ceil(edge - 0.5))
 
 
-def _pixel(at: float, side: int) -> slice:
-    place = min(int(at), side - 1)
-    return slice(place, place + 1)
+def _pixel(position: float, side: int) -> slice:
+    pixel = min(int(position), side - 1)
+    return slice(pixel, pixel + 1)

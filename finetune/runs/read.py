@@ -14,6 +14,7 @@ import yaml
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.classification.predictions import Predictions
+from finetune.runs.older_keys import current_errors, current_scores
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Run:
         none = [pd.DataFrame()]
         metrics = none[0] if asked else load("metrics.csv", lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
-            scores = load("scores.json", parse_json, {})
+            scores = load("scores.json", lambda path: current_scores(parse_json(path)), {})
         predictions: dict[str, Predictions] = {}
         for split in scores or ("val", "test"):
             kind = scores.get(split, {}).get("kind")
@@ -81,7 +82,9 @@ class Run:
         near = folder / "near_copies.png"
         near_copies = base64.b64encode(near.read_bytes()).decode() if near.is_file() else None
         openings = load("test_openings.jsonl", parse_lines, []) if (folder / "test_openings.jsonl").exists() else []
-        errors = load("worst_errors.json", parse_json, []) if (folder / "worst_errors.json").exists() else []
+        errors = []
+        if (folder / "worst_errors.json").exists():
+            errors = load("worst_errors.json", lambda path: current_errors(parse_json(path)), [])
         return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 

@@ -1,4 +1,4 @@
-"""Scores that depend on the order of the answers alone: AUROC, average precision, and the two curves behind them."""
+"""Scores that depend only on the order of the predictions: AUROC, average precision, and the two curves behind them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TINY = np.finfo(np.float64).tiny  # where nothing was drawn yet there is 0 / TIN
 
 
 class Ranking:
-    """One class's answers, sorted once; AUROC and average precision for any number of weightings of the patients.
+    """Predictions of one class, sorted once; AUROC and average precision for any number of weightings of the patients.
 
-    Going down the sorted answers, only those that at least one positive has can change either score. So the samples
-    are counted into such steps: the positives of each step, the negatives tied with them, and the negatives between
-    one step and the next. Counts are per patient, so a step's weight under B resamples is one sparse product.
+    Going down the sorted predictions, only values that at least one positive has can change either score. So the
+    samples are counted into such steps: the positives of each step, the negatives tied with them, and the negatives
+    between one step and the next. Counts are per patient, so a step's weight under B resamples is one sparse product.
 
     Args:
         target: (n,) of 1 and 0, known samples only.

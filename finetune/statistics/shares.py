@@ -31,7 +31,9 @@ def shares(
     names, patient = np.unique(patients.astype(str), return_inverse=True)
     n, rows = len(names), np.arange(len(patient))
     by_patient = sparse.csr_matrix((np.ones(len(rows)), (patient, rows)), shape=(n, len(rows)))
-    columns = [values for measured, included in quantities.values() for values in (np.where(included, measured, 0), included)]
+    columns = [
+        values for measured, included in quantities.values() for values in (np.where(included, measured, 0), included)
+    ]
     table = np.array(columns, dtype=np.float64).reshape(-1, len(rows)).T  # (N, 2 M)
     sums = np.asarray(by_patient @ table)  # (P, 2 M)
 

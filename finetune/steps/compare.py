@@ -57,7 +57,7 @@ def compare(
     warnings = [*left_out, *warnings]
     if len(read) < 2:
         raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))
-    out_of_fold = [comparison_report.told_folds(folds, n_boot, seed) for folds in collected]
+    out_of_fold = [comparison_report.fold_scores(folds, n_boot, seed) for folds in collected]
     try:
         told = comparison.compare(candidates, n_boot, seed)
     except FinetuneError as error:

@@ -137,10 +137,10 @@ def test_sets_that_miss_their_promise_name_the_worst_side():
 
 
 def test_an_operating_point_that_misses_its_target_is_said():
-    point = {"wish": "sensitivity of 0.9", "classes": {"a": {"sensitivity": score(0.7, 0.6, 0.8)}}}
-    named = {"screen": point, "best": {"wish": "most F1", "classes": {}}}
+    point = {"criterion": "sensitivity of 0.9", "classes": {"a": {"sensitivity": score(0.7, 0.6, 0.8)}}}
+    named = {"screen": point, "best": {"criterion": "most F1", "classes": {}}}
     (check,) = conditions.targets({"operating_points": named})
-    assert (check.state, check.text) == (BAD, "sensitivity 0.9 wanted, 0.700 (0.600–0.800) for a.")
+    assert (check.state, check.text) == (BAD, "sensitivity 0.9 required, 0.700 (0.600–0.800) for a.")
     point["classes"]["a"]["sensitivity"] = score(0.85, 0.8, 0.92)
     assert conditions.targets({"operating_points": named})[0].state == GOOD
 
