@@ -136,7 +136,7 @@ def main() -> None:
             images, planted = plant(lesions, range(options.skin), size)
             rows.append(measure(f"{options.skin:,} of {kind} (synthetic), {size} px", images, planted))
     lines = [
-        "`python -m benchmarks.copies --plant FOLDER SIZE ... --skin 2000 --count 1000 ...`",
+        f"`python -m benchmarks.copies --plant FOLDER SIZE ... --skin {options.skin} --count 1000 ...`",
         "",
         f"Copies planted among distinct images, {EACH} of each kind: how many are certain + possible copies. Others:",
         "pairs that were not planted; among real images some of them are copies too. Last, precision / recall of the",
@@ -153,7 +153,7 @@ def main() -> None:
         "| --- | --- | --- | --- | --- |",
         *timings,
         "",
-        f"{machine()}; one thread.",
+        f"{machine()}; no GPU, one thread.",
     ]
     print("\n".join(lines))
     write_section("Near copies", "\n".join(lines))

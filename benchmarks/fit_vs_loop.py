@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from finetune.config import build, compose
 from finetune.jobs import fit
 from finetune.steps import prepare
+from finetune.training.launch import ranks
 
 
 def quiet(sentence: str) -> None:
@@ -69,7 +70,7 @@ def product(config, table, pictures, preprocessing) -> float:
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
-        fit.train(config, Path(run), table, network, data, quiet)
+        fit.train(config, Path(run), table, network, data, quiet, ranks.Place())
         return time.perf_counter() - began
 
 

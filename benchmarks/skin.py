@@ -3,7 +3,8 @@
 Each is drawn from (seed, number) alone and shows another lesion: plain skin with a slow colour gradient, fine texture
 and creases, one dark blob near the middle whose shape, colour, size, edge and inner texture vary, sometimes hairs and
 dark corners; then focus blur, sensor noise and JPEG. They share what misleads a search for copies: little but one
-centred blob. They are no patients, and nothing but such a search is to be judged by them.
+centred blob. With plain=True there is no texture, crease or hair, and all is out of focus: the hardest case. They are
+no patients, and nothing but such a search is to be judged by them.
 """
 
 import io

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from finetune.errors import FinetuneError
+from finetune.placement import PlacedBoxes, Placement
 
 if TYPE_CHECKING:  # torch is imported where tensors are made, so decoding processes stay light
     import torch
@@ -92,40 +93,58 @@ class Preprocessing:
         has all it looks at, and the difference to full size is about one gray level."""
         return 3 * self.stored_size
 
+    @property
+    def crop_start(self) -> int:
+        """First row and column of the cached square that the network sees; 0 unless fit=crop."""
+        return _offset(self.stored_size, self.image_size)
+
+    def cached_placement(self, height: int, width: int) -> Placement:
+        """Where an image of that size lies in the square that is cached, of side stored_size."""
+        size = self.stored_size
+        if min(height, width) < 1:
+            raise FinetuneError(f"an image of {height} x {width} pixels has no place in a square.")
+        stored, whole = (height, width), (0, 0, height, width)
+        if self.fit == "squash":
+            return Placement(stored, whole, (size, size), 0, 0, size)
+        if self.fit == "pad":
+            scale = size / max(height, width)
+            inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
+            return Placement(stored, whole, (inner_h, inner_w), (size - inner_h) // 2, (size - inner_w) // 2, size)
+        # crop: a strip is cut, the shorter side is scaled, then the centre is kept
+        part_h, part_w = min(height, LONGEST_ASPECT * width), min(width, LONGEST_ASPECT * height)
+        part = ((height - part_h) // 2, (width - part_w) // 2, part_h, part_w)
+        if part_h <= part_w:
+            scaled_h, scaled_w = size, int(size * part_w / part_h)  # int(): as torchvision's Resize
+        else:
+            scaled_h, scaled_w = int(size * part_h / part_w), size
+        # Cutting here and again in `crop` must meet the very pixels of one cut from the long image.
+        top, left = (self.crop_start - _offset(length, self.image_size) for length in (scaled_h, scaled_w))
+        return Placement(stored, part, (scaled_h, scaled_w), top, left, size)
+
+    def placement(self, height: int, width: int) -> Placement:
+        """Where an image of that size lies in the square that the network sees, after `resize` and `crop`."""
+        return self.cached_placement(height, width).inner(self.crop_start, self.image_size)
+
+    def boxes_to_input(self, boxes: np.ndarray, height: int, width: int) -> PlacedBoxes:  # (N, 4)
+        """Boxes (left, top, right, bottom) in pixels of a stored image -> in pixels of the network's input."""
+        return self.placement(height, width).boxes_to_square(boxes)
+
+    def mask_to_input(self, mask: np.ndarray) -> np.ndarray:  # (H, W) -> (image_size, image_size)
+        """A mask of the stored image as the network's input shows it."""
+        return self.placement(*mask.shape[:2]).mask_to_square(mask)
+
     def resize(self, picture: np.ndarray) -> np.ndarray:  # (H, W[, 3]) -> (S, S[, 3]), S = stored_size
         """Resize a uint8 picture to the square that is cached."""
         picture = check_picture(picture)
-        height, width = picture.shape[:2]
-        size = self.stored_size
-        if self.fit == "squash":
-            return self._scale(picture, size, size)
-        if self.fit == "pad":
-            scale = size / max(height, width)
-            inner = self._scale(picture, max(1, round(height * scale)), max(1, round(width * scale)))
-            square = np.zeros((size, size, *picture.shape[2:]), np.uint8)
-            top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
-            square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-            return square
-        if max(height, width) > LONGEST_ASPECT * min(height, width):
-            keep_h, keep_w = min(height, LONGEST_ASPECT * width), min(width, LONGEST_ASPECT * height)
-            picture = _cut(picture, (height - keep_h) // 2, (width - keep_w) // 2, keep_h, keep_w)
-            height, width = keep_h, keep_w
-        if height <= width:
-            height, width = size, int(size * width / height)  # int(): as torchvision's Resize
-        else:
-            height, width = int(size * height / width), size
-        scaled = self._scale(picture, height, width)
-        # Cropping here and again in `crop` must meet the very pixels of one crop from the long picture.
-        top = _offset(height, self.image_size) - _offset(size, self.image_size)
-        left = _offset(width, self.image_size) - _offset(size, self.image_size)
-        return np.ascontiguousarray(_cut(scaled, top, left, size, size))
+        placement = self.cached_placement(*picture.shape[:2])
+        return placement.put(self._scale(placement.cut(picture), *placement.scaled))
 
     def crop(self, picture: np.ndarray) -> np.ndarray:  # (S, S[, 3]) -> (image_size, image_size[, 3])
         """Cut the centre out of a resized picture; nothing to do unless fit=crop."""
         if picture.shape[:2] != (self.stored_size, self.stored_size):
             raise FinetuneError(f"crop() takes a resized picture of side {self.stored_size}, not {picture.shape}.")
-        start = _offset(self.stored_size, self.image_size)
-        return _cut(picture, start, start, self.image_size, self.image_size)
+        start, side = self.crop_start, self.image_size
+        return picture[start : start + side, start : start + side]
 
     def to_tensor(self, picture: np.ndarray) -> torch.Tensor:  # (S, S[, 3]) -> (in_channels, S, S), S = image_size
         """Normalise one uint8 picture of side image_size; gray is repeated, RGB reduced, as in_channels asks."""
@@ -207,7 +226,3 @@ def _floats(name: str, values: Any) -> tuple[float, ...]:
 
 def _offset(length: int, size: int) -> int:
     return round((length - size) / 2)  # half to even, as torchvision's center_crop
-
-
-def _cut(picture: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    return picture[top : top + height, left : left + width]

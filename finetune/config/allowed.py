@@ -39,6 +39,12 @@ OWN = {
 }
 """Names of this project that a configuration may build."""
 
+RENAMED = {
+    "finetune.data.transforms.Augment": "finetune.data.loading.augment.Augment",
+    "finetune.evaluation.assessment.Assessment": "finetune.evaluation.classification.assessment.Assessment",
+}
+"""Names that stand in the config.yaml of runs of version 0.1.0 -> what they are called now."""
+
 LIBRARIES = {
     "torch.optim.": "torch.optim.Optimizer",
     "lightning.pytorch.callbacks.": "lightning.pytorch.callbacks.Callback",
@@ -49,6 +55,13 @@ LIBRARIES = {
 
 UNSAFE = {"albumentations.Lambda", "lightning.pytorch.callbacks.LambdaCallback"}
 """Classes that take code as an argument."""
+
+
+def renamed(node: Any) -> Any:
+    """The configuration of a run with the names of today."""
+    if isinstance(node, dict):
+        return {k: RENAMED.get(v, v) if k == "_target_" and isinstance(v, str) else renamed(v) for k, v in node.items()}
+    return [renamed(value) for value in node] if isinstance(node, list) else node
 
 
 def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:

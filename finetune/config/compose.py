@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import build
+from finetune.config.allowed import renamed
 from finetune.config.overrides import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
 from finetune.config.sweep import Sweep
 from finetune.errors import FinetuneError, one_of
@@ -110,7 +111,7 @@ def read(run: Path) -> dict[str, Any]:
         raise FinetuneError(
             f"{path} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
         )
-    return config
+    return {str(key): value for key, value in renamed(config).items()}
 
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from finetune.data.findings import same
 from finetune.data.table import SampleTable
+from finetune.data.targets import types_in_words
 from finetune.errors import FinetuneError, one_of
 
 LEAST_SHORT = 3  # letters of a short form that may stand for a longer name in a proposal: mel, melanoma
@@ -103,6 +104,11 @@ def in_classes_of(table: SampleTable, classes: Sequence[str], kind: str, given: 
     Raises:
         FinetuneError: as in `read_map` and `match`.
     """
+    if not table.classes:
+        raise FinetuneError(
+            f"The model answers with classes ({', '.join(classes)}), table {table.name} has none, only "
+            f"{types_in_words(table.other_targets)}."
+        )
     mapping = read_map(given, classes, table.classes)
     matched = match(classes, kind, table.classes, table.kind, mapping)
     notes = list(matched.notes)
@@ -116,14 +122,14 @@ def in_classes_of(table: SampleTable, classes: Sequence[str], kind: str, given: 
     own = list(matched.classes) if (kind, table.kind) == ("multiclass", "multilabel") else list(classes)
     absent: float | np.ndarray = np.nan
     if kind == table.kind == "multiclass":
-        unknown = table.frame[table.target_columns].isna().any(axis=1).to_numpy()
+        unknown = table.frame[[f"target_{name}" for name in table.classes]].isna().any(axis=1).to_numpy()
         absent = np.where(unknown, np.nan, 0.0)
     targets = {
         f"target_{name}": _any(table, matched.classes[name]) if name in matched.classes else absent for name in own
     }
     frame = table.frame.drop(columns=table.target_columns).assign(**targets)
     new_kind = "multilabel" if "multilabel" in (kind, table.kind) else "multiclass"
-    return replace(table, frame=frame, classes=own, kind=new_kind, notes=[*table.notes, *notes])
+    return replace(table, frame=frame, classes=own, kind=new_kind, notes=[*table.notes, *notes], other_targets={})
 
 
 def _any(table: SampleTable, names: list[str]) -> np.ndarray:  # -> (N,)

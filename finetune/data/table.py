@@ -10,7 +10,18 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from finetune.errors import FinetuneError
+from finetune.data.annotations import Annotations, Boxes, MaskFile, joined_content
+from finetune.data.targets import (
+    ANNOTATED,
+    COLUMNS,
+    NO_CLASSES,
+    OF_KIND,
+    OTHERS,
+    annotation_strata,
+    column_strata,
+    wrong_values,
+)
+from finetune.errors import FinetuneError, one_of
 
 KINDS = ("multilabel", "multiclass")
 SPLITS = ("train", "val", "test")
@@ -44,7 +55,7 @@ class SampleTable:
     classes: list[str]
     """Names of the classes, in the order of the network's outputs."""
     kind: str
-    """multilabel (each class by itself) or multiclass (exactly one per image)."""
+    """multilabel (each class by itself), multiclass (exactly one per image), or none for a table without classes."""
     root: Path
     """Every path lies under it. A symbolic link under root may lead elsewhere: data often live on another disk."""
     name: str
@@ -61,14 +72,24 @@ class SampleTable:
     """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
     strata: Strata | None = None
     """What splits are drawn by; None where the targets are all that the data set knows."""
+    annotations: dict[str, Annotations] = field(default_factory=dict)
+    """Name -> boxes or masks, one entry per row, None where the data set says nothing: see data/annotations.py."""
+    other_targets: dict[str, str] = field(default_factory=dict)
+    """Targets that are no classes: name -> number or grade (a column target_<name>), mask or boxes (an annotation of
+    that name): see data/targets.py."""
 
     def __len__(self) -> int:
         return len(self.frame)
 
     @property
     def target_columns(self) -> list[str]:
-        """Columns of the targets, in the order of `classes`."""
-        return [f"target_{name}" for name in self.classes]
+        """Columns of the targets: the classes in their order, then numbers and grades."""
+        return [f"target_{name}" for name, target_type in self.target_types.items() if target_type not in ANNOTATED]
+
+    @property
+    def target_types(self) -> dict[str, str]:
+        """Name -> type of every target, the classes first: see data/targets.py."""
+        return {**{name: OF_KIND.get(self.kind, self.kind) for name in self.classes}, **self.other_targets}
 
     @property
     def paths(self) -> list[str]:
@@ -80,11 +101,20 @@ class SampleTable:
         return self.root / self.frame["path"].iloc[row]
 
     def drawn_by(self) -> Strata:
-        """What splits are drawn by: `strata`, or the targets."""
-        return self.strata or Strata(np.nan_to_num(self.targets()) >= 0.5)
+        """What splits are drawn by: `strata`, or the classes; and the other targets, by value, quantile or label."""
+        strata = self.strata or Strata(np.nan_to_num(self.targets()[:, : len(self.classes)]) >= 0.5)
+        if not self.other_targets:
+            return strata
+        others = [
+            annotation_strata(self.annotations[name])
+            if target_type in ANNOTATED
+            else column_strata(self.frame[f"target_{name}"].to_numpy(np.float64), target_type)
+            for name, target_type in self.other_targets.items()
+        ]
+        return replace(strata, labels=np.concatenate([strata.labels, *others], axis=1))
 
     def targets(self) -> np.ndarray:
-        """(N, K) float32 with NaN where unknown."""
+        """(N, K) float32 of `target_columns`, with NaN where unknown."""
         return self.frame[self.target_columns].to_numpy(np.float32)
 
     def rows(self, split: str) -> np.ndarray:
@@ -108,6 +138,11 @@ class SampleTable:
                 digest.update((np.where(np.isnan(numbers), np.nan, numbers) + 0.0).astype("<f8").tobytes())
             else:  # a missing value is told from an empty one
                 digest.update("\x1f".join("\x00" if missing(v) else str(v) for v in values).encode())
+        for name, target_type in self.other_targets.items():
+            digest.update(f"\x1etarget\x1e{name}\x1e{target_type}".encode())
+        for name, entries in self.annotations.items():
+            digest.update(f"\x1e{name}\x1e".encode())
+            digest.update(joined_content(entries).encode())
         return digest.hexdigest()
 
     def check(self) -> SampleTable:
@@ -131,10 +166,15 @@ class SampleTable:
         self._refuse("split", wrong, f"must be one of {', '.join(SPLITS)}, or empty throughout")
         if self.strata is not None and len(self.strata) != len(self):
             raise FinetuneError(f"table {self.name} has {len(self):,} rows, but strata of {len(self.strata):,}.")
+        for name, entries in self.annotations.items():
+            self._check_annotations(name, entries)
         self._check_targets()
         return self
 
     def _check_classes(self) -> None:
+        self._check_other_targets()
+        if not self.classes and self.other_targets and self.kind == NO_CLASSES:
+            return
         if self.kind not in KINDS:
             raise FinetuneError(f"table {self.name}: kind={self.kind!r}, choose from {', '.join(KINDS)}.")
         wrong = [c for c in self.classes if not isinstance(c, str) or not c.strip()]
@@ -145,21 +185,64 @@ class SampleTable:
                 f"table {self.name} has the one class {self.classes[0]!r}; one of several classes needs at least two."
             )
 
+    def _check_other_targets(self) -> None:
+        for name, target_type in self.other_targets.items():
+            if not isinstance(name, str) or not name.strip() or name in self.classes:
+                raise FinetuneError(f"table {self.name}: target {name!r} must have a name of its own.")
+            if target_type not in OTHERS:
+                raise one_of(f"table {self.name}: the type of target {name}", target_type, OTHERS)
+            if target_type in ANNOTATED and not any(
+                isinstance(entry, ANNOTATED[target_type]) for entry in self.annotations.get(name, ())
+            ):
+                raise FinetuneError(
+                    f"table {self.name}: target {name} is of type {target_type}, but the annotation {name} holds none; "
+                    f"there are {list(self.annotations) or 'no annotations'}."
+                )
+        for target_type in ANNOTATED:
+            several = [name for name, other in self.other_targets.items() if other == target_type]
+            if len(several) > 1:
+                raise FinetuneError(
+                    f"table {self.name}: {several} are all of type {target_type}; it takes one of them."
+                )
+
     def _check_targets(self) -> None:
-        for column in self.target_columns:
+        for name, target_type in self.target_types.items():
+            if target_type in ANNOTATED:
+                continue
+            column = f"target_{name}"
             if not pd.api.types.is_float_dtype(self.frame[column].dtype):
                 raise FinetuneError(
                     f"table {self.name}: column {column} must be float, not {self.frame[column].dtype}."
                 )
             values = self.frame[column].to_numpy()
+            if target_type in COLUMNS:
+                self._refuse(column, *wrong_values(values, target_type))
+                continue
             with np.errstate(invalid="ignore"):
                 self._refuse(column, (values < 0) | (values > 1), "must be 1, 0, NaN (unknown) or between 0 and 1")
         if self.kind == "multiclass":
-            targets = self.frame[self.target_columns].to_numpy(np.float64)
+            targets = self.frame[[f"target_{name}" for name in self.classes]].to_numpy(np.float64)
             unknown = np.isnan(targets)
             odd = unknown.any(axis=1) & ~unknown.all(axis=1)
             odd |= ~unknown.any(axis=1) & (np.abs(np.nansum(targets, axis=1) - 1) > 1e-3)
             self._refuse("target_*", odd, "must sum to 1 over the classes, or be unknown for all of them")
+
+    def _check_annotations(self, name: str, entries: Annotations) -> None:
+        if len(entries) != len(self):
+            raise FinetuneError(
+                f"table {self.name} has {len(self):,} rows, but {len(entries):,} entries in the annotation {name}."
+            )
+        types = {type(entry) for entry in entries if entry is not None}
+        if not types <= {Boxes} and not types <= {MaskFile}:
+            names = sorted(one.__name__ for one in types)
+            raise FinetuneError(
+                f"table {self.name}: the annotation {name} holds {names}; it takes Boxes or MaskFile (one of the two) "
+                "or None."
+            )
+        if types == {MaskFile}:
+            paths = [entry.path if isinstance(entry, MaskFile) else None for entry in entries]
+            outside = np.array([path is not None and (not path or _leaves(path)) for path in paths])
+            self._refuse(name, outside, f"must hold paths of masks under data.root={self.root}")
 
     def _refuse(self, column: str, wrong: np.ndarray, reason: str) -> None:
         rows = np.flatnonzero(wrong)

@@ -1,48 +1,15 @@
-"""From pixels of a stored image to pixels of a network's input, as `Preprocessing` moves them."""
+"""Boxes in pixels of a network's input, and the pixels that they cover."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from finetune.preprocessing import LONGEST_ASPECT, Preprocessing
+from finetune.preprocessing import Preprocessing
 
 Corners = tuple[float, float, float, float]
 """left, top, right, bottom"""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """x -> x * scale_x + left, y -> y * scale_y + top."""
-
-    scale_x: float
-    scale_y: float
-    left: float
-    top: float
-
-
-def placement(preprocessing: Preprocessing, height: int, width: int) -> Placement:
-    """How an image of that size lies in the input square, after `Preprocessing.resize` and `crop`."""
-    size = preprocessing.stored_size
-    if preprocessing.fit == "squash":
-        return Placement(size / width, size / height, 0.0, 0.0)
-    if preprocessing.fit == "pad":
-        scale = size / max(height, width)
-        inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
-        return Placement(inner_w / width, inner_h / height, (size - inner_w) // 2, (size - inner_h) // 2)
-    # crop: a strip is cut first, then the shorter side is scaled, then the centre square is kept
-    kept_h, kept_w = min(height, LONGEST_ASPECT * width), min(width, LONGEST_ASPECT * height)
-    cut_top, cut_left = (height - kept_h) // 2, (width - kept_w) // 2
-    if kept_h <= kept_w:
-        scaled_h, scaled_w = size, int(size * kept_w / kept_h)
-    else:
-        scaled_h, scaled_w = int(size * kept_h / kept_w), size
-    scale_y, scale_x = scaled_h / kept_h, scaled_w / kept_w
-    top = round((scaled_h - preprocessing.image_size) / 2)
-    left = round((scaled_w - preprocessing.image_size) / 2)
-    return Placement(scale_x, scale_y, -cut_left * scale_x - left, -cut_top * scale_y - top)
 
 
 def to_input(
@@ -50,14 +17,13 @@ def to_input(
 ) -> list[Corners]:
     """Boxes (left, top, width, height) in pixels of a stored image of `size` (height, width) -> their corners in the
     network's input, cut at its border; a box that lies outside (cut away by fit=crop) is left out."""
-    placed, side = placement(preprocessing, *size), float(preprocessing.image_size)
-    corners = []
-    for left, top, width, height in boxes:
-        x0, x1 = (min(max(x * placed.scale_x + placed.left, 0.0), side) for x in (left, left + width))
-        y0, y1 = (min(max(y * placed.scale_y + placed.top, 0.0), side) for y in (top, top + height))
-        if x1 > x0 and y1 > y0:
-            corners.append((x0, y0, x1, y1))
-    return corners
+    stored = np.array([(left, top, left + width, top + height) for left, top, width, height in boxes])
+    return as_corners(preprocessing.boxes_to_input(stored, *size).corners)
+
+
+def as_corners(boxes: np.ndarray) -> list[Corners]:  # (N, 4)
+    """left, top, right, bottom of each."""
+    return [(left, top, right, bottom) for left, top, right, bottom in boxes.tolist()]
 
 
 def mask(boxes: Sequence[Corners], side: int) -> np.ndarray:  # -> bool (side, side)

@@ -33,6 +33,9 @@ def follow(place: ranks.Place) -> None:
     try:
         for order in link.orders():
             run = Path(order["run"])
+            if not run.is_dir():
+                link.fail(f"{run} is not there. The run folder must lie on a disk that all machines share.")
+                continue
             with ranks.logged(run / f"rank_{place.rank}.log"):
                 try:
                     run_job(order["config"], run)
@@ -44,4 +47,4 @@ def follow(place: ranks.Place) -> None:
         raise SystemExit(1) from None
     if link.status:
         time.sleep(5)  # torchrun stops all processes once one has failed: it should be rank 0, which is just saying why
-    raise SystemExit(link.status)
+        raise SystemExit(link.status)

@@ -20,8 +20,8 @@ def compare(config: dict[str, Any], run: Path, words: list[str]) -> None:
     log.begin(run, run_folder.command(words))
     for number, folds in enumerate(found.folds):
         folds.pooled.write(run / f"predictions_oof{f'_{number}' if len(found.folds) > 1 else ''}.csv")
-    write_json_atomic(run / "compare.json", found.told)
-    comparison.write(run / "compare.html", found.told, run_folder.command(words))
+    write_json_atomic(run / "compare.json", found.result)
+    comparison.write(run / "compare.html", found.result, run_folder.command(words))
     write_json_atomic(run / "environment.json", {"command": run_folder.command(words), **run_folder.environment()})
     print(found)
     print(f"comparison: {run / 'compare.html'}")

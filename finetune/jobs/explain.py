@@ -11,8 +11,8 @@ import torch
 
 from finetune import model_file
 from finetune.config import build
+from finetune.data.annotations import BOXES, Boxes
 from finetune.data.audit.contact_sheet import write_sheet
-from finetune.data.boxes import COLUMN, from_text
 from finetune.data.findings import same
 from finetune.data.loading.module import ImageData
 from finetune.errors import FinetuneError
@@ -22,7 +22,7 @@ from finetune.explanations import checks
 from finetune.explanations import worst_errors as worst_errors
 from finetune.explanations.explanation import class_number, peak_position
 from finetune.explanations.explanation import explain as explain_images
-from finetune.explanations.geometry import Corners, to_input
+from finetune.explanations.geometry import Corners, as_corners
 from finetune.explanations.localisation import BoxedFinding, localise
 from finetune.explanations.maps import check_method
 from finetune.files import write_json_atomic
@@ -179,7 +179,7 @@ def located(
     config: dict[str, Any], model: model_file.Model, data: ImageData, found: Predictions
 ) -> tuple[list[BoxedFinding], list[tuple[dict[str, Any], Any]]]:
     """Findings with boxes and their maps; and what is to be said of each, with its picture when asked for."""
-    if COLUMN not in data.table.metadata or not config["located"]:
+    if BOXES not in data.table.annotations or not config["located"]:
         return [], []
     pairs = []
     for place_, row in enumerate(table_rows(data, [str(sample) for sample in found.frame["sample"]])):
@@ -200,11 +200,12 @@ def located(
 
 def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
     """The boxes of a finding in a picture, in pixels of the network's input."""
-    if COLUMN not in data.table.metadata:
+    boxes = data.table.annotations[BOXES][row] if BOXES in data.table.annotations else None
+    if not isinstance(boxes, Boxes):
         return []
-    boxes = [numbers for name, *numbers in from_text(data.table.frame[COLUMN].iloc[row]) if same(name, finding)]
+    of_finding = boxes.corners[np.array([same(label, finding) for label in boxes.labels], bool)]
     height, width = (int(side) for side in data.pictures.sizes[row])
-    return to_input([(x, y, w, h) for x, y, w, h in boxes], (height, width), data.preprocessing)
+    return as_corners(data.preprocessing.boxes_to_input(of_finding, height, width).corners)
 
 
 def sanity(

@@ -9,7 +9,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy
 
 from finetune import weights as weight_files
@@ -201,9 +200,8 @@ def train(
         *build.extra_callbacks(config, monitor),
     ]
     settings = {key: value for key, value in config["trainer"].items() if value is not None}
-    max_steps, max_time = settings.pop("max_steps"), settings.pop("max_time", None)
-    end = ending.Ending(max_steps, max_time)
-    callbacks += [end] if max_time is None else [Timer(max_time, verbose=False), end]
+    end = ending.Ending(settings.pop("max_steps"), settings.pop("max_time", None))
+    callbacks += end.callbacks()
     settings["enable_progress_bar"] = settings["enable_progress_bar"] and sys.stdout.isatty()
     if settings["enable_progress_bar"]:
         from lightning.pytorch.callbacks import RichProgressBar

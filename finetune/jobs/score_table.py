@@ -194,7 +194,8 @@ def truth(
         known, kind, targets = of_one_column(every[label], rows, label)
         used = [label]
     else:
-        known, kind, targets, used = of_columns(given, labels, label or others, config, file)
+        rows_of_file = every.iloc[rows]  # with the numbers of its lines, for errors
+        known, kind, targets, used = of_columns(given, rows_of_file, label or others, config, file)
     metadata = {f"{c}_" if c in RESERVED or c.startswith(PREFIXES) else c: readable(labels[c])
                 for c in others if c not in used}  # fmt: skip
     frame = pd.DataFrame(

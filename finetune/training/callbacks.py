@@ -37,7 +37,7 @@ class Checkpoint(CheckpointBase):
         self.validated: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.validated = trainer.current_epoch
+        self.validated = None if trainer.sanity_checking else trainer.current_epoch
 
     def better(self, score: float, loss: float) -> bool:
         """Whether an epoch of this `monitor` and val/loss beats the best so far; equal in both is not better."""
@@ -116,7 +116,7 @@ class MetricsTable(Callback):
         self.validated: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.validated = trainer.current_epoch
+        self.validated = None if trainer.sanity_checking else trainer.current_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.path.is_file():

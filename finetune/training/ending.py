@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 
 STOPPED = "stopped.ckpt"
 """The state at a stop in the middle of an epoch. A resume goes on from the whole epoch before it."""
@@ -14,20 +14,25 @@ class Ending(Callback):
     """Stops after `max_steps` optimizer steps, and validates the last state whatever ends the training.
 
     Lightning's own max_steps leaves the last state unvalidated, and a resumed training does nothing in its first epoch
-    (2.6). Stands behind a Timer in the list of callbacks, so that it knows of its stop at once.
+    (2.6). Stands behind its Timer in the list of callbacks, so that it knows of its stop at once.
 
     Args:
         max_steps: -1 for no limit.
-        max_time: what the Timer was given, for the sentence at the end.
+        max_time: wall time after which to stop, in what a Timer takes; None for no limit.
     """
 
     def __init__(self, max_steps: int = -1, max_time: Any = None):
         self.max_steps, self.max_time = max_steps, max_time
+        self.timer = Timer(max_time, verbose=False)
         self.every: int | None = 1
 
     def used_up(self, trainer: L.Trainer) -> bool:
         """Whether all steps are done."""
         return 0 <= self.max_steps <= trainer.global_step
+
+    def callbacks(self) -> list[Callback]:
+        """The Timer and itself, in the order they need."""
+        return [self] if self.max_time is None else [self.timer, self]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         self.every = trainer.check_val_every_n_epoch
@@ -48,9 +53,11 @@ class Ending(Callback):
         """What ended the training before its last epoch did; None where nothing did."""
         if trainer.current_epoch >= (trainer.max_epochs or 0) and not midway(trainer):
             return None
-        by = "a callback" if self.max_time is None else f"trainer.max_time={self.max_time}"
+        by = "a callback"
         if self.used_up(trainer):
             by = f"trainer.max_steps={self.max_steps}"
+        elif (left := self.timer.time_remaining()) is not None and left <= 0:
+            by = f"trainer.max_time={self.max_time}"
         where = f"{'in the middle of' if midway(trainer) else 'after'} epoch {trainer.current_epoch}"
         return f"Training was ended by {by} {where} of {trainer.max_epochs}. Its last state was validated and saved."
 

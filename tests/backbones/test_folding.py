@@ -135,6 +135,16 @@ def test_a_network_with_a_head_of_its_own():
 
 
 @torch.no_grad()
+def test_a_norm_in_a_sequence_within_a_sequence_is_folded_once():
+    head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), nn.Flatten()).eval()
+    head[1][0].running_mean.fill_(3.0)
+    x = torch.randn(2, 3, 6, 6)
+    folded = fold_batch_norm(head)
+    torch.testing.assert_close(folded(x), head(x), rtol=1e-5, atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+
+
+@torch.no_grad()
 def test_networks_with_synchronised_norms_and_bias():
     net = nn.SyncBatchNorm.convert_sync_batchnorm(trained("bottleneck")).eval()
     net.layer1[0].conv2.bias = nn.Parameter(torch.randn(16))

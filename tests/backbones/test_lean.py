@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from finetune.backbones import apply_memory, blocks, build, cifar, densenet, lean, list_models, native
+from finetune.backbones.structure import in_order
 from tests.backbones.lean_cases import NETS, assert_same, batch, make, relative_error, saved_bytes, step
 
 MEMORY = ("lean", "minimal")
@@ -80,6 +81,25 @@ def test_gradients_in_bfloat16_autocast_are_as_exact_as_in_standard_training(cas
     assert max(errors.values()) <= 1.2 * errors["standard"]
 
 
+@pytest.mark.parametrize("memory", MEMORY)
+def test_buffers_in_bfloat16_autocast(memory):
+    """The blurring filter is a float32 buffer; the map that it meets is in bfloat16."""
+    torch.manual_seed(0)
+    modules = [nn.Conv2d(3, 8, 3), nn.MaxPool2d(3, stride=1, padding=1), blocks.BlurPool(8)]
+    x = torch.randn(4, 3, 16, 16)
+    outputs, gradients = [], []
+    for run in (in_order, lambda modules, x: lean.run(modules, x, memory)):
+        image = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y = run(modules, image)
+        assert y.dtype == torch.bfloat16
+        y.float().square().sum().backward()
+        outputs.append(y.float())
+        gradients.append(image.grad)
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0.02, atol=0.02)
+    assert (gradients[1] - gradients[0]).norm() < 0.02 * gradients[0].norm()
+
+
 @pytest.mark.parametrize("case", ["bottleneck", "dense"])
 @pytest.mark.parametrize("memory", MEMORY)
 def test_memory_layout_of_image_and_weights_does_not_matter(case, memory):
@@ -114,6 +134,11 @@ def test_running_statistics_agree_to_1e_6_in_float32():
             step(net, x, target)
             for name, value in net.named_buffers():
                 torch.testing.assert_close(value, wanted[name], rtol=1e-6, atol=1e-6)
+
+
+def test_the_mode_of_a_relu_alone_is_no_training():
+    assert not lean.in_train_mode([nn.BatchNorm2d(2).eval(), nn.ReLU()])
+    assert lean.in_train_mode([nn.BatchNorm2d(2), nn.ReLU().eval()])
 
 
 def test_one_value_per_channel_is_refused_as_in_standard_training():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.boxes import from_text
+from finetune.data.annotations import Boxes
 from finetune.data.sources import chexpert, mimic
 from finetune.data.sources.chexpert import CheXpert
 from finetune.data.sources.mimic import MimicCxr
@@ -252,6 +252,15 @@ def test_mimic_views_are_those_of_the_positions():
 
 # -- RSNA -------------------------------------------------------------------------------------------------------------
 
+
+def boxes_of(table) -> list[Boxes]:
+    return table.annotations["boxes"]
+
+
+def texts(table) -> list[str]:
+    return [boxes.content() for boxes in boxes_of(table)]
+
+
 LABELS = [
     "patientId,x,y,width,height,Target",
     "0004cfab,,,,,0",
@@ -274,10 +283,11 @@ def test_rsna_one_row_per_image_with_its_boxes(tmp_path, suffix):
     assert table.paths == [f"stage_2_train_images/{name}{suffix}" for name in ("0004cfab", "00436515", "00704310")]
     assert (table.classes, table.kind, table.has_patients) == (["Pneumonia"], "multilabel", False)
     assert table.targets()[:, 0].tolist() == [0, 1, 1]
-    assert table.frame["boxes"].tolist()[0] == ""
-    assert table.frame["boxes"][1] == "Pneumonia 264 152 213 379; Pneumonia 562 152 256 453"
-    assert from_text(table.frame["boxes"][2]) == [("Pneumonia", 323, 577, 160, 104)]
-    assert table.metadata == ["boxes"]
+    assert texts(table)[:2] == ["", "Pneumonia 264 152 213 379; Pneumonia 562 152 256 453"]
+    assert boxes_of(table)[2].sides() == [("Pneumonia", 323, 577, 160, 104)]
+    assert boxes_of(table)[2].corners.tolist() == [[323, 577, 483, 681]]
+    assert all(boxes.complete for boxes in boxes_of(table))
+    assert (table.metadata, list(table.annotations)) == ([], ["boxes"])
     assert "two images of a person may fall into two splits" in table.notes[0]
     assert Rsna(tmp_path, finding="Lung Opacity").table().classes == ["Lung_Opacity"]
 
@@ -400,18 +410,18 @@ BOTH = "Effusion 10.5 20 19.5 30; Effusion 12 20 20 30"
 
 def test_vindr_boxes_of_what_the_label_has(tmp_path):
     make_vindr(tmp_path)
-    assert "boxes" not in VinDr(tmp_path).table().metadata
+    assert VinDr(tmp_path).table().annotations == {}
     write(tmp_path / "annotations" / "annotations_train.csv", *VINDR_DRAWN)
     table = VinDr(tmp_path).table()
-    assert table.metadata == ["boxes"]
-    assert table.frame["boxes"].tolist() == [BOTH, "", ""]
-    assert from_text(BOTH)[0] == ("Effusion", 10.5, 20.0, 19.5, 30.0)
-    assert VinDr(tmp_path, votes="any").table().frame["boxes"][0] == f"{BOTH}; Nodule_or_Mass 1 2 2 2"
-    assert not VinDr(tmp_path, findings=["Nodule/Mass"]).table().frame["boxes"].any()
+    assert (table.metadata, list(table.annotations)) == ([], ["boxes"])
+    assert texts(table) == [BOTH, "", ""]
+    assert boxes_of(table)[0].corners[0].tolist() == [10.5, 20, 30, 50]
+    assert texts(VinDr(tmp_path, votes="any").table())[0] == f"{BOTH}; Nodule_or_Mass 1 2 2 2"
+    assert not any(texts(VinDr(tmp_path, findings=["Nodule/Mass"]).table()))
     test = ["image_id,class_name,x_min,y_min,x_max,y_max", "002a34c58c,Nodule/Mass,0,0,5,7"]
     write(tmp_path / "annotations" / "annotations_test.csv", *test)
     make_vindr(tmp_path, test=[VINDR_TEST[0], "002a34c58c,1,0,0,0"])
-    assert VinDr(tmp_path).table().frame["boxes"].tolist() == [BOTH, "", "Nodule_or_Mass 0 0 5 7"]
+    assert texts(VinDr(tmp_path).table()) == [BOTH, "", "Nodule_or_Mass 0 0 5 7"]
 
 
 @pytest.mark.parametrize(("side", "kept"), [(50, True), (40, False)])
@@ -421,7 +431,8 @@ def test_vindr_boxes_that_do_not_fit_the_pictures_are_left_out(tmp_path, side, k
         Image.new("L", (side, side)).save(file)
     write(tmp_path / "annotations" / "annotations_train.csv", *VINDR_DRAWN)
     table = VinDr(tmp_path).table()
-    assert table.frame["boxes"].tolist() == [BOTH if kept else "", "", ""]
+    assert texts(table) == [BOTH if kept else "", "", ""]
+    assert [boxes.complete for boxes in boxes_of(table)] == [kept] * 3
     assert (table.notes[-1].startswith("Boxes are left out: they are in pixels of the DICOM")) is not kept
 
 

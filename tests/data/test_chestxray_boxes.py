@@ -1,4 +1,4 @@
-"""The boxes of NIH ChestX-ray14: scaled to the picture that lies there, and kept from whatever groups by a column."""
+"""The boxes of NIH ChestX-ray14: scaled to the picture that lies there, and kept apart from the metadata."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from finetune.data.annotations import Boxes
 from finetune.data.audit.shortcuts import shortcuts
-from finetune.data.boxes import from_text
 from finetune.data.phantom.dataset import make_phantoms
 from finetune.data.sources.chestxray import ChestXray
 from finetune.data.sources.joint import Joint
@@ -37,8 +37,10 @@ def test_boxes_shrink_with_the_picture(tmp_path):
         "00099999_000.png,Mass,1,1,1,1,,,",  # absent
     ]
     table = ChestXray(boxed(tmp_path, *lines)).table()
-    assert table.metadata == ["age", "sex", "view", "follow_up", "boxes"]
-    assert [from_text(text) for text in table.frame["boxes"]] == [
+    assert table.metadata == ["age", "sex", "view", "follow_up"]
+    assert "boxes" not in table.frame
+    assert not any(boxes.complete for boxes in table.annotations["boxes"])  # few images were looked at for boxes
+    assert [boxes.sides() for boxes in table.annotations["boxes"]] == [
         [("Cardiomegaly", 100.5, 200, 300, 400), ("Infiltration", 1, 2, 3, 4)],
         [("Effusion", 50, 100, 150, 200)],
         [("Hernia", 50, 50, 150, 100)],
@@ -62,26 +64,26 @@ def test_a_line_that_is_no_box_is_named(tmp_path, line, message):
         ChestXray(boxed(tmp_path, line)).table()
 
 
-def test_without_the_list_there_is_no_column(tmp_path):
-    assert "boxes" not in ChestXray(nih(tmp_path)).table().metadata
+def test_without_the_list_there_is_no_annotation(tmp_path):
+    assert ChestXray(nih(tmp_path)).table().annotations == {}
 
 
 def test_the_synthetic_sets_boxes_are_taken_as_they_are(tmp_path):
     root = make_phantoms(tmp_path / "phantom", n_images=12, size=64, seed=3, workers=1)
     table = ChestXray(root).table()
     listed = (root / "BBox_List_2017.csv").read_text().splitlines()[1:]
-    found = [box for text in table.frame["boxes"] for box in from_text(text)]
+    found = [box for boxes in table.annotations["boxes"] for box in boxes.sides()]
     assert len(found) == len(listed) > 2
     assert max(left + width for _, left, _, width, _ in found) <= 64
     name, finding, left = listed[0].split(",")[:3]
     (row,) = (row for row, path in enumerate(table.paths) if path.endswith(name))
-    assert from_text(table.frame["boxes"][row])[0][:2] == (finding, pytest.approx(float(left)))
+    assert table.annotations["boxes"][row].sides()[0][:2] == (finding, pytest.approx(float(left)))
 
 
 def test_the_real_boxes(shared_data):
     table = ChestXray(shared_data / "nih").table()
-    cells = zip(table.paths, table.frame["boxes"], strict=True)
-    boxes = {path: found for path, text in cells if (found := from_text(text))}
+    pairs = zip(table.paths, table.annotations["boxes"], strict=True)
+    boxes = {path: entry.sides() for path, entry in pairs if len(entry)}
     assert len(boxes) == 12
     assert sum(len(found) for found in boxes.values()) == 15
     assert all(left + width <= 512 and top + height <= 512 for f in boxes.values() for _, left, top, width, height in f)
@@ -94,17 +96,30 @@ def test_rows_of_a_set_without_boxes_have_none(tmp_path):
     first = boxed(tmp_path / "a", "00000001_000.png,Cardiomegaly,100,200,300,400,,,")
     second = nih(tmp_path / "b")
     table = Joint({"a": ChestXray(first), "b": ChestXray(second)}).table()
-    assert [len(from_text(cell)) for cell in table.frame["boxes"]] == [1, 0, 0, 0, 0, 0, 0, 0]
+    entries = table.annotations["boxes"]
+    assert [None if entry is None else len(entry) for entry in entries] == [1, 0, 0, 0, None, None, None, None]
 
 
 def test_boxes_are_no_shortcut_and_no_group():
     target = np.repeat([1.0, 0.0], 200)
     made = make_table(Path("/data"), None, target[:, None].tolist(), ["train", "val"] * 200)
     text = np.where(target == 1, "c0 1 1 2 2", "")  # tells the label wholly
-    boxes, mark = (
-        replace(made, frame=made.frame.assign(**{name: text}), metadata=[name]) for name in ("boxes", "mark")
-    )
+    entries = [Boxes.from_sides([("c0", 1, 1, 2, 2)] if value else []) for value in target]
+    boxes = replace(made, annotations={"boxes": entries}).check()
+    mark = replace(made, frame=made.frame.assign(mark=text), metadata=["mark"])
     assert shortcuts(boxes) == []
     assert [found.column for found in shortcuts(mark)] == ["mark"]
-    assert wanted_columns(["age", "boxes"], "all") == ["age"]
-    assert wanted_columns(["age", "boxes"], ["boxes"]) == ["boxes"]  # who asks for it by name has it
+    assert wanted_columns(["age", "sex"], "all") == ["age", "sex"]
+
+
+def test_boxes_are_hashed_as_the_text_that_older_runs_noted(tmp_path):
+    """A run of version 0.1.0, whose table had the boxes in its last metadata column, resumes."""
+    line = "00000001_000.png,Cardiomegaly,225.084745762712,547.019216763771,86.7796610169491,79.1864406779661,,,"
+    table = ChestXray(boxed(tmp_path, line)).table()
+    text = "Cardiomegaly 225.0847458 547.0192168 86.77966102 79.18644068"
+    old = table.frame.assign(boxes=[text, "", "", ""])
+    assert table.hash() == replace(table, frame=old, metadata=[*table.metadata, "boxes"], annotations={}).hash()
+    moved = [Boxes.from_sides([("Cardiomegaly", 225.1, 547, 86, 79)]), *table.annotations["boxes"][1:]]
+    unknown = [table.annotations["boxes"][0], None, *table.annotations["boxes"][2:]]
+    hashes = {replace(table, annotations={"boxes": entries}).hash() for entries in (moved, unknown)}
+    assert len({table.hash(), replace(table, annotations={}).hash(), *hashes}) == 4

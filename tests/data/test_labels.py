@@ -5,7 +5,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.data.boxes import from_text, to_text
 from finetune.data.findings import FINDINGS, canonical, check_one_truth, chosen, same
 from finetune.data.labels import number_hint, read_marks, settle
 from finetune.errors import FinetuneError
@@ -163,15 +162,3 @@ def test_findings_are_chosen_by_any_of_their_names():
     for wrong in ([], ["Effusion", "Pleural_Effusion"]):
         with pytest.raises(FinetuneError, match="each once"):
             chosen(wrong, known)
-
-
-# -- boxes ------------------------------------------------------------------------------------------------------------
-
-
-def test_boxes_go_into_a_cell_and_come_out_again():
-    boxes = [("Pneumonia", 264.0, 152.0, 213.5, 379.0), ("No Finding", 0.0, 0.0, 1.0, 1.0)]
-    assert to_text(boxes) == "Pneumonia 264 152 213.5 379; No Finding 0 0 1 1"
-    assert from_text(to_text(boxes)) == boxes
-    assert from_text("") == []
-    with pytest.raises(FinetuneError, match="'Mass 1 2' is not a box"):
-        from_text("Mass 1 2")

@@ -113,7 +113,7 @@ def test_the_page_escapes_loads_nothing_and_describes_its_pictures(tmp_path):
     told["data"] = {"name": "toy", "split": "test", "images": 3, "synthetic": True}
     text = page.write(tmp_path / "explain.html", told, [figure], "python -m finetune job=explain").read_text()
     assert "<b>.png" not in text
-    assert "Mass missed, 3.1 %: &lt;b&gt;.png; hottest 20 % from the left, 70 % from the top" in text
+    assert "Mass: false negative (missed), 3.1 %: &lt;b&gt;.png; hottest 20 % from the left, 70 % from the top" in text
     assert "SYNTHETIC" in text
     assert "default-src 'none'" in text
     assert "http://" not in text.replace("http-equiv", "")

@@ -64,7 +64,7 @@ def test_seeds_are_averaged_and_settings_compared(place, capsys):
 
 def test_other_samples_are_refused_and_what_differs_is_named(place, capsys):
     with pytest.raises(SystemExit):
-        main(["job=compare", "runs=[runs/slow,runs/folds/0]", *FEW, "hydra.run.dir=runs/refused"])
+        main(["job=compare", "runs=[runs/slow,runs/folds/0_data.fold_0]", *FEW, "hydra.run.dir=runs/refused"])
     said = capsys.readouterr().err
     assert "cannot be compared: of their samples" in said
     assert "data.folds=5 and 2" in said

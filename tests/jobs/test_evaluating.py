@@ -148,7 +148,7 @@ def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
     assert "all split" not in page
     assert "Parts of this report are missing" not in page
     assert "optimizer.lr" not in page
-    assert "Worst errors" in page
+    assert "Most confident errors" in page
     main(["job=evaluate", "model=runs/first", *far, *FEW, "split=val", "hydra.run.dir=runs/far_val"])
     assert "20 of 60 images are asked about (split=val)" in capsys.readouterr().out
     own = clinical()  # typed, and the model by its file: its own data all the same

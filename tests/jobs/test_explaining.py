@@ -13,8 +13,8 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import main
-from finetune.data.boxes import from_text
 from finetune.data.phantom.dataset import make_phantoms
+from finetune.data.sources.chestxray import ChestXray
 from tests.jobs.test_evaluating import FEW, clinic, clinical
 from tests.jobs.test_fit import TINY, draw
 
@@ -72,9 +72,9 @@ def test_none_are_kept_where_none_are_wanted(place, capsys):
     assert "evaluation.thumbnails=-1 must be 0 or more" in capsys.readouterr().err
 
 
-def test_boxes_are_kept_and_tell_nothing(place):
+def test_boxes_are_in_no_table_and_tell_nothing(place):
     table = pd.read_csv("runs/phantoms/predictions_test.csv", keep_default_na=False)
-    assert any(from_text(text) for text in table["boxes"])
+    assert "boxes" not in table
     scores = read("phantoms/scores.json")["test"]
     assert "boxes" not in scores.get("subgroups", {})
     assert "sex" in scores["subgroups"]
@@ -94,7 +94,9 @@ def test_a_split_is_explained_with_errors_boxes_and_the_randomisation_test(place
     assert [stage["part"] for stage in told["sanity"]["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
     scores = told["localisation"]["all"]
     table = pd.read_csv("runs/phantoms/predictions_test.csv", keep_default_na=False)
-    named = [{name for name, *_ in from_text(text)} & {"Cardiomegaly", "Effusion"} for text in table["boxes"]]
+    samples = ChestXray(Path("phantoms")).table()
+    entries = [samples.annotations["boxes"][samples.paths.index(name)] for name in table["sample"]]
+    named = [set(boxes.labels) & {"Cardiomegaly", "Effusion"} for boxes in entries]
     assert scores["n"] == sum(map(len, named)) > 2
     assert {"value", "low", "high", "chance", "elsewhere"} == set(scores["pointing"])
     assert 0 < len(told["located"]) <= 8

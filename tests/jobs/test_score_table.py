@@ -67,12 +67,12 @@ def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda p, t: (p, t.assign(Mass=1)), "a column 'Finding Labels' and a column 'Mass'"),
+        (lambda p, t: (p, t.assign(Mass=1)), "has Finding Labels and Mass, which both say what is true"),
         (lambda p, t: (p.assign(prob_Mass="0,28"), t), "For 0,28 write 0.28, with a decimal point."),
         (lambda p, t: (p.assign(prob_Mass="28%"), t), "For 28% write 0.28: divide percentages by 100."),
         (
             lambda p, t: (p, t.drop(columns="Finding Labels").assign(Mass=["1"] * 5 + ["2"] + ["0"] * 387)),
-            "labels, line 7: column Mass holds '2'",
+            "labels=l.csv, line 7: column Mass holds '2'",
         ),
         (lambda p, t: (p.rename(columns=lambda c: c.replace("prob_", "p_")), t), "prob_<class>"),
         (lambda p, t: (p.assign(prob_Mass=1.5), t), "column prob_Mass holds '1.5' for 00005.png"),

@@ -86,7 +86,11 @@ def test_every_job_keeps_a_log_and_a_resume_adds_to_it(debug, place):
     main(["job=evaluate", "model=debug", "data.num_workers=0", "hydra.run.dir=evaluation"])
     main(["job=compare", "runs=[debug,more]", "hydra.run.dir=comparison"])
     main(["job=predict", "model=debug", "input=0.png", "hydra.run.dir=prediction"])
-    for name, said in (("evaluation", "test: macro"), ("comparison", "comparison: "), ("prediction", "1 pictures -> ")):
+    for name, said in (
+        ("evaluation", "test: macro"),
+        ("comparison", "comparison: "),
+        ("prediction", "1 image answered"),
+    ):
         text = (place / name / "log.txt").read_text()
         assert said in text
         assert f"hydra.run.dir={name}" in text.splitlines()[0]

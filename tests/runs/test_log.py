@@ -89,6 +89,7 @@ def test_a_job_that_takes_no_folder_leaves_no_log(tmp_path):
 
 def test_other_processes_keep_none(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with log.record():
         log.begin(tmp_path, "x")
         print("from rank 1")

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from finetune.data.cache import image_cache as caches
 from finetune.data.audit.near_duplicates import Pair
+from finetune.data.cache import image_cache as caches
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
 from finetune.steps import prepare

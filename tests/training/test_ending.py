@@ -21,11 +21,11 @@ class Constant:
         return 1.0
 
 
-def train(folder, max_steps=-1, epochs=3, callbacks=(), **options):
+def train(folder, max_steps=-1, epochs=3, callbacks=(), max_time=None, **options):
     """The network after a training in `folder`, from where it can go on; and how the training ended."""
     made = task(schedule=Constant(), max_steps=max_steps)
-    end = Ending(max_steps)
-    run = trainer(folder, epochs, [*callbacks, end], **options)
+    end = Ending(max_steps, max_time)
+    run = trainer(folder, epochs, [*callbacks, *end.callbacks()], **options)
     start = resume_point(folder / "checkpoints")
     run.fit(made, datamodule=data(), ckpt_path=start, weights_only=True)
     return state(made.network), run, end
@@ -97,17 +97,18 @@ def test_a_stop_by_time_is_validated_too(tmp_path):
     class Slow(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 1:  # the limit is passed in the second step
-                timer._offset += 100
+                next(c for c in trainer.callbacks if isinstance(c, Timer))._offset += 1000
 
-    timer = Timer({"seconds": 50}, verbose=False)
-    _, run, _ = train(tmp_path / "a", callbacks=[timer, Slow()], check_val_every_n_epoch=5)
+    limits = {"max_time": {"minutes": 10}, "check_val_every_n_epoch": 5}
+    _, run, end = train(tmp_path / "a", callbacks=[Slow()], **limits)
+    assert "trainer.max_time={'minutes': 10} in the middle of epoch 1 of 3" in end.sentence(run)
     assert run.global_step == 2
     assert math.isfinite(float(rows(tmp_path / "a")[0]["val/loss"]))
     assert {"last.ckpt", "best.ckpt", STOPPED} == set(names(tmp_path / "a"))
 
 
 def test_every_epoch_is_saved_and_the_last_is_validated_whatever_the_interval(tmp_path):
-    train(tmp_path / "a", check_val_every_n_epoch=2)
+    train(tmp_path / "a", check_val_every_n_epoch=2, num_sanity_val_steps=1)
     told = [row["val/loss"] for row in rows(tmp_path / "a")]
     assert told[0] == ""  # and not the number of another epoch
     assert told[1] != ""

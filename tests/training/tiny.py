@@ -95,9 +95,8 @@ def trainer(folder: Path, max_epochs: int = 2, callbacks=(), **options) -> L.Tra
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        num_sanity_val_steps=0,
         callbacks=[MetricsTable(folder / "metrics.csv"), Checkpoint(folder / "checkpoints", "val/auroc"), *callbacks],
-        **options,
+        **{"num_sanity_val_steps": 0, **options},
     )
 
 

@@ -56,6 +56,8 @@ class Assembler:
         for module, following in zip(row, [*row[1:], None], strict=True):
             if isinstance(module, nn.ReLU) and chained and isinstance(norm := chained[-1], Norm) and norm.relu:
                 continue
+            step: Step[Any, Any]
+            step_params: Params
             if isinstance(module, nn.BatchNorm2d):
                 relu = isinstance(following, nn.ReLU) and not hooked(following)
                 step, step_params = self.norm(module, relu)
@@ -63,12 +65,10 @@ class Assembler:
                     chained[-1] = Projection(conv, step)
                     params[-1] = ProjectionParams(ConvParams(*params[-1]), step_params)
                     continue
-                chained.append(step)
-                params.append(step_params)
             else:
-                other_step, other_params = self.step(module)
-                chained.append(other_step)
-                params.append(other_params)
+                step, step_params = self.step(module)
+            chained.append(step)
+            params.append(step_params)
             keep.append(isinstance(module, nn.Conv2d) and self.expensive_to_recompute(module))
         keep[-1] = False  # the last output is kept by the step that reads it
         return Chain(tuple(chained), tuple(keep)), tuple(params)

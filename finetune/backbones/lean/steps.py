@@ -279,7 +279,8 @@ class Recompute(StatelessStep[tuple[Leaf, ...]]):
     def replay(self, x: Tensor, params: tuple[Leaf, ...], kept: Nothing, residual: ResidualSum | None = None) -> Tensor:
         names = [name for name, _ in self.module.named_parameters()]
         values = {name: value.to(x.dtype) for name, value in zip(names, params, strict=True)}
-        values |= {name: value.to(x.dtype) for name, value in self.module.named_buffers() if value.is_floating_point()}
+        buffers = self.module.named_buffers()
+        values |= {name: b.to(x.dtype) for name, b in buffers if b.is_floating_point() and b.dtype != x.dtype}
         y = torch.func.functional_call(self.module, values, x) if values else self.module(x)
         return y if residual is None else residual.add(y)
 

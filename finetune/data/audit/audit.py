@@ -6,7 +6,7 @@ Nothing of a patient but the id is written down.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from finetune.data.audit import other_targets
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
 from finetune.data.sources.listing import some
 from finetune.data.table import SPLITS, SampleTable
+from finetune.data.targets import LEARNED, types_in_words
 from finetune.errors import FinetuneError, one_of
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Audit:
     hash: str
     has_patients: bool
     counts: dict[str, Any]
-    """split -> images, patients, classes -> positive, negative, unknown."""
+    """split -> images, patients, classes -> positive, negative, unknown; targets, where there are other targets."""
     leaks: list[Leak] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -138,6 +140,10 @@ def check_trainable(table: SampleTable) -> None:
 
     A multilabel finding without a positive in train is only warned of by the audit: the others can be learned.
     """
+    if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
+        raise FinetuneError(
+            f"table {table.name}: nothing here learns {types_in_words(unlearned)} yet, only classes and findings."
+        )
     train = table.rows("train")
     if len(train) == 0:
         raise FinetuneError(f"table {table.name} has no train images.")
@@ -183,6 +189,8 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
                 for k, name in enumerate(table.classes)
             },
         }
+        if table.other_targets:
+            found[split]["targets"] = other_targets.target_counts(table, rows)
     return found
 
 
@@ -256,7 +264,10 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
     for group in groups:
         labels = targets[group]
         known = ~np.isnan(labels)
-        high, low = np.where(known, labels, -1).max(axis=0), np.where(known, labels, 2).min(axis=0)
+        high, low = (
+            np.where(known, labels, -np.inf).max(axis=0),
+            np.where(known, labels, np.inf).min(axis=0),
+        )
         if (known.any(axis=0) & (high != low)).any():
             torn.append(paths[group[0]])
     if torn:
@@ -316,11 +327,19 @@ def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | 
         )
 
 
-TABLE_CHECKS = (patients_in_two_splits, too_few)
-PICTURE_CHECKS = (same_pictures, odd_exposure)
+TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
+    patients_in_two_splits,
+    too_few,
+    other_targets.few_known,
+)
+PICTURE_CHECKS: tuple[Callable[[SampleTable, PictureCache], Iterable[Leak | str]], ...] = (
+    same_pictures,
+    odd_exposure,
+    other_targets.boxes_outside,
+)
 
 
-def _file(audit: Audit, found: Iterator[Leak | str]) -> None:
+def _file(audit: Audit, found: Iterable[Leak | str]) -> None:
     for item in found:
         if isinstance(item, Leak):
             audit.leaks.append(item)

@@ -28,7 +28,8 @@ DETAIL = 0.80  # least agreement of detail in a certain copy
 POSSIBLE_DETAIL = 0.65
 COLOURS = 0.97  # least correlation of slow shading and colours in a certain copy
 POSSIBLE_COLOURS = 0.90
-OTHER_COLOURS_DETAIL = 0.90  # least agreement of detail in a possible copy whose colours differ so much
+OTHER_COLOURS_DETAIL = 0.90  # least agreement of detail in a possible copy whose colours differ so much,
+PLAIN_DETAIL = 0.95  # and where detail does not cover the image
 PLAIN = 0.15  # part of the image with detail, below which detail proves nothing and disproves nothing
 FULL = 0.90  # part of the image with detail, from which detail is proof enough
 LEFT = 1.5  # gray levels: the difference that is left in a copy of an image with less detail than that
@@ -63,8 +64,10 @@ class Agreement:
         full = self.colours >= COLOURS and self.textured >= FULL
         if self.detail >= DETAIL and (equal or full):
             return "certain"
-        alike = equal or full or (self.detail >= OTHER_COLOURS_DETAIL and self.colours >= POSSIBLE_COLOURS)
-        return "possible" if self.detail >= POSSIBLE_DETAIL and alike else None
+        if self.detail >= POSSIBLE_DETAIL and (equal or full):
+            return "possible"
+        enough = OTHER_COLOURS_DETAIL if self.textured >= FULL else PLAIN_DETAIL
+        return "possible" if self.detail >= enough and self.colours >= POSSIBLE_COLOURS else None
 
 
 def agreement(first: np.ndarray, second: np.ndarray, side: int = SIDE) -> Agreement:

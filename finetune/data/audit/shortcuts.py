@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from finetune.data import boxes
 from finetune.data.table import SampleTable
 from finetune.statistics.intervals import MIN_PATIENTS, delong
 
@@ -45,7 +44,7 @@ def shortcuts(table: SampleTable, more: dict[str, np.ndarray] | None = None) -> 
         return []
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     found = []
-    columns = {name: table.frame[name] for name in table.metadata if name != boxes.COLUMN}
+    columns = {name: table.frame[name] for name in table.metadata}
     columns |= {name: pd.Series(values) for name, values in (more or {}).items()}
     for name, values in columns.items():
         codes = coded(values, train)

@@ -1,4 +1,4 @@
-"""Augmentation of training pictures as a pure function of (picture, seed, epoch, sample)."""
+"""Augmentation of training images, with their masks and boxes, as a pure function of (image, seed, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import random
 import struct
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,18 @@ import cv2
 cv2.setNumThreads(0)  # OpenCV's threads do not survive a fork, and squares of 224 pixels gain nothing from them
 
 from finetune.errors import FinetuneError  # noqa: E402
+from finetune.placement import PlacedBoxes, cut_boxes  # noqa: E402
+
+
+class Augmented(NamedTuple):
+    """What `Augment.together` gives: all three in the same image_size x image_size square."""
+
+    image: np.ndarray
+    """uint8 (image_size, image_size[, 3])"""
+    mask: np.ndarray | None
+    """uint8 (image_size, image_size)"""
+    boxes: PlacedBoxes | None
+    """In pixels of the square, cut at its border."""
 
 
 class Augment:
@@ -40,20 +52,43 @@ class Augment:
 
     def __call__(self, picture: np.ndarray, seed: tuple[int, int, int]) -> np.ndarray:
         """(S, S[, 3]) -> (image_size, image_size[, 3]); `seed` is (seed, epoch, sample)."""
+        return self.together(picture, seed).image
+
+    def together(
+        self,
+        image: np.ndarray,
+        seed: tuple[int, int, int],
+        *,
+        mask: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+    ) -> Augmented:
+        """The image (S, S[, 3]) with its uint8 mask (S, S) and its boxes (N, 4) left, top, right, bottom in pixels, all
+        three moved alike. The image is the same with and without them.
+
+        Raises:
+            FinetuneError: a transform cannot move masks or boxes, or gives another size or type.
+        """
         self._reseed(seed)
-        out = picture
-        for transform in self.transforms.values():
+        if mask is not None and (mask.shape != image.shape[:2] or mask.dtype != np.uint8):
+            raise FinetuneError(f"a mask of {mask.dtype} {mask.shape} does not fit an image of {image.shape}.")
+        out: dict[str, Any] = {"image": image, **({} if mask is None else {"mask": mask})}
+        number = 0
+        if boxes is not None:
+            number = len(boxes)
+            out["bboxes"] = np.column_stack([boxes, np.arange(number)]).astype(np.float64)
+        for name, transform in self.transforms.items():
             transform.set_random_state(self._generator, self._python)
-            out = transform(image=out)["image"]
+            out = _apply(name, transform, out)
         side = self.image_size
-        if out.shape[:2] != (side, side):
+        if out["image"].shape[:2] != (side, side):
             out = self._centre(out)
-        if out.dtype != np.uint8 or out.ndim != picture.ndim:
+        result = out["image"]
+        if result.dtype != np.uint8 or result.ndim != image.ndim:
             raise FinetuneError(
-                f"transforms {[*self.transforms]} turn {picture.dtype} {picture.shape} into {out.dtype} {out.shape}: "
+                f"transforms {[*self.transforms]} turn {image.dtype} {image.shape} into {result.dtype} {result.shape}: "
                 "they must keep uint8 and the channels (normalising comes later, by itself)."
             )
-        return out
+        return Augmented(result, out.get("mask"), None if boxes is None else _cut(out["bboxes"], side, number))
 
     def _reseed(self, seed: tuple[int, int, int]) -> None:
         """Set both random states from a hash of the seed; a sixth of the time of albumentations' set_random_seed."""
@@ -69,11 +104,50 @@ class Augment:
         }
         self._python.seed(int.from_bytes(digest[32:], "little"))
 
-    def _centre(self, picture: np.ndarray) -> np.ndarray:
-        top, left = ((length - self.image_size) // 2 for length in picture.shape[:2])
+    def _centre(self, out: dict[str, Any]) -> dict[str, Any]:
+        height, width = out["image"].shape[:2]
+        top, left = ((length - self.image_size) // 2 for length in (height, width))
         if top < 0 or left < 0:
             raise FinetuneError(
-                f"transforms {list(self.transforms)} give pictures of {picture.shape[0]} x {picture.shape[1]}, smaller "
+                f"transforms {list(self.transforms)} give pictures of {height} x {width}, smaller "
                 f"than data.image_size={self.image_size}."
             )
-        return picture[top : top + self.image_size, left : left + self.image_size]
+        moved = {
+            key: value[top : top + self.image_size, left : left + self.image_size]
+            for key, value in out.items()
+            if key != "bboxes"
+        }
+        if "bboxes" in out:
+            moved["bboxes"] = out["bboxes"] - np.array([left, top, left, top, 0])
+        return moved
+
+
+def _apply(name: str, transform: Any, out: dict[str, Any]) -> dict[str, Any]:
+    """One transform of image, mask and boxes; albumentations takes boxes as parts of the image's sides."""
+    if "bboxes" in out:
+        height, width = out["image"].shape[:2]
+        out = {**out, "bboxes": out["bboxes"] / np.array([width, height, width, height, 1])}
+    try:
+        out = transform(**out)
+    except NotImplementedError as error:
+        raise FinetuneError(
+            f"transforms.{name} ({type(transform).__name__}) cannot move {' and '.join(out)} alike: {error}. "
+            f"Leave it out (transforms.transforms.{name}=null)."
+        ) from None
+    if "mask" in out and out["mask"].shape != out["image"].shape[:2]:
+        raise FinetuneError(
+            f"transforms.{name} ({type(transform).__name__}) moves the image but not its mask. "
+            f"Leave it out (transforms.transforms.{name}=null)."
+        )
+    if "bboxes" in out:
+        height, width = out["image"].shape[:2]
+        out["bboxes"] = np.asarray(out["bboxes"], np.float64).reshape(-1, 5) * [width, height, width, height, 1]
+    return out
+
+
+def _cut(boxes: np.ndarray, side: int, number: int) -> PlacedBoxes:  # (M, 5), the last column the box's number
+    placed = cut_boxes(boxes[:, :4], side)
+    numbers = boxes[:, 4].astype(int)
+    visible = np.zeros(number)
+    np.maximum.at(visible, numbers, placed.visible)
+    return PlacedBoxes(placed.corners, numbers[placed.numbers], visible)

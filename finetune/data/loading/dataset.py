@@ -9,9 +9,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from finetune.data.loading.augment import Augment
+from finetune.data.loading.annotated import AnnotatedTargets
+from finetune.data.loading.augment import Augment, Augmented
 from finetune.data.loading.sampling import Key
+from finetune.placement import cut_boxes
 from finetune.preprocessing import Preprocessing
+
+LISTED = ("boxes", "box_labels", "box_visible")  # of a batch: one tensor per image
 
 
 class Pictures(Protocol):
@@ -23,7 +27,8 @@ class Pictures(Protocol):
 
 
 class ImageDataset(Dataset):
-    """{image (C, S, S) float32, target (K,) float32 with NaN for unknown, index} for a row of the table.
+    """{image (C, S, S) float32, target (K,) float32 with NaN for unknown, index} for a row of the table; with
+    `annotated` also the mask and the boxes, moved as the image is: see AnnotatedTargets.batch.
 
     A key is a row, or (epoch, row) from a sampler: with `augment` the picture depends on (seed, epoch, row), and a
     bare row means epoch 0. The loader asks for whole batches (`__getitems__`), which stay uint8 until they are stacked
@@ -38,37 +43,56 @@ class ImageDataset(Dataset):
         augment: Augment | None = None,
         *,
         seed: int = 0,
+        annotated: AnnotatedTargets | None = None,
     ):
         self.targets = torch.as_tensor(np.array(targets, dtype=np.float32))  # (N, K)
         self.pictures = pictures
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
+        self.annotated = annotated
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         batch = self.__getitems__([key])
-        return {"image": batch["image"][0], "target": batch["target"][0], "index": int(batch["index"][0])}
+        return {key: int(values[0]) if key == "index" else values[0] for key, values in batch.items()}
 
-    def __getitems__(self, keys: Sequence[int | Key]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, keys: Sequence[int | Key]) -> dict[str, Any]:
         """A whole batch: image (n, C, S, S), target (n, K), index (n,)."""
         pairs = [key if isinstance(key, tuple) else (0, int(key)) for key in keys]
         rows = [row for _, row in pairs]
         p = self.preprocessing
+        index = torch.tensor(rows, dtype=torch.int64)
+        if self.annotated is not None:
+            moved = [self._together(self.annotated, epoch, row) for epoch, row in pairs]
+            pictures = np.stack([sample.image for sample in moved])
+            masks = [sample.mask for sample in moved if sample.mask is not None]
+            boxes = [sample.boxes for sample in moved if sample.boxes is not None]
+            more = self.annotated.batch(rows, masks, boxes)
+            return {"image": p.batch_to_tensor(pictures), "target": self.targets[index], "index": index, **more}
         if self.augment is not None:
             pictures = np.stack([self.augment(self.pictures[row], (self.seed, epoch, row)) for epoch, row in pairs])
         elif p.stored_size != p.image_size:
             pictures = np.stack([p.crop(self.pictures[row]) for row in rows])
         else:
             pictures = self.pictures.take(rows)
-        index = torch.tensor(rows, dtype=torch.int64)
         return {"image": p.batch_to_tensor(pictures), "target": self.targets[index], "index": index}
 
+    def _together(self, annotated: AnnotatedTargets, epoch: int, row: int) -> Augmented:
+        places, image, p = annotated.cached(row), self.pictures[row], self.preprocessing
+        if self.augment is not None:
+            return self.augment.together(image, (self.seed, epoch, row), mask=places.mask, boxes=places.boxes)
+        mask = None if places.mask is None else p.crop(places.mask)
+        boxes = None if places.boxes is None else cut_boxes(places.boxes - p.crop_start, p.image_size)
+        return Augmented(p.crop(image), mask, boxes)
+
     @staticmethod
-    def collate(samples: Mapping[str, torch.Tensor] | Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """The loader's collate_fn: what `__getitems__` gave is a batch already; single samples are stacked."""
+    def collate(samples: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The loader's collate_fn: what `__getitems__` gave is a batch already; single samples are stacked, what is of
+        boxes, whose number differs, is listed."""
         if isinstance(samples, Mapping):
             return dict(samples)
-        return {key: torch.stack([torch.as_tensor(sample[key]) for sample in samples]) for key in samples[0]}
+        batch: dict[str, Any] = {key: [torch.as_tensor(sample[key]) for sample in samples] for key in samples[0]}
+        return {key: values if key in LISTED else torch.stack(values) for key, values in batch.items()}

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from finetune.data.cache.image_cache import PictureCache
+from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
 from finetune.data.loading.sampling import EpochBatchSampler, EvalBatchSampler, row_weights
@@ -59,9 +60,9 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
-        targets = table.targets()
-        self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed)
-        self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed)
+        targets, annotated = table.targets(), AnnotatedTargets.of(table, preprocessing, pictures.sizes)
+        self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed, annotated=annotated)
+        self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of the readable samples of `split`."""

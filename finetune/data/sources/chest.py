@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from finetune.data.annotations import Annotations
 from finetune.data.findings import canonical
 from finetune.data.labels import read_marks
 from finetune.data.sources.listing import absent_note, need_columns, present
@@ -77,6 +78,7 @@ def sample_table(
     notes: list[str],
     has_patients: bool = True,
     strata: np.ndarray | None = None,
+    annotations: dict[str, Annotations] | None = None,
 ) -> SampleTable:
     """The table of a multilabel set: `frame` holds path, patient, split and, after them, the metadata. `strata` (N, L)
     is where the set says yes, to any finding that it knows."""
@@ -91,4 +93,5 @@ def sample_table(
         has_patients=has_patients,
         notes=notes,
         strata=None if strata is None else Strata(strata),
+        annotations=annotations or {},
     ).check()

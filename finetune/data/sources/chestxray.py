@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data import boxes
+from finetune.data.annotations import BOXES, Annotations, Boxes
 from finetune.data.findings import NO_FINDING, check_one_truth, chosen
 from finetune.data.phantom.dataset import is_phantom
 from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
@@ -47,8 +47,8 @@ METADATA = {"age": "Patient Age", "sex": "Patient Gender", "view": "View Positio
 class ChestXray:
     """Source of NIH ChestX-ray14, in the published layout or with images_001 ... images_012 folders.
 
-    Where BBox_List_2017.csv lies beside the table, its boxes are the metadata column `boxes` (finetune/data/boxes.py);
-    an empty cell says that nobody drew one there, not that there is nothing.
+    Where BBox_List_2017.csv lies beside the table, its boxes are the annotation `boxes` (finetune/data/annotations.py),
+    marked as incomplete: an image without one says that nobody drew one there, not that there is nothing.
     """
 
     root: str | Path = "data/chestxray"
@@ -101,23 +101,25 @@ class ChestXray:
         frame["view"] = rows["View Position"].str.strip().astype(object)
         frame["follow_up"] = pd.to_numeric(rows["Follow-up #"], errors="coerce").astype(float)
         synthetic = is_phantom(root) is not None
-        metadata = list(METADATA)
+        annotations: dict[str, Annotations] = {}
         if (root / LISTING).is_file():
             found, said = read_boxes(root, where, scale=not synthetic)
             notes += said
-            frame[boxes.COLUMN] = [boxes.to_text(found.get(path, [])) for path in frame["path"]]
-            metadata.append(boxes.COLUMN)
+            boxes = {path: Boxes.from_sides(listed, complete=False) for path, listed in found.items()}
+            none = Boxes.from_sides([], complete=False)
+            annotations[BOXES] = [boxes.get(path, none) for path in frame["path"]]
         return SampleTable(
             frame=frame.reset_index(drop=True),
             classes=findings,
             kind="multilabel",
             root=root,
             name="chestxray",
-            metadata=metadata,
+            metadata=list(METADATA),
             has_patients=True,
             notes=notes,
             synthetic=synthetic,
             strata=Strata(marks == 1),
+            annotations=annotations,
         ).check()
 
     def _listing(self, root: Path) -> Path:

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from finetune.data.boxes import Box
+from finetune.data.annotations import Box
 from finetune.data.decoding.images import read_picture, read_size
 from finetune.data.findings import FINDINGS, canonical
 from finetune.errors import BadImage, FinetuneError

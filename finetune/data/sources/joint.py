@@ -6,6 +6,7 @@ What a set does not label is unknown there, not negative.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from finetune.data.annotations import Annotations, MaskFile
 from finetune.data.findings import canonical, chosen
 from finetune.data.sources.listing import some
 from finetune.data.splits import assign_splits
@@ -55,6 +57,8 @@ class Joint:
     def table(self) -> SampleTable:
         """The rows of all sources, one after the other."""
         tables = {name: self._read(name, source) for name, source in (self.sources or {}).items()}
+        if others := {name: types for name, table in tables.items() if (types := table.other_targets)}:
+            raise FinetuneError(f"data.sources.{next(iter(others))} cannot be joined: only classes and findings can.")
         kinds = {name: table.kind for name, table in tables.items()}
         kind = next(iter(kinds.values()))
         if len(set(kinds.values())) > 1:
@@ -84,6 +88,7 @@ class Joint:
             notes=[f"{name}: {note}" for name, table in tables.items() for note in table.notes] + notes,
             synthetic=any(table.synthetic for table in tables.values()),
             strata=self._strata(tables),
+            annotations=_annotations(tables, root),
         ).check()
 
     def _strata(self, tables: dict[str, SampleTable]) -> Strata:
@@ -141,6 +146,23 @@ class Joint:
         for column in table.metadata:
             frame[_told_apart(column)] = table.frame[column]
         return frame
+
+
+def _annotations(tables: Mapping[str, SampleTable], root: Path) -> dict[str, Annotations]:
+    """Those of all sources; a source without one of that name says nothing of its images."""
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.annotations))
+    return {name: [entry for table in tables.values() for entry in _entries(table, name, root)] for name in names}
+
+
+def _entries(table: SampleTable, name: str, root: Path) -> list[Any]:
+    prefix = os.path.relpath(os.path.abspath(table.root), root).replace(os.sep, "/")
+    entries = table.annotations.get(name) or [None] * len(table)
+    return [
+        replace(entry, path=f"{prefix}/{entry.path}")
+        if isinstance(entry, MaskFile) and entry.path is not None and prefix != "."
+        else entry
+        for entry in entries
+    ]
 
 
 def _told_apart(column: str) -> str:

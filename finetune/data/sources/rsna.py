@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.boxes import Box, to_text
+from finetune.data.annotations import BOXES, Box, Boxes
 from finetune.data.findings import canonical
 from finetune.data.labels import read_marks
 from finetune.data.sources import chest
@@ -32,8 +32,8 @@ SIDES = ("x", "y", "width", "height")
 class Rsna:
     """Source of the challenge's training images; those of its test were never labelled in public.
 
-    Target = 1 says that a reader saw an opacity suspicious for pneumonia. The boxes go into the metadata column `boxes`
-    (see finetune/data/boxes.py). A patientId is one per image; who is whose follow-up is only known where
+    Target = 1 says that a reader saw an opacity suspicious for pneumonia. The boxes are the annotation `boxes`
+    (see finetune/data/annotations.py). A patientId is one per image; who is whose follow-up is only known where
     pneumonia-challenge-dataset-mappings_2018.json lies beside the tables: then patients are those of ChestX-ray14.
     """
 
@@ -80,7 +80,6 @@ class Rsna:
         notes.append(said)
         if patients is not None:
             frame["patient"] = patients
-        frame["boxes"] = [to_text(boxes.get(name, [])) for name in names]
         if (root / CLASSES).is_file():
             frame["reading"] = names.map(self._readings(root / CLASSES)).fillna("").astype(object)
         return chest.sample_table(
@@ -91,6 +90,7 @@ class Rsna:
             name="rsna",
             notes=notes,
             has_patients=patients is not None,
+            annotations={BOXES: [Boxes.from_sides(boxes.get(name, [])) for name in names]},
         )
 
     def _boxes(self, rows: pd.DataFrame, listing: Path) -> dict[str, list[Box]]:

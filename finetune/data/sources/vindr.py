@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.boxes import COLUMN, Box, to_text
+from finetune.data.annotations import BOXES, Annotations, Boxes
 from finetune.data.decoding.dicom import SUFFIXES
 from finetune.data.findings import FINDINGS, canonical, chosen
 from finetune.data.sources import chest
@@ -33,9 +33,9 @@ WHERE = "https://physionet.org/content/vindr-cxr"
 class VinDr:
     """Source of VinDr-CXR; its official test is the test split. No patient is published: an image counts as one.
 
-    Where annotations_train.csv or annotations_test.csv lie beside the tables, their boxes are the metadata column
-    `boxes` (finetune/data/boxes.py): all that were drawn around a finding that the label of the image has, so that a
-    train image may have up to three of one opacity. They are in pixels of the DICOM.
+    Where annotations_train.csv or annotations_test.csv lie beside the tables, their boxes are the annotation
+    `boxes` (finetune/data/annotations.py): all that were drawn around a finding that the label of the image has, so
+    that a train image may have up to three of one opacity. They are in pixels of the DICOM.
     """
 
     root: str | Path = "data/vindr"
@@ -85,12 +85,21 @@ class VinDr:
             )
         notes += absent_note(len(frame), listed, root)
         notes.append("No patient is published: every image counts as its own patient.")
+        annotations: dict[str, Annotations] = {}
         drawn = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
         if drawn := {split: file for split, file in drawn.items() if file.is_file()}:
-            frame[COLUMN], said = _boxes(drawn, frame, targets, findings, root)
-            notes += said
+            annotations[BOXES], sentences = _boxes(drawn, frame, targets, findings, root)
+            notes += sentences
         return chest.sample_table(
-            frame, targets, findings, root=root, name="vindr", notes=notes, has_patients=False, strata=shown
+            frame,
+            targets,
+            findings,
+            root=root,
+            name="vindr",
+            notes=notes,
+            has_patients=False,
+            strata=shown,
+            annotations=annotations,
         )
 
     def _share(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
@@ -111,24 +120,27 @@ class VinDr:
 
 def _boxes(
     files: dict[str, Path], frame: pd.DataFrame, targets: np.ndarray, findings: list[str], root: Path
-) -> tuple[list[str], list[str]]:
-    """The boxes of each row as text, and a sentence where they are not of the pictures as they lie there."""
+) -> tuple[list[Boxes], list[str]]:
+    """The boxes of each row, and a sentence where they are not of the images as they lie there."""
     row = {
         (split, Path(path).stem): n for n, (split, path) in enumerate(zip(frame["split"], frame["path"], strict=True))
     }
-    boxes: dict[int, list[Box]] = {}
+    corners: dict[int, list[tuple[float, ...]]] = {}
+    labels: dict[int, list[str]] = {}
     for split, file in files.items():
-        for image, finding, corners in _corners(file):
+        for image, finding, box in _corners(file):
             place = row.get((split, image))
             if place is not None and finding in findings and targets[place, findings.index(finding)] == 1:
-                left, top, right, bottom = corners
-                boxes.setdefault(place, []).append((finding, left, top, right - left, bottom - top))
-    beyond = [place for place, own in boxes.items() if _beyond(own, root / frame["path"][place])]
+                corners.setdefault(place, []).append(box)
+                labels.setdefault(place, []).append(finding)
+    boxes = {place: Boxes(np.array(corners[place]), tuple(labels[place])) for place in corners}
+    beyond = [place for place, drawn in boxes.items() if _beyond(drawn, root / frame["path"][place])]
+    none = Boxes(np.zeros((0, 4)), ())
     if beyond:  # made smaller, and nobody knows from what size: not even those that fit can be trusted
-        return [""] * len(frame), [
+        return [Boxes(np.zeros((0, 4)), (), complete=False)] * len(frame), [
             f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller picture."
         ]
-    return [to_text(boxes.get(place, [])) for place in range(len(frame))], []
+    return [boxes.get(place, none) for place in range(len(frame))], []
 
 
 def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
@@ -147,9 +159,9 @@ def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
     return [(image, canonical(finding), tuple(corners)) for image, finding, corners in names]
 
 
-def _beyond(boxes: list[Box], picture: Path) -> bool:
+def _beyond(boxes: Boxes, picture: Path) -> bool:
     """Whether a box reaches out of a picture that is no DICOM; by a pixel it may."""
     size = None if picture.suffix.lower() in SUFFIXES else size_of(picture)
     if size is None:
         return False
-    return any(top + height > size[0] + 1 or left + width > size[1] + 1 for _, left, top, width, height in boxes)
+    return bool((boxes.corners[:, 2:] > np.array([size[1], size[0]]) + 1).any())

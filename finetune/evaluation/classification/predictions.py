@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ PREFIXES = ("target_", "logit_", "prob_")
 EXACT_FLOATS: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )
+
+_BOXES = "boxes"
+_BOX = re.compile(r"\S.*( -?\d[\d.e+-]*){4}")  # label, left, top, width, height
 
 
 @dataclass
@@ -150,6 +154,8 @@ class Predictions:
             if isinstance(error, FinetuneError):
                 raise
             raise FinetuneError(f"{path} cannot be read as a predictions table: {error}") from error
+        if _BOXES in rest and _holds_boxes(frame[_BOXES]):
+            frame, rest = frame.drop(columns=_BOXES), [name for name in rest if name != _BOXES]
         logits = frame[["logit_" + c for c in classes]].to_numpy(np.float64)
         probs = frame[["prob_" + c for c in classes]].to_numpy(np.float64)
         kind = kind or _kind(logits, probs, frame[["target_" + c for c in classes]].to_numpy(np.float64), path)
@@ -190,6 +196,13 @@ def probabilities(logits: np.ndarray, kind: str) -> np.ndarray:
     """Logits (N, K) -> probabilities (N, K) in float64, stable for any finite logit."""
     logits = np.asarray(logits, np.float64)
     return softmax(logits, axis=1) if kind == "multiclass" else expit(logits)
+
+
+def _holds_boxes(column: pd.Series) -> bool:
+    """Whether each cell is blank or the text of boxes, as in the tables that version 0.1.0 wrote: they show the labels,
+    so they are no metadata to make groups by."""
+    cells = column.dropna().astype(str)
+    return bool(cells.map(lambda text: all(_BOX.fullmatch(part.strip()) for part in text.split(";"))).all())
 
 
 def _classes(columns: list[str], path: Path) -> list[str]:

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data import boxes
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import Scorer, Scores, mean_of_defined
@@ -50,12 +49,12 @@ def subgroups(
 
 
 def wanted_columns(metadata: list[str], columns: list[str] | str | None) -> list[str]:
-    """The metadata columns to group by; boxes are excluded, since images with a box have the finding.
+    """The metadata columns to group by.
 
     Raises:
         FinetuneError: one that was named is not there.
     """
-    requested = [c for c in metadata if c != boxes.COLUMN] if columns == "all" else list(columns or [])
+    requested = list(metadata) if columns == "all" else list(columns or [])
     if unknown := [column for column in requested if column not in metadata]:
         raise FinetuneError(f"evaluation.subgroups={unknown}: no such metadata column. There are {metadata or 'none'}.")
     return requested

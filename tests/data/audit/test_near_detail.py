@@ -33,7 +33,7 @@ def test_what_has_no_slopes_has_no_placement():
     [
         (0.90, 0.99, 1.00, 9.0, "certain"),  # detail all over
         (0.90, 0.99, 0.50, 1.0, "certain"),  # detail in a part, and nothing is left
-        (0.85, 0.99, 0.50, 3.0, None),  # two spots whose rims agree
+        (0.94, 0.99, 0.50, 3.0, None),  # two spots whose rims agree
         (0.95, 0.99, 0.50, 3.0, "possible"),
         (0.95, 0.92, 1.00, 9.0, "possible"),  # other colours
         (0.70, 0.99, 1.00, 9.0, "possible"),  # compressed hard

@@ -11,8 +11,8 @@ from finetune.errors import FinetuneError
 from tests.data.making import noise
 
 albumentations = pytest.importorskip("albumentations")
-CONF = Path(__file__).resolve().parents[2] / "conf" / "transforms"
-SIZE = 24
+CONF = Path(__file__).resolve().parents[3] / "conf" / "transforms"
+SIZE, SIDE = 24, 96
 
 
 def preset(name: str) -> Augment:
@@ -80,6 +80,60 @@ def test_light_is_light():
         assert (
             abs(int(out[12, 12]) - 200) < 60
         )  # the square stays in the middle, within 10 % of brightness and contrast
+
+
+def test_masks_and_boxes_move_with_the_pixels(augment):
+    """A bright square on black, its mask and its box: after any movement each still lies on the others."""
+    image = np.zeros((SIDE, SIDE), np.uint8)
+    image[30:60, 20:70] = 255
+    mask = (image > 0).astype(np.uint8)
+    kept = {name: t for name, t in augment.transforms.items() if name in ("affine", "flip")}
+    large = albumentations.Affine(rotate=(-30, 30), shear=(-9, 9), p=1)
+    crop = albumentations.RandomResizedCrop((SIDE, SIDE), scale=(0.6, 1), p=0.5)
+    mover = Augment(SIDE, {**kept, "large": large, "crop": crop})
+    for sample in range(20):
+        seed = (0, 1, sample)
+        moved = mover.together(image, seed, mask=mask, boxes=np.array([[20.0, 30.0, 70.0, 60.0], [0, 0, 5, 5]]))
+        np.testing.assert_array_equal(moved.image, mover(image, seed))  # the same with and without them
+        assert moved.mask is not None
+        assert moved.boxes is not None
+        bright = moved.image > 100
+        assert (bright & (moved.mask == 1)).sum() / (bright | (moved.mask == 1)).sum() > 0.93
+        assert moved.boxes.visible.shape == (2,)
+        x0, y0, x1, y1 = moved.boxes.corners[moved.boxes.numbers.tolist().index(0)]
+        rows, columns = np.nonzero(moved.mask)
+        # albumentations turns pixels about their centres and boxes about their edges: half a pixel in each transform
+        assert x0 - 2 <= columns.min() <= columns.max() + 1 <= x1 + 2
+        assert y0 - 2 <= rows.min() <= rows.max() + 1 <= y1 + 2
+
+
+def test_a_turned_box_is_known_by_hand():
+    flip = Augment(10, {"flip": albumentations.HorizontalFlip(p=1)})
+    boxes = np.array([[1.0, 2.0, 4.0, 6.0]])
+    assert flip.together(noise(10, 10), (0, 0, 0), boxes=boxes).boxes.corners.tolist() == [[6, 2, 9, 6]]
+    cut = Augment(6).together(noise(10, 10), (0, 0, 0), mask=noise(10, 10), boxes=boxes)  # 2 go on each side
+    assert cut.mask.shape == (6, 6)
+    assert cut.boxes.corners.tolist() == [[0, 0, 2, 4]]
+    assert cut.boxes.visible == pytest.approx([2 / 3])
+    empty = flip.together(noise(10, 10), (0, 0, 0), boxes=np.zeros((0, 4))).boxes
+    assert (empty.corners.shape, empty.numbers.shape) == ((0, 4), (0,))
+
+
+def test_what_cannot_move_them_is_named():
+    warp = Augment(8, {"warp": albumentations.HorizontalFlip(p=1), "odd": Still(p=1)})
+    with pytest.raises(FinetuneError, match=r"transforms.odd \(Still\) cannot move image and bboxes alike"):
+        warp.together(noise(8, 8), (0, 0, 0), boxes=np.array([[1.0, 1, 2, 2]]))
+    with pytest.raises(FinetuneError, match="a mask of uint8 \\(4, 8\\) does not fit"):
+        warp.together(noise(8, 8), (0, 0, 0), mask=noise(4, 8))
+
+
+class Still(albumentations.DualTransform):
+    """Moves images and says nothing of boxes."""
+
+    _targets = albumentations.HorizontalFlip._targets
+
+    def apply(self, img, **params):
+        return img
 
 
 def test_nothing_and_null():

@@ -149,3 +149,13 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path, text, message):
 def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FinetuneError, match=r"p\.csv"):
         Predictions.read(tmp_path / "p.csv")
+
+
+def test_the_column_of_boxes_of_older_tables_is_no_metadata(tmp_path):
+    text = ["Mass 1 2 3.5 4; Pleural Thickening 0 0 1e-05 2", "", ""]
+    written = table([[1], [0], [1]], [[0.5], [1.0], [2.0]], sex=["F", "M", "F"], boxes=text)
+    read = Predictions.read(written.write(tmp_path / "old.csv"))
+    assert read.metadata == ["sex"]
+    assert "boxes" not in read.frame
+    counted = table([[1], [0], [1]], [[0.5], [1.0], [2.0]], boxes=["2", "none", "1"])  # anybody's column of that name
+    assert Predictions.read(counted.write(tmp_path / "own.csv")).metadata == ["boxes"]
