@@ -138,7 +138,7 @@ def write(path: Path, result: Mapping[str, Any], figures: Sequence[Figure], comm
 
 
 ERRORS = (
-    "The wrong predictions of which the network was most certain, one class after the other. Of a false negative "
+    "The most confident wrong predictions, one class after the other. Of a false negative "
     "(missed) the map shows the evidence for the finding, of a false positive (false alarm) or a wrong "
     "class the evidence for the wrong one. A class is called positive from the threshold of the model's first "
     "operating point on, else from 0.5. Look for marks, tubes, borders and other objects that are not a finding, and "

@@ -43,7 +43,7 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
             less.append((errors[1.0], errors[few], few))
         if len(figures) < MAX_FIGURES and of_class["curve"]["coverage"]:
             every, part = wording.number(errors[1.0]), wording.number(errors[few])
-            caption = f"{name}: {every} of all answers wrong, {part} of the most certain {100 * few:g} %"
+            caption = f"{name}: {every} of all answers wrong, {part} of the most confident {100 * few:g} %"
             svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")
             figures.append((caption, Markup(svg)))
     return {"rows": rows, "figures": figures, "finding": finding(less)}
@@ -56,7 +56,7 @@ def finding(less: list[tuple[float, float, float]]) -> str:
     every, part = (sum(gain[i] for gain in less) / len(less) for i in (0, 1))
     mean = ", mean over the classes" if len(less) > 1 else ""
     few = min(gain[2] for gain in less)
-    return f"errors {100 * every:.1f} % of all, {100 * part:.1f} % of the most certain {100 * few:g} %{mean}"
+    return f"errors {100 * every:.1f} % of all, {100 * part:.1f} % of the most confident {100 * few:g} %{mean}"
 
 
 def conformal(scores: dict[str, Any]) -> dict[str, Any] | None:
