@@ -113,7 +113,7 @@ class CrossEntropy:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, from 0 up to 1 (Szegedy et al., 2015)."""
     class_weight: dict[str, float] | str = field(default_factory=dict)
-    """How much an image of each class counts (1 where not named), or `balanced`: so that every class contributes equally in total."""
+    """Weight of an image of each class (1 where not named), or `balanced`: every class contributes equally in total."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

@@ -161,7 +161,7 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
         sentences.append(f"{on} the accuracy is {in_words(accuracy)}.")
         if trivial:
             answer = scores["baseline"]["answer"]
-            sentences[-1] = f"{sentences[-1][:-1]}; always answering {answer} gives {trivial['accuracy']:.3f}."
+            sentences[-1] = f"{sentences[-1][:-1]}; always predicting {answer} gives {trivial['accuracy']:.3f}."
         if recall.get("value") is not None and trivial:
             sentences.append(
                 f"The balanced accuracy, the mean recall of the classes, is {in_words(recall)}; chance gives "
@@ -198,7 +198,7 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
 
 
 def most_confused(counts: np.ndarray, classes: list[str], limit: int = 8) -> list[str]:
-    """The largest numbers off the diagonal: truth taken for answer."""
+    """The largest numbers off the diagonal: the true class taken for the predicted one."""
     counts = np.asarray(counts)
     wrong = counts - np.diag(np.diag(counts))
     order = [i for i in np.argsort(-wrong, axis=None, kind="stable")[:limit] if wrong.flat[i] > 0]

@@ -41,10 +41,10 @@ def comparisons(scores: Mapping[str, Any]) -> list[Comparison]:
     if scores.get("kind") == "multiclass":
         name, share = largest_class(scores)
         by_gain = compare_with(gain, 0) if gain else ""  # on the same images, so sharper than the interval of either
-        add("accuracy", overall.get("accuracy"), share, f"always answering {name}", by_gain)
+        add("accuracy", overall.get("accuracy"), share, f"always predicting {name}", by_gain)
         if present := sum(class_scores.get("positives", 0) > 0 for class_scores in classes.values()):
             recall = overall.get("balanced_accuracy") or macro.get("sensitivity")
-            add("balanced accuracy (mean recall)", recall, 1 / present, "any constant answer")
+            add("balanced accuracy (mean recall)", recall, 1 / present, "any constant prediction")
     several = len(classes) > 1
     add("macro AUROC" if several else "AUROC", macro.get("auroc"), 0.5, "guessing")
     if scores.get("kind") == "multilabel":

@@ -132,7 +132,7 @@ def reliability(bins: Bins, label: str, calibrated: Bins | None = None) -> str:
 
 @_styled
 def risk_coverage(coverage: Sequence[float], errors: Sequence[float], label: str) -> str:
-    """Share of answers that are wrong over the share of images answered, the most confident first."""
+    """Share of wrong predictions over the share of images answered, the most confident first."""
     figure, axes = _square()
     axes.plot(coverage, errors, color=_color(0), drawstyle="steps-post")
     axes.set(xlim=(-0.02, 1.02), ylim=(0, None), xlabel="coverage: share answered", ylabel="share wrong")
@@ -200,7 +200,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, x_label: s
 
 @_styled
 def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
-    """Rows are the true class, columns the answer; a cell is as dark as its share of the row."""
+    """Rows are the true class, columns the prediction; a cell is as dark as its share of the row."""
     counts = np.asarray(counts, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 0.8 + 0.34 * len(classes) + 0.075 * max(len(_short(name)) for name in classes)
@@ -210,7 +210,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=_color(0), alpha=alpha, lw=0))
         if len(classes) <= 30:
             axes.text(column, row, f"{int(counts[row, column])}", ha="center", va="center", fontsize=8)
-    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="answer", ylabel="truth")
+    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="prediction", ylabel="truth")
     axes.set_xticks(np.arange(len(classes)), [_short(name) for name in classes], rotation=90)
     axes.set_yticks(np.arange(len(classes)), [_short(name) for name in classes])
     axes.tick_params(length=0)

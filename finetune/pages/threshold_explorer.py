@@ -60,7 +60,7 @@ def explored(
 def of_class(
     positive: np.ndarray, prob: np.ndarray, patient: np.ndarray, required: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """The numbers of one class from (n,) known answers: thresholds along the ROC curve and the `required` ones,
+    """The numbers of one class from (n,) labelled predictions: thresholds along the ROC curve and the `required` ones,
     from one that calls nothing positive down to one that calls everything positive."""
     order = np.argsort(-prob, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(prob[order]) != 0, True])

@@ -14,7 +14,7 @@ HEADS = {
     "multilabel": {
         "yes": "coverage with the finding",
         "no": "coverage without it",
-        "one": "one answer",
+        "one": "one label",
         "both": "both",
         "neither": "neither",
     },
@@ -43,7 +43,7 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
             less.append((errors[1.0], errors[few], few))
         if len(figures) < MAX_FIGURES and of_class["curve"]["coverage"]:
             every, part = wording.number(errors[1.0]), wording.number(errors[few])
-            caption = f"{name}: {every} of all answers wrong, {part} of the most confident {100 * few:g} %"
+            caption = f"{name}: {every} of all predictions wrong, {part} of the most confident {100 * few:g} %"
             svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")
             figures.append((caption, Markup(svg)))
     return {"rows": rows, "figures": figures, "finding": finding(less)}

@@ -269,7 +269,7 @@ def mean_of_shares(parts: Sequence[Interval]) -> Interval:
 
 
 def mean_difference(total: np.ndarray, images_of_patient: np.ndarray) -> Interval:
-    """The mean over images of a difference between two answers to each, from its sum (P,) and the images (P,) of each
+    """The mean over images of a difference between two predictions, from its sum (P,) and the images (P,) of each
     patient: a ratio's linearised variance (Cochran, 1977, section 6.4), with Student's t."""
     total, images_of_patient = total[images_of_patient > 0], images_of_patient[images_of_patient > 0]
     patients, n_images = len(images_of_patient), float(images_of_patient.sum())

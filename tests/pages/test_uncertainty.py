@@ -35,7 +35,7 @@ def test_shares_and_means_by_hand():
 FIVE = table([[1], [0], [1], [0], [1]], [[4.0], [3.0], [2.0], [-1.0], [-0.5]], patients=list("abcde"))
 
 
-def test_the_surest_answers_by_hand():
+def test_the_most_confident_predictions_by_hand():
     sure, wrong = selective.confidence_and_errors(FIVE, "a", 0.5)
     assert sure.tolist() == [4, 3, 2, 1, 0.5]
     assert wrong.tolist() == [0, 1, 0, 0, 1]

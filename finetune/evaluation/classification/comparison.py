@@ -2,7 +2,7 @@
 
 - AUROC of a class: DeLong's variance of the difference, over patients. Over several seeds it is that of the mean AUROC.
 - Other scores, and macro means: the same resamples of the patients for all networks.
-- Right or wrong: McNemar's test (exact); where patients have several images or networks several seeds, its form over
+- Correct or wrong: McNemar's test (exact); where patients have several images or networks several seeds, its form over
   patients: the sum of their differences over the root of the sum of squares.
 
 All of these measure the variation over patients. The variation over seeds is their spread, pooled over the candidates:
@@ -170,7 +170,7 @@ def paired_delong(a: Placements, b: Placements) -> dict[str, Any]:
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
-    """{only_a, only_b, p, exact}: right (1) or wrong (0) answers of two networks, (n,) each, NaN where unknown.
+    """{only_a, only_b, p, exact}: correct (1) or wrong (0) predictions of two networks, (n,) each, NaN where unknown.
 
     A value between 0 and 1 is a mean over seeds.
     """
@@ -250,7 +250,7 @@ def _placed(scorers: list[Scorer]) -> list[Placements]:
 
 
 def _mcnemars(a: list[Scorer], b: list[Scorer]) -> dict[str, Any]:
-    """Of a multiclass table the answers; of a multilabel table each class, and all together."""
+    """Multiclass: one test of the predictions; multilabel: one per class and one over all."""
     patient, names = a[0].patient, a[0].predictions.classes
     rights = [np.mean([_right(scorer) for scorer in scorers], axis=0) for scorers in (a, b)]
     if a[0].multiclass:
@@ -261,7 +261,7 @@ def _mcnemars(a: list[Scorer], b: list[Scorer]) -> dict[str, Any]:
 
 
 def _right(scorer: Scorer) -> np.ndarray:
-    """(N, K) of right and wrong answers, NaN where unknown; multiclass (N, 1)."""
+    """(N, K) of correct and wrong predictions, NaN where unknown; multiclass (N, 1)."""
     right = np.where(np.isnan(scorer.truth), np.nan, scorer.truth == scorer.decisions)
     return right.min(axis=1, keepdims=True) if scorer.multiclass else right
 

@@ -1,4 +1,4 @@
-"""Conformal prediction sets: every answer that cannot be ruled out, so that the set holds the truth as often as set.
+"""Conformal prediction sets: all classes that cannot be ruled out, so that a set holds the truth at a chosen rate.
 
 Split conformal prediction (Vovk et al., 2005; Angelopoulos and Bates, 2021), fitted on val:
 

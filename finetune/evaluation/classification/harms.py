@@ -178,8 +178,8 @@ def baseline(scores: Scores) -> Harm | None:
         how = "is not above" if gain["value"] <= 0 else "is not shown to be above"
         return Harm(
             "baseline",
-            f"accuracy {how} always answering {answer}",
-            f"The accuracy, {accuracy}, {how} that of always answering {answer}, {by_answer:.3f}: "
+            f"accuracy {how} always predicting {answer}",
+            f"The accuracy, {accuracy}, {how} that of always predicting {answer}, {by_answer:.3f}: "
             f"the difference is {wording.difference(gain)}.",
         )
     calibrated = (scores.get("calibration") or {}).get("classes", {})

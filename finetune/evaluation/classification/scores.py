@@ -179,7 +179,7 @@ def decide(predictions: Predictions, threshold: float | np.ndarray = 0.5) -> np.
     if predictions.kind == "multilabel":
         return predictions.probs >= threshold
     if np.ndim(threshold) or threshold != 0.5:
-        raise FinetuneError(f"threshold={threshold}: a multiclass answer is the most probable class and has none.")
+        raise FinetuneError(f"threshold={threshold}: a multiclass prediction is the most probable class and has none.")
     return predictions.logits.argmax(axis=1)[:, None] == np.arange(len(predictions.classes))
 
 
@@ -230,7 +230,7 @@ def in_top(logits: np.ndarray, true: np.ndarray, k: int) -> np.ndarray:
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
-    """(K, K) counts of a multiclass table: rows are the true class, columns the answer."""
+    """(K, K) counts of a multiclass table: rows are the true class, columns the prediction."""
     truth, k = predictions.truth, len(predictions.classes)
     labelled = ~np.isnan(truth).any(axis=1)
     true, answer = truth[labelled].argmax(axis=1), decide(predictions)[labelled].argmax(axis=1)

@@ -2,7 +2,7 @@
 
 The confidence of a multiclass prediction is the probability of its most probable class; that of a multilabel class is
 the distance of its log odds from the class's threshold. The minimum confidence that answers a requested share of the
-images (the coverage) is fitted on val. Test shows the coverage reached, and the share of the answers that is wrong
+images (the coverage) is fitted on val. Test shows the coverage reached, and the share of those that is wrong
 (El-Yaniv and Wiener, 2010; Geifman and El-Yaniv, 2017).
 """
 
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def curve(confidence: np.ndarray, wrong: np.ndarray) -> dict[str, list[float]]:
-    """Share of wrong answers over the share of images answered, the most confident first; ties count together."""
+    """Share of wrong predictions over the share of images answered, the most confident first; ties count together."""
     if not len(confidence):
         return {"coverage": [], "errors": []}
     order = np.argsort(-confidence, kind="stable")

@@ -29,7 +29,7 @@ SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
 class Support:
     """The patients behind the scores of a class, or of all classes together."""
 
-    known: int
+    labelled: int
     positive: int
     negative: int
     shares: Mapping[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -51,7 +51,7 @@ def summarise(
 
     Args:
         n_boot: resamples of the patients; 0 leaves only the intervals that need none.
-        threshold: probability from which a multilabel answer is yes, one for all classes or one each.
+        threshold: probability from which a multilabel class is positive, one for all classes or one per class.
 
     Example:
         >>> test = finetune.Predictions.read("outputs/latest/predictions_test.csv")
@@ -89,7 +89,7 @@ def described(scorer: Scorer, resampled: Scores | None, seed: int = 0) -> dict[s
         intervals_of_class = with_intervals(values, samples, support)
         intervals_of_class["auroc"] = intervals.delong(truth[:, k], scorer.ranks[:, k], patient).interval()
         intervals_of_class["ece"] = reliability.interval(
-            values["ece"], samples.get("ece", NONE), float(chance[k]), support.known
+            values["ece"], samples.get("ece", NONE), float(chance[k]), support.labelled
         )
         of_class[name] = with_reasons(intervals_of_class, counts[name])
     everyone = np.repeat(patient, len(names))
@@ -153,7 +153,7 @@ def with_intervals(
             scores[metric] = intervals.share(*support.shares[metric])
         else:
             fewer = min(support.positive, support.negative)
-            scores[metric] = intervals.resampled(metric, value, samples.get(metric, NONE), support.known, fewer)
+            scores[metric] = intervals.resampled(metric, value, samples.get(metric, NONE), support.labelled, fewer)
     for metric, parts in MEANS_OF_SHARES.items():
         if metric in scores and all(part in support.shares for part in parts):
             scores[metric] = intervals.mean_of_shares([scores[part] for part in parts])

@@ -124,8 +124,8 @@ def test_an_accuracy_below_the_largest_class_is_named_with_it():
     assert accuracy < by_a
     assert scores["baseline"]["gains"]["accuracy"]["value"] == pytest.approx(accuracy - by_a)
     harm = the("baseline", scores)
-    assert harm["short"] == "accuracy is not above always answering a"
-    assert f"is not above that of always answering a, {by_a:.3f}: the difference is -0.0" in harm["text"]
+    assert harm["short"] == "accuracy is not above always predicting a"
+    assert f"is not above that of always predicting a, {by_a:.3f}: the difference is -0.0" in harm["text"]
 
 
 def test_an_accuracy_within_chance_of_the_largest_class_is_said_so():
@@ -148,7 +148,7 @@ def test_a_class_that_is_never_predicted_is_named_and_not_praised():
     said = " ".join(wording.verdict(scores, "test"))
     assert "The highest AUROC is that of c" not in said
     assert "never found: c" in said
-    assert "always answering a gives 0.630" in said
+    assert "always predicting a gives 0.630" in said
 
 
 def test_a_multiclass_answer_is_the_most_probable_class_whatever_thresholds_were_chosen():
