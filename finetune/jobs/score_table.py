@@ -16,7 +16,7 @@ from finetune.data.labels import UNCERTAIN, number_hint, read_marks
 from finetune.data.sources.listing import need_columns, read_rows, some
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.assessment import Fitted, read_prevalence
+from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.predictions import PREFIXES, Predictions
 from finetune.evaluation.classification.scores import log_odds
 from finetune.pages import report
@@ -102,7 +102,7 @@ def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None
     of_model = {} if model is None else {"model": scoring.about(config, model)}
     run.note(data=about, **of_model)
     scoring.write(run, {"test": predictions})
-    scores = {"test": assessment.told(predictions, fitted, seed=config["seed"], prevalence=prevalence)}
+    scores = {"test": assessment.score(predictions, fitted, seed=config["seed"], prevalence=prevalence)}
     if notes:
         scores["test"]["notes"] = notes
     report.write_report(run.path, scores=scores)
@@ -286,7 +286,7 @@ def readable(column: pd.Series) -> pd.Series:
 
 def answered(
     given: Answers, table: SampleTable, model: model_file.Model | None, say: prepare.Say
-) -> tuple[Predictions, Fitted, list[str]]:
+) -> tuple[Predictions, FittedOnVal, list[str]]:
     """The predictions table, and what `model` ships for it."""
     logits, classes = given.logits, list(table.classes)
     if given.kind != table.kind and given.kind == "multiclass":
@@ -304,7 +304,7 @@ def answered(
     predictions = Predictions.from_arrays(
         frame["path"].tolist(), frame["patient"].tolist(), classes, table.kind, targets, logits, metadata
     )
-    fitted, notes = (Fitted(), []) if model is None else scoring.shipped(model, table.kind)
+    fitted, notes = (FittedOnVal(), []) if model is None else scoring.shipped(model, table.kind)
     return predictions, fitted, notes
 
 

@@ -102,7 +102,7 @@ def test_a_network_is_left_as_it_was(method):
     assert (net.head.fc.weight.grad == 1).all()
     assert [p.grad for p in net.parameters() if p is not net.head.fc.weight] == [None] * (len(wants) - 1)
     with torch.inference_mode():  # as around a prediction
-        torch.testing.assert_close(heat_of(net, images + 0, torch.tensor([0, 1]), method, at_once=1), heat)
+        torch.testing.assert_close(heat_of(net, images + 0, torch.tensor([0, 1]), method, images_at_once=1), heat)
     assert torch.is_grad_enabled()
 
 
