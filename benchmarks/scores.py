@@ -2,7 +2,7 @@
 
     python -m benchmarks.scores [--worlds 10000]
 
-Writes the section "Scores" of RESULTS.md. benchmarks/intervals.py compares the interval that is told with others.
+Writes the section "Scores" of RESULTS.md. benchmarks/intervals.py compares the reported interval with others.
 """
 
 import argparse
@@ -38,7 +38,7 @@ by the clock."""
 CALIBRATION = """Planted miscalibration: calibration error on 3,000 test images, before and after Platt's method was
 fitted on 1,000 of val, with 95 % intervals."""
 SHIFT = """Planted shift: one of four sites (2,000 images in all) has another AUROC than the 0.85 of the rest; {fewer}
-worlds. In the first row it has not, and what is told is a false alarm."""
+worlds. In the first row it has not, and what is reported is a false alarm."""
 SETS = """Conformal sets fitted on a val of so many patients: percentage of new images whose set holds the truth,
 {fewer} worlds."""
 
@@ -112,7 +112,7 @@ def planted_calibration() -> list[str]:
 
 
 def planted_shift(worlds: int) -> list[str]:
-    """How often a gap between two of four sites is told to be more than chance, where there is one and where not."""
+    """How often a gap between two of four sites is reported as beyond chance, where there is one and where not."""
     lines = []
     for auroc in (0.85, 0.75, 0.65):
         more, right = 0, 0
@@ -145,9 +145,9 @@ def sets(worlds: int) -> list[str]:
                 )
                 fitted, _ = conformal.fit(val, error)
                 if fitted is not None:
-                    told = conformal.applied(test, fitted, n_boot=0)["classes"]["finding 1"]
+                    result = conformal.evaluate(test, fitted, n_boot=0)["classes"]["finding 1"]
                     for side, name in enumerate(("yes", "no")):
-                        held[side].append(told[name]["value"])
+                        held[side].append(result[name]["value"])
             cells = [f"{100 * np.mean(side):.1f}" for side in held]
             each = "3.3 images" if several else "one image"
             lines.append(f"| {100 * (1 - error):.0f} % | {each} | {patients} | {' | '.join(cells)} |")
@@ -171,7 +171,7 @@ def main() -> None:
         SPEED.format(command=command): ["| labels | seconds | processor seconds |", "| --- | --- | --- |", *speed],
         CALIBRATION: ["| the network is | before | after |", "| --- | --- | --- |", *planted_calibration()],
         SHIFT.format(fewer=fewer): [
-            "| AUROC at the site | told as more than chance | named as the worst |",
+            "| AUROC at the site | reported as beyond chance | named as the worst |",
             "| --- | --- | --- |",
             *planted_shift(fewer),
         ],

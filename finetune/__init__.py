@@ -18,6 +18,7 @@ __all__ = [
     "read_run",
     "register_backbone",
     "register_head",
+    "register_neck",
     "summarise",
 ]
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.classification.predictions import Predictions
     from finetune.evaluation.classification.summary import summarise
     from finetune.explanations import explain
-    from finetune.extend import register_backbone, register_head
+    from finetune.extend import register_backbone, register_head, register_neck
     from finetune.model_file import load
     from finetune.network import create_model
     from finetune.runs.read import read_run
@@ -46,6 +47,7 @@ _HOME = {
     "read_run": "finetune.runs.read",
     "register_backbone": "finetune.extend",
     "register_head": "finetune.extend",
+    "register_neck": "finetune.extend",
     "summarise": "finetune.evaluation.classification.summary",
 }
 

@@ -1,4 +1,4 @@
-"""Backbones and heads of your own: checked once, by running them without memory, then chosen by name like ours.
+"""Backbones, necks and heads of your own: checked once, by running them without memory, then chosen by name like ours.
 
 Losses, schedules, sources, callbacks and scores need no registration: a configuration names their class, and
 `trust=[your_module]` allows it. EXTENDING.md has an example of each.
@@ -15,10 +15,14 @@ from torch import nn
 from finetune.backbones.base import Backbone
 from finetune.backbones.build import MODELS
 from finetune.errors import FinetuneError
-from finetune.heads import HEADS
+from finetune.heads import HEADS, NECKS, FeatureInfo
+from finetune.heads.features import as_read, head_argument, neck_argument, takes
 
 SIDE = 64
 """Side of the image, in pixels, that a new backbone is run with."""
+
+FEATURES = [FeatureInfo(8 * 2**i, 4 * 2**i) for i in range(4)]
+"""The maps that a new neck or head is run with: of strides 4, 8, 16, 32, as in the ImageNet forms."""
 
 
 def register_backbone(name: str, make: Callable[..., Backbone]) -> None:
@@ -45,6 +49,42 @@ def register_backbone(name: str, make: Callable[..., Backbone]) -> None:
     MODELS[name] = partial(make)
 
 
+def register_neck(name: str, make: Callable[..., nn.Module]) -> None:
+    """Let `neck=name` put a neck of your own between backbone and head.
+
+    Args:
+        name: what the configuration calls it; a file `neck/NAME.yaml` in a folder given by --config-dir goes with it.
+            A saved model names it too: `finetune.load` needs this call made before.
+        make: called with a list of `finetune.heads.FeatureInfo` (num_chs, reduction), one for each map that the neck
+            reads, and the options of the file. The module turns the last map (N, C, H, W), or with the class attribute
+            `takes = "maps"` the list of all maps, into a map or a list of maps; its attribute `feature_info` lists the
+            FeatureInfo of each.
+
+    Raises:
+        FinetuneError: the name is taken, or the module does not do what a neck must; the message says what.
+    """
+    where = f"register_neck({name!r})"
+    _check_name(where, name, NECKS, make)
+    with torch.device("meta"):
+        neck = _called(where, make, neck_argument(make, FEATURES))
+        _check_takes(where, make, neck)
+        infos = getattr(neck, "feature_info", None)
+        if not isinstance(infos, list) or not infos or not all(isinstance(info, FeatureInfo) for info in infos):
+            raise FinetuneError(
+                f"{where}: {_name_of(make)} must have feature_info, a list of FeatureInfo, one per map."
+            )
+        made = _called_on_maps(where, neck, neck)
+        maps = [made] if isinstance(made, torch.Tensor) else made
+        if not isinstance(maps, list) or len(maps) != len(infos):
+            given = f"{len(maps)} maps" if isinstance(maps, list) else type(made).__name__
+            raise FinetuneError(
+                f"{where}: forward must return one map per entry of feature_info, {len(infos)}, not {given}."
+            )
+        for number, (info, map_) in enumerate(zip(infos, maps, strict=True)):
+            _check_shape(where, f"map {number} of forward", map_, _shape(info))
+    NECKS[name] = make
+
+
 def register_head(name: str, make: Callable[..., nn.Module]) -> None:
     """Let `head=name` build a head of your own.
 
@@ -52,7 +92,8 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
         name: what the configuration calls it; a file `head/NAME.yaml` in a folder given by --config-dir goes with it.
         make: called with the channels of the last map, the number of classes and the options of the file. The module
             turns the last map (N, C, H, W) into logits (N, K); its method `features` gives what its last layer reads
-            (N, D).
+            (N, D). With the class attribute `takes = "maps"` both read the list of all maps instead, and `make` is
+            called with a list of `finetune.heads.FeatureInfo` (num_chs, reduction) instead of the channels.
 
     Raises:
         FinetuneError: the name is taken, or the module does not do what a head must; the message says what.
@@ -60,13 +101,35 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
     where = f"register_head({name!r})"
     _check_name(where, name, HEADS, make)
     with torch.device("meta"):
-        head = _called(where, make, 8, 3)
+        head = _called(where, make, head_argument(make, FEATURES), 3)
+        _check_takes(where, make, head)
         if not callable(getattr(head, "features", None)):
             raise FinetuneError(f"{where}: {_name_of(make)} has no method features(map) -> (N, D).")
-        maps = torch.empty(2, 8, 4, 4)
-        _check_shape(where, "forward(map)", _called(where, head, maps), (2, 3))
-        _check_shape(where, "features(map)", _called(where, head.features, maps), (2, None))
+        read = takes(head)
+        _check_shape(where, f"forward({read})", _called_on_maps(where, head, head), (2, 3))
+        _check_shape(where, f"features({read})", _called_on_maps(where, head, head.features), (2, None))
     HEADS[name] = make
+
+
+def _called_on_maps(where: str, part: nn.Module, callee: Callable[..., Any]) -> Any:
+    """What `callee` of the neck or head `part` gives for the maps that it reads, which the backbone's backward needs
+    unchanged."""
+    maps = [torch.empty(_shape(info)) for info in FEATURES]
+    result = _called(where, callee, as_read(part, maps))
+    if any(x._version for x in maps):
+        raise FinetuneError(f"{where}: {_name_of(type(part))} changes the map that it reads in place (inplace=True?).")
+    return result
+
+
+def _shape(info: FeatureInfo) -> tuple[int, int, int, int]:
+    """Shape of this map of two images, of twice SIDE, so that the last map is not of a few places."""
+    side = -(-2 * SIDE // info.reduction)
+    return 2, info.num_chs, side, side
+
+
+def _check_takes(where: str, make: object, made: nn.Module) -> None:
+    if takes(made) != takes(make):
+        raise FinetuneError(f"{where}: {_name_of(make)} must have takes = {takes(made)!r}, as what it makes.")
 
 
 def _check_name(where: str, name: object, taken: dict[str, Any], make: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ def is_finished(run: Path) -> bool:
     """Whether the results in a run folder are whole: scores.json, which comes last, and none that is being replaced."""
     mark = run / LONGER
     return (run / SCORES).is_file() and not (mark.is_file() and mark.read_text(encoding="utf-8") == "results")
+
+
+def resume_word(run: Path) -> str:
+    """resume=RUN as it is typed in a shell."""
+    return shlex.quote(f"resume={run}")
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.evaluation.classification.novelty import Typical
+from finetune.evaluation.classification.novelty import FeatureGaussian
 from finetune.network import Network
 
 
@@ -61,11 +61,11 @@ def predict(
     return np.concatenate(indices), np.concatenate(logits)
 
 
-def with_distances(network: Network, typical: Typical | None) -> Callable[[Tensor], Tensor]:
+def with_distances(network: Network, typical: FeatureGaussian | None) -> Callable[[Tensor], Tensor]:
     """What to ask `network` for its logits and, in a last column, how far its features lie from what is typical."""
 
     def ask(images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K), or (N, K + 1)
-        last = network.backbone.forward_features(images)
+        last = network.run(images, stop="head")
         logits = network.head(last).float().cpu()
         if typical is None:
             return logits

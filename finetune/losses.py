@@ -74,7 +74,7 @@ class Asymmetric(BinaryCrossEntropy):
     """
 
     gamma_positive: float = 0.0
-    """How fast a positive that is recognised stops to count; 0 is not at all."""
+    """Focusing parameter for positives; 0 disables it."""
     gamma_negative: float = 4.0
     """The same for negatives."""
     margin: float = 0.05
@@ -113,7 +113,7 @@ class CrossEntropy:
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes, from 0 up to 1 (Szegedy et al., 2015)."""
     class_weight: dict[str, float] | str = field(default_factory=dict)
-    """How much an image of each class counts (1 where not named), or `balanced`: all classes as much in sum."""
+    """Weight of an image of each class (1 where not named), or `balanced`: every class contributes equally in total."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.label_smoothing < 1:

@@ -21,9 +21,9 @@ from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation.classification import novelty
 from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
-from finetune.evaluation.classification.novelty import Typical
+from finetune.evaluation.classification.novelty import FeatureGaussian
 from finetune.evaluation.classification.thresholds import decision_thresholds
-from finetune.files import MODEL, SCORES, is_finished
+from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.model_header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -51,7 +51,7 @@ class Model:
     operating_points: dict[str, Any] = field(default_factory=dict)  # thresholds of `prob_<class>`, chosen on val
     selective: dict[str, Any] = field(default_factory=dict)  # how sure is sure enough, chosen on val
     conformal: Conformal | None = None  # fitted on val; `predict` then adds the sets
-    _typical: tuple[Typical | None, str] | None = field(default=None, init=False, repr=False, compare=False)
+    _typical: tuple[FeatureGaussian | None, str] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def weights_hash(self) -> str:
@@ -79,14 +79,14 @@ class Model:
         return decision_thresholds(self.operating_points, self.classes) if self.kind == "multilabel" else {}
 
     @property
-    def typical(self) -> tuple[Typical | None, str]:
+    def typical(self) -> tuple[FeatureGaussian | None, str]:
         """What is typical of the model's own images, from the file beside it; else None and the reason."""
         if self.path is None:
             return None, "the model has not been saved"
         if self._typical is None:
             known, reason = novelty.read(self.path.parent, self.weights_hash)
-            if known is not None and (n := len(known.usual)) < novelty.FEWEST_VAL:
-                reason = f"{novelty.FILE} is of {n} validation images, {novelty.FEWEST_VAL} are needed"
+            if known is not None and (n := len(known.usual)) < novelty.MIN_VAL_IMAGES:
+                reason = f"{novelty.FILE} is of {n} validation images, {novelty.MIN_VAL_IMAGES} are needed"
             self._typical = (None if reason else known), reason
         return self._typical
 
@@ -246,7 +246,7 @@ def find(path: str | Path) -> Path:
             why = "its results are being replaced" if (path / SCORES).is_file() else f"it has no {SCORES}"
             raise FinetuneError(
                 f"model={path} is not a finished run: {why}. "
-                f"Go on with it by `python -m finetune resume={path}`, or name another run."
+                f"Go on with it by `python -m finetune {resume_word(path)}`, or name another run."
             )
         path = path / MODEL
     if not path.is_file():

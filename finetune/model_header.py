@@ -13,10 +13,12 @@ import torch
 from typing_extensions import TypedDict
 
 from finetune import strict_json
+from finetune.backbones.build import MODELS
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.selective import ALL
+from finetune.heads import HEADS
 from finetune.network import NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.weights.own_file import FORMAT
@@ -105,7 +107,7 @@ class Header:
                 raise FinetuneError(f"selective.{name}.cuts={sure['cuts']} must be named by shares between 0 and 1.")
 
     def to_text(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps({**asdict(self), "network": self.network.to_dict()})
 
     def check_tensors(self, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
         """Hold the network that the header describes against {name: (safetensors' dtype, shape)} of the file.
@@ -120,7 +122,9 @@ class Header:
             with torch.device("meta"):
                 state = self.network.build().state_dict()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # all it is built from is in the header
-            raise FinetuneError(f"its network cannot be built: {strict_json.one_line(error)}") from None
+            known = self.network.backbone in MODELS and self.network.head in HEADS
+            own = "" if known else " A part of your own is registered first: trust=[MODULE], or its import in Python."
+            raise FinetuneError(f"its network cannot be built: {strict_json.one_line(error)}{own}") from None
         wanted = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
         if wanted.keys() != held.keys():
             missing, unknown = wanted.keys() - held.keys(), held.keys() - wanted.keys()

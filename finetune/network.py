@@ -1,5 +1,6 @@
-"""Backbone and head as one network, and the public way to make a backbone alone."""
+"""Backbone, neck and head as one network, and the public way to make a backbone alone."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -7,8 +8,13 @@ from torch import Tensor, nn
 
 from finetune import backbones
 from finetune import weights as weight_files
-from finetune.errors import one_of
-from finetune.heads import HEADS
+from finetune.errors import FinetuneError, one_of
+from finetune.heads import FeatureInfo, head_named, neck_named
+from finetune.heads.features import as_read, head_argument, neck_argument, takes
+from finetune.strict_json import one_line
+
+Maps = Tensor | list[Tensor]
+"""The last map, or several, the finest first: what lies between two parts of a network."""
 
 
 def create_model(
@@ -44,38 +50,115 @@ class NetworkSpec:
     head: str = "classify"
     backbone_options: dict[str, Any] = field(default_factory=dict)
     head_options: dict[str, Any] = field(default_factory=dict)
+    neck: str | None = None
+    neck_options: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; without a neck they do not mention one, so that older programs read them."""
+        values = asdict(self)
+        if self.neck is None and not self.neck_options:
+            del values["neck"], values["neck_options"]
+        return values
 
     def build(self) -> "Network":
-        """The network, with random weights."""
-        if self.head not in HEADS:
-            raise one_of("head", self.head, HEADS)
+        """The network, with random weights.
+
+        Raises:
+            FinetuneError: no such backbone, neck or head, or an option that it refuses.
+        """
+        new_head = head_named(self.head)
+        new_neck = None if self.neck is None else neck_named(self.neck)
+        if new_neck is None and self.neck_options:
+            raise FinetuneError(f"neck_options={self.neck_options} are given without a neck. Name the neck.")
         backbone = backbones.build(self.backbone, num_classes=0, in_channels=self.in_channels, **self.backbone_options)
-        return Network(backbone, HEADS[self.head](backbone.num_features, self.num_classes, **self.head_options))
+        features, neck = feature_info(backbone), None
+        if new_neck is not None:
+            neck = _built(f"neck={self.neck}", new_neck, neck_argument(new_neck, features), **self.neck_options)
+            features = neck.feature_info  # type: ignore[assignment]
+        argument = head_argument(new_head, features)
+        head = _built(f"head={self.head}", new_head, argument, self.num_classes, **self.head_options)
+        return Network(backbone, head, neck)
+
+
+def _built(where: str, make: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
+    """The neck or head; an option that it cannot use is one line that names it."""
+    try:
+        return make(*arguments, **options)
+    except FinetuneError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise FinetuneError(f"{where} cannot be built with the options {options}: {one_line(error)}") from error
+
+
+def feature_info(backbone: backbones.Backbone) -> list[FeatureInfo]:
+    """The map after each stage, the last one after the tail: what `Network` passes to a neck or head."""
+    stages = [FeatureInfo(info["num_chs"], info["reduction"]) for info in backbone.feature_info[-backbone.num_stages :]]
+    return [*stages[:-1], stages[-1]._replace(num_chs=backbone.num_features)]
 
 
 class Network(nn.Module):
-    """Images (N, C, H, W) -> logits (N, K): a backbone without classifier, and a head on its last map."""
+    """Images (N, C, H, W) -> logits (N, K): a backbone without classifier, a neck where there is one, and a head.
 
-    def __init__(self, backbone: backbones.Backbone, head: nn.Module):
+    Its parts have names and run in order: stem, stage1, ..., neck, head. `forward` runs all of them, `run` any stretch.
+    """
+
+    def __init__(self, backbone: backbones.Backbone, head: nn.Module, neck: nn.Module | None = None):
         super().__init__()
         self.backbone = backbone
+        self.neck = neck
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone.forward_features(images))
+        return self.run(images)  # type: ignore[return-value]
+
+    def run(self, x: Maps, start: str | None = None, stop: str | None = None) -> Maps:
+        """The parts from `start` (by default the stem) up to and without `stop` (by default through the head).
+
+        For every part `run(run(images, stop=part), start=part)` equals `forward(images)`, to the last bit. Between two
+        parts lies the last map (N, C, H, W). Where the neck, or without one the head, takes "maps", it is from stage2
+        on the list of the maps so far. A part of the backbone does not change the maps that it reads.
+
+        Raises:
+            FinetuneError: `start` or `stop` is no part, or `stop` comes before `start`.
+        """
+        names = list(self.parts())
+        for argument, name in (("start", start), ("stop", stop)):
+            if name is not None and name not in names:
+                raise one_of(argument, name, names)
+        first = 0 if start is None else names.index(start)
+        end = len(names) if stop is None else names.index(stop)
+        if end < first:
+            raise FinetuneError(f"stop={stop} comes before start={start}: the parts run in the order {names}.")
+        for name in names[first:end]:
+            x = self._run_part(name, x)
+        return x
+
+    def _run_part(self, name: str, x: Maps) -> Maps:
+        if name == "head":
+            return self.head(x)
+        if name == "neck":
+            return as_read(self.head, self.neck(x))  # type: ignore[misc]
+        stages = self.backbone.num_stages
+        number = 0 if name == "stem" else int(name.removeprefix("stage"))
+        before = x if isinstance(x, list) else []
+        last = before[-1] if isinstance(x, list) else x
+        last = self.backbone.forward_stage(number, last) if number else self.backbone.forward_stem(last)
+        if number == stages:
+            last = self.backbone.forward_tail(last)  # the tail belongs to the last stage
+        reader = self.head if self.neck is None else self.neck
+        return [*before, last] if number and takes(reader) == "maps" else last
 
     def features(self, images: Tensor) -> Tensor:
         """Images (N, C, H, W) -> what the head's last layer reads (N, D)."""
-        return self.head.features(self.backbone.forward_features(images))  # type: ignore[operator]
+        return self.head.features(self.run(images, stop="head"))  # type: ignore[operator]
 
     @property
     def new_parts(self) -> tuple[str, ...]:
-        """Names of the parts that no pretrained weights are made for, whatever the backbone starts from."""
+        """Names of the parts that start from random weights, whatever the backbone starts from: the neck, where there
+        is one, and the head."""
         return tuple(name for name in self.parts() if name not in self.backbone.parts())
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """Modules by part, from the stem to the head; every parameter and buffer is in exactly one part."""
-        return {**self.backbone.parts(), "head": [self.head]}
+        neck = {} if self.neck is None else {"neck": [self.neck]}
+        return {**self.backbone.parts(), **neck, "head": [self.head]}

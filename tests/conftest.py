@@ -28,3 +28,20 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images at {folder}")
     return folder
+
+
+@pytest.fixture
+def own_parts():
+    """The neck `narrow`, and neck and head that read every map (`pyramid`, `every_map`), for one test."""
+    from finetune.extend import register_head, register_neck
+    from finetune.heads import HEADS, NECKS
+    from tests import parts
+
+    before = [(table, dict(table)) for table in (HEADS, NECKS)]
+    register_neck("narrow", parts.Narrow)
+    register_neck("pyramid", parts.Pyramid)
+    register_head("every_map", parts.EveryMap)
+    yield
+    for table, entries in before:
+        table.clear()
+        table.update(entries)

@@ -20,7 +20,7 @@ from finetune.backbones.build import MODELS
 from finetune.config import build, compose
 from finetune.config.overrides import CONFIG_DIRS
 from finetune.errors import FinetuneError
-from finetune.heads import HEADS
+from finetune.heads import HEADS, NECKS, FeatureInfo
 
 PAGE = (Path(__file__).resolve().parent.parent / "EXTENDING.md").read_text(encoding="utf-8")
 COMMAND = next(line for line in PAGE.splitlines() if line.startswith("python -m finetune"))
@@ -45,9 +45,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv(CONFIG_DIRS, "")  # the flag sets it for good, in a process of its own
-    models, heads = dict(MODELS), dict(HEADS)
+    tables = [(table, dict(table)) for table in (MODELS, HEADS, NECKS)]
     yield tmp_path
-    for table, before in ((MODELS, models), (HEADS, heads)):
+    for table, before in tables:
         table.clear()
         table.update(before)
     sys.modules.pop("my_parts", None)
@@ -69,7 +69,9 @@ def test_the_command_of_the_page_trains_with_every_part_and_its_run_is_used_agai
     assert own["low"] is None or own["low"] <= own["value"] <= own["high"]
 
     model = finetune.load("run")
-    assert (model.spec.backbone, model.spec.head) == ("mynet", "attention")
+    assert (model.spec.backbone, model.spec.neck, model.spec.head) == ("mynet", "narrow", "attention")
+    assert model.spec.neck_options == {"width": 8}
+    assert model.network.head.fc.in_features == 8  # made from what the neck gives
     answers = model.predict([f"photos/{name}" for name in table["sample"]])
     np.testing.assert_allclose(answers["prob_eel"], table["prob_eel"], atol=1e-5)
 
@@ -77,6 +79,10 @@ def test_the_command_of_the_page_trains_with_every_part_and_its_run_is_used_agai
     main(["job=evaluate", "model=run", "trust=[my_parts]", "split=test", "hydra.run.dir=again", *FAST[1:3]])
     again = json.loads(Path("again/scores.json").read_text())
     assert again["test"]["overall"]["accuracy"] == scores["test"]["overall"]["accuracy"]
+
+    HEADS.pop("attention")  # a process that has not imported the module
+    with pytest.raises(FinetuneError, match=r"head=attention is not known.* trust=\[MODULE\]"):
+        finetune.load("run")
 
 
 def test_the_loop_without_the_command_line_runs(place, monkeypatch):
@@ -149,6 +155,88 @@ def test_a_head_that_lacks_something_is_told_what(place):
 
     with pytest.raises(FinetuneError, match=r"forward\(map\) must be a tensor \(2, 3\), not \(2, 3, 4, 4\)"):
         finetune.register_head("map", Map)
+
+    class Maps(Map):
+        takes = "maps"
+
+        def __init__(self, features, classes):
+            super().__init__(features[0].num_chs, classes)
+
+        def forward(self, maps):
+            return super().forward(maps[0])
+
+    with pytest.raises(FinetuneError, match=r"forward\(maps\) must be a tensor \(2, 3\), not \(2, 3, 32, 32\)"):
+        finetune.register_head("maps", Maps)
+    with pytest.raises(FinetuneError, match=r"must have takes = 'maps', as what it makes"):
+        finetune.register_head("maps", lambda channels, classes: Maps([FeatureInfo(channels, 4)], classes))
+    assert not {"flat", "map", "maps"} & set(HEADS)
+
+
+def test_a_neck_that_lacks_something_is_told_what(place):
+    class Neck(nn.Conv2d):
+        def __init__(self, features):
+            super().__init__(features[-1].num_chs, 8, 1)
+            self.feature_info = [features[-1]._replace(num_chs=8)]
+
+    class Silent(Neck):
+        def __init__(self, features):
+            super().__init__(features)
+            self.feature_info = [{"num_chs": 8, "reduction": 32}]
+
+    class Strided(Neck):
+        def forward(self, x):
+            return super().forward(x)[..., ::2, ::2]
+
+    class Twice(Neck):
+        def forward(self, x):
+            return [super().forward(x)] * 2
+
+    class Nothing(Neck):
+        def forward(self, x):
+            return None
+
+    class InPlace(Neck):
+        def forward(self, x):
+            return super().forward(x.relu_())
+
+    class Every(Neck):
+        takes = "every"
+
+    for make, message in (
+        (Silent, "Silent must have feature_info, a list of FeatureInfo"),
+        (Strided, r"map 0 of forward must be a tensor \(2, 8, 4, 4\), not \(2, 8, 2, 2\)"),
+        (Twice, "forward must return one map per entry of feature_info, 1, not 2 maps"),
+        (Nothing, "feature_info, 1, not NoneType"),
+        (InPlace, r"InPlace changes the map that it reads in place"),
+        (Every, r"Every.takes=every is not known. Choose from map, maps"),
+        (lambda: Neck, "takes 0 positional arguments but 1 was given"),
+    ):
+        with pytest.raises(FinetuneError, match=message):
+            finetune.register_neck("other", make)
+    with pytest.raises(FinetuneError, match="letters, digits and _ only"):
+        finetune.register_neck("my neck", Neck)
+    assert not NECKS
+    finetune.register_neck("own", Neck)
+    finetune.register_neck("own", Neck)  # importing a module again is no fault
+    with pytest.raises(FinetuneError, match=r"Neck already. Choose another"):
+        finetune.register_neck("own", Strided)
+
+
+def test_a_neck_of_the_command_line_is_checked_before_anything_is_read(place, monkeypatch):
+    def check(*words):
+        words = ["trust=[my_parts]", "data=folder", "data.root=photos", "backbone.weights=none", *words]
+        build.check(compose.plain(compose.compose(words)))
+
+    monkeypatch.setenv(CONFIG_DIRS, str(place / "my_conf"))
+    check("neck=narrow", "neck.width=4", "finetuning=linear_probe")
+    for words, message in (
+        (["neck=narow"], "neck=narow is not known. Did you mean narrow"),
+        (["neck=narrow", "neck.width=wide"], r"neck=narrow cannot be built with the options {'width': 'wide'}: "),
+        (["neck=narrow", "neck.name=other"], "neck.name=other is not known"),
+        (["neck=narrow", "finetuning.phases.full.train=[head]"], r"neck would stay at random weights. Add new"),
+    ):
+        with pytest.raises(FinetuneError, match=message):
+            check(*words)
 
 
 WRONG = """

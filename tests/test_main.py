@@ -172,6 +172,8 @@ def test_a_file_standing_where_outputs_should_be(place, capsys):
     said = fails(capsys, "data=folder", "data.root=pictures")
     assert "outputs" in said
     assert "hydra.run.dir=DIR" in said
+    long = "x" * 300
+    assert f"{long} (File name too long)" in fails(capsys, "data=folder", "data.root=pictures", f"hydra.run.dir={long}")
 
 
 def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys):

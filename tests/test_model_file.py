@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from finetune.backbones import build
 from finetune.errors import FinetuneError
+from finetune.heads import NECKS
 from finetune.model_file import load
 from finetune.weights import load_into, own_file
 from tests import package_cases as cases
@@ -50,6 +52,25 @@ def test_what_is_saved_comes_back_with_its_answers(saved, place, kind):
     twice = again.save(place).read_bytes()
     assert json.loads(cases.text_of(twice)) == json.loads(cases.text_of(data))
     assert cases.parts(twice)[1] == cases.parts(data)[1]
+
+
+def test_a_neck_is_saved_and_a_file_without_one_does_not_mention_it(saved, place, own_parts):
+    model, data = saved["multiclass"]
+    assert list(json.loads(cases.text_of(data))["network"]) == [
+        "backbone", "num_classes", "in_channels", "head", "backbone_options", "head_options",
+    ]  # fmt: skip
+    spec = replace(model.spec, neck="pyramid", neck_options={"width": 4}, head="every_map")
+    with_neck = replace(model, spec=spec, network=spec.build())
+    again = loaded(place, with_neck.save(place).read_bytes())
+    assert again.spec == spec
+    images = [np.random.default_rng(i).integers(0, 256, (9, 8, 3), np.uint8) for i in range(2)]
+    pd.testing.assert_frame_equal(again.predict(images), with_neck.predict(images), rtol=1e-5)
+    assert not again.predict(images)["prob_a"].equals(model.predict(images)["prob_a"])
+    backbone = build(spec.backbone, num_classes=0)  # as weights: the backbone alone, all else is named
+    assert {name.split(".")[0] for name in load_into(backbone, spec.backbone, str(place)).dropped} == {"neck", "head"}
+    NECKS.clear()
+    with pytest.raises(FinetuneError, match=r"neck=pyramid is not known: no neck is registered"):
+        load(place)
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -72,13 +72,13 @@ def test_what_is_no_run_is_refused_with_what_might_be_meant(tmp_path):
 def test_two_runs_are_compared_on_the_same_patients(tmp_path):
     a, b = finished(tmp_path / "a", RIGHT), finished(tmp_path / "b", ONE_PAIR_WRONG, lr=0.2)
     found = finetune.compare([a, str(b)], n_boot=50)
-    pair = found.told["pairs"][0]
+    pair = found.result["pairs"][0]
     assert pair["classes"]["Nodule"]["a"] == 1.0
     assert pair["classes"]["Nodule"]["b"] == pytest.approx(0.99)  # 1 of 10 * 10 pairs
     assert pair["scores"]["macro_auroc"]["value"] == pytest.approx(0.01)
     assert "macro AUROC" in str(found)
     assert "optimizer.lr=0.1" in repr(found)
-    assert any("Choose by split=val" in said for said in found.told["warnings"])
+    assert any("Choose by split=val" in said for said in found.result["warnings"])
 
 
 def test_seeds_of_a_setting_count_as_one(tmp_path):
@@ -86,9 +86,9 @@ def test_seeds_of_a_setting_count_as_one(tmp_path):
     for seed, logits in enumerate((RIGHT, ONE_PAIR_WRONG)):
         finished(tmp_path / str(seed), logits, seed=seed)
     found = finetune.compare(tmp_path, n_boot=50)
-    assert [candidate["seeds"] for candidate in found.told["candidates"]] == [["0", "1"]]
-    assert found.told["seed_noise"]["macro_auroc"]["sd"] == pytest.approx(0.01 / 2**0.5)
-    assert found.told["pairs"] == []
+    assert [candidate["seeds"] for candidate in found.result["candidates"]] == [["0", "1"]]
+    assert found.result["seed_noise"]["macro_auroc"]["sd"] == pytest.approx(0.01 / 2**0.5)
+    assert found.result["pairs"] == []
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):

@@ -36,7 +36,7 @@ class PadShortcut(Recomputable):
 def shortcut_of(letter: str, projection: Shortcut) -> Shortcut:
     """The shortcut for the paper's letter: A pads with zeros, B projects where the shape changes."""
     shortcuts = {"A": PadShortcut, "B": projection}
-    if letter not in shortcuts:
+    if letter not in list(shortcuts):
         raise one_of("shortcut", letter, shortcuts)
     return shortcuts[letter]
 

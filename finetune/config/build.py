@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from finetune import losses
@@ -19,7 +20,7 @@ from finetune.data.loading.augment import Augment
 from finetune.data.loading.sampling import SAMPLERS
 from finetune.errors import FinetuneError, MissingExtra, one_of
 from finetune.evaluation.classification.assessment import Assessment
-from finetune.heads import HEADS
+from finetune.heads import head_named, neck_named
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
@@ -41,7 +42,9 @@ def check(config: Mapping[str, Any]) -> None:
         )
     check_trainer(config["trainer"])
     _check_targets(config, trust)
-    check_head(config["head"])
+    check_part("head", config["head"], head_named)
+    if config.get("neck"):  # a run from before the group has none
+        check_part("neck", config["neck"], neck_named)
     check_value("backbone.weights", config["backbone"]["weights"], str | None)
     if config["backbone"]["in_channels"] not in (1, 3):
         raise one_of("backbone.in_channels", config["backbone"]["in_channels"], (1, 3))
@@ -51,10 +54,21 @@ def check(config: Mapping[str, Any]) -> None:
     for kind in ("multilabel", "multiclass"):
         make(config, "loss", _convert_="all", **_kind(config, kind))
     make(config, "schedule")
-    check_type("optimizer", make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))]), torch.optim.Optimizer)
+    _check_optimizer(config)
     augment(config)
     assessment(config)
     extra_callbacks(config, "val/auroc")
+
+
+def _check_optimizer(config: Mapping[str, Any]) -> None:
+    """Build the optimizer of one number: torch checks its own settings, and says what is wrong."""
+    try:
+        built = make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+    except FinetuneError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise FinetuneError(f"optimizer cannot be built: {error}") from None
+    check_type("optimizer", built, torch.optim.Optimizer)
 
 
 def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
@@ -164,23 +178,20 @@ def check_data(data: Mapping[str, Any]) -> None:
         raise one_of("data.audit.on_leak", data["audit"]["on_leak"], ("stop", "warn"))
 
 
-def check_head(head: Mapping[str, Any]) -> None:
-    """Build the head once, small, for its own checks."""
-    if head["name"] not in HEADS:
-        raise one_of("head.name", head["name"], HEADS)
-    options = {key: value for key, value in head.items() if key != "name"}
-    check_call("head", options, HEADS[head["name"]])
-    HEADS[head["name"]](1, 1, **options)
+def check_part(group: str, node: Mapping[str, Any], named: Callable[[str, str], Callable[..., Any]]) -> None:
+    """The options of a head or neck, of those that `named` knows; building the network tries their values."""
+    if not isinstance(node.get("name"), str):
+        raise FinetuneError(f"{group}.name={node.get('name')} must be a name.")
+    options = {key: value for key, value in node.items() if key != "name"}
+    check_call(group, options, named(node["name"], f"{group}.name"))
 
 
 def check_trainer(trainer: Mapping[str, Any]) -> None:
     """Each key is one of Lightning's Trainer, each value of its type, and the Trainer and a run can do with them."""
-    import lightning as L
-
     from finetune.config import trainer as settings
 
-    known = list(inspect.signature(L.Trainer.__init__).parameters)[1:]
-    hints = get_type_hints(L.Trainer.__init__)
+    known = list(inspect.signature(settings.L.Trainer.__init__).parameters)[1:]
+    hints = get_type_hints(settings.L.Trainer.__init__)
     for key, value in trainer.items():
         if key not in known:
             raise unknown_key("trainer", key, value, known)
@@ -202,7 +213,7 @@ def make(config: Mapping[str, Any], key: str, node: Any = None, **more: Any) -> 
         built = instantiate(node, **more)
         check_contract(key, built)
         return built
-    except InstantiationException as error:
+    except (InstantiationException, OmegaConfBaseException, TypeError) as error:  # the last of a `_partial_=1`
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, FinetuneError | ImportError):
             cause = cause.__cause__
@@ -262,9 +273,13 @@ def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
 
 def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:
     """The network to build, as plain values."""
-    backbone, head = dict(config["backbone"]), dict(config["head"])
+    backbone, head, neck = dict(config["backbone"]), dict(config["head"]), dict(config.get("neck") or {})
     name, in_channels, _ = (backbone.pop(key) for key in ("name", "in_channels", "weights"))
-    return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head)
+    if (precision := config["trainer"]["precision"]) in ("16-true", "bf16-true"):
+        if (memory := backbone.get("memory")) in ("lean", "minimal"):
+            raise FinetuneError(f"trainer.precision={precision} needs backbone.memory=standard, not {memory}.")
+        backbone["memory"] = "standard"  # the norms of lean training keep statistics in 32 bits
+    return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head, neck.pop("name", None), neck)
 
 
 def preprocessing(config: Mapping[str, Any], of_weights: Preprocessing | None) -> Preprocessing:
@@ -295,6 +310,7 @@ def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
     from lightning.pytorch.callbacks import Callback
 
     built = []
+    check_value("callbacks.extra", config["callbacks"]["extra"], dict[str, dict[str, Any]] | None)
     for name, node in (config["callbacks"]["extra"] or {}).items():
         filled = dict(node)
         if filled.get("monitor") == "auto":

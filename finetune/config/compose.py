@@ -197,8 +197,9 @@ def run(
         mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         try:
             if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
-                chose = any(override.key_or_group == "data" for override in parse(typed))
-                adopt_data(config, mine if chose else [word for word in mine if not word.startswith("data=")])
+                chose = any(override.key_or_group == "data" for override in parse(opened(typed)))
+                given = mine if multirun else opened(mine)  # Hydra has the words of a sweep opened
+                adopt_data(config, given if chose else [word for word in given if not word.startswith("data=")])
             resolved = plain(config)
             if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
                 build.check(resolved)
@@ -207,10 +208,15 @@ def run(
             tidy(folder)
             raise
 
+    at_work = False
+
     def task(config: DictConfig) -> None:
+        nonlocal at_work
+        at_work = True  # Hydra has made the run folder
         folder = Path(HydraConfig.get().runtime.output_dir)
         if sweep is not None:
             sweep.run(list(HydraConfig.get().overrides.task), folder, config.job, lambda: job(config, folder))
+            at_work = False
             return
         try:
             job(config, folder)
@@ -227,12 +233,12 @@ def run(
             hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
     except _Ended as ended:
         raise ended.error from None
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        if error.filename is None or "finetune" in str(error.filename):
+    except OSError as error:
+        if at_work:
             raise
         raise FinetuneError(
-            f"The run folder cannot be made: {error.filename} is in the way ({error.strerror}). Move it, or name "
-            "another place: hydra.run.dir=DIR."
+            f"The run folder cannot be made: {error.filename} ({error.strerror}). Move what is in the way, or name "
+            f"another place: hydra.{'sweep' if multirun else 'run'}.dir=DIR."
         ) from None
     finally:
         sys.argv = old

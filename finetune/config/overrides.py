@@ -29,6 +29,7 @@ OPEN = (
     "loss.pos_weight",
     "loss.class_weight",
     "callbacks.extra",
+    "prevalence",
 )
 """Mappings whose keys are the user's: findings, classes, names of data sets, thresholds and callbacks."""
 
@@ -105,10 +106,9 @@ def parse(overrides: list[str]) -> list[Override]:
         try:
             parsed.append(parser.parse_override(word))
         except HydraException:  # OverrideParseException, or what the grammar raises itself
-            hint = "Quote values with spaces, commas or brackets: 'data.findings=[Mass,Nodule]'." if "=" in word else ""
-            raise FinetuneError(
-                f"{word!r} is not of the form key=value. {hint or 'python -m finetune --help shows examples.'}"
-            ) from None
+            quote = "'data.findings=[Mass,Nodule]', and one that is a text twice: \"data.root='a, b'\"."
+            hint = f"Quote values with spaces, commas or brackets: {quote}" if "=" in word else "--help shows examples."
+            raise FinetuneError(f"{word!r} is not of the form key=value. {hint}") from None
     return parsed
 
 
@@ -225,9 +225,9 @@ def _check_groups(parsed: list[Override]) -> None:
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
         if key in groups and not override.is_sweep_override() and not override.is_delete():
-            for chosen in value if isinstance(value, list) else [value]:
-                if chosen is not None and (not isinstance(chosen, str) or chosen not in groups[key]):
-                    raise one_of(key, chosen, groups[key])
+            for chosen in value if isinstance(value, list) and value else [value]:
+                if not isinstance(chosen, str) or chosen not in groups[key]:
+                    raise one_of(key, "null" if chosen is None else chosen, groups[key])
 
 
 def _is_open(override: Override) -> bool:
@@ -262,7 +262,7 @@ def _having(key: str) -> str:
 
 
 def _typed(override: Override) -> str:
-    return str(override.input_line).lstrip("+")
+    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _plain_key(key[0]), str(override.input_line).lstrip("+"))
 
 
 def _explain(error: Exception, words: list[str]) -> FinetuneError:

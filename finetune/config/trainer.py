@@ -45,6 +45,8 @@ def check(trainer: Mapping[str, Any]) -> None:
         raise FinetuneError(f"trainer.accumulate_grad_batches={trainer['accumulate_grad_batches']} must be 1 or more.")
     if trainer["max_steps"] < 1 and trainer["max_steps"] != -1:
         raise FinetuneError(f"trainer.max_steps={trainer['max_steps']} must be 1 or more, or -1 for no limit.")
+    if not isinstance(trainer["max_time"], str | Mapping | None):
+        raise FinetuneError(f"trainer.max_time={trainer['max_time']} must be DD:HH:MM:SS, or {{hours: 1}}.")
     if str(trainer["precision"]).startswith("transformer-engine"):
         raise FinetuneError(
             f"trainer.precision={trainer['precision']} is for transformers, these networks are convolutions. Use "

@@ -1,4 +1,4 @@
-"""Numbers and facts of a run in the words of its report."""
+"""Numbers and facts of a run as text for its report."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def percent(score: Mapping[str, Any]) -> str:
 
 
 def baseline(scores: Mapping[str, Any], group: str, metric: str) -> str:
-    """What an answer that looks at no image gets: `always nv: 0.637`, `chance: 0.143`; empty where it is not known."""
+    """The score of a trivial prediction: `always nv: 0.637`, `chance: 0.143`; empty where it is unknown."""
     trivial = scores.get("baseline") or {}
     value = (trivial.get(group) or {}).get(metric)
     if value is None:
@@ -54,32 +54,33 @@ def baseline(scores: Mapping[str, Any], group: str, metric: str) -> str:
     return f"always {trivial['answer']}: {value:.3f}" if metric == "accuracy" else f"chance: {value:.3f}"
 
 
-def gap(found: Mapping[str, Any], title: str) -> str:
-    """Which group is worst, by how much, and whether that is more than chance."""
-    low, pairs = found.get("low"), found["pairs"]
-    said = f"Worst is {found['worst']}, best {found['best']}: a gap in {title} of {difference(found).lstrip('+')}"
+def gap(gap_scores: Mapping[str, Any], title: str) -> str:
+    """The worst group, the gap, and whether it is beyond chance."""
+    low, pairs = gap_scores.get("low"), gap_scores["pairs"]
+    width = difference(gap_scores).lstrip("+")
+    sentence = f"Worst is {gap_scores['worst']}, best {gap_scores['best']}: a gap in {title} of {width}"
     if pairs > 1:
-        said += f", allowing for the {pairs} pairs of groups"
-    return said + ("." if low is None else ", more than chance." if low > 0 else ", which chance alone can make.")
+        sentence += f", allowing for the {pairs} pairs of groups"
+    return sentence + ("." if low is None else ", more than chance." if low > 0 else ", which chance alone can make.")
 
 
-def error(found: Mapping[str, Any]) -> str:
-    """What a wrong answer was: `False negative (missed): Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
-    sure = number(found.get("probability"), 2)
-    if "answer" in found:
-        return f"{found['true']} taken for {found['answer']} ({sure})"
-    kind = str(found.get("kind", "wrong"))
-    return f"{KINDS.get(kind, kind)}: {found.get('class')} (probability {sure})"
+def error(wrong: Mapping[str, Any]) -> str:
+    """A wrong prediction as text: `False negative (missed): Hernia (probability 0.02)`, `cat taken for dog (0.97)`."""
+    probability = number(wrong.get("probability"), 2)
+    if "answer" in wrong:
+        return f"{wrong['true']} taken for {wrong['answer']} ({probability})"
+    kind = str(wrong.get("kind", "wrong"))
+    return f"{KINDS.get(kind, kind)}: {wrong.get('class')} (probability {probability})"
 
 
 def undefined(metric: str, counts: Mapping[str, Any]) -> str:
-    """Why a class's score is not defined: `undefined (no positives)`."""
+    """Why the score of a class is undefined: `undefined (no positives)`."""
     why = why_undefined(metric, counts)
     return f"undefined ({why})" if why else "undefined"
 
 
 def why_undefined(metric: str, counts: Mapping[str, Any]) -> str:
-    """The reason why a score of so many `positives` and `negatives` is not defined."""
+    """The reason why a score is undefined for these numbers of `positives` and `negatives`."""
     positives, negatives = counts.get("positives", 0), counts.get("negatives", 0)
     if not positives and not negatives:
         return "nothing known"
@@ -102,7 +103,7 @@ def difference(score: Mapping[str, Any] | None, digits: int = 3) -> str:
 
 
 def in_words(score: Mapping[str, Any]) -> str:
-    """0.81 (95 % interval 0.78 to 0.85), without the part that is not there."""
+    """0.81 (95 % interval 0.78 to 0.85), without the interval where there is none."""
     if score.get("low") is None or score.get("high") is None:
         return number(score["value"])
     return f"{score['value']:.3f} (95 % interval {score['low']:.3f} to {score['high']:.3f})"
@@ -134,16 +135,16 @@ def what_was_evaluated(
 
 
 def read_by_evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that job=evaluate reads: those of network and training are the model's, not these."""
+    """The settings that job=evaluate reads; those of network and training are taken from the model."""
     from_table = ("job", "predictions", "labels", "image", "label", "patient", "evaluation", "seed")
     from_model = ("job", "model", "split", "prevalence", "data", "evaluation", "trainer", "seed")
-    wanted = from_table if config.get("predictions") else from_model
-    return {key: config[key] for key in wanted if key in config}
+    keys = from_table if config.get("predictions") else from_model
+    return {key: config[key] for key in keys if key in config}
 
 
 def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
-    """What was found, in a few sentences, the most important first: what speaks against the run, then how good it is,
-    beside what an answer that looks at no image gets."""
+    """The result in a few sentences, the most important first: what speaks against the run, then its scores, compared
+    with those of a trivial prediction."""
     macro = scores.get("macro", {}).get("auroc") or {}
     classes = scores.get("classes", {})
     images = f"{scores['n']:,} images" if "n" in scores else "the images"
@@ -153,61 +154,64 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
         on = f"On the {split} split ({images}{people})"
     overall, trivial = scores.get("overall", {}), (scores.get("baseline") or {}).get("overall", {})
     accuracy, recall = (overall.get(metric) or {} for metric in ("accuracy", "balanced_accuracy"))
-    harm = [each["short"] for each in scores.get("harms", [])]
+    harm = [harm["short"] for harm in scores.get("harms", [])]
     first = [f"Before use: {'; '.join(harm)}."] if harm else []
-    said = []
+    sentences = []
     if accuracy.get("value") is not None:
-        said.append(f"{on} the accuracy is {in_words(accuracy)}.")
+        sentences.append(f"{on} the accuracy is {in_words(accuracy)}.")
         if trivial:
-            said[-1] = (
-                f"{said[-1][:-1]}; always answering {scores['baseline']['answer']} gives {trivial['accuracy']:.3f}."
-            )
+            answer = scores["baseline"]["answer"]
+            sentences[-1] = f"{sentences[-1][:-1]}; always predicting {answer} gives {trivial['accuracy']:.3f}."
         if recall.get("value") is not None and trivial:
-            said.append(
-                f"The balanced accuracy, the mean share found of each class, is {in_words(recall)}; chance gives "
+            sentences.append(
+                f"The balanced accuracy, the mean recall of the classes, is {in_words(recall)}; chance gives "
                 f"{trivial['balanced_accuracy']:.3f}."
             )
     if macro.get("value") is None:
-        return [*first, *said, f"{on} no class has a defined AUROC."]
+        return [*first, *sentences, f"{on} no class has a defined AUROC."]
     defined = {name: c["auroc"]["value"] for name, c in classes.items() if c["auroc"]["value"] is not None}
     over = f", the mean over {len(defined)} of {len(classes)} classes" if len(classes) > 1 else ""
     name = "macro AUROC" if len(classes) > 1 else "AUROC"
-    where = "The" if said else f"{on} the"
-    said.append(f"{where} {name} is {in_words(macro)}{over}.")
+    where = "The" if sentences else f"{on} the"
+    sentences.append(f"{where} {name} is {in_words(macro)}{over}.")
     if macro.get("low") is not None and macro["low"] <= 0.5 <= macro["high"]:
-        said.append("This cannot be told from guessing, which gives 0.5.")
+        sentences.append("This is not distinguishable from guessing, which gives 0.5.")
     elif macro["value"] < 0.5:
-        said.append("This is worse than guessing, which gives 0.5: look for labels that are the wrong way round.")
-    sure = [name for name in defined if "note" not in classes[name]]  # few patients may top or bottom by chance
-    lost = {name for each in scores.get("harms", []) if each["rule"] == "never found" for name in each["classes"]}
-    praised = [name for name in sure if name not in lost]  # ranked well, yet never found, is no strength
-    if len(sure) > 1 and len(classes) > 2 and praised:
-        best, worst = max(praised, key=lambda c: defined[c]), min(sure, key=lambda c: defined[c])
-        said.append(
+        sentences.append("This is worse than guessing, which gives 0.5: check whether labels are inverted.")
+    enough_patients = [
+        name for name in defined if "note" not in classes[name]
+    ]  # few patients may be best or worst by chance
+    lost = {name for harm in scores.get("harms", []) if harm["rule"] == "never found" for name in harm["classes"]}
+    candidates = [
+        name for name in enough_patients if name not in lost
+    ]  # a class ranked well but never found is not a strength
+    if len(enough_patients) > 1 and len(classes) > 2 and candidates:
+        best, worst = max(candidates, key=lambda c: defined[c]), min(enough_patients, key=lambda c: defined[c])
+        sentences.append(
             f"The highest AUROC is that of {best}, {interval(classes[best]['auroc'])}, the lowest that of {worst}, "
             f"{interval(classes[worst]['auroc'])}."
         )
     guessed = [c for c in defined if (low := classes[c]["auroc"]["low"]) is None or low <= 0.5]
     if guessed and len(classes) > 1:
-        said.append(f"Not shown to be better than guessing: {', '.join(guessed)}.")
-    return [*first, *said]
+        sentences.append(f"Not shown to be better than guessing: {', '.join(guessed)}.")
+    return [*first, *sentences]
 
 
-def most_confused(counts: np.ndarray, classes: list[str], most: int = 8) -> list[str]:
-    """The largest numbers off the diagonal: truth taken for answer."""
+def most_confused(counts: np.ndarray, classes: list[str], limit: int = 8) -> list[str]:
+    """The largest numbers off the diagonal: the true class taken for the predicted one."""
     counts = np.asarray(counts)
     wrong = counts - np.diag(np.diag(counts))
-    order = [i for i in np.argsort(-wrong, axis=None, kind="stable")[:most] if wrong.flat[i] > 0]
+    order = [i for i in np.argsort(-wrong, axis=None, kind="stable")[:limit] if wrong.flat[i] > 0]
     pairs = []
     for row, column in (divmod(int(i), len(classes)) for i in order):
-        n, of = int(wrong[row, column]), int(counts[row].sum())
-        pairs.append(f"{classes[row]} taken for {classes[column]}: {n:,} of {of:,} ({100 * n / of:.1f} %)")
+        n, total = int(wrong[row, column]), int(counts[row].sum())
+        pairs.append(f"{classes[row]} taken for {classes[column]}: {n:,} of {total:,} ({100 * n / total:.1f} %)")
     return pairs
 
 
 def shortened(text: str) -> str:
-    """`text` with absolute paths cut down to their last name: a report is passed on, folders may name people."""
-    return WITHIN_TEXT.sub(lambda found: last_name(found[0]), text)
+    """`text` with absolute paths shortened to their last name: reports are shared, and folders may name people."""
+    return WITHIN_TEXT.sub(lambda match: last_name(match[0]), text)
 
 
 def last_name(path: str) -> str:
@@ -218,20 +222,22 @@ def last_name(path: str) -> str:
 
 
 def shortened_command(command: str) -> str:
-    """A command line with the absolute paths among its values cut down, those with spaces too."""
+    """A command line with the absolute paths among its values shortened, those with spaces too."""
     try:
         words = shlex.split(command)
     except ValueError:
         return shortened(command)
-    cut = []
+    shortened_words = []
     for word in words:
         key, sign, value = word.partition("=")
-        cut.append(key + sign + last_name(value) if sign else last_name(word))
-    return " ".join(shortened(word if re.fullmatch(r"[^\s'\"$&|;<>()*]*", word) else shlex.quote(word)) for word in cut)
+        shortened_words.append(key + sign + last_name(value) if sign else last_name(word))
+    return " ".join(
+        shortened(word if re.fullmatch(r"[^\s'\"$&|;<>()*]*", word) else shlex.quote(word)) for word in shortened_words
+    )
 
 
 def settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested configuration as dotted names with values; what is unset is left out, paths are cut down."""
+    """A nested configuration as dotted names with values; unset values are left out, paths are shortened."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"

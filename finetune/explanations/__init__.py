@@ -1,4 +1,4 @@
-"""Where does the network look, and is that to be trusted? Heat maps, and what they are held against."""
+"""Heat maps of where a network looks, and the checks they are validated against."""
 
 from finetune.explanations.explanation import Explanation, explain
 from finetune.explanations.maps import METHODS, grad_cam, grad_cam_pp, integrated_gradients, occlusion

@@ -1,13 +1,13 @@
 """Does a heat map depend on what the network learned? The weight randomisation test of Adebayo et al., 2018 ("Sanity
 Checks for Saliency Maps").
 
-From the head down the parts of a copy are made anew at random, each on top of those before it, and the maps of the same
-pictures and classes are compared with those of the trained network by the rank correlation of their pixels. A map that
-stays the same whatever the weights are shows the picture (its edges, its middle), not what the network knows.
+From the head down, the parts of a copy are randomised one after the other, and the maps of the same
+images and classes are compared with those of the trained network by the rank correlation of their pixels. A map that
+stays the same whatever the weights are shows the image (its edges, its centre), not what the network learned.
 
-There is a verdict from FEWEST images on whose maps vary: correlations of single images spread by about 0.4, so the mean
-of 20 is known to 0.2 and can be told from ALIKE, where it is 0 or 1. Nor is there one on maps of fewer than
-FEWEST_PLACES places before they are enlarged: a rank correlation of four numbers says nothing.
+A verdict needs MIN_IMAGES images whose maps vary: correlations of single images spread by about 0.4, so the mean of 20
+is known to 0.2, and a mean of 0 or 1 is distinguishable from ALIKE. It also needs maps of at least MIN_POSITIONS
+positions before they are enlarged: a rank correlation of four numbers says nothing.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from finetune.explanations.maps import heat_of
 from finetune.network import Network
 
-FEWEST = 20  # images whose maps vary in both networks, for a verdict
-FEWEST_PLACES = 16  # of a map before it is enlarged, for a verdict
+MIN_IMAGES = 20  # images whose maps vary in both networks, for a verdict
+MIN_POSITIONS = 16  # of a map before it is enlarged, for a verdict
 ALIKE = 0.5  # a rule of thumb: above it maps of random weights are still recognisably those of the trained network
 
 
@@ -36,7 +36,7 @@ def randomisation(
     classes: Tensor,
     method: str = "grad_cam",
     *,
-    places: int | None = None,
+    positions: int | None = None,
     seed: int = 0,
     **options: Any,
 ) -> dict[str, Any]:
@@ -44,9 +44,9 @@ def randomisation(
     randomising.
 
     `rho` is the mean of Spearman's correlation over the images whose maps both vary, with its 95 % interval; a map that
-    is the same everywhere (Grad-CAM where nothing speaks for the class) has no correlation and counts in
+    is constant (Grad-CAM with no evidence for the class) has no correlation and counts in
     `constant`. It is None where no image is left. `alike` says whether the maps survive all weights being random; None:
-    it cannot be told, since too few maps vary, the interval holds ALIKE, or the maps have too few `places` (where they
+    unknown, since too few maps vary, the interval holds ALIKE, or the maps have too few `positions` (where they
     are enlarged).
     """
     trained = heat_of(network, images, classes, method, **options).numpy()
@@ -54,69 +54,69 @@ def randomisation(
     stages: list[dict[str, Any]] = []
     for number, (part, modules) in enumerate(reversed(changed.parts().items())):
         randomise(modules, seed + number)
-        found = correlations(trained, heat_of(changed, images, classes, method, **options).numpy())
-        known = found[~np.isnan(found)]
-        stages.append({"part": part, **mean(known), "images": len(known), "constant": len(found) - len(known)})
-    told = {"method": method, "images": len(images), "places": places, "alike": verdict(stages[-1], places)}
-    told |= {"stages": stages}
-    return {**told, "sentence": in_a_sentence(told)}
+        rho = correlations(trained, heat_of(changed, images, classes, method, **options).numpy())
+        defined = rho[~np.isnan(rho)]
+        stages.append({"part": part, **mean(defined), "images": len(defined), "constant": len(rho) - len(defined)})
+    result = {"method": method, "images": len(images), "positions": positions, "alike": verdict(stages[-1], positions)}
+    result |= {"stages": stages}
+    return {**result, "sentence": in_a_sentence(result)}
 
 
 def mean(rho: np.ndarray) -> dict[str, float | None]:
-    """{rho, low, high}: the mean with Student's interval, from FEWEST values on."""
+    """{rho, low, high}: the mean with Student's interval, from MIN_IMAGES values on."""
     if not len(rho):
         return {"rho": None, "low": None, "high": None}
     middle = float(rho.mean())
-    if len(rho) < FEWEST:
+    if len(rho) < MIN_IMAGES:
         return {"rho": middle, "low": None, "high": None}
     half = float(student.ppf(0.975, len(rho) - 1) * rho.std(ddof=1) / np.sqrt(len(rho)))
     return {"rho": middle, "low": max(middle - half, -1.0), "high": min(middle + half, 1.0)}
 
 
-def verdict(last: Mapping[str, Any], places: int | None) -> bool | None:
-    """Whether maps of random weights are like those of the trained ones; None where it cannot be told."""
-    if last["low"] is None or (places is not None and places < FEWEST_PLACES):
+def verdict(last: Mapping[str, Any], positions: int | None) -> bool | None:
+    """Whether maps of random weights are like those of the trained ones; None where that is unknown."""
+    if last["low"] is None or (positions is not None and positions < MIN_POSITIONS):
         return None
     if last["low"] > ALIKE or last["high"] < -ALIKE:
         return True
     return False if last["low"] > -ALIKE and last["high"] < ALIKE else None
 
 
-def in_a_sentence(told: dict[str, Any]) -> str:
-    """What the test found of a method, for a reader."""
-    last, method, places = told["stages"][-1], told["method"], told["places"]
-    over = f"over {last['images']} of {told['images']} image{'' if told['images'] == 1 else 's'}"
-    unknown = f"Whether the maps of {method} depend on the weights cannot be told"
-    if places is not None and places < FEWEST_PLACES:
-        return f"{unknown}: they have {places} places, too few to be compared (fewer than {FEWEST_PLACES})."
-    if last["images"] < FEWEST:
+def in_a_sentence(result: dict[str, Any]) -> str:
+    """The result of the test in a sentence."""
+    last, method, positions = result["stages"][-1], result["method"], result["positions"]
+    over = f"over {last['images']} of {result['images']} image{'' if result['images'] == 1 else 's'}"
+    unknown = f"Whether the maps of {method} depend on the weights is unknown"
+    if positions is not None and positions < MIN_POSITIONS:
+        return f"{unknown}: they have {positions} positions, too few to be compared (fewer than {MIN_POSITIONS})."
+    if last["images"] < MIN_IMAGES:
         return (
-            f"{unknown}: the maps of {last['images']} of {told['images']} images vary, with these weights and with "
-            f"random ones; {FEWEST} are needed."
+            f"{unknown}: the maps of {last['images']} of {result['images']} images vary, with these weights and with "
+            f"random ones; {MIN_IMAGES} are needed."
         )
     rho = f"rank correlation {last['rho']:.2f} ({last['low']:.2f} to {last['high']:.2f}) {over}"
-    if told["alike"] is None:
+    if result["alike"] is None:
         return f"{unknown}: with every weight random the {rho}, on either side of {ALIKE}."
-    if told["alike"]:
+    if result["alike"]:
         return (
-            f"The maps of {method} stay alike with every weight random ({rho}): they show the image, and do not "
+            f"The maps of {method} stay the same with every weight random ({rho}): they show the image, and do not "
             "explain what this network learned."
         )
-    return f"The maps of {method} change when all weights are random ({rho}), which is the least they must do."
+    return f"The maps of {method} change when all weights are random ({rho}), as they must."
 
 
 def correlations(before: np.ndarray, after: np.ndarray) -> np.ndarray:  # (N, H, W) twice -> (N,)
     """Spearman's rank correlation of each pair of maps; NaN where one of them is constant."""
-    found = np.full(len(before), np.nan)
+    rho = np.full(len(before), np.nan)
     for number, (a, b) in enumerate(zip(before, after, strict=True)):
-        a, b = (rankdata(each) - (each.size + 1) / 2 for each in (a.ravel(), b.ravel()))
+        a, b = (rankdata(values) - (values.size + 1) / 2 for values in (a.ravel(), b.ravel()))
         if (length := np.sqrt((a @ a) * (b @ b))) > 0:
-            found[number] = a @ b / length
-    return found
+            rho[number] = a @ b / length
+    return rho
 
 
 def randomise(modules: list[nn.Module], seed: int) -> None:
-    """Make the weights of these modules anew, in place: convolutions by He et al.'s normal distribution, as the
+    """Randomise the weights of these modules, in place: convolutions by He et al.'s normal distribution, as the
     backbones begin; all else as its class does, so that norms become the identity and forget their statistics.
 
     Drawn on the CPU from `seed` alone; the caller's random state is as before.

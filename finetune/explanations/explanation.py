@@ -1,4 +1,4 @@
-"""The public way to heat maps: a loaded model, pictures, and what comes of them."""
+"""The public interface to heat maps: from a loaded model and images to an `Explanation`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from finetune.model_file import Model
 
 @dataclass
 class Explanation:
-    """Where a model looked in N pictures, each for one class."""
+    """Heat maps of a model for N images, each for one class."""
 
     names: list[str]
-    """Path of each picture; its position for pictures given as arrays."""
+    """Path of each image; its position for images passed as arrays."""
     explained: list[str]
     """The class that each map is of."""
     heat: np.ndarray
-    """(N, S, S) float32, 0 or more, in pixels of the network's input; not rescaled per picture."""
+    """(N, S, S) float32, 0 or more, in pixels of the network's input; not rescaled per image."""
     probabilities: np.ndarray
     """(N, K) sigmoid or softmax, as `prob_<class>` of model.predict."""
     classes: list[str]
     method: str
-    pictures: list[np.ndarray] = field(repr=False)
+    images: list[np.ndarray] = field(repr=False)
     """uint8 (S, S) or (S, S, 3): what the network saw, before normalising."""
     sizes: list[tuple[int, int]] = field(repr=False)
-    """Height and width of each picture as it was read."""
+    """Height and width of each image as it was read."""
     model: Model = field(repr=False)
 
     def __len__(self) -> int:
@@ -50,19 +50,19 @@ class Explanation:
         return float(self.probabilities[number, self.classes.index(self.explained[number])])
 
     def overlay(self, number: int, boxes: Sequence[tuple[float, float, float, float]] = ()) -> Image.Image:
-        """The picture in gray beside the same with its heat, (S, 2 S) in RGB; the hottest pixel of each map has the
-        same colour. Boxes (left, top, width, height) in pixels of the stored picture are outlined."""
+        """The image in gray beside the same with its heat map, (S, 2 S) in RGB; the hottest pixel of each map has the
+        same colour. Boxes (left, top, width, height) in pixels of the stored image are outlined."""
         corners = to_input(boxes, self.sizes[number], self.model.preprocessing)
-        return Image.fromarray(overlays.beside(self.pictures[number], self.heat[number], corners))
+        return Image.fromarray(overlays.beside(self.images[number], self.heat[number], corners))
 
-    def told(self, number: int) -> dict[str, Any]:
+    def to_dict(self, number: int) -> dict[str, Any]:
         """{sample, class, probability, maximum} in plain values; x and y of the maximum from 0 to 1, None where the map
-        is the same everywhere."""
+        is constant."""
         return {
             "sample": self.names[number],
             "class": self.explained[number],
             "probability": self.probability(number),
-            "maximum": place(self.heat[number]),
+            "maximum": peak_position(self.heat[number]),
         }
 
 
@@ -76,12 +76,12 @@ def explain(
     device: str = "auto",
     **options: Any,
 ) -> Explanation:
-    """Heat maps of pictures for one class each.
+    """Heat maps of images for one class each.
 
     Args:
         model: from `finetune.load`.
         images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3), as in model.predict.
-        finding: the class, or one for each picture; None takes each picture's most probable one.
+        finding: the class, or one for each image; None takes each image's most probable one.
         method: grad_cam, grad_cam_pp, occlusion or integrated_gradients.
         options: patch and stride of occlusion, steps of integrated_gradients.
 
@@ -95,42 +95,42 @@ def explain(
     check_method(method, list(options))
     preprocessing = model.preprocessing
     names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-    pictures, sizes = [], []
+    inputs, sizes = [], []
     for image in images:
-        picture, size = _read(image, preprocessing.enough)
+        pixels, size = _read(image, preprocessing.enough)
         sizes.append(size)
-        pictures.append(preprocessing.crop(preprocessing.resize(picture)))
-    of = best_device(device)
-    model.network.to(of)
+        inputs.append(preprocessing.crop(preprocessing.resize(pixels)))
+    target_device = best_device(device)
+    model.network.to(target_device)
     batches: list[dict[str, Any]] = [
         {
-            "image": torch.stack([preprocessing.to_tensor(p) for p in pictures[start : start + batch_size]]),
-            "index": np.arange(start, min(start + batch_size, len(pictures))),
+            "image": torch.stack([preprocessing.to_tensor(p) for p in inputs[start : start + batch_size]]),
+            "index": np.arange(start, min(start + batch_size, len(inputs))),
         }
-        for start in range(0, len(pictures), batch_size)
+        for start in range(0, len(inputs), batch_size)
     ]
-    _, logits = predict(model.network, batches, of)
-    probabilities = model.probabilities(logits.reshape(len(pictures), len(model.classes)))
-    chosen = _classes(model, finding, probabilities)
+    _, logits = predict(model.network, batches, target_device)
+    probabilities = model.probabilities(logits.reshape(len(inputs), len(model.classes)))
+    class_numbers = _classes(model, finding, probabilities)
     heat = np.zeros((0, preprocessing.image_size, preprocessing.image_size), np.float32)
     if batches:
         parts = [
-            heat_of(model.network, b["image"], chosen[torch.from_numpy(b["index"])], method, **options).numpy()
+            heat_of(model.network, b["image"], class_numbers[torch.from_numpy(b["index"])], method, **options).numpy()
             for b in batches
         ]
         heat = np.concatenate(parts)
-    explained = [model.classes[k] for k in chosen.tolist()]
-    return Explanation(names, explained, heat, probabilities, model.classes, method, pictures, sizes, model)
+    explained = [model.classes[k] for k in class_numbers.tolist()]
+    return Explanation(names, explained, heat, probabilities, model.classes, method, inputs, sizes, model)
 
 
-def place(heat: np.ndarray) -> dict[str, float] | None:
-    """The maximum's place as parts of the input's side: x from the left, y from the top."""
+def peak_position(heat: np.ndarray) -> dict[str, float] | None:
+    """The position of the maximum relative to the side of the input: x from the left, y from the top."""
     at = maximum(heat)
     return None if at is None else {"x": (at[0] + 0.5) / heat.shape[1], "y": (at[1] + 0.5) / heat.shape[0]}
 
 
 def class_number(classes: Sequence[str], name: str) -> int:
-    """Where a class stands.
+    """The number of a class.
 
     Raises:
         FinetuneError: the model does not know it.
@@ -140,14 +140,14 @@ def class_number(classes: Sequence[str], name: str) -> int:
     return list(classes).index(name)
 
 
-def _read(image: Any, enough: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """A picture as model.predict reads it, and its height and width in the file: a large JPEG is decoded at a part."""
+def _read(image: Any, min_side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image as model.predict reads it, and its height and width in the file: large JPEGs are decoded downscaled."""
     if not isinstance(image, str | Path):
-        picture = as_picture(image)
-        return picture, (picture.shape[0], picture.shape[1])
-    picture = read_picture(image, enough)
+        pixels = as_picture(image)
+        return pixels, (pixels.shape[0], pixels.shape[1])
+    pixels = read_picture(image, min_side)
     in_file = None if containers.member(Path(image)) is not None else read_size(image)
-    return picture, in_file or (picture.shape[0], picture.shape[1])
+    return pixels, in_file or (pixels.shape[0], pixels.shape[1])
 
 
 def _classes(model: Model, finding: str | Sequence[str] | None, probabilities: np.ndarray) -> torch.Tensor:

@@ -44,6 +44,6 @@ def _up(edge: float) -> int:
     return int(np.ceil(edge - 0.5))
 
 
-def _pixel(at: float, side: int) -> slice:
-    place = min(int(at), side - 1)
-    return slice(place, place + 1)
+def _pixel(position: float, side: int) -> slice:
+    pixel = min(int(position), side - 1)
+    return slice(pixel, pixel + 1)

@@ -1,11 +1,11 @@
-"""Where a network looks for a class: four ways from a picture to a heat map of its size.
+"""Where a network looks for a class: four methods from an image to a heat map of its size.
 
 All take a `Network`, normalised images (N, C, H, W) and the number of a class for each (N,), and give heat (N, H, W) in
 float32, 0 or more: evidence for the class, in the units of its logit (before sigmoid or softmax). Maps are not rescaled
-per picture: what is hot in one may be compared with another of the same network, class and method. They run in eval
+per image: heat may be compared between images of the same network, class and method. They run in eval
 mode, whatever the network is in, and leave its modes, `requires_grad` and gradients as they were.
 
-None of this says why a network answers as it does; `checks` and `localisation` say how far to trust it.
+A map does not explain why a network predicts what it does; `checks` and `localisation` test how far to trust it.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from finetune.errors import FinetuneError, one_of
 from finetune.inference import evaluating
 from finetune.network import Network
 
-AT_ONCE = 32  # pictures in a forward pass of the methods that make many of one
+AT_ONCE = 32  # images per forward pass of the methods that vary one image many times
 
 
 def grad_cam(network: Network, images: Tensor, classes: Tensor) -> Tensor:
     """Selvaraju et al., 2017: the last map's channels, weighted by the mean gradient of the logit to each, summed; what
-    is left above 0 is enlarged to the picture, bilinearly.
+    is left above 0 is enlarged to the image, bilinearly.
 
-    With average pooling and a linear head that is CAM (Zhou et al., 2016) divided by the number of places of the map.
+    With average pooling and a linear head that is CAM (Zhou et al., 2016) divided by the positions of the map.
     """
     with _explaining(network):
         maps, gradient = _at_last_map(network, *_checked(network, images, classes))
@@ -43,7 +43,7 @@ def grad_cam_pp(network: Network, images: Tensor, classes: Tensor) -> Tensor:
     that several instances of a finding count as one does.
 
     The paper explains exp(logit), which has closed forms for the higher derivatives; its factor exp(logit), one
-    positive number per picture, is left out here, as it may overflow.
+    positive number per image, is left out here, as it may overflow.
     """
     with _explaining(network):
         maps, gradient = _at_last_map(network, *_checked(network, images, classes))
@@ -56,13 +56,13 @@ def grad_cam_pp(network: Network, images: Tensor, classes: Tensor) -> Tensor:
 def occlusion(
     network: Network, images: Tensor, classes: Tensor, *, patch: int | None = None, stride: int | None = None
 ) -> Tensor:
-    """Zeiler and Fergus, 2014: how far the logit falls where a square is covered with the picture's mean.
+    """Zeiler and Fergus, 2014: how far the logit falls where a square is covered with the image's mean.
 
-    A pixel's heat is the mean fall over all squares that cover it, and 0 where the logit rises. It asks the network
-    once per place of the square, so it is slow, but it needs no gradient.
+    A pixel's heat is the mean fall over all squares that cover it, and 0 where the logit rises. It runs the
+    network once per position of the square, so it is slow, but it needs no gradient.
 
     Args:
-        patch: side of the square in pixels of the input, by default a seventh of the picture.
+        patch: side of the square in pixels of the input, by default a seventh of the image.
         stride: its steps in pixels, by default half of it; the last square of a row always ends at the border.
     """
     height, width = images.shape[-2:]
@@ -72,29 +72,29 @@ def occlusion(
         raise FinetuneError(
             f"patch={patch} must be 1 to {min(height, width)} pixels (the side) and stride={stride} 1 to patch."
         )
-    places = [(top, left) for top in _starts(height, patch, stride) for left in _starts(width, patch, stride)]
+    positions = [(top, left) for top in _starts(height, patch, stride) for left in _starts(width, patch, stride)]
     with _explaining(network), torch.no_grad():
         images, classes = _checked(network, images, classes)
         before = _scores(network, images, classes)
-        fall, covered = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
+        total_drop, covered = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
         for number, image in enumerate(images):
             mean = image.mean((1, 2))[:, None, None]
-            for start in range(0, len(places), AT_ONCE):
-                block = places[start : start + AT_ONCE]
-                hidden = image.repeat(len(block), 1, 1, 1)
-                for one, (top, left) in zip(hidden, block, strict=True):
-                    one[:, top : top + patch, left : left + patch] = mean
-                falls = before[number] - _scores(network, hidden, classes[number].expand(len(block)))
-                for (top, left), by in zip(block, falls, strict=True):
-                    fall[number, top : top + patch, left : left + patch] += by
-        for top, left in places:
+            for start in range(0, len(positions), AT_ONCE):
+                block = positions[start : start + AT_ONCE]
+                masked_images = image.repeat(len(block), 1, 1, 1)
+                for masked, (top, left) in zip(masked_images, block, strict=True):
+                    masked[:, top : top + patch, left : left + patch] = mean
+                drops = before[number] - _scores(network, masked_images, classes[number].expand(len(block)))
+                for (top, left), drop in zip(block, drops, strict=True):
+                    total_drop[number, top : top + patch, left : left + patch] += drop
+        for top, left in positions:
             covered[top : top + patch, left : left + patch] += 1
-        return (fall / covered).relu().float()
+        return (total_drop / covered).relu().float()
 
 
 def integrated_gradients(network: Network, images: Tensor, classes: Tensor, *, steps: int = 32) -> Tensor:
-    """Sundararajan et al., 2017: what each pixel adds to the logit on the way from a blank picture (the picture's mean)
-    to the picture, summed over its channels; what speaks against the class is left out.
+    """Sundararajan et al., 2017: what each pixel adds to the logit between a blank image (the image's mean) and the
+    image, summed over its channels; negative evidence is left out.
     """
     return attributions(network, images, classes, steps=steps).sum(1).relu()
 
@@ -102,7 +102,7 @@ def integrated_gradients(network: Network, images: Tensor, classes: Tensor, *, s
 def attributions(
     network: Network, images: Tensor, classes: Tensor, *, steps: int = 32, baseline: Tensor | None = None
 ) -> Tensor:  # (N, C, H, W) -> (N, C, H, W)
-    """Integrated gradients with their signs: their sum is the logit of the picture less that of the baseline, the
+    """Integrated gradients with their signs: their sum is the logit of the image less that of the baseline, the
     nearer the more `steps` there are (midpoint rule). The baseline is an image batch of the same shape.
     """
     if steps < 1:
@@ -135,9 +135,9 @@ def check_method(method: str, options: Sequence[str] = ()) -> Callable[..., Tens
     """
     if method not in METHODS:
         raise one_of("method", method, METHODS)
-    known = [name for name in inspect.signature(METHODS[method]).parameters if name not in _ALWAYS]
-    if unknown := [name for name in options if name not in known]:
-        raise FinetuneError(f"method={method} takes no {unknown[0]}. It takes {', '.join(known) or 'no options'}.")
+    accepted = [name for name in inspect.signature(METHODS[method]).parameters if name not in _ALWAYS]
+    if unknown := [name for name in options if name not in accepted]:
+        raise FinetuneError(f"method={method} takes no {unknown[0]}. It takes {', '.join(accepted) or 'no options'}.")
     return METHODS[method]
 
 
@@ -145,13 +145,21 @@ _ALWAYS = ("network", "images", "classes")
 
 
 def heat_of(
-    network: Network, images: Tensor, classes: Tensor, method: str = "grad_cam", *, at_once: int = 16, **options: Any
+    network: Network,
+    images: Tensor,
+    classes: Tensor,
+    method: str = "grad_cam",
+    *,
+    images_at_once: int = 16,
+    **options: Any,
 ) -> Tensor:
-    """Heat (N, H, W) on the CPU by the method of that name, so many pictures at once."""
-    of = check_method(method, list(options))
+    """Heat (N, H, W) on the CPU by the method of that name, computed in batches of `images_at_once`."""
+    method_function = check_method(method, list(options))
     parts = [
-        of(network, images[start : start + at_once], classes[start : start + at_once], **options).cpu()
-        for start in range(0, len(images), at_once)
+        method_function(
+            network, images[start : start + images_at_once], classes[start : start + images_at_once], **options
+        ).cpu()
+        for start in range(0, len(images), images_at_once)
     ]
     return torch.cat(parts) if parts else torch.zeros(0, *images.shape[-2:])
 
@@ -176,14 +184,18 @@ def _checked(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor,
 
 
 def _at_last_map(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """The last map (N, K, h, w) and the gradient of each picture's logit to it.
+    """The backbone's last map (N, K, h, w) and the gradient of each image's logit to it.
 
-    The gradient goes through the head alone, so that nothing of the backbone is kept, whatever it is.
+    The gradient goes through neck and head alone, so that nothing of the backbone is kept, whatever it is.
     """
-    maps = network.backbone.forward_features(images).detach().requires_grad_()
+    new = network.new_parts[0]
+    maps = network.run(images, stop=new)
+    *before, last = maps if isinstance(maps, list) else [maps]
+    last = last.detach().requires_grad_()
     with torch.enable_grad():
-        score = _picked(network.head(maps), classes).sum()
-    return maps.detach(), torch.autograd.grad(score, maps)[0]
+        logits = network.run([*before, last] if isinstance(maps, list) else last, start=new)
+        score = _picked(logits, classes).sum()  # type: ignore[arg-type]
+    return last.detach(), torch.autograd.grad(score, last)[0]
 
 
 def _scores(network: Network, images: Tensor, classes: Tensor) -> Tensor:  # -> (N,)

@@ -1,4 +1,4 @@
-"""The worst errors of a network: the wrong answers it was surest of, spread over the classes."""
+"""The most confident errors of a network, spread over the classes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MISSED, ALARM = "missed", "false alarm"
 
 @dataclass(frozen=True)
 class Wrong:
-    """One wrong answer. Its heat map is that of class `k`: where it was missed, where it was seen."""
+    """One wrong prediction. Its heat map is that of class `k`, whether missed or a false alarm."""
 
     row: int
     """Row of the predictions table."""
     k: int
-    """The class it is about; of a multiclass table the class that was answered."""
+    """The class; of a multiclass table the predicted class."""
     probability: float
     """Of class k."""
     kind: str | None = None
@@ -33,30 +33,34 @@ class Wrong:
     margin: float = 0.0
     """How far it is from being right, in log odds; the largest is the worst."""
 
-    def told(self, predictions: Predictions) -> dict[str, Any]:
+    def to_dict(self, predictions: Predictions) -> dict[str, Any]:
         """{sample, patient, class, probability} with kind, or with true and answer."""
-        about = predictions.frame.iloc[self.row]
-        told = {"sample": str(about["sample"]), "patient": str(about["patient"]), "class": predictions.classes[self.k]}
+        sample_row = predictions.frame.iloc[self.row]
+        entry = {
+            "sample": str(sample_row["sample"]),
+            "patient": str(sample_row["patient"]),
+            "class": predictions.classes[self.k],
+        }
         if self.kind is not None:
-            told["kind"] = self.kind
+            entry["kind"] = self.kind
         if self.true is not None:
-            told |= {"true": predictions.classes[self.true], "answer": predictions.classes[self.k]}
-        return {**told, "probability": self.probability}
+            entry |= {"true": predictions.classes[self.true], "answer": predictions.classes[self.k]}
+        return {**entry, "probability": self.probability}
 
 
 def thresholds_of(operating_points: Mapping[str, Any], classes: list[str]) -> np.ndarray:  # -> (K,)
-    """From which probability an answer is yes, by the one rule of `decision_thresholds`."""
+    """The probability from which a prediction is positive, by the rule of `decision_thresholds`."""
     return np.array([about["threshold"] for about in decision_thresholds(operating_points, classes).values()])
 
 
 def worst(
-    predictions: Predictions, most: int, thresholds: np.ndarray | None = None, finding: str | None = None
+    predictions: Predictions, limit: int, thresholds: np.ndarray | None = None, finding: str | None = None
 ) -> list[Wrong]:
-    """At most `most` wrong answers, the surest first, taken from one class after the other.
+    """At most `limit` wrong predictions, the most confident first, taken from one class after the other.
 
-    Multilabel: an answer is wrong by the class's threshold, and of a class missed images and false alarms take turns.
-    Multiclass: the answer is the most probable class; turns go by the right class. `finding` leaves one class alone. Of
-    a class each patient is shown once.
+    Multilabel: a prediction is wrong by the class's threshold; missed images and false alarms of a class alternate.
+    Multiclass: the prediction is the most probable class; the true classes take turns. `finding` keeps one class only.
+    Each patient is shown once per class.
     """
     limits = np.full(len(predictions.classes), 0.5) if thresholds is None else thresholds
     queues = _multiclass(predictions) if predictions.kind == "multiclass" else _multilabel(predictions, limits)
@@ -66,14 +70,14 @@ def worst(
         if finding is None or predictions.classes[number] == finding:
             first = {(people[wrong.row], wrong.kind): wrong for wrong in reversed(queue)}  # the first of each stays
             waiting.append([wrong for wrong in queue if first[people[wrong.row], wrong.kind] is wrong])
-    chosen: list[Wrong] = []
+    selected: list[Wrong] = []
     for round_ in zip_longest(*waiting):
-        chosen += sorted((wrong for wrong in round_ if wrong is not None), key=lambda wrong: -wrong.margin)
-    return chosen[:most]
+        selected += sorted((wrong for wrong in round_ if wrong is not None), key=lambda wrong: -wrong.margin)
+    return selected[:limit]
 
 
 def count(predictions: Predictions, thresholds: np.ndarray | None = None, finding: str | None = None) -> int:
-    """How many answers are wrong in all, or of one class."""
+    """The number of wrong predictions, in total or of one class."""
     limits = np.full(len(predictions.classes), 0.5) if thresholds is None else thresholds
     queues = _multiclass(predictions) if predictions.kind == "multiclass" else _multilabel(predictions, limits)
     return sum(len(q) for name, q in zip(predictions.classes, queues, strict=True) if finding in (None, name))
@@ -100,8 +104,8 @@ def _multiclass(predictions: Predictions) -> list[list[Wrong]]:
     queues: list[list[Wrong]] = [[] for _ in predictions.classes]
     answer = logits.argmax(axis=1)
     for row in np.flatnonzero(~np.isnan(truth).any(axis=1)):
-        true, said = int(truth[row].argmax()), int(answer[row])
-        if true != said:
-            margin = float(logits[row, said] - logits[row, true])
-            queues[true].append(Wrong(int(row), said, float(probs[row, said]), true=true, margin=margin))
+        true, predicted = int(truth[row].argmax()), int(answer[row])
+        if true != predicted:
+            margin = float(logits[row, predicted] - logits[row, true])
+            queues[true].append(Wrong(int(row), predicted, float(probs[row, predicted]), true=true, margin=margin))
     return [sorted(queue, key=lambda wrong: -wrong.margin) for queue in queues]

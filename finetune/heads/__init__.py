@@ -1,12 +1,50 @@
-"""Heads: what turns a backbone's maps into an answer."""
+"""Heads turn a backbone's maps into an answer; a neck between them turns the maps into others first.
+
+A neck or head is any `nn.Module`. Its class attribute `takes` says what its `forward` reads: "map", the last map
+(N, C, H, W), which is the default, or "maps", the list of all maps, the finest first.
+"""
 
 from collections.abc import Callable
 
 from torch import nn
 
+from finetune.errors import FinetuneError, one_of
 from finetune.heads.classify import ClassifyHead
+from finetune.heads.features import FeatureInfo
 
-__all__ = ["HEADS", "ClassifyHead"]
+__all__ = ["HEADS", "NECKS", "ClassifyHead", "FeatureInfo", "head_named", "neck_named"]
 
 HEADS: dict[str, Callable[..., nn.Module]] = {"classify": ClassifyHead}
-"""Name in a model file -> head."""
+"""Name in a model file -> head: called with the channels of the last map (where it takes "maps", with a list of
+FeatureInfo), the number of classes, and options."""
+
+NECKS: dict[str, Callable[..., nn.Module]] = {}
+"""Name in a model file -> neck: called with a list of FeatureInfo, one for each map that it reads, and options. Its
+`forward` returns a map or a list of maps, and its attribute `feature_info` lists the FeatureInfo of each."""
+
+
+def head_named(name: str, argument: str = "head") -> Callable[..., nn.Module]:
+    """What makes the head of that name.
+
+    Raises:
+        FinetuneError: there is none; the message begins with `argument`.
+    """
+    if name not in HEADS:
+        raise one_of(argument, name, HEADS)
+    return HEADS[name]
+
+
+def neck_named(name: str, argument: str = "neck") -> Callable[..., nn.Module]:
+    """What makes the neck of that name.
+
+    Raises:
+        FinetuneError: there is none; the message begins with `argument`.
+    """
+    if not NECKS:
+        raise FinetuneError(
+            f"{argument}={name} is not known: no neck is registered. finetune.register_neck makes one known, in a "
+            "module that trust=[...] names."
+        )
+    if name not in NECKS:
+        raise one_of(argument, name, NECKS)
+    return NECKS[name]

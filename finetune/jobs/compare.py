@@ -19,8 +19,8 @@ def compare(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     run.begin_log(words)
     for number, folds in enumerate(found.folds):
         folds.pooled.write(run.predictions(f"oof_{number}" if len(found.folds) > 1 else "oof"))
-    write_json_atomic(run.comparison, found.told)
-    comparison.write(run.comparison_page, found.told, command(words))
+    write_json_atomic(run.comparison, found.result)
+    comparison.write(run.comparison_page, found.result, command(words))
     run.write_environment(words)
     print(found)
     print(f"comparison: {run.comparison_page}")

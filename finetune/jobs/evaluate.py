@@ -8,7 +8,7 @@ import pandas as pd
 from finetune import model_file
 from finetune.config import build
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.assessment import Fitted, read_prevalence
+from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.calibration import Calibration, with_prevalence
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.files import write_text_atomic
@@ -54,9 +54,9 @@ def evaluate(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     written = scoring.write(run, {split: predictions})[split]
     fitted, notes = scoring.shipped(model, table.kind)
     if split == "val" and ("val" in met.pictures or not met.known):
-        fitted, notes = Fitted(), []  # val is what they know
+        fitted, notes = FittedOnVal(), []  # val is what they know
     opened = scoring.count_opening(model, table.name, written, met, words, say)
-    told = assessment.told(written, fitted, seed=config["seed"], prevalence=prevalence)
+    told = assessment.score(written, fitted, seed=config["seed"], prevalence=prevalence)
     told["warnings"] = [*too_good, *told["warnings"]]
     if notes:
         told["notes"] = notes

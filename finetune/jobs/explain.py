@@ -19,10 +19,10 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.thresholds import decision_thresholds, thresholds_in_words
 from finetune.explanations import checks
 from finetune.explanations import worst_errors as worst_errors
-from finetune.explanations.explanation import class_number, place
+from finetune.explanations.explanation import class_number, peak_position
 from finetune.explanations.explanation import explain as explain_images
 from finetune.explanations.geometry import Corners, as_corners
-from finetune.explanations.localisation import Located, localise
+from finetune.explanations.localisation import BoxedFinding, localise
 from finetune.explanations.maps import check_method
 from finetune.files import write_json_atomic
 from finetune.inference import best_device, evaluating
@@ -33,7 +33,7 @@ from finetune.runs.environment import command
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
 from finetune.steps.image_files import image_files
-from finetune.steps.worst_errors import heats, inputs, shown, table_rows
+from finetune.steps.worst_errors import heat_maps, inputs, shown, table_rows
 from finetune.training.launch import ranks
 
 MOST_FILES = 200  # pictures that one page takes
@@ -59,7 +59,7 @@ def explain(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     run.note(model={"path": str(config["model"]), "weights_hash": model.weights_hash})
     told = {"model": {"weights_hash": model.weights_hash}, "method": config["method"], "grid": grid(model), **told}
     write_json_atomic(run.explanation, told)
-    tiles = [tile for figure in figures for tile in (figure.picture, figure.heated)]
+    tiles = [tile for figure in figures for tile in (figure.image, figure.heated)]
     captions = [text for figure in figures for text in figure.caption.rsplit(": ", 1)]  # what was said, of which file
     write_sheet(run.explanation_sheet, tiles, captions, columns=6)
     page.write(run.explanation_page, told, figures, command(words))
@@ -92,18 +92,18 @@ def of_files(
     found = explain_images(
         model, files, finding=config["finding"], method=config["method"], device=config["trainer"]["accelerator"]
     )
-    images = [found.told(number) for number in range(len(found))]
+    images = [found.to_dict(number) for number in range(len(found))]
     figures = [
         page.Figure.make("images", about, picture, heat)
-        for about, picture, heat in zip(images, found.pictures, found.heat, strict=True)
+        for about, picture, heat in zip(images, found.images, found.heat, strict=True)
     ]
     told: dict[str, Any] = {"images": images}
     if config["sanity"]:
         tested = spread(len(found), tests_of(config))
-        pictures = torch.stack([model.preprocessing.to_tensor(found.pictures[number]) for number in tested])
+        pictures = torch.stack([model.preprocessing.to_tensor(found.images[number]) for number in tested])
         classes = torch.tensor([model.classes.index(found.explained[number]) for number in tested])
         told["sanity"] = checks.randomisation(
-            model.network, pictures, classes, config["method"], places=places(config, model), seed=config["seed"]
+            model.network, pictures, classes, config["method"], positions=places(config, model), seed=config["seed"]
         )
     return told, figures
 
@@ -145,9 +145,9 @@ def of_data(
     figures = []
     rows = table_rows(data, [str(found.frame["sample"].iloc[one.row]) for one in wrong])
     of_network = [model.classes.index(name) for name in found.classes]
-    maps = heats(model.network, data, rows, [of_network[one.k] for one in wrong], method)
+    maps = heat_maps(model.network, data, rows, [of_network[one.k] for one in wrong], method)
     for one, row, heat in zip(wrong, rows, maps, strict=True):
-        about = {**one.told(found), "target": target(found, one.row, one.k), "maximum": place(heat)}
+        about = {**one.to_dict(found), "target": target(found, one.row, one.k), "maximum": peak_position(heat)}
         told["errors"].append(about)
         boxes = corners(data, row, found.classes[one.k])
         figures.append(page.Figure.make("errors", about, shown(data, row), heat, boxes))
@@ -158,7 +158,7 @@ def of_data(
         told["located"] = []
         for number in spread(len(held), BOXED):
             about, picture = boxed[number]
-            about["maximum"] = place(held[number].heat)
+            about["maximum"] = peak_position(held[number].heat)
             told["located"].append(about)
             figures.append(page.Figure.make("located", about, picture(), held[number].heat, held[number].boxes))
     if config["sanity"]:
@@ -176,7 +176,7 @@ def rule(found: Predictions, points: Mapping[str, Any], finding: str | None) -> 
 
 def located(
     config: dict[str, Any], model: model_file.Model, data: ImageData, found: Predictions
-) -> tuple[list[Located], list[tuple[dict[str, Any], Any]]]:
+) -> tuple[list[BoxedFinding], list[tuple[dict[str, Any], Any]]]:
     """Findings with boxes and their maps; and what is to be said of each, with its picture when asked for."""
     if BOXES not in data.table.annotations or not config["located"]:
         return [], []
@@ -187,11 +187,11 @@ def located(
                 pairs.append((place_, row, k, boxes))
     pairs = [pairs[number] for number in spread(len(pairs), config["located"])]
     numbers = [model.classes.index(found.classes[k]) for _, _, k, _ in pairs]
-    maps = heats(model.network, data, [p[1] for p in pairs], numbers, config["method"])
+    maps = heat_maps(model.network, data, [p[1] for p in pairs], numbers, config["method"])
     held, about = [], []
     for (place_, row, k, boxes), heat in zip(pairs, maps, strict=True):
         patient, sample = (str(found.frame[column].iloc[place_]) for column in ("patient", "sample"))
-        held.append(Located(found.classes[k], patient, boxes, heat))
+        held.append(BoxedFinding(found.classes[k], patient, boxes, heat))
         said = {"sample": sample, "class": found.classes[k], "probability": float(found.probs[place_, k])}
         about.append(({**said, "target": target(found, place_, k)}, lambda row=row: shown(data, row)))
     return held, about
@@ -226,7 +226,12 @@ def sanity(
     rows = table_rows(data, [str(found.frame["sample"].iloc[number]) for number in chosen])
     classes = torch.tensor([model.classes.index(found.classes[k]) for k in asked[chosen]])
     return checks.randomisation(
-        model.network, inputs(data, rows), classes, config["method"], places=places(config, model), seed=config["seed"]
+        model.network,
+        inputs(data, rows),
+        classes,
+        config["method"],
+        positions=places(config, model),
+        seed=config["seed"],
     )
 
 

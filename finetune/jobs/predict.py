@@ -75,7 +75,7 @@ def unusual(table: pd.DataFrame, n_val: int) -> str:
     """How many images are unlike those that the model was made with, beside what chance makes of its own."""
     strange, answered = int((table["unusual"] == "yes").sum()), int((table["error"] == "").sum())
     said = (
-        f"unusual: {strange:,} of {counted(answered, 'image')} ({100 * strange / answered:.0f} %) are farther from the "
+        f"unusual: {strange:,} of {counted(answered, 'image')} ({100 * strange / answered:.1f} %) are farther from the "
         f"training images than 99 % of the {n_val:,} validation images"
     )
     if strange > EXPECTED * answered:

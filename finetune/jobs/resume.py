@@ -2,6 +2,7 @@
 
 import contextlib
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def resume(argv: list[str]) -> None:
     named = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
     if len(named) != 1 or not named[0]:
         raise FinetuneError("resume= must be given once: a run folder, or auto for the newest unfinished fit.")
-    run = newest_unfinished() if named[0] == "auto" else RunFolder(Path(named[0]))
+    name = re.sub(r"""^(['"])(.*)\1$""", r"\2", named[0])  # quoted as the values of other keys may be
+    run = newest_unfinished() if name == "auto" else RunFolder(Path(name))
     config = run.read_config()
     if config.get("job") != "fit":
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")

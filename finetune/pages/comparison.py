@@ -33,31 +33,37 @@ HEADS = ("macro_auroc", "accuracy")
 FOLD_RESAMPLES = 400
 
 
-def told_folds(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, Any]:
+def fold_scores(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, Any]:
     """{label, seed, pooled: as in scores.json, folds: {fold: the same}, mean: {metric: {value, sd, folds}}}.
 
-    Pooled, answers of different networks are put in one order, so that their AUROC is a little lower where the networks
-    are not equally sure; the mean over the folds compares each network's answers with its own alone.
+    The pooled scores rank the predictions of all networks together, so their AUROC is slightly lower where the networks
+    are not equally confident; the mean over the folds ranks each network's predictions separately.
     """
-    each = {str(fold): summarise(own, min(n_boot, FOLD_RESAMPLES), seed) for fold, own in folds.folds.items()}
+    scores_by_fold = {
+        str(fold): summarise(predictions, min(n_boot, FOLD_RESAMPLES), seed)
+        for fold, predictions in folds.folds.items()
+    }
     mean = {}
     for metric in ("auroc", "average_precision", "brier", "log_loss"):
-        scores = [of.get("overall", {}).get(metric) or of["macro"][metric] for of in each.values()]
+        scores = [
+            scores_of_fold.get("overall", {}).get(metric) or scores_of_fold["macro"][metric]
+            for scores_of_fold in scores_by_fold.values()
+        ]
         values = [score["value"] for score in scores if score["value"] is not None]
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
         mean[metric] = {"value": float(np.mean(values)) if values else None, "sd": sd, "folds": len(values)}
     pooled = summarise(folds.pooled, n_boot, seed)
-    return plain({"label": folds.label, "seed": folds.seed, "pooled": pooled, "folds": each, "mean": mean})
+    return plain({"label": folds.label, "seed": folds.seed, "pooled": pooled, "folds": scores_by_fold, "mean": mean})
 
 
-def verdicts(told: dict[str, Any]) -> list[str]:
-    """Each pair in a sentence, by the head score; and what seeds alone do."""
-    head = head_of(told)
-    said = []
-    for pair in told["pairs"]:
+def verdicts(result: dict[str, Any]) -> list[str]:
+    """One sentence per pair, by the head score; and the spread between seeds."""
+    head = head_of(result)
+    sentences = []
+    for pair in result["pairs"]:
         score = pair["scores"][head]
         if score["value"] is None:
-            said.append(f"{pair['a']} and {pair['b']}: {TITLES[head]} is not defined.")
+            sentences.append(f"{pair['a']} and {pair['b']}: {TITLES[head]} is not defined.")
             continue
         better, worse = (pair["a"], pair["b"]) if score["value"] >= 0 else (pair["b"], pair["a"])
         width = f"{abs(score['value']):.3f}"
@@ -77,16 +83,16 @@ def verdicts(told: dict[str, Any]) -> list[str]:
             end = f"no more than seed noise, which reaches to {noise:.3f}."
         else:
             end = f"beyond chance of the patients drawn, and beyond seed noise (up to {noise:.3f})."
-        said.append(f"{better} is above {worse} in {TITLES[head]} by {width}: {end}")
-    if noise := told["seed_noise"].get(head):
-        said.append(
+        sentences.append(f"{better} is above {worse} in {TITLES[head]} by {width}: {end}")
+    if noise := result["seed_noise"].get(head):
+        sentences.append(
             f"Differences in {TITLES[head]} under {noise['single']:.3f} between two single runs are seed noise "
-            f"(sd over seeds {noise['sd']:.4f}, {noise['df'] + 1 if len(told['candidates']) == 1 else noise['df']} "
-            f"{'seeds' if len(told['candidates']) == 1 else 'degrees of freedom'})."
+            f"(sd over seeds {noise['sd']:.4f}, {noise['df'] + 1 if len(result['candidates']) == 1 else noise['df']} "
+            f"{'seeds' if len(result['candidates']) == 1 else 'degrees of freedom'})."
         )
-    elif len(told["candidates"]) > 1:
-        said.append("No setting was run with several seeds, so seed noise is not known: add -m seed=0,1,2.")
-    return said
+    elif len(result["candidates"]) > 1:
+        sentences.append("No setting was run with several seeds, so seed noise is not known: add -m seed=0,1,2.")
+    return sentences
 
 
 def p_value(p: float) -> str:
@@ -99,27 +105,27 @@ def mean_count(n: float) -> str:
     return f"{n:,.1f}".removesuffix(".0")
 
 
-def head_of(told: dict[str, Any]) -> str:
-    """The score the verdict goes by: macro AUROC, or accuracy where that is not defined."""
-    scores = told["candidates"][0]["scores"]
+def head_of(result: dict[str, Any]) -> str:
+    """The score that decides the verdict: macro AUROC, or accuracy where that is not defined."""
+    scores = result["candidates"][0]["scores"]
     return next((name for name in HEADS if name in scores and scores[name]["value"] is not None), "macro_auroc")
 
 
-def text(told: dict[str, Any]) -> str:
+def text(result: dict[str, Any]) -> str:
     """The comparison for a terminal."""
     columns = [
         name
         for name in ("macro_auroc", "macro_average_precision", "accuracy", "balanced_accuracy", "macro_brier")
-        if name in shown(told)
+        if name in shown_metrics(result)
     ]
     rows = [["", *(TITLES[name] for name in columns), "seeds"]]
-    for candidate in told["candidates"]:
+    for candidate in result["candidates"]:
         cells = [wording.interval(candidate["scores"][name]) for name in columns]
         rows.append([candidate["label"], *cells, str(len(candidate["seeds"]))])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines = [f"{told['split']}: {told['n']:,} images of {told['patients']:,} patients, 95 % intervals", *lines]
-    for folds in told["out_of_fold"]:
+    lines = [f"{result['split']}: {result['n']:,} images of {result['patients']:,} patients, 95 % intervals", *lines]
+    for folds in result["out_of_fold"]:
         mean = folds["mean"]["auroc"]
         spread = f" (sd {mean['sd']:.3f})" if mean["sd"] is not None else ""
         pooled = wording.interval(folds["pooled"]["macro"]["auroc"])
@@ -127,14 +133,14 @@ def text(told: dict[str, Any]) -> str:
             f"out of fold, {folds['label']}, seed {folds['seed']}: macro AUROC pooled {pooled}; "
             f"mean of {mean['folds']} folds {wording.number(mean['value'])}{spread}"
         )
-    return "\n".join([*lines, *verdicts(told), *told["warnings"]])
+    return "\n".join([*lines, *verdicts(result), *result["warnings"]])
 
 
-def shown(told: dict[str, Any]) -> list[str]:
-    return [name for name in TITLES if name in told["candidates"][0]["scores"]]
+def shown_metrics(result: dict[str, Any]) -> list[str]:
+    return [name for name in TITLES if name in result["candidates"][0]["scores"]]
 
 
-def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
+def write(path: Path, result: dict[str, Any], command: str = "") -> Path:
     """compare.html: one file, nothing loaded from elsewhere."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -146,25 +152,25 @@ def write(path: Path, told: dict[str, Any], command: str = "") -> Path:
         "counted": wording.counted,
         "mean_count": mean_count,
     }
-    head = head_of(told)
-    level = [(c["label"], c["scores"][head]) for c in told["candidates"]]
-    changes = [(f"{pair['a']} − {pair['b']}", pair["scores"][head]) for pair in told["pairs"]]
+    head = head_of(result)
+    level = [(c["label"], c["scores"][head]) for c in result["candidates"]]
+    changes = [(f"{pair['a']} − {pair['b']}", pair["scores"][head]) for pair in result["pairs"]]
     figures = [(TITLES[head], Markup(plots.forest(level, f"{TITLES[head]} of each", TITLES[head])))]
     if changes:
         title = f"difference in {TITLES[head]}"
         figures.append((f"Difference in {TITLES[head]}", Markup(plots.forest(changes, title, title, chance=0))))
     page = environment.get_template("compare.html.j2").render(
-        told=told,
+        result=result,
         titles=TITLES,
-        metrics=shown(told),
+        metrics=shown_metrics(result),
         tables=[
-            ("ranking and decisions", [name for name in shown(told) if not name.endswith(LOSSES)]),
-            ("probabilities", [name for name in shown(told) if name.endswith(LOSSES)]),
+            ("ranking and decisions", [name for name in shown_metrics(result) if not name.endswith(LOSSES)]),
+            ("probabilities", [name for name in shown_metrics(result) if name.endswith(LOSSES)]),
         ],
-        several_seeds=any(len(c["seeds"]) > 1 for c in told["candidates"]),
+        several_seeds=any(len(c["seeds"]) > 1 for c in result["candidates"]),
         head=head,
         figures=figures,
-        verdicts=verdicts(told),
+        verdicts=verdicts(result),
         command=wording.shortened_command(command),
         last_name=wording.last_name,
     )

@@ -1,4 +1,4 @@
-"""The first screen of the report: what has to hold before a model is used, and whether it does on this split."""
+"""The first screen of the report: the conditions for using a model, and whether they hold on this split."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ RULES = {
     "Operating point": "points",
     "val and test": "val and test",
 }
-"""How the name of a check begins, and the rule of `scores["harms"]` that judges it."""
+"""Start of a check's name -> the rule of `scores["harms"]` that decides it."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A condition of use, and what the evaluated split says of it."""
+    """A condition of use, and whether it holds on the evaluated split."""
 
     name: str
     state: str
@@ -39,8 +39,8 @@ def checks(
     openings: Sequence[Any],
     has_patients: bool,
 ) -> list[Check]:
-    """What a user has to know before relying on the model, what did not hold first."""
-    made: list[Check | None] = [
+    """The conditions to check before relying on the model, those that did not hold first."""
+    judged_checks: list[Check | None] = [
         calibration(scores),
         conformal(scores),
         *targets(scores),
@@ -50,19 +50,19 @@ def checks(
         opened(openings),
     ]
     if not has_patients:
-        made.append(Check("Patients", OPEN, "not known, so intervals may be too narrow.", "data"))
-    judged = by_harms([check for check in made if check], scores)
+        judged_checks.append(Check("Patients", OPEN, "not known, so intervals may be too narrow.", "data"))
+    judged = by_harms([check for check in judged_checks if check], scores)
     return sorted(judged, key=lambda check: (BAD, OPEN, GOOD).index(check.state))
 
 
-def by_harms(made: list[Check], scores: Mapping[str, Any]) -> list[Check]:
-    """`made`, but bad where a rule of `scores["harms"]` fired, and there alone: the rules know how few patients val had
-    and at how many numbers one looks. Rules without a check of their own are added."""
+def by_harms(checks_made: list[Check], scores: Mapping[str, Any]) -> list[Check]:
+    """`checks_made`, marked bad exactly where a rule of `scores["harms"]` fired: the rules account for the patients of
+    val and for the number of comparisons. Rules without a check of their own are added."""
     if "harms" not in scores:
-        return made
+        return checks_made
     short = {harm["rule"]: harm["short"] for harm in scores["harms"]}
     judged, seen = [], set()
-    for check in made:
+    for check in checks_made:
         rule = next((rule for start, rule in RULES.items() if check.name.startswith(start)), None)
         seen.add(rule)
         if rule is not None and rule not in short and check.state == BAD:
@@ -70,7 +70,11 @@ def by_harms(made: list[Check], scores: Mapping[str, Any]) -> list[Check]:
         elif rule in short and check.state != BAD and rule != "points":
             check = Check(check.name, BAD, f"{short[rule]}.", check.link)
         judged.append(check)
-    added = [Check(rule.capitalize(), BAD, f"{said}.", "scores") for rule, said in short.items() if rule not in seen]
+    added = [
+        Check(rule.capitalize(), BAD, f"{short_text}.", "scores")
+        for rule, short_text in short.items()
+        if rule not in seen
+    ]
     return judged + added
 
 
@@ -83,10 +87,14 @@ def percent(share: Mapping[str, Any]) -> str:
 
 def calibration(scores: Mapping[str, Any]) -> Check | None:
     """Whether the calibration that was fitted on val lowers the log loss here too."""
-    found = scores.get("calibration")
-    if not found:
+    calibration_scores = scores.get("calibration")
+    if not calibration_scores:
         return Check("Calibration", OPEN, "none was fitted.", "calibration")
-    named_parts = {"all classes": found["overall"]} if "overall" in found else found["classes"]
+    named_parts = (
+        {"all classes": calibration_scores["overall"]}
+        if "overall" in calibration_scores
+        else calibration_scores["classes"]
+    )
     changes = {name: part["difference"]["log_loss"] for name, part in named_parts.items()}
     changes = {name: change for name, change in changes.items() if change.get("low") is not None}
     worse = [name for name, change in changes.items() if change["low"] > 0]
@@ -94,34 +102,38 @@ def calibration(scores: Mapping[str, Any]) -> Check | None:
     if worse:
         name = max(worse, key=lambda c: changes[c]["value"])
         before, after = (named_parts[name][when]["log_loss"]["value"] for when in ("before", "after"))
-        of = "" if name == "all classes" else f" for {named(worse)}"
-        which = "" if len(worse) == 1 else f" ({name})"
+        which = "" if name == "all classes" else f" for {named(worse)}"
+        example = "" if len(worse) == 1 else f" ({name})"
         return Check(
-            "Calibration", BAD, f"makes the log loss worse{of}: {before:.3f} to {after:.3f}{which}.", "calibration"
+            "Calibration", BAD, f"makes the log loss worse{which}: {before:.3f} to {after:.3f}{example}.", "calibration"
         )
     if better:
-        of = (
+        which = (
             ""
-            if "overall" in found
+            if "overall" in calibration_scores
             else f" for {len(better)} of {wording.counted(len(named_parts), 'class', 'classes')}"
         )
         return Check(
-            "Calibration", GOOD, f"lowers the log loss{of}, and raises it for none beyond chance.", "calibration"
+            "Calibration", GOOD, f"lowers the log loss{which}, and raises it for none beyond chance.", "calibration"
         )
     return Check("Calibration", OPEN, "changes the log loss no more than chance.", "calibration")
 
 
 def conformal(scores: Mapping[str, Any]) -> Check | None:
-    """Whether the sets hold the truth as often as promised; the side that is worst is named."""
-    found = scores.get("conformal")
-    if not found:
+    """Whether the sets hold the truth as often as promised; names the worst side."""
+    conformal_scores = scores.get("conformal")
+    if not conformal_scores:
         return None
-    promise = 1 - found["error"]
-    if "overall" in found:
-        parts = {"": found["overall"]["coverage"]}
+    promise = 1 - conformal_scores["error"]
+    if "overall" in conformal_scores:
+        parts = {"": conformal_scores["overall"]["coverage"]}
     else:
         sides = (("yes", "with"), ("no", "without"))
-        parts = {f" of images {word} {name}": of[side] for name, of in found["classes"].items() for side, word in sides}
+        parts = {
+            f" of images {word} {name}": sides_of_class[side]
+            for name, sides_of_class in conformal_scores["classes"].items()
+            for side, word in sides
+        }
     parts = {what: share for what, share in parts.items() if share.get("value") is not None}
     if not parts:
         return None
@@ -134,32 +146,34 @@ def conformal(scores: Mapping[str, Any]) -> Check | None:
 
 def targets(scores: Mapping[str, Any]) -> list[Check]:
     """Whether operating points that were chosen for a sensitivity, specificity or PPV reach it here."""
-    made = []
+    target_checks = []
     for name, point in (scores.get("operating_points") or {}).items():
-        if not (wanted := TARGET.match(str(point.get("wish")))):
+        if not (match := TARGET.match(str(point.get("criterion")))):
             continue
-        metric, goal = wanted[1], float(wanted[2])
+        metric, goal = match[1], float(match[2])
         shares = {
-            c: of[metric.lower()] for c, of in point["classes"].items() if of[metric.lower()]["value"] is not None
+            c: class_scores[metric.lower()]
+            for c, class_scores in point["classes"].items()
+            if class_scores[metric.lower()]["value"] is not None
         }
         missed = {c: share for c, share in shares.items() if share.get("high") is not None and share["high"] < goal}
         if not shares:
             continue
         worst = min(missed or shares, key=lambda c: shares[c]["value"])
         lowest = "lowest " if len(shares) > 1 else ""
-        text = f"{metric} {goal:g} wanted, {lowest}{wording.interval(shares[worst])} for {worst}."
-        made.append(Check(f"Operating point {name}", BAD if missed else GOOD, text, "points"))
-    return made
+        text = f"{metric} {goal:g} required, {lowest}{wording.interval(shares[worst])} for {worst}."
+        target_checks.append(Check(f"Operating point {name}", BAD if missed else GOOD, text, "points"))
+    return target_checks
 
 
 def transfer(scores: Mapping[str, Any], val: Mapping[str, Any]) -> Check | None:
     """Whether val, which chose the epoch, and test agree."""
     for group, metric, title in (("macro", "auroc", "AUROC"), ("overall", "accuracy", "accuracy")):
-        here, there = ((s.get(group) or {}).get(metric) or {} for s in (scores, val))
-        if here.get("low") is None or there.get("low") is None:
+        on_split, on_val = ((s.get(group) or {}).get(metric) or {} for s in (scores, val))
+        if on_split.get("low") is None or on_val.get("low") is None:
             continue
-        apart = here["high"] < there["low"] or there["high"] < here["low"]
-        text = f"{title} {there['value']:.3f} and {here['value']:.3f}: the intervals "
+        apart = on_split["high"] < on_val["low"] or on_val["high"] < on_split["low"]
+        text = f"{title} {on_val['value']:.3f} and {on_split['value']:.3f}: the intervals "
         text += "do not overlap." if apart else "overlap."
         return Check("val and test", BAD if apart else GOOD, text, "scores")
     return None
@@ -178,8 +192,8 @@ def groups(scores: Mapping[str, Any]) -> Check | None:
 def leaks(audit: Mapping[str, Any]) -> Check:
     if not audit:
         return Check("Audit", OPEN, "there is none.", "data")
-    if found := audit.get("leaks"):
-        return Check("Splits", BAD, f"{wording.counted(len(found), 'leak')} between them.", "data")
+    if leak_list := audit.get("leaks"):
+        return Check("Splits", BAD, f"{wording.counted(len(leak_list), 'leak')} between them.", "data")
     return Check("Splits", GOOD, "no patient and no image was found in two of them.", "data")
 
 

@@ -1,4 +1,4 @@
-"""explain.html: the maps, what was wrong, and how far the maps are to be trusted, in one file that loads nothing."""
+"""explain.html: the maps, the errors, and how far the maps can be trusted, in one file that loads nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetune.explanations import overlays
 from finetune.explanations.geometry import Corners
 from finetune.files import plain, write_text_atomic
 
-SIDE, MOST_BYTES = 448, 30000  # of the two pictures beside each other
+SIDE, MAX_BYTES = 448, 30000  # of the two images side by side
 
 METHODS = {
     "grad_cam": "Grad-CAM (Selvaraju et al., 2017)",
@@ -27,13 +27,13 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture, and the same with its heat."""
+    """An image, and the same with its heat map."""
 
     section: str
     """errors, located or images."""
     caption: str
     alt: str
-    picture: np.ndarray
+    image: np.ndarray
     """uint8 (S, S, 3), gray, with its boxes."""
     heated: np.ndarray
     """uint8 (S, S, 3)"""
@@ -43,21 +43,21 @@ class Figure:
         cls,
         section: str,
         about: Mapping[str, Any],
-        picture: np.ndarray,
+        image: np.ndarray,
         heat: np.ndarray,
         boxes: Sequence[Corners] = (),
     ) -> Figure:
-        """From what explain.json says of a picture, the picture, its map and its boxes."""
+        """From an image's entry in explain.json, the image, its map and its boxes."""
         text = caption(about)
-        under = overlays.outlined(overlays.gray(picture), boxes)
+        outlined_image = overlays.outlined(overlays.gray(image), boxes)
         described = f"{text}; {where(about)}"
-        if "maximum" in about and about["maximum"] is None:  # the image once more, which wants a word
+        if "maximum" in about and about["maximum"] is None:  # the image twice, which needs an explanation
             text = described
-        return cls(section, text, described, under, overlays.heated(picture, heat, boxes))
+        return cls(section, text, described, outlined_image, overlays.heated(image, heat, boxes))
 
     def jpeg(self) -> str:
-        """Both beside each other, in base64."""
-        return overlays.jpeg(np.concatenate([self.picture, self.heated], axis=1), SIDE, MOST_BYTES)
+        """Both side by side, in base64."""
+        return overlays.jpeg(np.concatenate([self.image, self.heated], axis=1), SIDE, MAX_BYTES)
 
 
 def caption(about: Mapping[str, Any]) -> str:
@@ -73,55 +73,57 @@ def caption(about: Mapping[str, Any]) -> str:
 
 
 def where(about: Mapping[str, Any]) -> str:
-    """The maximum's place in words, for those who do not see the image."""
+    """The position of the maximum in words, for screen readers."""
     at = about.get("maximum")
     if at is None:
-        return "the map is the same everywhere"
+        return "the map is constant"
     return f"hottest {100 * at['x']:.0f} % from the left, {100 * at['y']:.0f} % from the top"
 
 
-def sentences(told: Mapping[str, Any]) -> list[str]:
+def sentences(result: Mapping[str, Any]) -> list[str]:
     """What was found, the most important first."""
-    said = []
-    if "sanity" in told:
-        said.append(told["sanity"]["sentence"])
-    if "localisation" in told:
-        found = told["localisation"]
-        scores = found["all"]
-        said.append(found["sentence"])
-        said.append(
+    lines = []
+    if "sanity" in result:
+        lines.append(result["sanity"]["sentence"])
+    if "localisation" in result:
+        localisation = result["localisation"]
+        scores = localisation["all"]
+        lines.append(localisation["sentence"])
+        lines.append(
             f"IoU with the boxes {wording.interval(scores['iou'])}; regions put at random give "
             f"{wording.number(scores['iou']['chance'])}, other patients' maps "
             f"{wording.number(scores['iou']['elsewhere'])}."
         )
         if "note" in scores:
-            said.append(f"Boxes are of {scores['note']}: the numbers may be far off.")
-    if "errors" in told:
-        data = told["data"]
-        of = f"{wording.counted(data['images'], 'image')} of {data['name']} (split={data['split']})"
-        by = f" ({told['rule']})" if told.get("rule") else ""
-        shown = f"; the {len(told['errors'])} most confident are shown" if told["errors"] else ""
-        said.append(f"{wording.counted(told['wrong'], 'wrong prediction')}{by} on {of}{shown}.")
-    said += told.get("known", [])
-    if told.get("seen"):
-        said.append("The network learned from some of these images: on others it errs more, and maps may be worse.")
-    return said
+            lines.append(f"Boxes are of {scores['note']}: the numbers may be far off.")
+    if "errors" in result:
+        data = result["data"]
+        on_data = f"{wording.counted(data['images'], 'image')} of {data['name']} (split={data['split']})"
+        rule = f" ({result['rule']})" if result.get("rule") else ""
+        shown_errors = f"; the {len(result['errors'])} most confident are shown" if result["errors"] else ""
+        lines.append(f"{wording.counted(result['wrong'], 'wrong prediction')}{rule} on {on_data}{shown_errors}.")
+    lines += result.get("known", [])
+    if result.get("seen"):
+        lines.append(
+            "The network was trained on some of these images: on others it makes more errors, and maps may be worse."
+        )
+    return lines
 
 
-def write(path: Path, told: Mapping[str, Any], figures: Sequence[Figure], command: str = "") -> Path:
-    """The page, from what stands in explain.json and the pictures."""
-    here = Path(__file__).parent
+def write(path: Path, result: Mapping[str, Any], figures: Sequence[Figure], command: str = "") -> Path:
+    """Write the page from the contents of explain.json and the images."""
+    folder = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader([here, here.parent / "evaluation"]),
+        loader=FileSystemLoader([folder, folder.parent / "evaluation"]),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"number": wording.number, "interval": wording.interval, "counted": wording.counted}
     page = environment.get_template("explain.html.j2").render(
-        told=plain(told),
-        method=METHODS[told["method"]],
-        sentences=sentences(told),
+        result=plain(result),
+        method=METHODS[result["method"]],
+        sentences=sentences(result),
         sections=[
             (name, title, about, [figure for figure in figures if figure.section == name])
             for name, title, about in (
@@ -136,11 +138,11 @@ def write(path: Path, told: Mapping[str, Any], figures: Sequence[Figure], comman
 
 
 ERRORS = (
-    "The wrong predictions of which the network was most certain, one class after the other. Of a false negative "
-    "(missed) the map shows what spoke for the finding all the same, of a false positive (false alarm) or a wrong "
-    "class what spoke for the wrong one. A class is called positive from the threshold of the model's first operating "
-    "point on, else from 0.5. Look for marks, tubes, borders and other things that are no finding, and whether the "
-    "label is right. A click or Enter enlarges an image."
+    "The most confident wrong predictions, one class after the other. Of a false negative "
+    "(missed) the map shows the evidence for the finding, of a false positive (false alarm) or a wrong "
+    "class the evidence for the wrong one. A class is called positive from the threshold of the model's first "
+    "operating point on, else from 0.5. Look for marks, tubes, borders and other objects that are not a finding, and "
+    "check the label. A click or Enter enlarges an image."
 )
 LOCATED = "Some of the findings that were compared with boxes, which are outlined."
 IMAGES = "Each for the class that was requested, or else its most probable one."

@@ -1,4 +1,4 @@
-"""The first screen of the report: how good, compared with what, and where it fails, all read from scores.json."""
+"""The first screen of the report: scores, comparison with a trivial prediction, and failures, from scores.json."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from finetune.evaluation import wording
 
 GOOD, BAD, OPEN = "good", "bad", "open"
-MOST_NAMES = 4
+MAX_NAMES = 4
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A score beside that of the trivial answer."""
+    """A score beside that of the trivial prediction."""
 
     name: str
     score: str
     trivial: str
-    """What the trivial answer gets, and what it is."""
+    """The score of the trivial prediction, and its name."""
     state: str
     """good where the interval lies above it, bad where it lies below, open where it holds it."""
 
 
 def comparisons(scores: Mapping[str, Any]) -> list[Comparison]:
-    """The head scores beside those of the trivial answer: the largest class, or the prevalence, or guessing."""
+    """The head scores beside those of the trivial prediction: the largest class, the prevalence, or guessing."""
     macro, overall, classes = (scores.get(key) or {} for key in ("macro", "overall", "classes"))
     trivial = scores.get("baseline") or {}
     gain = (trivial.get("gains") or {}).get("accuracy") or {}
@@ -36,15 +36,15 @@ def comparisons(scores: Mapping[str, Any]) -> list[Comparison]:
     def add(name: str, score: Mapping[str, Any] | None, value: float | None, what: str, state: str = "") -> None:
         if score and score.get("value") is not None and value is not None:
             text = f"{value:.3f}, {what}"
-            rows.append(Comparison(name, wording.interval(score), text, state or against(score, value)))
+            rows.append(Comparison(name, wording.interval(score), text, state or compare_with(score, value)))
 
     if scores.get("kind") == "multiclass":
         name, share = largest_class(scores)
-        by_gain = against(gain, 0) if gain else ""  # on the same images, so sharper than the interval of either
-        add("accuracy", overall.get("accuracy"), share, f"always answering {name}", by_gain)
-        if present := sum(of.get("positives", 0) > 0 for of in classes.values()):
+        by_gain = compare_with(gain, 0) if gain else ""  # on the same images, so sharper than the interval of either
+        add("accuracy", overall.get("accuracy"), share, f"always predicting {name}", by_gain)
+        if present := sum(class_scores.get("positives", 0) > 0 for class_scores in classes.values()):
             recall = overall.get("balanced_accuracy") or macro.get("sensitivity")
-            add("balanced accuracy (mean recall)", recall, 1 / present, "any constant answer")
+            add("balanced accuracy (mean recall)", recall, 1 / present, "any constant prediction")
     several = len(classes) > 1
     add("macro AUROC" if several else "AUROC", macro.get("auroc"), 0.5, "guessing")
     if scores.get("kind") == "multilabel":
@@ -54,8 +54,8 @@ def comparisons(scores: Mapping[str, Any]) -> list[Comparison]:
     return rows
 
 
-def against(score: Mapping[str, Any], trivial: float) -> str:
-    """Whether a score lies above `trivial`, by its interval."""
+def compare_with(score: Mapping[str, Any], trivial: float) -> str:
+    """Whether the interval of a score lies above `trivial`."""
     low, high = score.get("low"), score.get("high")
     if low is None or high is None:
         return OPEN
@@ -63,11 +63,11 @@ def against(score: Mapping[str, Any], trivial: float) -> str:
 
 
 def largest_class(scores: Mapping[str, Any]) -> tuple[str, float | None]:
-    """The class most images have, and their share: the accuracy of always answering it."""
+    """The most frequent class and its share: the accuracy of always predicting it."""
     trivial = scores.get("baseline") or {}
     if trivial.get("answer") is not None:
         return str(trivial["answer"]), trivial["overall"]["accuracy"]
-    positives = {name: of.get("positives", 0) for name, of in (scores.get("classes") or {}).items()}
+    positives = {name: class_scores.get("positives", 0) for name, class_scores in (scores.get("classes") or {}).items()}
     if not sum(positives.values()):
         return "", None
     name = max(positives, key=lambda c: positives[c])
@@ -77,47 +77,49 @@ def largest_class(scores: Mapping[str, Any]) -> tuple[str, float | None]:
 def mean_prevalence(scores: Mapping[str, Any]) -> float | None:
     """Mean share of positives over the classes whose average precision is defined."""
     shares = [
-        of["positives"] / (of["positives"] + of["negatives"])
-        for of in (scores.get("classes") or {}).values()
-        if (of.get("average_precision") or {}).get("value") is not None
+        class_scores["positives"] / (class_scores["positives"] + class_scores["negatives"])
+        for class_scores in (scores.get("classes") or {}).values()
+        if (class_scores.get("average_precision") or {}).get("value") is not None
     ]
     return float(np.mean(shares)) if shares else None
 
 
 def failures(scores: Mapping[str, Any]) -> list[str]:
-    """Where it is worst: classes, confusions and groups, each in a line."""
+    """The worst classes, confusions and groups, one line each."""
     classes = scores.get("classes") or {}
     multiclass = scores.get("kind") == "multiclass"
-    said = []
+    lines = []
     metric, title = ("sensitivity", "sensitivity (recall)") if multiclass else ("auroc", "AUROC")
     values = {
-        name: of[metric]["value"]
-        for name, of in classes.items()
-        if (of.get(metric) or {}).get("value") is not None and (multiclass or "note" not in of)
+        name: class_scores[metric]["value"]
+        for name, class_scores in classes.items()
+        if (class_scores.get(metric) or {}).get("value") is not None and (multiclass or "note" not in class_scores)
     }
-    if never := never_answered(scores):
-        said.append(f"Never predicted: {named(never)}.")
+    if never := never_predicted(scores):
+        lines.append(f"Never predicted: {named(never)}.")
     if len(values) > 1:
         worst = min(values, key=lambda c: values[c])
-        said.append(f"Lowest {title}: {worst}, {wording.interval(classes[worst][metric])}.")
+        lines.append(f"Lowest {title}: {worst}, {wording.interval(classes[worst][metric])}.")
     matrix = scores.get("confusion")
     if matrix and (pairs := wording.most_confused(np.array(matrix["counts"]), matrix["classes"], 1)):
-        said.append(f"Most frequent confusion: {pairs[0]}.")
+        lines.append(f"Most frequent confusion: {pairs[0]}.")
     for column, gap, title in headline_gaps(scores):
         chance = "beyond chance" if beyond_chance(gap) else "within chance"
         text = f"{column}: {gap['worst']} is {gap['value']:.3f} below {gap['best']} in {title}, {chance}."
-        said.append(f"Weakest group by {text}")
-    return said
+        lines.append(f"Weakest group by {text}")
+    return lines
 
 
-def never_answered(scores: Mapping[str, Any]) -> list[str]:
-    """Classes of a multiclass table that no image was given, though some have them."""
+def never_predicted(scores: Mapping[str, Any]) -> list[str]:
+    """Classes of a multiclass table that were never predicted, though some images have them."""
     matrix = scores.get("confusion")
     if not matrix:
         return []
     counts = np.array(matrix["counts"])
     return [
-        c for c, given, there in zip(matrix["classes"], counts.sum(0), counts.sum(1), strict=True) if there > given == 0
+        c
+        for c, n_predicted, n_true in zip(matrix["classes"], counts.sum(0), counts.sum(1), strict=True)
+        if n_true > n_predicted == 0
     ]
 
 
@@ -125,13 +127,13 @@ def headline_gaps(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
     """(column, gap, title) of each subgroup column, those beyond chance first."""
     several = len(scores.get("classes") or {}) > 1
     gaps = []
-    for column, of in (scores.get("subgroups") or {}).items():
-        found = of.get("gaps") or {}
-        accuracy = (found.get("overall") or {}).get("accuracy")
-        gap = accuracy or (found.get("macro") or {}).get("auroc")
+    for column, column_scores in (scores.get("subgroups") or {}).items():
+        column_gaps = column_scores.get("gaps") or {}
+        accuracy = (column_gaps.get("overall") or {}).get("accuracy")
+        gap = accuracy or (column_gaps.get("macro") or {}).get("auroc")
         if gap:
             gaps.append((column, gap, "accuracy" if accuracy else "macro AUROC" if several else "AUROC"))
-    return sorted(gaps, key=lambda each: (not beyond_chance(each[1]), -each[1]["value"]))
+    return sorted(gaps, key=lambda entry: (not beyond_chance(entry[1]), -entry[1]["value"]))
 
 
 def beyond_chance(gap: Mapping[str, Any]) -> bool:
@@ -140,5 +142,5 @@ def beyond_chance(gap: Mapping[str, Any]) -> bool:
 
 def named(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

@@ -26,7 +26,7 @@ from finetune.statistics.intervals import LEVEL
 from finetune.statistics.ranking import curves
 
 # Written into the drawing, then replaced: a page may set --series-0..3 (once for light, once for dark); alone they are
-# the colours behind the comma. Blue, vermilion, green, purple after Okabe and Ito, told apart by colour-blind eyes too.
+# the colours behind the comma. Blue, vermilion, green, purple after Okabe and Ito, safe for colour-blind readers.
 SERIES = {"#010100": "#0072b2", "#010101": "#d55e00", "#010102": "#009e73", "#010103": "#a6559d"}
 INK = "#010110"
 MARKS = ("o", "s", "^", "D")
@@ -47,7 +47,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
 }
-MOST_POINTS = 300  # of a curve; more cannot be seen
+MAX_POINTS = 300  # of a curve; more cannot be seen
 
 
 def _styled(draw: Callable[..., str]) -> Callable[..., str]:
@@ -68,21 +68,21 @@ def roc(target: np.ndarray, score: np.ndarray, label: str) -> str:
     figure, axes = _square()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
     if true[-1] and false[-1]:
-        axes.plot(*thinned(false / false[-1], true / true[-1], MOST_POINTS), color=_color(0))
+        axes.plot(*thinned(false / false[-1], true / true[-1], MAX_POINTS), color=_color(0))
     _finish(axes, "1 − specificity", "sensitivity")
     return _svg(figure, label)
 
 
 @_styled
 def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
-    """Precision over recall of one class; dotted is the share of positives, what guessing gives."""
+    """Precision over recall of one class; dotted is the share of positives, as guessing gives."""
     true, false = curves(target, score)
     figure, axes = _square()
     if true[-1]:
         share = true[-1] / (true[-1] + false[-1])
         axes.axhline(share, color=INK, linewidth=0.8, linestyle=":")
         precision = true[1:] / (true[1:] + false[1:])
-        axes.plot(*thinned(true[1:] / true[-1], precision, MOST_POINTS), color=_color(0), drawstyle="steps-pre")
+        axes.plot(*thinned(true[1:] / true[-1], precision, MAX_POINTS), color=_color(0), drawstyle="steps-pre")
     _finish(axes, "recall (sensitivity)", "precision (PPV)")
     return _svg(figure, label)
 
@@ -91,25 +91,39 @@ def precision_recall(target: np.ndarray, score: np.ndarray, label: str) -> str:
 def reliability(bins: Bins, label: str, calibrated: Bins | None = None) -> str:
     """Share of positives over the predicted probability, bin by bin with Wilson's 95 % interval; below it how many
     images each bin holds. `bins` of the network and, where there are some, of its calibrated probabilities."""
-    drawn = {"network": bins} if calibrated is None else {"network": bins, "calibrated": calibrated}
-    edges = {name: wilson(each.happened, each.count) for name, each in drawn.items()}
-    numbers = [v for name, each in drawn.items() for v in (each.said, each.happened, edges[name][1])]
+    bins_by_name = {"network": bins} if calibrated is None else {"network": bins, "calibrated": calibrated}
+    edges = {name: wilson(bins_of_one.observed_rate, bins_of_one.count) for name, bins_of_one in bins_by_name.items()}
+    numbers = [
+        v
+        for name, bins_of_one in bins_by_name.items()
+        for v in (bins_of_one.mean_confidence, bins_of_one.observed_rate, edges[name][1])
+    ]
     end = min(1.0, max(0.05, 1.05 * float(np.max(np.concatenate(numbers), initial=0))))
     figure = Figure(figsize=(2.85, 3.3))
     axes, below = figure.add_axes((0.22, 0.32, 0.74, 0.62)), figure.add_axes((0.22, 0.135, 0.74, 0.13))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
-    for i, (name, each) in enumerate(drawn.items()):
+    for i, (name, bins_of_one) in enumerate(bins_by_name.items()):
         low, high = edges[name]
-        axes.vlines(each.said, low, high, color=_color(i), linewidth=1, alpha=0.7)
-        axes.plot(each.said, each.happened, MARKS[i], markersize=4.5, label=name, color=_color(i), clip_on=False)
-        beside = (i - (len(drawn) - 1) / 2) * 0.025 * end  # so that neither hides the other
-        below.vlines(each.said + beside, 0, each.count, color=_color(i), linewidth=3, alpha=0.8)
+        axes.vlines(bins_of_one.mean_confidence, low, high, color=_color(i), linewidth=1, alpha=0.7)
+        axes.plot(
+            bins_of_one.mean_confidence,
+            bins_of_one.observed_rate,
+            MARKS[i],
+            markersize=4.5,
+            label=name,
+            color=_color(i),
+            clip_on=False,
+        )
+        offset = (i - (len(bins_by_name) - 1) / 2) * 0.025 * end  # so that neither hides the other
+        below.vlines(
+            bins_of_one.mean_confidence + offset, 0, bins_of_one.count, color=_color(i), linewidth=3, alpha=0.8
+        )
     if calibrated is not None:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, handletextpad=0.2, borderaxespad=0)
     _finish(axes, "", "share of positives", end)
     axes.set_xticklabels([])
     below.set(xlim=axes.get_xlim(), xlabel="predicted probability", ylabel="images")
-    below.set_ylim(0, 1.1 * max([1, *(int(each.count.max(initial=0)) for each in drawn.values())]))
+    below.set_ylim(0, 1.1 * max([1, *(int(bins_of_one.count.max(initial=0)) for bins_of_one in bins_by_name.values())]))
     below.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
     below.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
     figure.align_ylabels((axes, below))
@@ -118,7 +132,7 @@ def reliability(bins: Bins, label: str, calibrated: Bins | None = None) -> str:
 
 @_styled
 def risk_coverage(coverage: Sequence[float], errors: Sequence[float], label: str) -> str:
-    """Share of answers that are wrong over the share of images answered, the surest first."""
+    """Share of wrong predictions over the share of images answered, the most confident first."""
     figure, axes = _square()
     axes.plot(coverage, errors, color=_color(0), drawstyle="steps-post")
     axes.set(xlim=(-0.02, 1.02), ylim=(0, None), xlabel="coverage: share answered", ylabel="share wrong")
@@ -129,11 +143,11 @@ def risk_coverage(coverage: Sequence[float], errors: Sequence[float], label: str
 
 @_styled
 def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], label: str, x_label: str = "epoch") -> str:
-    """Up to four courses over the epochs; gaps (NaN) are bridged."""
+    """Up to four curves over the epochs; gaps (NaN) are bridged."""
     figure, axes = _figure(4.2, 2.6)
     for i, (name, values) in enumerate(series.items()):
-        known = ~np.isnan(np.asarray(values, np.float64))
-        points = thinned(np.asarray(x, np.float64)[known], np.asarray(values, np.float64)[known], MOST_POINTS)
+        has_value = ~np.isnan(np.asarray(values, np.float64))
+        points = thinned(np.asarray(x, np.float64)[has_value], np.asarray(values, np.float64)[has_value], MAX_POINTS)
         mark = MARKS[i % 4] if len(points[0]) <= 30 else ""
         axes.plot(*points, color=_color(i), linestyle=DASHES[i % 4], marker=mark, markersize=3.5, label=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
@@ -186,7 +200,7 @@ def forest(rows: Sequence[tuple[str, Mapping[str, Any]]], label: str, x_label: s
 
 @_styled
 def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
-    """Rows are the true class, columns the answer; a cell is as dark as its share of the row."""
+    """Rows are the true class, columns the prediction; a cell is as dark as its share of the row."""
     counts = np.asarray(counts, np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = 0.8 + 0.34 * len(classes) + 0.075 * max(len(_short(name)) for name in classes)
@@ -196,7 +210,7 @@ def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=_color(0), alpha=alpha, lw=0))
         if len(classes) <= 30:
             axes.text(column, row, f"{int(counts[row, column])}", ha="center", va="center", fontsize=8)
-    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="answer", ylabel="truth")
+    axes.set(xlim=(-0.5, len(classes) - 0.5), ylim=(len(classes) - 0.5, -0.5), xlabel="prediction", ylabel="truth")
     axes.set_xticks(np.arange(len(classes)), [_short(name) for name in classes], rotation=90)
     axes.set_yticks(np.arange(len(classes)), [_short(name) for name in classes])
     axes.tick_params(length=0)
@@ -204,20 +218,25 @@ def confusion(counts: np.ndarray, classes: Sequence[str], label: str) -> str:
     return _svg(figure, label)
 
 
-def merged(bins: Bins, least: int) -> Bins:
-    """Neighbouring bins put together until each holds `least` samples; what is left at the end joins the last."""
+def merged(bins: Bins, minimum: int) -> Bins:
+    """Merge neighbouring bins until each holds `minimum` samples; a remainder joins the last."""
     groups: list[list[int]] = [[]]
     for i in range(len(bins.count)):
-        if groups[-1] and bins.count[groups[-1]].sum() >= least:
+        if groups[-1] and bins.count[groups[-1]].sum() >= minimum:
             groups.append([])
         groups[-1].append(i)
-    if len(groups) > 1 and bins.count[groups[-1]].sum() < least:
+    if len(groups) > 1 and bins.count[groups[-1]].sum() < minimum:
         last = groups.pop()
         groups[-1] += last
     count = np.array([bins.count[group].sum() for group in groups if group])
-    sums = [[(values[g] * bins.count[g]).sum() for g in groups if g] for values in (bins.said, bins.happened)]
-    said, happened = (np.array(each, np.float64) / count if len(count) else np.zeros(0) for each in sums)
-    return Bins(count, said, happened)
+    sums = [
+        [(values[g] * bins.count[g]).sum() for g in groups if g]
+        for values in (bins.mean_confidence, bins.observed_rate)
+    ]
+    mean_confidence, observed_rate = (
+        np.array(weighted_sum, np.float64) / count if len(count) else np.zeros(0) for weighted_sum in sums
+    )
+    return Bins(count, mean_confidence, observed_rate)
 
 
 def wilson(share: np.ndarray, n: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
@@ -252,8 +271,8 @@ def _color(number: int) -> str:
     return list(SERIES)[number % len(SERIES)]
 
 
-def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _short(name: str, limit: int = 28) -> str:
+    return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
 def _svg(figure: Figure, label: str) -> str:
@@ -273,8 +292,8 @@ def _svg(figure: Figure, label: str) -> str:
     svg = re.sub(r"font-family: [^;\"]*; ?", "", svg)  # the page's own
     svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", svg)  # the same as matplotlib < 3.10 writes it
     svg = re.sub(r'(?<= )(d|x|y|transform)="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]), svg)
-    own = f"f{zlib.crc32((label + svg).encode()):08x}-"  # figures of one page must not share ids
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{own}", svg)
+    prefix = f"f{zlib.crc32((label + svg).encode()):08x}-"  # figures of one page must not share ids
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}", svg)
     for number, (mark, alone) in enumerate(SERIES.items()):
         svg = svg.replace(mark, f"var(--series-{number}, {alone})")
     svg = svg.replace(INK, "currentColor")

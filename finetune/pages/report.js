@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // A link to what is folded opens it, and paper has everything; browsers that do so by themselves are not hindered.
+  // A link into a folded section opens it, and printing shows everything. Browsers that do so themselves are unaffected.
   const reveal = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     const folds = [];
@@ -23,16 +23,16 @@
   const share = (value) => (Number.isNaN(value) ? "undefined" : value.toFixed(3));
   const limits = (pair) => (pair[0] === null ? "" : ` (${pair[0].toFixed(3)}–${pair[1].toFixed(3)})`);
   const STEPS = 1000;
-  let one = classes[0], i = 0; // i: which of the class's thresholds, from the highest down
+  let current = classes[0], i = 0; // i: which of the class's thresholds, from the highest down
 
   function show() {
-    const tp = one.true[i], fp = one.false[i], fn = one.positives - tp, tn = one.negatives - fp;
+    const tp = current.true[i], fp = current.false[i], fn = current.positives - tp, tn = current.negatives - fp;
     const shares = { sensitivity: tp / (tp + fn), specificity: tn / (tn + fp), ppv: tp / (tp + fp), npv: tn / (tn + fn) };
     for (const [metric, value] of Object.entries(shares)) {
-      at(metric).textContent = share(value) + limits(one.limits[metric][i]);
+      at(metric).textContent = share(value) + limits(current.limits[metric][i]);
     }
     for (const [cell, count] of Object.entries({ tp, fp, fn, tn })) at(cell).textContent = whole(count);
-    const threshold = Math.min(one.thresholds[i], 1).toPrecision(3);
+    const threshold = Math.min(current.thresholds[i], 1).toPrecision(3);
     at("value").textContent = threshold;
     at("threshold").setAttribute("aria-valuetext", "positive from a probability of " + threshold);
     const part = Number(at("prevalence").value) / 100;
@@ -44,55 +44,55 @@
       : "The prevalence must lie between 0 and 100 %.";
   }
 
-  function place(number) { // at one of the thresholds
-    i = Math.max(0, Math.min(one.thresholds.length - 1, number));
-    at("threshold").value = Math.round(STEPS * Math.min(one.thresholds[i] / one.end, 1));
+  function goTo(number) { // move to one of the thresholds
+    i = Math.max(0, Math.min(current.thresholds.length - 1, number));
+    at("threshold").value = Math.round(STEPS * Math.min(current.thresholds[i] / current.end, 1));
     show();
   }
 
-  function nearest(threshold) { // the lowest threshold shown that is not below the one asked for: the same images, or nearly
+  function nearest(threshold) { // the lowest threshold shown that is not below the requested one: the same images, or nearly
     let number = 0;
-    while (number + 1 < one.thresholds.length && one.thresholds[number + 1] >= threshold) number++;
+    while (number + 1 < current.thresholds.length && current.thresholds[number + 1] >= threshold) number++;
     return number;
   }
 
   function slide() {
-    i = nearest((one.end * Number(at("threshold").value)) / STEPS);
-    if (Number(at("threshold").value) === 0) i = one.thresholds.length - 1;
+    i = nearest((current.end * Number(at("threshold").value)) / STEPS);
+    if (Number(at("threshold").value) === 0) i = current.thresholds.length - 1;
     show();
   }
 
-  function choose() {
-    one = classes[Number(at("class").value)];
+  function selectClass() {
+    current = classes[Number(at("class").value)];
     at("scale").replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((part) => {
       const tick = document.createElement("span");
-      tick.textContent = String(Number((part * one.end).toPrecision(3)));
+      tick.textContent = String(Number((part * current.end).toPrecision(3)));
       return tick;
     }));
-    at("prevalence").value = ((100 * one.positives) / (one.positives + one.negatives)).toPrecision(3);
-    const points = Object.entries(one.points);
+    at("prevalence").value = ((100 * current.positives) / (current.positives + current.negatives)).toPrecision(3);
+    const points = Object.entries(current.points);
     at("points").replaceChildren(...(points.length ? ["Chosen on val: "] : []), ...points.map(([name, threshold]) => {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = name;
-      button.addEventListener("click", () => place(nearest(threshold)));
+      button.addEventListener("click", () => goTo(nearest(threshold)));
       return button;
     }));
-    // without a chosen one: as many images called positive as there are positives
-    const alike = one.true.findIndex((count, number) => count + one.false[number] >= one.positives);
-    place(points.length ? nearest(points[0][1]) : alike);
+    // without an operating point: as many images called positive as there are positives
+    const balanced = current.true.findIndex((count, number) => count + current.false[number] >= current.positives);
+    goTo(points.length ? nearest(points[0][1]) : balanced);
   }
 
-  classes.forEach((each, number) => at("class").add(new Option(each.name, number)));
-  at("class").addEventListener("change", choose);
+  classes.forEach((entry, number) => at("class").add(new Option(entry.name, number)));
+  at("class").addEventListener("change", selectClass);
   at("threshold").addEventListener("input", slide);
   at("threshold").addEventListener("keydown", (event) => { // arrows go to the next threshold that changes something
     const step = { ArrowLeft: 1, ArrowDown: 1, ArrowRight: -1, ArrowUp: -1 }[event.key];
     if (!step) return;
     event.preventDefault();
-    place(i + step);
+    goTo(i + step);
   });
   at("prevalence").addEventListener("input", show);
-  choose();
+  selectClass();
   document.getElementById("explorer").hidden = false;
 })();

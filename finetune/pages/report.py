@@ -1,6 +1,6 @@
-"""report.html: what a run did, how far its numbers can be trusted, and where they came from, in one file.
+"""report.html: what a run did, how far its numbers can be trusted, and their provenance, in one file.
 
-Everything is read from the run folder, so the report can be made again at any time; what is missing is named.
+Everything is read from the run folder, so the report can be rebuilt at any time; missing files are named.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from finetune.pages import uncertainty as uncertainty
 from finetune.runs.folder import RunFolder
 from finetune.runs.read import Run
 
-MOST_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
-MOST_CAUTIONS = 4  # shown at once; the others unfold
-MOST_CELLS = 20  # classes up to which the confusion matrix is a table
+MAX_FIGURES = 30  # classes with figures, those with the most positives; the tables have all
+MAX_CAUTIONS = 4  # shown at once; the others unfold
+MAX_CELLS = 20  # classes up to which the confusion matrix is a table
 NAMES = {
     "auroc": "AUROC",
     "average_precision": "average precision",
@@ -49,7 +49,7 @@ def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Pa
     """Write `folder`/report.html from the files of the run in `folder`.
 
     Args:
-        scores: what scores.json will say, for a run that writes it last; else it is read.
+        scores: the contents of scores.json for a run that writes it last; by default it is read.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -72,7 +72,7 @@ def write_report(folder: Path | str, scores: dict[str, Any] | None = None) -> Pa
 
 
 def context(run: Run) -> dict[str, Any]:
-    """What the page says, in the names of its template."""
+    """The variables of the page's template."""
     data, weights = run.environment.get("data") or {}, run.environment.get("weights") or {}
     split = next((s for s in ("test", "val") if s in run.scores), next(iter(run.scores), None))
     scores = run.scores.get(split, {}) if split else {}
@@ -80,8 +80,8 @@ def context(run: Run) -> dict[str, Any]:
     val = run.scores.get("val", {}) if split == "test" else {}
     name = data.get("name") or (run.config.get("data") or {}).get("name") or "unnamed data"
     evaluated = run.config.get("job") == "evaluate"
-    asked = run.environment.get("model") or {}
-    backbone = asked.get("backbone") if evaluated else (run.config.get("backbone") or {}).get("name")
+    model = run.environment.get("model") or {}
+    backbone = model.get("backbone") if evaluated else (run.config.get("backbone") or {}).get("name")
     predictions = run.predictions.get(split or "")
     checks = conditions.checks(scores, val, run.audit, run.openings, has_patients) if scores else []
     points = sections.operating_points(scores)
@@ -90,7 +90,7 @@ def context(run: Run) -> dict[str, Any]:
     debug = bool(run.config.get("debug_run"))
     return {
         "title": ("DEBUG run: " if debug else "") + (f"{name}, {backbone}" if backbone else str(name)),
-        "sentence": wording.what_was_evaluated(asked, name, split or "", scores, has_patients)
+        "sentence": wording.what_was_evaluated(model, name, split or "", scores, has_patients)
         if evaluated
         else wording.what_was_run(backbone, name, splits(run), has_patients),
         "evaluated": evaluated,
@@ -107,7 +107,7 @@ def context(run: Run) -> dict[str, Any]:
         "marks": conditions.MARKS,
         "findings": findings(run, checks, selective),
         "decided_by": decided_by(points, scores),
-        "most_cautions": MOST_CAUTIONS,
+        "most_cautions": MAX_CAUTIONS,
         "cautions": [
             *([wording.DEBUG] if debug else []),
             *scores.get("warnings", []),
@@ -136,7 +136,7 @@ def context(run: Run) -> dict[str, Any]:
         "confusion": confusion(scores),
         "calibration": sections.calibration(scores, predictions),
         "points": points,
-        "explorer": threshold_explorer.part(predictions, scores, MOST_FIGURES) if predictions else None,
+        "explorer": threshold_explorer.part(predictions, scores, MAX_FIGURES) if predictions else None,
         "selective": selective,
         "conformal": uncertainty.conformal(scores),
         "errors": sections.errors(run.errors),
@@ -150,7 +150,7 @@ def context(run: Run) -> dict[str, Any]:
 
 
 def decided_by(points: list[dict[str, Any]], scores: dict[str, Any]) -> str:
-    """At which thresholds the errors shown are errors: those of the first operating point, where a class has one."""
+    """The thresholds that define the errors shown: those of the first operating point, where a class has one."""
     if not points:
         return "a threshold of 0.5"
     lacking = len(points[0]["rows"]) < len(scores.get("classes", {}))
@@ -158,9 +158,9 @@ def decided_by(points: list[dict[str, Any]], scores: dict[str, Any]) -> str:
 
 
 def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any] | None) -> dict[str, str]:
-    """What stands beside the titles of sections that are folded."""
+    """The summary beside the title of each folded section."""
     by_link: dict[str, str] = {check.link: check.text for check in checks if check.link in ("calibration", "conformal")}
-    images = [f"{each['name']} {wording.counted(each.get('images') or 0, 'image')}" for each in splits(run)]
+    images = [f"{split['name']} {wording.counted(split.get('images') or 0, 'image')}" for split in splits(run)]
     warnings = wording.counted(len(run.audit.get("warnings") or []), "warning")
     seed, commit = run.environment.get("seed"), str(run.environment.get("commit") or "")[:8]
     sources = [f"seed {seed}" if seed is not None else "", f"commit {commit}" if commit else ""]
@@ -173,20 +173,21 @@ def findings(run: Run, checks: list[conditions.Check], selective: dict[str, Any]
 
 
 def splits(run: Run) -> list[dict[str, Any]]:
-    """One row per split: images, patients, and per class how many are positive, from the audit, else the scores."""
-    found = [{"name": name, **counts} for name, counts in (run.audit.get("counts") or {}).items()]
-    if len(found) == 1 and len(run.scores) == 1:  # all images of other data, which the audit has as one split
-        found[0]["name"] = next(iter(run.scores))
-    if found:
-        return found
-    singular = {"positives": "positive", "negatives": "negative", "unknown": "unknown"}
+    """One row per split: images, patients, and per class how many are positive, from the audit or else the scores."""
+    rows = [{"name": name, **counts} for name, counts in (run.audit.get("counts") or {}).items()]
+    if len(rows) == 1 and len(run.scores) == 1:  # all images of other data, which the audit has as one split
+        rows[0]["name"] = next(iter(run.scores))
+    if rows:
+        return rows
+    key_names = {"positives": "positive", "negatives": "negative", "unknown": "unknown"}
     return [
         {
             "name": name,
             "images": of_split.get("n"),
             "patients": of_split.get("patients"),
             "classes": {
-                c: {one: v[many] for many, one in singular.items()} for c, v in of_split.get("classes", {}).items()
+                c: {singular_key: v[many] for many, singular_key in key_names.items()}
+                for c, v in of_split.get("classes", {}).items()
             },
         }
         for name, of_split in run.scores.items()
@@ -201,8 +202,8 @@ def share_figure(run: Run) -> Markup | None:
         return None
 
     def share(counts: dict[str, int] | None) -> float:
-        known = counts.get("positive", 0) + counts.get("negative", 0) if counts else 0
-        return counts["positive"] / known if counts and known else np.nan
+        labelled = counts.get("positive", 0) + counts.get("negative", 0) if counts else 0
+        return counts["positive"] / labelled if counts and labelled else np.nan
 
     series = {split: [share(classes.get(name)) for name in names] for split, classes in by_split.items()}
     if np.isnan([value for values in series.values() for value in values]).all():
@@ -232,7 +233,7 @@ def training_figures(metrics: pd.DataFrame) -> list[tuple[str, Markup]]:
 
 
 def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) -> str | None:
-    """Which epoch did best on the validation split: as the run recorded it, else by AUROC, ties by loss, or by loss."""
+    """The best epoch on the validation split: as the run recorded it, else by AUROC (ties by loss), or by loss."""
     if recorded and recorded.get("score") is not None:
         loss = "" if recorded["monitor"] == "val/loss" else f" (val/loss {wording.number(recorded.get('val/loss'))})"
         return (
@@ -249,7 +250,7 @@ def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) ->
 
 
 def rows(scores: dict[str, Any], val: dict[str, Any]) -> list[dict[str, Any]]:
-    """One row per class of the score tables: each score as text, or why there is none."""
+    """One row per class of the score tables: each score as text, or the reason why it is undefined."""
     table = []
     for name, of_class in scores.get("classes", {}).items():
         cells = {
@@ -257,14 +258,14 @@ def rows(scores: dict[str, Any], val: dict[str, Any]) -> list[dict[str, Any]]:
             for metric, score in of_class.items()
             if isinstance(score, dict)
         }
-        known = of_class["positives"] + of_class["negatives"]
+        labelled = of_class["positives"] + of_class["negatives"]
         table.append(
             {
                 "name": name,
                 "counts": of_class,
                 "cells": cells,
                 "auroc": of_class["auroc"],
-                "share": of_class["positives"] / known if known else None,
+                "share": of_class["positives"] / labelled if labelled else None,
                 "val": val.get("classes", {}).get(name, {}).get("auroc", {}).get("value"),
             }
         )
@@ -276,31 +277,31 @@ def class_figures(predictions: Predictions, scores: dict[str, Any]) -> list[dict
     scorer = Scorer(predictions)
     truth, ranks = scorer.truth, scorer.ranks
     positives = (truth == 1).sum(axis=0)
-    shown = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
-    shown = sorted(sorted(shown, key=lambda k: -positives[k])[:MOST_FIGURES])
+    selected = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
+    selected = sorted(sorted(selected, key=lambda k: -positives[k])[:MAX_FIGURES])
     figures: list[dict[str, Any]] = []
-    for k in shown:
+    for k in selected:
         name = predictions.classes[k]
         of_class = scores.get("classes", {}).get(name, {})
         auroc, average = (wording.interval(of_class.get(m)) for m in ("auroc", "average_precision"))
-        drawn = [
+        plots_of_class = [
             (f"ROC, area {auroc}", plots.roc(truth[:, k], ranks[:, k], f"ROC curve of {name}, area {auroc}")),
             (
                 f"Average precision {average}",
                 plots.precision_recall(truth[:, k], ranks[:, k], f"Precision over recall of {name}, average {average}"),
             ),
         ]
-        figures.append({"name": name, "drawn": [(caption, Markup(svg)) for caption, svg in drawn]})
+        figures.append({"name": name, "drawn": [(caption, Markup(svg)) for caption, svg in plots_of_class]})
     return figures
 
 
 def confusion(scores: dict[str, Any]) -> dict[str, Any] | None:
     """The matrix as a table or, of many classes, as a figure; and its largest errors in words."""
-    found = scores.get("confusion")
-    if not found:
+    matrix = scores.get("confusion")
+    if not matrix:
         return None
-    counts, classes = np.array(found["counts"]), found["classes"]
-    small = len(classes) <= MOST_CELLS
+    counts, classes = np.array(matrix["counts"]), matrix["classes"]
+    small = len(classes) <= MAX_CELLS
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     return {
         "classes": classes,

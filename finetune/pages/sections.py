@@ -1,4 +1,4 @@
-"""What the report says of calibration, operating points, subgroups and openings of the test split, from scores.json."""
+"""Calibration, operating points, subgroups and openings of the test split for the report, from scores.json."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.reliability import LOSSES, Bins, binned, top_label
 from finetune.pages import plots
 
-MOST_FIGURES = 14  # reliability diagrams; the table has all classes
-FEWEST_IMAGES = 100  # known labels below which a reliability diagram shows chance more than calibration
-LEAST_BIN = 20  # images that a drawn bin holds
+MAX_FIGURES = 14  # reliability diagrams; the table has all classes
+MIN_IMAGES = 100  # known labels below which a reliability diagram shows chance more than calibration
+MIN_BIN_SIZE = 20  # images that a drawn bin holds
 TOP = "All classes, the most probable"
 TIMES = {"network": "before", "calibrated": "after"}
 MACRO = ("average_precision", "sensitivity", "specificity")
@@ -26,56 +26,56 @@ METHODS = {
 
 
 def calibration(scores: dict[str, Any], predictions: Predictions | None = None) -> dict[str, Any] | None:
-    """Rows of before and after, with their reliability diagrams; without a calibration, the diagrams alone.
+    """Rows of scores before and after calibration, with reliability diagrams; without one, the diagrams alone.
 
-    The diagrams of classes with fewer than FEWEST_IMAGES images are left out: `few` names them.
+    The diagrams of classes with fewer than MIN_IMAGES images are left out and named in `few`.
     """
     fitted = scores.get("calibration")
     named: dict[str, dict[str, Any]] = {}
     if fitted:
         named = {**({TOP: fitted["overall"]} if "overall" in fitted else {}), **fitted["classes"]}
-    drawn: dict[str, list[Bins]]
+    bins_by_name: dict[str, list[Bins]]
     if fitted:
-        drawn = {name: [_bins(each[when]) for when in TIMES.values()] for name, each in named.items()}
+        bins_by_name = {name: [_bins(part[when]) for when in TIMES.values()] for name, part in named.items()}
     else:
-        drawn = {name: [bins] for name, bins in (network_bins(predictions) if predictions else {}).items()}
+        bins_by_name = {name: [bins] for name, bins in (network_bins(predictions) if predictions else {}).items()}
     rows = [
         {
             "name": name,
             "lines": [
-                *((title, [wording.interval(each[when].get(m)) for m in LOSSES]) for title, when in TIMES.items()),
-                ("change", [wording.difference(each["difference"].get(m)) for m in LOSSES]),
+                *((title, [wording.interval(part[when].get(m)) for m in LOSSES]) for title, when in TIMES.items()),
+                ("change", [wording.difference(part["difference"].get(m)) for m in LOSSES]),
             ],
         }
-        for name, each in named.items()
+        for name, part in named.items()
     ]
-    few = [name for name, each in drawn.items() if each[0].count.sum() < FEWEST_IMAGES]
+    too_few = [name for name, part in bins_by_name.items() if part[0].count.sum() < MIN_IMAGES]
     figures = []
-    for name in [name for name in drawn if name not in few][:MOST_FIGURES]:
-        errors = [wording.number(each.error()) for each in drawn[name]]
+    for name in [name for name in bins_by_name if name not in too_few][:MAX_FIGURES]:
+        errors = [wording.number(part.error()) for part in bins_by_name[name]]
         caption = ", calibrated ".join([f"calibration error {errors[0]}", *errors[1:]])
-        bins = [plots.merged(each, LEAST_BIN) for each in drawn[name]]
+        bins = [plots.merged(part, MIN_BIN_SIZE) for part in bins_by_name[name]]
         svg = plots.reliability(bins[0], f"Reliability of {name}: {caption}", *bins[1:])
         figures.append((f"{name}: {caption}", Markup(svg)))
-    if not rows and not drawn:
+    if not rows and not bins_by_name:
         return None
     return {
         "method": METHODS.get(fitted["method"], fitted["method"]) if fitted else None,
         "about": (fitted or {}).get("fitted_on") or {},
         "rows": rows,
         "figures": figures,
-        "few": few,
-        "least": FEWEST_IMAGES,
-        "least_bin": LEAST_BIN,
+        "few": too_few,
+        "min_images": MIN_IMAGES,
+        "min_bin_size": MIN_BIN_SIZE,
     }
 
 
-def _bins(told: dict[str, Any]) -> Bins:
-    return Bins(**{key: np.array(values) for key, values in told["bins"].items()})
+def _bins(part: dict[str, Any]) -> Bins:
+    return Bins(**{key: np.array(values) for key, values in part["bins"].items()})
 
 
 def network_bins(predictions: Predictions) -> dict[str, Bins]:
-    """The bins of the network's own probabilities, of classes with positives and negatives."""
+    """Bins of the network's probabilities, for classes with positives and negatives."""
     truth, probs = predictions.truth, predictions.probs
     both = [k for k in range(len(predictions.classes)) if (truth[:, k] == 1).any() and (truth[:, k] == 0).any()]
     overall = {TOP: binned(*top_label(predictions))} if predictions.kind == "multiclass" and len(predictions) else {}
@@ -83,82 +83,91 @@ def network_bins(predictions: Predictions) -> dict[str, Bins]:
 
 
 def operating_points(scores: dict[str, Any]) -> list[dict[str, Any]]:
-    """One table per point: class, threshold and what it gives."""
+    """One table per point: class, threshold and its scores."""
     metrics = ("sensitivity", "specificity", "ppv", "npv")
     points = []
-    for name, found in (scores.get("operating_points") or {}).items():
+    for name, point in (scores.get("operating_points") or {}).items():
         rows = [
             {
                 "name": c,
-                "threshold": f"{each['threshold']:.4g}",
-                "cells": [wording.interval(each[m]) for m in metrics],
-                "counts": [each[count] for count in ("tp", "fp", "fn", "tn")],
+                "threshold": f"{values['threshold']:.4g}",
+                "cells": [wording.interval(values[m]) for m in metrics],
+                "counts": [values[count] for count in ("tp", "fp", "fn", "tn")],
             }
-            for c, each in found["classes"].items()
+            for c, values in point["classes"].items()
         ]
-        points.append({"name": name, "wish": found["wish"], "rows": rows})
+        points.append({"name": name, "criterion": point["criterion"], "rows": rows})
     return points
 
 
 def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
     """Per column a forest plot, a table and the gap; and the columns that were left out, with the reason."""
-    found = scores.get("subgroups")
-    if not found:
+    subgroup_scores = scores.get("subgroups")
+    if not subgroup_scores:
         return None
     columns = []
-    for column, of_column in found.items():
+    for column, of_column in subgroup_scores.items():
         if "groups" not in of_column:
             continue
         groups, gaps = of_column["groups"], of_column["gaps"]
         several = len(next(iter(groups.values()))["classes"]) > 1
-        accuracy = all("accuracy" in (of.get("overall") or {}) for of in groups.values())
+        accuracy = all("accuracy" in (group_scores.get("overall") or {}) for group_scores in groups.values())
         where, metric = ("overall", "accuracy") if accuracy else ("macro", "auroc")
         title = "accuracy" if accuracy else "macro AUROC" if several else "AUROC"
         head = {
-            name: of[where][metric] if accuracy else (of.get("compared") or {}).get(metric)
-            for name, of in groups.items()
+            name: group_scores[where][metric] if accuracy else (group_scores.get("compared") or {}).get(metric)
+            for name, group_scores in groups.items()
         }
-        drawn = [(f"{name} ({of['n']:,})", head[name] or {}) for name, of in groups.items()]
+        points = [(f"{name} ({group_scores['n']:,})", head[name] or {}) for name, group_scores in groups.items()]
         rows = [
             {
                 "name": name,
-                "n": of["n"],
-                "patients": of["patients"],
-                "note": of.get("note"),
+                "n": group_scores["n"],
+                "patients": group_scores["patients"],
+                "note": group_scores.get("note"),
                 "cells": [
                     wording.interval(head[name]) if head[name] else "too few",
-                    *(wording.interval(of["macro"][m]) for m in MACRO),
+                    *(wording.interval(group_scores["macro"][m]) for m in MACRO),
                 ],
             }
-            for name, of in groups.items()
+            for name, group_scores in groups.items()
         ]
         gap = gaps["overall"].get("accuracy") if accuracy else gaps["macro"].get("auroc")
-        known = [each for each in drawn if each[1].get("value") is not None]
-        label = f"{title} by {column}: " + "; ".join(f"{name} {wording.interval(score)}" for name, score in known)
+        defined = [point for point in points if point[1].get("value") is not None]
+        label = f"{title} by {column}: " + "; ".join(f"{name} {wording.interval(score)}" for name, score in defined)
         columns.append(
             {
                 "name": column,
                 "title": title,
-                "figure": Markup(plots.forest(known, label, title)) if len(known) > 1 else None,
+                "figure": Markup(plots.forest(defined, label, title)) if len(defined) > 1 else None,
                 "heads": ["accuracy" if accuracy else title, "average precision", "sensitivity", "specificity"],
                 "rows": rows,
                 "gap": wording.gap(gap, title) if gap else None,
                 "over": (gap or {}).get("classes") if several else None,
             }
         )
-    left_out = {column: of["left_out"] for column, of in found.items() if "left_out" in of}
+    left_out = {
+        column: group_scores["left_out"]
+        for column, group_scores in subgroup_scores.items()
+        if "left_out" in group_scores
+    }
     return {"columns": columns, "left_out": left_out}
 
 
-def openings(found: list[dict[str, Any]]) -> dict[str, Any] | None:
+def openings(records: list[dict[str, Any]]) -> dict[str, Any] | None:
     """How often the scores of the test split were seen, when, and by which command."""
-    if not found:
+    if not records:
         return None
-    times = [(str(each.get("when")), wording.shortened_command(str(each.get("command") or ""))) for each in found]
+    times = [
+        (str(record.get("when")), wording.shortened_command(str(record.get("command") or ""))) for record in records
+    ]
     count = {1: "once, by the fit itself", 2: "twice"}.get(len(times), f"{len(times)} times")
     return {"count": count, "times": times, "often": len(times) > 1}
 
 
-def errors(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def errors(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The most confident errors, each in a sentence beside its images."""
-    return [{**each, "said": wording.error(each), "alt": f"{each['sample']}: {wording.error(each)}"} for each in found]
+    return [
+        {**record, "text": wording.error(record), "alt": f"{record['sample']}: {wording.error(record)}"}
+        for record in records
+    ]

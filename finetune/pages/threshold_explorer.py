@@ -1,4 +1,4 @@
-"""What every threshold would give, class by class: the numbers behind the report's slider."""
+"""The scores at every threshold, per class: the numbers of the report's slider."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.statistics import intervals
 from finetune.statistics.curves import thinned
 
-MOST_THRESHOLDS = 80  # per class
+MAX_THRESHOLDS = 80  # per class
 METRICS = ("sensitivity", "specificity", "ppv", "npv")
 
 
-def part(predictions: Predictions, scores: Mapping[str, Any], most: int) -> dict[str, Any] | None:
-    """The slider's numbers and script; the page allows this very script and no other."""
-    classes = explored(predictions, scores.get("operating_points") or {}, most, scores.get("threshold"))
+def part(predictions: Predictions, scores: Mapping[str, Any], limit: int) -> dict[str, Any] | None:
+    """The slider's numbers and script; the page allows only this script."""
+    classes = explored(predictions, scores.get("operating_points") or {}, limit, scores.get("threshold"))
     if not classes:
         return None
     script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
@@ -32,11 +32,11 @@ def part(predictions: Predictions, scores: Mapping[str, Any], most: int) -> dict
 
 
 def explored(
-    predictions: Predictions, points: Mapping[str, Mapping[str, Any]], most: int, threshold: float | None = None
+    predictions: Predictions, points: Mapping[str, Mapping[str, Any]], limit: int, threshold: float | None = None
 ) -> list[dict[str, Any]]:
-    """Per class (the `most` with the most positives): thresholds of `prob_<class>` from the highest down, how many are
-    true and false yes there, and the limits of METRICS; `points` are the thresholds chosen on val, `threshold` that of
-    the table of scores, both of which are among them.
+    """Per class (the `limit` with the most positives): thresholds of `prob_<class>` from the highest down, how many are
+    true and false positives there, and the limits of METRICS; `points` are the thresholds fitted on val, `threshold`
+    that of the table of scores, both of which are included.
 
     The limits are those of `intervals.share`, as in the tables: the same counts have the same interval everywhere.
     """
@@ -44,32 +44,32 @@ def explored(
     patient = np.unique(predictions.patients.astype(str), return_inverse=True)[1]
     positives = (truth == 1).sum(axis=0)
     both = [k for k in range(len(predictions.classes)) if positives[k] and (truth[:, k] == 0).any()]
-    told = []
-    for k in sorted(sorted(both, key=lambda k: -positives[k])[:most]):
-        known = ~np.isnan(truth[:, k])
+    result = []
+    for k in sorted(sorted(both, key=lambda k: -positives[k])[:limit]):
+        labelled = ~np.isnan(truth[:, k])
         name = predictions.classes[k]
-        chosen = {
+        thresholds_of_points = {
             p: float(about["classes"][name]["threshold"]) for p, about in points.items() if name in about["classes"]
         }
-        also = [*chosen.values(), *([threshold] if isinstance(threshold, float) else [])]
-        found = of_class(truth[known, k] == 1, probs[known, k], patient[known], also)
-        told.append({"name": name, **found, "points": chosen})
-    return told
+        also = [*thresholds_of_points.values(), *([threshold] if isinstance(threshold, float) else [])]
+        numbers = of_class(truth[labelled, k] == 1, probs[labelled, k], patient[labelled], also)
+        result.append({"name": name, **numbers, "points": thresholds_of_points})
+    return result
 
 
 def of_class(
-    positive: np.ndarray, prob: np.ndarray, patient: np.ndarray, chosen: Sequence[float] = ()
+    positive: np.ndarray, prob: np.ndarray, patient: np.ndarray, required: Sequence[float] = ()
 ) -> dict[str, Any]:
-    """The numbers of one class from (n,) known answers: thresholds along the ROC curve and those that were `chosen`,
-    from one that says yes to nothing down to one that says yes to all."""
+    """The numbers of one class from (n,) labelled predictions: thresholds along the ROC curve and the `required` ones,
+    from one that calls nothing positive down to one that calls everything positive."""
     order = np.argsort(-prob, kind="stable")
     last = np.flatnonzero(np.r_[np.diff(prob[order]) != 0, True])
     true, false = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]
     # evenly along the ROC curve: where it is steep a small step of the threshold changes much
-    along = prob[order][last][np.isin(true + false, np.add(*thinned(true, false, MOST_THRESHOLDS)))]
-    end = scale_end(max([float(prob.max()), *chosen]))
+    along = prob[order][last][np.isin(true + false, np.add(*thinned(true, false, MAX_THRESHOLDS)))]
+    end = scale_end(max([float(prob.max()), *required]))
     above = end if end > prob.max() else np.nextafter(1, 2)
-    thresholds = np.unique(np.r_[along, np.asarray(chosen, np.float64), above])[::-1]
+    thresholds = np.unique(np.r_[along, np.asarray(required, np.float64), above])[::-1]
     patient = np.unique(patient, return_inverse=True)[1]
     limits: dict[str, list[list[float | None]]] = {metric: [] for metric in METRICS}
     right_yes, wrong_yes = [], []
@@ -77,13 +77,13 @@ def of_class(
         yes = prob >= threshold
         right_yes.append(int((positive & yes).sum()))
         wrong_yes.append(int((~positive & yes).sum()))
-        for metric, right, of in (
+        for metric, right, whole in (
             ("sensitivity", yes, positive),
             ("specificity", ~yes, ~positive),
             ("ppv", positive, yes),
             ("npv", ~positive, ~yes),
         ):
-            limits[metric].append(share_limits(right & of, of, patient))
+            limits[metric].append(share_limits(right & whole, whole, patient))
     return {
         "end": end,
         "thresholds": thresholds.tolist(),
@@ -106,7 +106,7 @@ def scale_end(largest: float) -> float:
     return end
 
 
-def share_limits(right: np.ndarray, of: np.ndarray, patient: np.ndarray) -> list[float | None]:
-    """95 % limits of the share of `of` that is `right`, (n,) each, patients having been drawn."""
-    found = intervals.share(np.bincount(patient, right), np.bincount(patient, of))
-    return [None if np.isnan(x) else round(x, 4) for x in (found.low, found.high)]
+def share_limits(right: np.ndarray, whole: np.ndarray, patient: np.ndarray) -> list[float | None]:
+    """95 % limits of the share of `whole` that is `right`, (n,) each, with patients as the unit."""
+    interval = intervals.share(np.bincount(patient, right), np.bincount(patient, whole))
+    return [None if np.isnan(x) else round(x, 4) for x in (interval.low, interval.high)]

@@ -15,7 +15,7 @@ import yaml
 from finetune.data.audit import audit, near_pairs
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification import novelty
-from finetune.files import LONGER, MODEL, SCORES, is_finished, write_json_atomic, write_text_atomic
+from finetune.files import LONGER, MODEL, SCORES, is_finished, resume_word, write_json_atomic, write_text_atomic
 from finetune.runs import log
 from finetune.runs.environment import command, environment_facts, now
 from finetune.runs.renames import renamed
@@ -201,7 +201,7 @@ class RunFolder:
             is_fit = True
         results = (self.scores, self.explanation, self.preview, self.comparison)
         if is_fit or any(path.exists() for path in results):
-            way = f"Go on with it by resume={self}, or name" if is_fit else "Name"
+            way = f"Go on with it by {resume_word(self.path)}, or name" if is_fit else "Name"
             raise FinetuneError(f"{self} holds a run already. {way} another folder: hydra.run.dir=DIR.")
 
     def begin(self, config: dict[str, Any], words: list[str]) -> None:

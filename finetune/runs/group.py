@@ -15,6 +15,7 @@ import pandas as pd
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.comparison import Candidate
 from finetune.evaluation.classification.predictions import Predictions
+from finetune.files import resume_word
 from finetune.runs.folder import RunFolder, runs_in
 
 SILENT = (
@@ -80,9 +81,9 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
             raise FinetuneError(f"runs={path} holds no run: there is no config.yaml in it or one level below.")
         if not done and inside == [path]:
             why = RunFolder(path).why_unfinished()
-            raise FinetuneError(f"{path} is not finished: {why}. Go on with it by resume={path}.")
+            raise FinetuneError(f"{path} is not finished: {why}. Go on with it by {resume_word(path)}.")
         if not done:
-            raise FinetuneError(f"runs={path} holds no finished run. Go on with one by resume={inside[-1]}.")
+            raise FinetuneError(f"runs={path} holds no finished run. Go on with one by {resume_word(inside[-1])}.")
         found += [run for run in done if run.resolve() not in {other.resolve() for other in found}]
     return found
 

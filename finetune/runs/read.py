@@ -14,6 +14,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.runs.folder import RunFolder, runs_in
+from finetune.runs.older_keys import current_errors, current_scores
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Run:
         none = [pd.DataFrame()]
         metrics = none[0] if asked else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
-            scores = load(run.scores, parse_json, {})
+            scores = load(run.scores, lambda path: current_scores(parse_json(path)), {})
         predictions: dict[str, Predictions] = {}
         for split in scores or ("val", "test"):
             kind = scores.get(split, {}).get("kind")
@@ -81,7 +82,9 @@ class Run:
         sheet = run.near_copies
         near_copies = base64.b64encode(sheet.read_bytes()).decode() if sheet.is_file() else None
         openings = load(run.test_openings, parse_lines, []) if run.test_openings.exists() else []
-        errors = load(run.worst_errors, parse_json, []) if run.worst_errors.exists() else []
+        errors = []
+        if run.worst_errors.exists():
+            errors = load(run.worst_errors, lambda path: current_errors(parse_json(path)), [])
         return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
 
 

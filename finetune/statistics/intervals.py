@@ -1,21 +1,21 @@
-"""95 % intervals when patients, not images, are what was drawn from the world.
+"""95 % intervals with patients, not images, as the sampling unit.
 
-Which method serves which score was decided by measured coverage, see benchmarks/INTERVALS.md:
+The method for each score was chosen by measured coverage, see benchmarks/INTERVALS.md:
 
 - AUROC of a class, micro AUROC: standard error by DeLong (1988) in the form for clustered data of Obuchowski (1997),
   on the logit scale, with Student's t for few patients.
-- Shares of images (accuracy, sensitivity, PPV ...): the score interval of Wilson (1927) for as many independent images
-  as the patients' images are worth; where all or none are right, Clopper and Pearson (1934), counting patients.
+- Shares of images (accuracy, sensitivity, PPV ...): the score interval of Wilson (1927) for the effective number of
+  independent images; where all or none are correct, Clopper and Pearson (1934), counting patients.
 - Means of shares of different images (balanced accuracy): from the limits of the shares (Zou and Donner, 2008).
 - Other scores between 0 and 1, and macro means: standard error by resampling patients, on the logit scale.
 - Log loss: the same on the scale of its logarithm. Kappa: 2.5 % and 97.5 % of the resamples.
 
-No interval has zero width. Where patients show no spread, or where there are fewer than `FEWEST` to be resampled, there
-is none, and `reason` says why.
+No interval has zero width. If patients show no spread, or fewer than `MIN_PATIENTS` can be resampled, there is no
+interval, and `reason` says why.
 
-Patients are drawn freely, not within those who have and have not the finding: strata would hold the prevalence fixed,
-and the measured coverage of average precision and accuracy falls to 82 to 92 %. A resample in which a class lost all
-its positives (or negatives) says nothing about that class and is left out for it.
+Patients are resampled without strata: strata by finding would fix the prevalence, and the measured coverage of average
+precision and accuracy would fall to 82 to 92 %. A resample in which a class has no positives (or negatives) is left out
+for that class.
 """
 
 from __future__ import annotations
@@ -30,11 +30,13 @@ from scipy.stats import beta, norm, rankdata, t
 
 LEVEL = 0.95
 RESAMPLES_AT_ONCE = 32  # keeps a class's steps in the processor's cache; part of what a seed means
-FEWEST = 10  # patients with (and without) a finding below which its scores are marked as uncertain; too few to resample
+MIN_PATIENTS = (
+    10  # patients with (and without) a finding below which its scores are marked as uncertain; too few to resample
+)
 SAME = 1e-9  # a spread or width up to this is rounding
-ONE_PATIENT = "one patient, so that nothing shows how much patients differ"
+ONE_PATIENT = "one patient, so the spread between patients is unknown"
 ONE_SIDE = "fewer than 2 positive or negative patients"
-FEW_PATIENTS = f"fewer than {FEWEST} patients"
+FEW_PATIENTS = f"fewer than {MIN_PATIENTS} patients"
 NO_SPREAD = "the patients show no spread"
 NO_RESAMPLES = "no resamples"
 
@@ -69,8 +71,8 @@ class DeLong:
     def interval(self) -> Interval:
         """On the logit scale; t with the smaller number of patients less one as degrees of freedom.
 
-        Where every positive stands above every negative (or below) the variance is 0 and says nothing. The open side
-        is then the exact limit for as many right pairs as there are disjoint pairs of patients: wide, never too narrow.
+        If every positive ranks above every negative (or below), the variance is 0 and says nothing. The open side is
+        then the exact limit for as many correct pairs as there are disjoint pairs of patients: wide, never too narrow.
         """
         fewer = min(self.positive_patients, self.negative_patients)
         if np.isnan(self.auroc):
@@ -103,15 +105,17 @@ class Placements:
         i10, i01, patients, d10, d01 = self.positive_patients, self.negative_patients, len(self.d10), self.d10, self.d01
         if min(i10, i01) < 2:
             return np.nan
-        found = i10 / (i10 - 1) * d10 @ d10 + i01 / (i01 - 1) * d01 @ d01 + 2 * patients / (patients - 1) * d10 @ d01
-        return max(float(found), 0.0)
+        variance = i10 / (i10 - 1) * d10 @ d10 + i01 / (i01 - 1) * d01 @ d01 + 2 * patients / (patients - 1) * d10 @ d01
+        return max(float(variance), 0.0)
 
     @classmethod
     def mean(cls, several: Sequence[Placements]) -> Placements:
         """That of the mean AUROC of several networks on the same samples."""
-        d10, d01 = (np.mean([getattr(each, name) for each in several], axis=0) for name in ("d10", "d01"))
+        d10, d01 = (
+            np.mean([getattr(seed_placements, name) for seed_placements in several], axis=0) for name in ("d10", "d01")
+        )
         first = several[0]
-        auroc = float(np.mean([each.auroc for each in several]))
+        auroc = float(np.mean([seed_placements.auroc for seed_placements in several]))
         return cls(auroc, d10, d01, first.positive_patients, first.negative_patients)
 
 
@@ -120,15 +124,15 @@ def delong(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None = N
 
     With one sample per patient (or `patient` None) this is DeLong's variance. Unknown targets are left out.
     """
-    found = placements(target, score, patient)
-    return DeLong(found.auroc, found.variance, found.positive_patients, found.negative_patients)
+    result = placements(target, score, patient)
+    return DeLong(result.auroc, result.variance, result.positive_patients, result.negative_patients)
 
 
 def placements(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None = None) -> Placements:
     """What DeLong's variance is made of."""
-    known = ~np.isnan(target)
-    target, score = target[known], score[known]
-    patient = np.arange(len(target)) if patient is None else np.unique(patient[known], return_inverse=True)[1]
+    labelled = ~np.isnan(target)
+    target, score = target[labelled], score[labelled]
+    patient = np.arange(len(target)) if patient is None else np.unique(patient[labelled], return_inverse=True)[1]
     positive = target == 1
     m, n = int(positive.sum()), int((~positive).sum())
     i10, i01 = len(np.unique(patient[positive])), len(np.unique(patient[~positive]))
@@ -145,7 +149,7 @@ def placements(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None
 
 
 def resamples(n_patients: int, n: int, seed: int) -> Iterator[np.ndarray]:
-    """`n` draws of as many patients as there are, with replacement: how often each was, (P, up to 32) at a time."""
+    """`n` resamples of the patients with replacement: how often each was drawn, (P, up to 32) at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, n, RESAMPLES_AT_ONCE):
         size = min(RESAMPLES_AT_ONCE, n - start)
@@ -160,8 +164,8 @@ def spread(samples: np.ndarray) -> float:
 
 
 def too_few(patients: int) -> str:
-    """Why so many patients cannot be resampled; empty where they can."""
-    return ONE_PATIENT if patients == 1 else FEW_PATIENTS if patients < FEWEST else ""
+    """Why this number of patients cannot be resampled; empty where it can."""
+    return ONE_PATIENT if patients == 1 else FEW_PATIENTS if patients < MIN_PATIENTS else ""
 
 
 def checked(interval: Interval) -> Interval:
@@ -227,16 +231,16 @@ def resampled(metric: str, value: float, samples: np.ndarray, patients: int, few
     return on_logit_scale(value, spread(samples), df=patients - 1 if metric == "brier" else np.inf)
 
 
-def share(right: np.ndarray, of: np.ndarray) -> Interval:
-    """The share of images that are right, from how many each patient has (P,) and how many `of` them are right (P,).
+def share(right: np.ndarray, total: np.ndarray) -> Interval:
+    """The share of correct images, from the correct images (P,) and the `total` images (P,) of each patient.
 
     One image per patient gives Wilson's interval. Else the number of images is divided by how much larger the variance
     over patients is than that of independent images (the design effect, never taken below 1), and Student's t stands
     for the normal distribution, as in Korn and Graubard (1998), for as many patients as those of unequal size are worth
     (Kish, 1965).
     """
-    right, of = right[of > 0], of[of > 0]
-    images, patients = float(of.sum()), len(of)
+    right, total = right[total > 0], total[total > 0]
+    images, patients = float(total.sum()), len(total)
     if not patients:
         return Interval(np.nan, reason="no such image")
     value = float(right.sum() / images)
@@ -246,9 +250,9 @@ def share(right: np.ndarray, of: np.ndarray) -> Interval:
         return Interval(value, reason=ONE_PATIENT)
     n = images
     if images > patients:
-        variance = patients / (patients - 1) * float(((right - value * of) ** 2).sum()) / images**2
+        variance = patients / (patients - 1) * float(((right - value * total) ** 2).sum()) / images**2
         n /= max(1.0, variance * (images - 1) / (value * (1 - value)))
-        n *= (quantile() / quantile(max(images**2 / float((of**2).sum()) - 1, 1))) ** 2
+        n *= (quantile() / quantile(max(images**2 / float((total**2).sum()) - 1, 1))) ** 2
     square = quantile() ** 2 / n
     middle, reach = value + square / 2, np.sqrt(square * (value * (1 - value) + square / 4))
     return Interval(value, float((middle - reach) / (1 + square)), float((middle + reach) / (1 + square)))
@@ -264,17 +268,17 @@ def mean_of_shares(parts: Sequence[Interval]) -> Interval:
     return Interval(value, max(0.0, float(value - below)), min(1.0, float(value + above)))
 
 
-def mean_difference(total: np.ndarray, of: np.ndarray) -> Interval:
-    """The mean over images of a difference between two answers to each, from its sum (P,) and the images (P,) of each
+def mean_difference(total: np.ndarray, images_of_patient: np.ndarray) -> Interval:
+    """The mean over images of a difference between two predictions, from its sum (P,) and the images (P,) of each
     patient: a ratio's linearised variance (Cochran, 1977, section 6.4), with Student's t."""
-    total, of = total[of > 0], of[of > 0]
-    patients, images = len(of), float(of.sum())
+    total, images_of_patient = total[images_of_patient > 0], images_of_patient[images_of_patient > 0]
+    patients, n_images = len(images_of_patient), float(images_of_patient.sum())
     if not patients:
         return Interval(np.nan, reason="no such image")
-    value = float(total.sum() / images)
+    value = float(total.sum() / n_images)
     if why := too_few(patients):
         return Interval(value, reason=why)
-    error = float(np.sqrt(patients / (patients - 1) * ((total - value * of) ** 2).sum()) / images)
+    error = float(np.sqrt(patients / (patients - 1) * ((total - value * images_of_patient) ** 2).sum()) / n_images)
     if error <= SAME:
         return Interval(value, reason=NO_SPREAD)
     reach = quantile(patients - 1) * error
@@ -282,17 +286,17 @@ def mean_difference(total: np.ndarray, of: np.ndarray) -> Interval:
 
 
 def mirrored(value: float, samples: np.ndarray) -> Interval:
-    """For an error that cannot be below 0 and that drawing twice makes larger: how far the resamples lie above the
-    value is how far the value lies above the truth (the basic bootstrap), so both limits are mirrored at the value; the
-    value itself stays within them."""
-    there = percentile(value, samples)
-    low, high = min(value, max(0.0, 2 * value - there.high)), max(value, 2 * value - there.low)
-    return there if np.isnan(there.low) else checked(Interval(value, low, high))
+    """For an error that cannot be below 0 and that resampling increases: the resamples lie as far above the value as
+    the value lies above the truth (the basic bootstrap), so both limits are mirrored at the value, which stays within
+    them."""
+    unmirrored = percentile(value, samples)
+    low, high = min(value, max(0.0, 2 * value - unmirrored.high)), max(value, 2 * value - unmirrored.low)
+    return unmirrored if np.isnan(unmirrored.low) else checked(Interval(value, low, high))
 
 
 def difference(value: float, samples: np.ndarray, pairs: int = 1, patients: int | None = None) -> Interval:
-    """A difference of two scores and how it spreads over the resamples of so many `patients`; at a level that allows
-    for having looked at `pairs` differences to find this one (Bonferroni)."""
+    """The interval of a difference of two scores from the resamples of `patients`, at a level corrected for the
+    `pairs` differences that were compared (Bonferroni)."""
     if patients is not None and not np.isnan(value) and (why := too_few(patients)):
         return Interval(value, reason=why)
     error = spread(samples)
@@ -303,7 +307,7 @@ def difference(value: float, samples: np.ndarray, pairs: int = 1, patients: int 
 
 
 def exact(value: float, n: int) -> Interval:
-    """Clopper and Pearson's interval for `n` patients who all went right (value 1) or all wrong (value 0)."""
+    """Clopper and Pearson's interval for `n` patients who are all correct (value 1) or all wrong (value 0)."""
     if not n or value not in (0.0, 1.0):
         return Interval(value, reason="" if np.isnan(value) else NO_SPREAD)
     edge = float(beta.ppf((1 - LEVEL) / 2, n, 1))

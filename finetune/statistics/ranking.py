@@ -1,4 +1,4 @@
-"""Scores that depend on the order of the answers alone: AUROC, average precision, and the two curves behind them."""
+"""Scores that depend only on the order of the predictions: AUROC, average precision, and the two curves behind them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TINY = np.finfo(np.float64).tiny  # where nothing was drawn yet there is 0 / TIN
 
 
 class Ranking:
-    """One class's answers, sorted once; AUROC and average precision for any number of weightings of the patients.
+    """Predictions of one class, sorted once; AUROC and average precision for any number of weightings of the patients.
 
-    Going down the sorted answers, only those that at least one positive has can change either score. So the samples
-    are counted into such steps: the positives of each step, the negatives tied with them, and the negatives between
-    one step and the next. Counts are per patient, so a step's weight under B resamples is one sparse product.
+    Going down the sorted predictions, only values that at least one positive has can change either score. So the
+    samples are counted into such steps: the positives of each step, the negatives tied with them, and the negatives
+    between one step and the next. Counts are per patient, so a step's weight under B resamples is one sparse product.
 
     Args:
         target: (n,) of 1 and 0, known samples only.
@@ -39,14 +39,14 @@ class Ranking:
 
         counts = [count(positive), count(~positive & ~tied), count(~positive & tied)]
         starts = range(0, n_steps, STEPS_AT_ONCE)
-        self.blocks = [[each[i : min(i + STEPS_AT_ONCE, n_steps)] for each in counts] for i in starts]
+        self.blocks = [[matrix[i : min(i + STEPS_AT_ONCE, n_steps)] for matrix in counts] for i in starts]
         self.totals = sparse.csr_matrix(
             [np.bincount(patient[keep], minlength=n_patients) for keep in (positive, ~positive)], dtype=np.float64
         )
 
     def scores(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Patient weights (P, B) -> AUROC (B,) and average precision (B,); NaN without positives or negatives."""
-        wrong, average, found, above = np.zeros((4, weight.shape[1]))
+        wrong, average, true_so_far, above = np.zeros((4, weight.shape[1]))
         for positives, between, tied in self.blocks:
             true = positives @ weight  # (steps, B) weight of the positives at each step
             strictly = between @ weight
@@ -54,15 +54,15 @@ class Ranking:
             np.cumsum(strictly, axis=0, out=strictly)  # negatives above each step
             upto, half = strictly, strictly  # with those tied, with half of those tied
             if tied.nnz:
-                here = tied @ weight
-                upto = np.cumsum(here, axis=0)
-                half = strictly + upto - here / 2
+                tied_weight = tied @ weight
+                upto = np.cumsum(tied_weight, axis=0)
+                half = strictly + upto - tied_weight / 2
                 upto += strictly
             wrong += np.einsum("sb,sb->b", true, half)
             so_far = np.cumsum(true, axis=0)
-            so_far += found
+            so_far += true_so_far
             average += np.einsum("sb,sb,sb->b", true, so_far, 1 / np.maximum(so_far + upto, TINY))
-            found, above = so_far[-1], upto[-1]
+            true_so_far, above = so_far[-1], upto[-1]
         positives, negatives = self.totals @ weight
         pairs = positives * negatives
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -80,17 +80,17 @@ def average_precision(target: np.ndarray, score: np.ndarray, weight: np.ndarray 
 
 
 def _single(target: np.ndarray, score: np.ndarray, weight: np.ndarray | None) -> tuple[float, float]:
-    known = ~np.isnan(target)
-    n = int(known.sum())
-    weight = np.ones(n) if weight is None else np.asarray(weight, np.float64)[known]
-    found = Ranking(target[known], score[known], np.arange(n), n).scores(weight[:, None])
-    return float(found[0][0]), float(found[1][0])
+    labelled = ~np.isnan(target)
+    n = int(labelled.sum())
+    weight = np.ones(n) if weight is None else np.asarray(weight, np.float64)[labelled]
+    scores = Ranking(target[labelled], score[labelled], np.arange(n), n).scores(weight[:, None])
+    return float(scores[0][0]), float(scores[1][0])
 
 
 def curves(target: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(true positives, false positives) at every distinct threshold, from strict to lax, each beginning at 0."""
-    known = ~np.isnan(target)
-    target, score = target[known], score[known]
+    labelled = ~np.isnan(target)
+    target, score = target[labelled], score[labelled]
     order = np.argsort(-score, kind="stable")
     score, target = score[order], target[order]
     last = np.r_[np.flatnonzero(np.diff(score)), len(score) - 1] if len(score) else np.zeros(0, int)

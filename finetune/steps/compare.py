@@ -18,13 +18,13 @@ from finetune.runs.group import Folds
 class Compared:
     """What a comparison found; printed, it is the table and the sentences that job=compare prints."""
 
-    told: dict[str, Any]
+    result: dict[str, Any]
     """As in compare.json: {split, n, patients, classes, candidates, pairs, seed_noise, runs, out_of_fold, warnings}."""
     folds: list[Folds]
     """Folds of one table that were put together: label, seed, the pooled predictions and each fold's."""
 
     def __repr__(self) -> str:
-        return comparison_report.text(self.told)
+        return comparison_report.text(self.result)
 
 
 def compare(
@@ -46,7 +46,7 @@ def compare(
     Example:
         >>> found = finetune.compare(["outputs/A", "outputs/B"], split="val")
         >>> print(found)  # the table, and what can be said of each pair
-        >>> found.told["pairs"][0]["scores"]["macro_auroc"]  # a minus b, over the same patients
+        >>> found.result["pairs"][0]["scores"]["macro_auroc"]  # a minus b, over the same patients
         {'value': 0.021, 'low': 0.004, 'high': 0.038, 'p': 0.017, 'seed_noise': 0.012, 'p_holm': 0.017}
     """
     if split not in ("test", "val"):
@@ -57,9 +57,9 @@ def compare(
     warnings = [*left_out, *warnings]
     if len(read) < 2:
         raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))
-    out_of_fold = [comparison_report.told_folds(folds, n_boot, seed) for folds in collected]
+    out_of_fold = [comparison_report.fold_scores(folds, n_boot, seed) for folds in collected]
     try:
-        told = comparison.compare(candidates, n_boot, seed)
+        result = comparison.compare(candidates, n_boot, seed)
     except FinetuneError as error:
         differing = finished.differing(read)
         raise FinetuneError(
@@ -69,10 +69,10 @@ def compare(
         warnings.append(
             "These are scores on test: what is chosen by them is optimistic. Choose by split=val, report test."
         )
-    told |= {
+    result |= {
         "split": split,
         "runs": [{"path": str(r.path), "seed": r.seed, "fold": r.fold} for r in read],
         "out_of_fold": out_of_fold,
         "warnings": warnings,
     }
-    return Compared(told, collected)
+    return Compared(result, collected)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from finetune.data.loading.module import ImageData
 from finetune.evaluation.classification import novelty
-from finetune.evaluation.classification.novelty import Typical
+from finetune.evaluation.classification.novelty import FeatureGaussian
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.files import write_text_atomic
 from finetune.inference import best_device, predict, with_distances
@@ -33,7 +33,7 @@ def keep(
     training = pooled("train")
     if len(training) < 2:
         return
-    typical = Typical.fit(training)
+    typical = FeatureGaussian.fit(training)
     if len(data.rows("val")):
         typical = replace(typical, usual=np.sort(typical.distance(pooled("val"))))
     of_weights = own_file.tensors_hash(network.state_dict())
@@ -48,7 +48,7 @@ def of(
     data: ImageData,
     rows: np.ndarray,
     kind: str,
-    typical: Typical | None,
+    typical: FeatureGaussian | None,
     most: int,
     seed: int,
     accelerator: str,
@@ -98,7 +98,7 @@ def against_own(
     typical, _ = novelty.read(run.path, model.weights_hash)
     other = of(model.network, data, rows, model.kind, typical, most, config["seed"], accelerator)
     write(path, other)
-    told = novelty.told(kept, other)
+    told = novelty.separation_auroc(kept, other)
     for name, found in told.items():
         auroc = found["auroc"]
         between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"

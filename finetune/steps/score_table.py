@@ -16,7 +16,7 @@ from finetune.data.labels import UNCERTAIN, number_hint, read_marks
 from finetune.data.sources.listing import need_columns, read_rows, some
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.assessment import Fitted, read_prevalence
+from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.predictions import PREFIXES, Predictions
 from finetune.evaluation.classification.scores import log_odds
 from finetune.pages import report
@@ -102,7 +102,7 @@ def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None
     of_model = {} if model is None else {"model": scoring.about(config, model)}
     run.note(data=about, **of_model)
     scoring.write(run, {"test": predictions})
-    scores = {"test": assessment.told(predictions, fitted, seed=config["seed"], prevalence=prevalence)}
+    scores = {"test": assessment.score(predictions, fitted, seed=config["seed"], prevalence=prevalence)}
     if notes:
         scores["test"]["notes"] = notes
     report.write_report(run.path, scores=scores)
@@ -190,7 +190,7 @@ def truth(
             )
         label = FINDINGS
     if isinstance(label, str):
-        known, kind, targets = of_one_column(every[label], rows, label)
+        known, kind, targets = of_one_column(every[label], rows, label, given.classes)
         used = [label]
     else:
         rows_of_file = every.iloc[rows]  # with the numbers of its lines, for errors
@@ -210,13 +210,16 @@ def truth(
     return table
 
 
-def of_one_column(column: pd.Series, rows: np.ndarray, name: str) -> tuple[list[str], str, np.ndarray]:
+def of_one_column(
+    column: pd.Series, rows: np.ndarray, name: str, classes: list[str]
+) -> tuple[list[str], str, np.ndarray]:
     """Classes, kind and targets (N, K) at `rows` of a column that names the class of an image, or several as a|b.
 
-    A finding that none of these rows has is still known of them if any row has it: they are without it.
+    A cell that is one of `classes` is that class, whatever its name holds. A finding that none of these rows has is
+    still known of them if any row has it: they are without it.
     """
     codes, texts = pd.factorize(column.str.strip())
-    cells = [[part.strip() for part in text.split("|")] for text in texts]
+    cells = [[part.strip() for part in ([text] if text in classes else text.split("|"))] for text in texts]
     several = name == FINDINGS or any(len(cell) > 1 for cell in cells)
     here = cells if several else [cells[code] for code in np.unique(codes[rows])]
     known = sorted({part for cell in here for part in cell if part})
@@ -283,7 +286,7 @@ def readable(column: pd.Series) -> pd.Series:
 
 def answered(
     given: Answers, table: SampleTable, model: model_file.Model | None, say: prepare.Say
-) -> tuple[Predictions, Fitted, list[str]]:
+) -> tuple[Predictions, FittedOnVal, list[str]]:
     """The predictions table, and what `model` ships for it."""
     logits, classes = given.logits, list(table.classes)
     if given.kind != table.kind and given.kind == "multiclass":
@@ -301,7 +304,7 @@ def answered(
     predictions = Predictions.from_arrays(
         frame["path"].tolist(), frame["patient"].tolist(), classes, table.kind, targets, logits, metadata
     )
-    fitted, notes = (Fitted(), []) if model is None else scoring.shipped(model, table.kind)
+    fitted, notes = (FittedOnVal(), []) if model is None else scoring.shipped(model, table.kind)
     return predictions, fitted, notes
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.evaluation import wording
-from finetune.evaluation.classification.assessment import Assessment, Fitted
+from finetune.evaluation.classification.assessment import Assessment, FittedOnVal
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import log_odds
 from finetune.inference import best_device, by_index, predict
@@ -75,17 +75,17 @@ def about(config: dict[str, Any], model: Model) -> dict[str, Any]:
     }
 
 
-def shipped(model: Model, kind: str) -> tuple[Fitted, list[str]]:
+def shipped(model: Model, kind: str) -> tuple[FittedOnVal, list[str]]:
     """What the model ships that goes with labels of this kind, and what must be said of the rest.
 
     The thresholds are of `prob_<class>`, which means the same where a class is asked about as a finding; calibration,
     sets and sureness are of all classes of the model together.
     """
     if model.kind == kind:
-        return Fitted(model.calibration, model.operating_points, model.selective, model.conformal), []
+        return FittedOnVal(model.calibration, model.operating_points, model.selective, model.conformal), []
     left = [n for n, p in (("calibration", model.calibration), ("sets", model.conformal)) if p is not None]
     notes = [f"The model's {' and '.join(left)}, for all its classes together, are not applied here."] if left else []
-    return Fitted(operating_points=model.operating_points), notes
+    return FittedOnVal(operating_points=model.operating_points), notes
 
 
 def has_auroc(table: SampleTable, split: str) -> bool:
@@ -136,7 +136,7 @@ def write(run: RunFolder, tables: Mapping[str, Predictions | None]) -> dict[str,
     return written
 
 
-def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: Fitted, seed: int) -> dict[str, Any]:
+def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: FittedOnVal, seed: int) -> dict[str, Any]:
     """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there.
 
     What speaks against the run is said once, of test where there is one.
@@ -145,9 +145,9 @@ def scores(tables: dict[str, Predictions], assessment: Assessment, fitted: Fitte
     told: dict[str, Any] = {}
     for split, table in tables.items():  # val first: test is compared with it
         if split == "val":
-            told[split] = plainly.told(table, Fitted(), seed=seed, split=split)
+            told[split] = plainly.score(table, FittedOnVal(), seed=seed, split=split)
         else:
-            told[split] = assessment.told(table, fitted, seed=seed, split=split, val=told.get("val"))
+            told[split] = assessment.score(table, fitted, seed=seed, split=split, val=told.get("val"))
     if len(told) > 1 and "val" in told:
         said = [harm["text"] for harm in told["val"]["harms"]]
         told["val"]["warnings"] = [sentence for sentence in told["val"]["warnings"] if sentence not in said]

@@ -17,6 +17,7 @@ from finetune.config import build
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
+from finetune.files import resume_word
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
@@ -134,6 +135,7 @@ def train(
         settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
         if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
             say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     trainer = L.Trainer(
         default_root_dir=run.path,
         logger=build.loggers(config, run.path),
@@ -144,13 +146,12 @@ def train(
         **settings,
     )
     start = ending.resume_point(run.checkpoints)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
         trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
-            print(f"stopped. Go on by: python -m finetune resume={run}", file=sys.stderr)
+            print(f"stopped. Go on by: python -m finetune {resume_word(run.path)}", file=sys.stderr)
             raise SystemExit(130) from None
         raise
     if trainer.interrupted:

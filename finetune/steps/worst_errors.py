@@ -32,7 +32,7 @@ def worst_errors(
     """Write the `most` confident errors with their images and Grad-CAM maps as JPEG in base64; none for 0. `heat` is
     empty where the map is the same everywhere.
 
-    Multilabel: {sample, patient, class, kind, probability, picture, heat}, by the threshold of `decision_thresholds`.
+    Multilabel: {sample, patient, class, kind, probability, image, heat}, by the threshold of `decision_thresholds`.
     Multiclass: true and answer instead of kind; class is the answer, of which the map is. `of_network` says where the
     classes of the predictions stand in the network's answer, if elsewhere.
     """
@@ -41,14 +41,14 @@ def worst_errors(
     limits = errors.thresholds_of(operating_points or {}, predictions.classes)
     wrong = errors.worst(predictions, most, limits if predictions.kind == "multilabel" else None)
     rows = table_rows(data, [str(predictions.frame["sample"].iloc[one.row]) for one in wrong])
-    heat = heats(network, data, rows, [of_network[one.k] if of_network else one.k for one in wrong])
+    heat = heat_maps(network, data, rows, [of_network[one.k] if of_network else one.k for one in wrong])
     told = []
     for number, (one, row) in enumerate(zip(wrong, rows, strict=True)):
         picture = shown(data, row)
         told.append(
             {
-                **one.told(predictions),
-                "picture": overlays.jpeg(picture, SIDE, MOST_BYTES),
+                **one.to_dict(predictions),
+                "image": overlays.jpeg(picture, SIDE, MOST_BYTES),
                 "heat": overlays.jpeg(overlays.heated(picture, heat[number]), SIDE, MOST_BYTES)
                 if np.ptp(heat[number]) > 0
                 else "",  # the same everywhere: it would be the image once more
@@ -74,7 +74,7 @@ def inputs(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> (N, C, S
     return data.plain.__getitems__(list(rows))["image"]
 
 
-def heats(
+def heat_maps(
     network: Network,
     data: ImageData,
     rows: Sequence[int],

@@ -58,8 +58,9 @@ class Ending(Callback):
             by = f"trainer.max_steps={self.max_steps}"
         elif (left := self.timer.time_remaining()) is not None and left <= 0:
             by = f"trainer.max_time={self.max_time}"
-        where = f"{'in the middle of' if midway(trainer) else 'after'} epoch {trainer.current_epoch}"
-        return f"Training was ended by {by} {where} of {trainer.max_epochs}. Its last state was validated and saved."
+        epoch = f"epoch {trainer.current_epoch - 1}/{(trainer.max_epochs or 0) - 1}"  # as EpochLines counts
+        where = f"{'in the middle of' if midway(trainer) else 'after'} {epoch}"
+        return f"Training was ended by {by} {where}. Its last state was validated and saved."
 
 
 def midway(trainer: L.Trainer) -> bool:

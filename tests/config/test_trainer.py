@@ -17,6 +17,7 @@ from finetune.errors import FinetuneError
         ("trainer.max_steps=0", "trainer.max_steps=0 must be 1 or more, or -1"),
         ("trainer.max_steps=-2", "trainer.max_steps=-2 must be 1 or more, or -1"),
         ("trainer.max_time=soon", "'soon'.* is not a valid duration"),
+        ("trainer.max_time=-1", "trainer.max_time=-1 must be DD:HH:MM:SS"),
         ("trainer.max_time='00:00:00:00'", "trainer.max_time=00:00:00:00 leaves no time"),
         ("trainer.profiler=foo", "The Trainer refuses these settings: .*profiler"),
         ("trainer.num_nodes=2", "trainer.num_nodes=2, but only a launcher starts processes on other machines"),
@@ -28,6 +29,18 @@ from finetune.errors import FinetuneError
 def test_refused(word, message):
     with pytest.raises(FinetuneError, match=message):
         build.check(compose.plain(compose.compose([word])))
+
+
+def test_weights_of_16_bits_do_not_go_with_lean_memory():
+    for memory in ("lean", "minimal"):
+        words = [f"backbone.memory={memory}", "trainer.precision=bf16-true"]
+        with pytest.raises(
+            FinetuneError, match=rf"trainer\.precision=bf16-true needs backbone\.memory=standard, not {memory}"
+        ):
+            build.check(compose.plain(compose.compose(words)))
+    for memory, precision, ours in (("auto", "bf16-true", "standard"), ("lean", "64-true", "lean")):
+        config = compose.plain(compose.compose([f"backbone.memory={memory}", f"trainer.precision={precision}"]))
+        assert build.network_spec(config, 2).build().backbone.memory == ours
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def report(request, tmp_path_factory):
     tables["test"] = with_metadata(tables["test"], site)
     write_sheet(run / "near_copies.png", [np.zeros((32, 32), np.uint8)] * 2, ["train: a.png", "test: b.png"], 4)
     fitted = assessment.fit(tables["val"])
-    (run / "scores.json").write_text(json.dumps({"test": assessment.told(tables["test"], fitted)}))
+    (run / "scores.json").write_text(json.dumps({"test": assessment.score(tables["test"], fitted)}))
     dot = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQH/yQALCAABAAEBAREA/8wABgAQEAX/2gAIAQEAAD8A0s8g/9k="  # noqa: E501
     image = {"sample": "images/1.png", "class": "Hernia", "kind": "missed", "probability": 0.02, "picture": dot}
     (run / "worst_errors.json").write_text(json.dumps([{**image, "heat": dot}]))
@@ -242,5 +242,5 @@ def test_twenty_five_thousand_predictions_make_a_small_page(tmp_path):
     )  # fmt: skip
     given.write(tmp_path / "predictions_test.csv")
     assessment = Assessment(resamples=0, subgroups=[])
-    scores = {"test": assessment.told(given, assessment.fit(given))}
+    scores = {"test": assessment.score(given, assessment.fit(given))}
     assert write_report(tmp_path, scores).stat().st_size < 5e6

@@ -3,17 +3,18 @@
 import torch
 from torch import Tensor, nn
 
+from finetune.backbones import Backbone
 from finetune.network import Network
 
 
-class Itself(nn.Module):
-    """A backbone that gives the picture back, times a weight of 1."""
+class Itself(Backbone):
+    """A backbone without stages that gives the image back, times a weight of 1."""
 
     def __init__(self):
         super().__init__()
         self.gain = nn.Parameter(torch.ones(1))
 
-    def forward_features(self, x: Tensor) -> Tensor:
+    def forward_stem(self, x: Tensor) -> Tensor:
         return x * self.gain
 
     def parts(self) -> dict[str, list[nn.Module]]:
@@ -44,4 +45,4 @@ class Weighed(nn.Module):
 
 
 def network(head: nn.Module) -> Network:
-    return Network(Itself(), head)  # type: ignore[arg-type]
+    return Network(Itself(), head)

@@ -68,10 +68,10 @@ def test_maps_that_show_the_picture_are_found_out():
     assert few["alike"] is None
     assert few["sentence"].endswith("19 of 19 images vary, with these weights and with random ones; 20 are needed.")
     images, classes = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)
-    coarse = randomisation(net, images, classes, places=4)
+    coarse = randomisation(net, images, classes, positions=4)
     assert coarse["alike"] is None
-    assert "they have 4 places" in coarse["sentence"]
-    told = randomisation(net, images, classes, places=16)
+    assert "they have 4 positions" in coarse["sentence"]
+    told = randomisation(net, images, classes, positions=16)
     assert told["alike"] is True
     assert told["stages"][-1]["rho"] == pytest.approx(1)
     assert "do not explain what this network learned" in told["sentence"]
@@ -82,7 +82,7 @@ def test_constant_maps_are_counted_and_not_called_anything():
     assert told["alike"] is None
     nothing = {"rho": None, "low": None, "high": None}
     assert told["stages"][-1] == {"part": "stem", **nothing, "images": 0, "constant": 2}
-    assert "cannot be told: the maps of 0 of 2 images vary" in told["sentence"]
+    assert "is unknown: the maps of 0 of 2 images vary" in told["sentence"]
 
 
 def test_the_verdict_is_that_of_the_interval_over_images():

@@ -42,7 +42,7 @@ def test_explain_takes_what_predict_takes(model, files):
     assert found.heat.shape == (2, SIDE, SIDE)
     assert found.explained == [model.classes[k] for k in probabilities.argmax(axis=1)]
     assert found.sizes == [(40, 60), (300, 200)]  # of the file, though a JPEG is decoded at a part of it
-    told = found.told(0)
+    told = found.to_dict(0)
     assert told["sample"] == files[0]
     assert told["probability"] == found.probability(0)
     again = finetune.explain(model, [Image.open(files[0])], finding="Mass", method="occlusion", patch=8)
@@ -117,4 +117,4 @@ def test_the_page_escapes_loads_nothing_and_describes_its_pictures(tmp_path):
     assert "SYNTHETIC" in text
     assert "default-src 'none'" in text
     assert "http://" not in text.replace("http-equiv", "")
-    assert page.where({"maximum": None}) == "the map is the same everywhere"
+    assert page.where({"maximum": None}) == "the map is constant"

@@ -1,10 +1,10 @@
-"""Boxes through the preprocessing, and maps held against them, by hand."""
+"""Boxes through the preprocessing, and maps compared with them, by hand."""
 
 import numpy as np
 import pytest
 
 from finetune.explanations.geometry import mask, to_input
-from finetune.explanations.localisation import Located, iou, localise, maximum, places, points, share
+from finetune.explanations.localisation import BoxedFinding, heat_ranks, iou, localise, maximum, peak_in_boxes, share
 from finetune.preprocessing import Preprocessing
 from finetune.statistics.intervals import exact
 
@@ -62,21 +62,21 @@ def test_pointing_and_overlap_by_hand():
     assert maximum(np.full((4, 4), 2.0)) is None
     assert maximum(np.pad(np.ones((1, 3)), ((0, 3), (0, 1)))) == (1, 0)  # the middle of three that are as hot
     right, wrong = mask([(1.0, 1.0, 3.0, 2.0)], 4), mask([(2.0, 2.0, 4.0, 4.0)], 4)
-    assert points(HEAT, right)
-    assert not points(HEAT, wrong)
-    assert not points(np.zeros((4, 4)), right)
-    assert iou(places(HEAT), right) == 1  # the two hottest are the box
-    assert iou(places(HEAT), wrong) == pytest.approx(1 / 7)  # all 4 with heat, one of them among the box's 4
-    assert iou(places(np.zeros((4, 4))), right) == 0
+    assert peak_in_boxes(HEAT, right)
+    assert not peak_in_boxes(HEAT, wrong)
+    assert not peak_in_boxes(np.zeros((4, 4)), right)
+    assert iou(heat_ranks(HEAT), right) == 1  # the two hottest are the box
+    assert iou(heat_ranks(HEAT), wrong) == pytest.approx(1 / 7)  # all 4 with heat, one of them among the box's 4
+    assert iou(heat_ranks(np.zeros((4, 4))), right) == 0
 
 
 def test_scores_with_both_kinds_of_chance():
     box = [(1.0, 1.0, 3.0, 2.0)]
     other = np.rot90(HEAT, 2)
     found = [
-        Located("Mass", "p1", box, HEAT),
-        Located("Mass", "p2", [(2.0, 2.0, 3.0, 3.0)], other),
-        Located("Nodule", "p3", box, np.zeros((4, 4))),
+        BoxedFinding("Mass", "p1", box, HEAT),
+        BoxedFinding("Mass", "p2", [(2.0, 2.0, 3.0, 3.0)], other),
+        BoxedFinding("Nodule", "p3", box, np.zeros((4, 4))),
     ]
     told = localise(found, n_boot=200)
     mass, nodule = told["findings"]["Mass"], told["findings"]["Nodule"]
@@ -91,7 +91,7 @@ def test_scores_with_both_kinds_of_chance():
     assert nodule["iou"]["chance"] == pytest.approx((1 / 8) / (2 - 1 / 8))
     assert told["all"]["n"] == 3
     assert told["all"]["pointing"]["value"] == pytest.approx(2 / 3)
-    assert told["sentence"].endswith("cannot be told: 2 of 3 maps vary, 20 are needed.")
+    assert told["sentence"].endswith("is unknown: 2 of 3 maps vary, 20 are needed.")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_scores_with_both_kinds_of_chance():
 def test_a_verdict_needs_twenty_maps_that_vary(varying, said):
     box = [(1.0, 1.0, 3.0, 2.0)]
     heats = [HEAT] * varying + [np.zeros((4, 4))] * (24 - varying)
-    told = localise([Located("Mass", f"p{i}", box, heat) for i, heat in enumerate(heats)], n_boot=100)
+    told = localise([BoxedFinding("Mass", f"p{i}", box, heat) for i, heat in enumerate(heats)], n_boot=100)
     assert said in told["sentence"]
     assert told["all"]["pointing"]["low"] is not None  # the numbers stand all the same
 
@@ -113,7 +113,7 @@ def test_intervals_are_over_patients():
     assert alone.low == pytest.approx(0.38, abs=0.03)
     assert together.high - together.low > 1.5 * (alone.high - alone.low)
     assert np.isnan(share(np.array([0.2, 0.4]), np.array([0, 0]), 400, 0).low)
-    sure = localise([Located("Mass", f"p{i}", [(1.0, 1.0, 2.0, 2.0)], HEAT) for i in range(30)])
+    sure = localise([BoxedFinding("Mass", f"p{i}", [(1.0, 1.0, 2.0, 2.0)], HEAT) for i in range(30)])
     assert sure["all"]["pointing"]["elsewhere"] == 1  # every map is the same: no better than another's
     assert "not shown" in sure["sentence"]
     assert localise([])["sentence"].startswith("There are no boxes")

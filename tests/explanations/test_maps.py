@@ -102,7 +102,7 @@ def test_a_network_is_left_as_it_was(method):
     assert (net.head.fc.weight.grad == 1).all()
     assert [p.grad for p in net.parameters() if p is not net.head.fc.weight] == [None] * (len(wants) - 1)
     with torch.inference_mode():  # as around a prediction
-        torch.testing.assert_close(heat_of(net, images + 0, torch.tensor([0, 1]), method, at_once=1), heat)
+        torch.testing.assert_close(heat_of(net, images + 0, torch.tensor([0, 1]), method, images_at_once=1), heat)
     assert torch.is_grad_enabled()
 
 
@@ -116,6 +116,28 @@ def test_any_family_has_a_map(name):
         heat = of(net, images, ZERO)
         assert heat.shape == (1, 64, 64)
         assert torch.isfinite(heat).all()
+
+
+@pytest.mark.parametrize(("neck", "head"), [("narrow", "classify"), ("pyramid", "every_map")])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_neck_is_part_of_what_is_explained(own_parts, neck, head, method):
+    torch.manual_seed(3)
+    net = NetworkSpec("resnet20_cifar", 2, 1, head, neck=neck).build().eval()
+    images, classes = torch.randn(1, 1, 16, 16), ZERO
+    heat = heat_of(net, images, classes, method)
+    assert heat.max() > 0
+    if method == "grad_cam":  # by hand: at the backbone's last map, through neck and head
+        maps = net.backbone.forward_stages(images)
+        last = maps[-1].detach().requires_grad_()
+        made = net.neck([*maps[:-1], last]) if neck == "pyramid" else net.neck(last)
+        (gradient,) = torch.autograd.grad(net.head(made)[0, 0], last)
+        small = (gradient.mean((2, 3), keepdim=True) * last).sum(1).relu()
+        whole = torch.nn.functional.interpolate(small[:, None], size=(16, 16), mode="bilinear")[:, 0]
+        torch.testing.assert_close(heat, whole.detach())
+    with torch.no_grad():
+        for parameter in net.neck.parameters():
+            parameter.zero_()
+    assert heat_of(net, images, classes, method).max() == 0
 
 
 def test_what_cannot_be_explained_is_said():

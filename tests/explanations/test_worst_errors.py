@@ -20,7 +20,7 @@ def test_missed_and_false_alarms_take_turns_over_the_classes():
     logits = np.array([[-3, -5], [-1, 2], [4, 1], [2, 9], [3, 2]], float)
     table = predictions("multilabel", targets, logits)
     assert count(table) == 5  # c0: 0 and 1 missed, 2 and 3 false alarms; c1: 1 false alarm; what is unknown is no error
-    told = [(one["sample"], one["class"], one["kind"]) for one in (w.told(table) for w in worst(table, 9))]
+    told = [(one["sample"], one["class"], one["kind"]) for one in (w.to_dict(table) for w in worst(table, 9))]
     assert told == [
         ("2.png", "c0", "false alarm"),
         ("1.png", "c1", "false alarm"),
@@ -38,7 +38,7 @@ def test_thresholds_say_what_is_wrong():
     point = {"youden": {"thresholds": {"c0": 0.9}}, "other": {"thresholds": {"c1": 0.1}}}
     limits = thresholds_of(point, ["c0", "c1"])
     assert limits.tolist() == [0.9, 0.1]  # of each class the first operating point that has a threshold for it
-    decided = selective.decided(predictions("multilabel", np.zeros((1, 2)), np.zeros((1, 2))), point)
+    decided = selective.thresholds_by_class(predictions("multilabel", np.zeros((1, 2)), np.zeros((1, 2))), point)
     assert [decided[name]["threshold"] for name in ("c0", "c1")] == limits.tolist()
     assert [decided[name]["point"] for name in ("c0", "c1")] == ["youden", "other"]
     table = predictions("multilabel", np.array([[1.0, 0], [0, 0]]), np.array([[1.0, -3], [1, -3]]))
@@ -58,7 +58,7 @@ def test_multiclass_errors_name_truth_and_answer():
     targets = np.eye(3)[[0, 0, 1, 2]]
     logits = np.array([[0, 5, 0], [0, 0, 1.0], [0, 2, 0], [3, 0, 0]])
     table = predictions("multiclass", targets, logits)
-    told = [wrong.told(table) for wrong in worst(table, 9)]
+    told = [wrong.to_dict(table) for wrong in worst(table, 9)]
     assert [(one["true"], one["answer"]) for one in told] == [("c0", "c1"), ("c2", "c0"), ("c0", "c2")]
     assert told[0]["class"] == "c1"
     assert told[0]["probability"] == table.probs[0, 1]

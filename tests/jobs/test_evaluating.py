@@ -88,7 +88,7 @@ def test_scores_tell_of_test_what_was_fitted_on_val(place):
     assert not {"calibration", "operating_points", "subgroups"} & set(found["val"])
     test = found["test"]
     assert {"ece", "brier", "log_loss", "bins"} <= set(test["calibration"]["classes"]["Nodule"]["after"])
-    assert test["operating_points"]["sure"]["wish"] == "specificity of 0.8"
+    assert test["operating_points"]["sure"]["criterion"] == "specificity of 0.8"
     assert test["operating_points"]["sure"]["classes"]["Nodule"]["specificity"]["low"] is not None
     assert set(test["subgroups"]["site"]["groups"]) == {"north", "south"}
     columns = pd.read_csv("runs/first/predictions_test.csv").columns.tolist()

@@ -50,13 +50,13 @@ def test_a_fit_keeps_its_worst_errors(place):
     told = json.loads(file.read_text())
     assert 0 < len(told) <= 12
     assert file.stat().st_size < 300_000
-    assert set(told[0]) == {"sample", "patient", "class", "kind", "probability", "picture", "heat"}
+    assert set(told[0]) == {"sample", "patient", "class", "kind", "probability", "image", "heat"}
     table = pd.read_csv("runs/phantoms/predictions_test.csv").set_index("sample")
     for one in told:
         assert one["kind"] in ("missed", "false alarm")
         assert table.loc[one["sample"], f"target_{one['class']}"] == (1 if one["kind"] == "missed" else 0)
         assert one["probability"] == pytest.approx(table.loc[one["sample"], f"prob_{one['class']}"])
-        assert picture(one["picture"]).mode == "L"
+        assert picture(one["image"]).mode == "L"
         assert one["heat"] == "" or picture(one["heat"]).mode == "RGB"
     several = read("classes/worst_errors.json")
     assert {"true", "answer", "class"} <= set(several[0])

@@ -73,7 +73,7 @@ def test_a_sweep_on_two_devices_leaves_two_runs_and_nothing_else(place, capsys):
     before, ports, started = {name: os.environ.get(name) for name in LEFT}, listening(), children()
     main(["-m", *TWO, "trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=runs"])
     said = capsys.readouterr().out
-    assert said.count("Training was ended by trainer.max_steps=3 in the middle of epoch 1 of 1") == 2
+    assert said.count("Training was ended by trainer.max_steps=3 in the middle of epoch 0/0") == 2
     for seed in (0, 1):
         run = Path(f"runs/{seed}_seed_{seed}")
         assert {path.name for path in run.iterdir()} >= FILES

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 import finetune
 from finetune.__main__ import main
 from finetune.evaluation.classification import novelty
-from finetune.evaluation.classification.novelty import Typical
+from finetune.evaluation.classification.novelty import FeatureGaussian
 from tests.jobs.test_fit import TINY, draw
 
 FEW = ["evaluation.resamples=40", "data.num_workers=0", "data.audit.near=false"]
@@ -65,7 +65,7 @@ def test_a_model_by_itself_says_that_it_knows_no_novelty(place, capsys):
     table = predicted(["model=alone/model.safetensors", "input=foreign"])
     assert not {"novelty", "unusual"} & set(table)
     assert "No novelty: there is no typical.safetensors beside the model" in capsys.readouterr().out
-    Typical(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(30.0)).save(Path("alone"), "another")
+    FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(30.0)).save(Path("alone"), "another")
     predicted(["model=alone/model.safetensors", "input=foreign"])
     assert "belongs to another model" in capsys.readouterr().out
     Path("alone/typical.safetensors").write_text("{}")
@@ -74,11 +74,11 @@ def test_a_model_by_itself_says_that_it_knows_no_novelty(place, capsys):
 
 
 def test_what_is_usual_of_too_few_images_is_not_said(tmp_path):
-    typical = Typical(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(19.0))
+    typical = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(19.0))
     typical.save(tmp_path, "mine")
     read, reason = novelty.read(tmp_path, "mine")
     assert (read.usual.tolist(), reason) == (list(range(19)), "")
-    many = Typical(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(1.0, 201))
+    many = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(1.0, 201))
     assert many.percentile(np.array([0.5, 100.5, 999])).tolist() == [0, 50, 100]
     assert many.unusual(np.array([199.0, 199.5])).tolist() == [False, True]  # 199 is the 99th percentile of 1 to 200
     assert typical.unusual(np.array([18.0, 18.1])).tolist() == [False, True]  # of few: beyond all of them

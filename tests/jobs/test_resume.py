@@ -192,6 +192,9 @@ def test_fewer_epochs_than_are_trained(place, capsys):
     assert "trainer.max_epochs=1: 2 epochs of run are trained already. Give 2 or more" in refused(
         capsys, "trainer.max_epochs=1"
     )
+    with pytest.raises(SystemExit):  # quoted for Hydra's grammar, as the value of any other key
+        main(["resume='run'", "trainer.max_epochs=1"])
+    assert "2 epochs of run are trained already" in capsys.readouterr().err
 
 
 def test_damaged_files_are_named(place, capsys):

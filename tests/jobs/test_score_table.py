@@ -172,6 +172,19 @@ def test_a_class_is_scored_against_a_column_of_another_name(classes):
     np.testing.assert_allclose(written, probs[:, 1], atol=2e-6)  # the sigmoid of the log odds is the class's own
 
 
+def test_a_class_whose_name_holds_a_bar_is_one_class(classes):
+    true, probs = classes
+    odd = "naevus, 2 (a|b)"
+    labels, answers = pd.read_csv("l.csv"), pd.read_csv("p.csv")
+    labels.assign(dx=labels["dx"].replace("nv", odd)).to_csv("l.csv", index=False)
+    answers.rename(columns={"prob_nv": f"prob_{odd}"}).to_csv("p.csv", index=False)
+    main([*WORDS, "label=dx", f'prevalence={{"{odd}": 0.2}}'])
+    scores = json.loads(Path("run/scores.json").read_text())["test"]
+    assert scores["kind"] == "multiclass"
+    assert odd in scores["classes"]
+    assert scores["overall"]["accuracy"]["value"] == pytest.approx((probs.argmax(axis=1) == true).mean())
+
+
 @pytest.mark.parametrize(
     ("change", "words", "said"),
     [

@@ -1,4 +1,4 @@
-"""The first screen, by hand: the trivial answer, where it fails, and what did not hold."""
+"""The first screen, by hand: the trivial prediction, where it fails, and what did not hold."""
 
 import pytest
 
@@ -38,8 +38,8 @@ def moles(accuracy=(0.628, 0.563, 0.690)):
 
 def test_accuracy_stands_beside_always_answering_the_largest_class():
     accuracy, recall, auroc = overview.comparisons(moles())
-    assert (accuracy.name, accuracy.trivial, accuracy.state) == ("accuracy", "0.640, always answering nv", OPEN)
-    assert (recall.trivial, recall.state) == ("0.333, any constant answer", OPEN)
+    assert (accuracy.name, accuracy.trivial, accuracy.state) == ("accuracy", "0.640, always predicting nv", OPEN)
+    assert (recall.trivial, recall.state) == ("0.333, any constant prediction", OPEN)
     assert (auroc.name, auroc.trivial, auroc.state) == ("macro AUROC", "0.500, guessing", GOOD)
     assert overview.comparisons(moles((0.7, 0.66, 0.75)))[0].state == GOOD
     assert overview.comparisons(moles((0.5, 0.4, 0.6)))[0].state == BAD
@@ -49,7 +49,7 @@ def test_a_baseline_of_scores_json_is_taken_as_it_is():
     gain = {"accuracy": score(0.02, 0.001, 0.04)}
     trivial = {"answer": "mel", "overall": {"accuracy": 0.61}, "gains": gain}
     accuracy = overview.comparisons({**moles(), "baseline": trivial})[0]
-    assert (accuracy.trivial, accuracy.state) == ("0.610, always answering mel", GOOD)
+    assert (accuracy.trivial, accuracy.state) == ("0.610, always predicting mel", GOOD)
 
 
 def test_harms_of_scores_json_judge():
@@ -137,10 +137,10 @@ def test_sets_that_miss_their_promise_name_the_worst_side():
 
 
 def test_an_operating_point_that_misses_its_target_is_said():
-    point = {"wish": "sensitivity of 0.9", "classes": {"a": {"sensitivity": score(0.7, 0.6, 0.8)}}}
-    named = {"screen": point, "best": {"wish": "most F1", "classes": {}}}
+    point = {"criterion": "sensitivity of 0.9", "classes": {"a": {"sensitivity": score(0.7, 0.6, 0.8)}}}
+    named = {"screen": point, "best": {"criterion": "most F1", "classes": {}}}
     (check,) = conditions.targets({"operating_points": named})
-    assert (check.state, check.text) == (BAD, "sensitivity 0.9 wanted, 0.700 (0.600–0.800) for a.")
+    assert (check.state, check.text) == (BAD, "sensitivity 0.9 required, 0.700 (0.600–0.800) for a.")
     point["classes"]["a"]["sensitivity"] = score(0.85, 0.8, 0.92)
     assert conditions.targets({"operating_points": named})[0].state == GOOD
 
@@ -170,7 +170,7 @@ def test_one_is_not_several():
 def test_the_page_has_the_trivial_answer_and_the_open_points(tmp_path):
     run = write_run(tmp_path, "multiclass", ["cat", "dog", "frog"], n=200, n_boot=10)
     shown = page(run).text
-    assert "always answering" in shown
+    assert "always predicting" in shown
     assert "Lowest sensitivity (recall):" in shown
     assert "Calibration : none was fitted." in shown
     change(run, "audit.json", has_patients=False)

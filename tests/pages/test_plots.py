@@ -83,7 +83,7 @@ def test_25000_samples_stay_small():
 
 def test_thinning_keeps_ends_and_form():
     x = np.linspace(0, 1, 10_000)
-    thin_x, thin_y = thinned(x, x**2, most=100)
+    thin_x, thin_y = thinned(x, x**2, limit=100)
     assert len(thin_x) <= 100
     assert (thin_x[0], thin_x[-1], thin_y[-1]) == (0, 1, 1)
     np.testing.assert_allclose(np.interp(x, thin_x, thin_y), x**2, atol=1e-3)
@@ -113,11 +113,11 @@ def test_bins_are_joined_until_each_holds_enough():
     bins = Bins(np.array([3, 1, 4, 2]), np.array([0.1, 0.3, 0.5, 0.9]), np.array([0, 1, 0.5, 1]))
     joined = plots.merged(bins, 4)
     assert joined.count.tolist() == [4, 6]  # what is left at the end joins the last
-    assert joined.said == pytest.approx([(3 * 0.1 + 0.3) / 4, (4 * 0.5 + 2 * 0.9) / 6])
-    assert joined.happened == pytest.approx([1 / 4, 4 / 6])
+    assert joined.mean_confidence == pytest.approx([(3 * 0.1 + 0.3) / 4, (4 * 0.5 + 2 * 0.9) / 6])
+    assert joined.observed_rate == pytest.approx([1 / 4, 4 / 6])
     assert plots.merged(bins, 100).count.tolist() == [10]
     nothing = plots.merged(Bins(np.zeros(0, int), np.zeros(0), np.zeros(0)), 4)
-    assert len(nothing.count) == len(nothing.said) == 0
+    assert len(nothing.count) == len(nothing.mean_confidence) == 0
 
 
 def test_wilsons_limits_are_scipys():

@@ -252,7 +252,7 @@ def test_the_verdict_calls_guessing_guessing():
         "macro": {"auroc": score(0.55, 0.45, 0.65)},
         "classes": {"a": {"auroc": score(0.55)}},
     }
-    assert wording.verdict(one, "test")[1] == "This cannot be told from guessing, which gives 0.5."
+    assert wording.verdict(one, "test")[1] == "This is not distinguishable from guessing, which gives 0.5."
     one["macro"]["auroc"] = score(0.3, 0.2, 0.4)
     assert "worse than guessing" in wording.verdict(one, "test")[1]
     one["macro"]["auroc"] = score(None)

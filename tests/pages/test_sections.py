@@ -9,7 +9,7 @@ import pytest
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
-from finetune.evaluation.classification.assessment import Assessment, Fitted, read_prevalence
+from finetune.evaluation.classification.assessment import Assessment, FittedOnVal, read_prevalence
 from finetune.evaluation.classification.comparison import compare
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.summary import write_json_atomic
@@ -27,7 +27,7 @@ def assessed(request, tmp_path_factory):
     """A run whose test predictions have a site, at one of which the network is worse."""
     several = {"classes": ["cat", "dog", "frog"]} if request.param == "multiclass" else {}
     folder = write_run(tmp_path_factory.mktemp("run"), request.param, n=600, **several)
-    scores, fitted = {}, Fitted()
+    scores, fitted = {}, FittedOnVal()
     for split in ("val", "test"):
         given = Predictions.read(folder / f"predictions_{split}.csv", request.param)
         site = np.where(np.arange(len(given)) % 3 == 0, "<south>", "north")
@@ -45,7 +45,7 @@ def assessed(request, tmp_path_factory):
         given.write(folder / f"predictions_{split}.csv")
         if split == "val":
             fitted = ASSESSMENT.fit(given)
-        scores[split] = ASSESSMENT.told(given, fitted if split == "test" else Fitted())
+        scores[split] = ASSESSMENT.score(given, fitted if split == "test" else FittedOnVal())
     write_json_atomic(folder / "scores.json", scores)
     opened = [
         {"when": f"2026-01-0{i}", "command": "python -m finetune model=/home/jane/run", "images": 600} for i in (1, 2)
@@ -131,7 +131,7 @@ def test_a_prevalence_is_read_per_class():
     assert read_prevalence(0.1, ["a", "b"], "multilabel") == {"a": 0.1, "b": 0.1}
     assert read_prevalence({"b": 0.1}, ["a", "b"], "multiclass") == {"b": 0.1}
     assert read_prevalence(None, ["a"], "multilabel") == {}
-    with pytest.raises(FinetuneError, match=r"prevalence=0.1: say of which class, such as 'prevalence=\{b: 0.05\}'"):
+    with pytest.raises(FinetuneError, match=r"prevalence=0.1: name the class, such as 'prevalence=\{b: 0.05\}'"):
         read_prevalence(0.1, ["a", "b"], "multiclass")
     with pytest.raises(FinetuneError, match=r"sums to 1\.3"):
         read_prevalence({"a": 0.9, "b": 0.4}, ["a", "b"], "multiclass")

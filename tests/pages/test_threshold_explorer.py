@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from finetune.evaluation.classification.assessment import Assessment
-from finetune.evaluation.classification.thresholds import Wish, applied, chosen
+from finetune.evaluation.classification.thresholds import Criterion, evaluate_operating_points, fit_operating_points
 from finetune.pages import threshold_explorer
 from finetune.pages.report import write_report
 from finetune.statistics.shares import shares
@@ -39,9 +39,9 @@ def test_the_scale_ends_at_a_round_number_above_all_probabilities(largest, end):
 
 def test_a_chosen_threshold_gives_the_counts_of_the_table_of_operating_points():
     val, test = binary(800, seed=1, shares=(0.2,)), binary(600, seed=2, shares=(0.2,))
-    for wish in (Wish("specificity", 0.999), Wish("sensitivity", 0.9)):
-        points, _ = chosen(val, {"point": wish})
-        told = applied(test, points, n_boot=0)
+    for criterion in (Criterion("specificity", 0.999), Criterion("sensitivity", 0.9)):
+        points, _ = fit_operating_points(val, {"point": criterion})
+        told = evaluate_operating_points(test, points, n_boot=0)
         (one,) = threshold_explorer.explored(test, told, 1)
         found = told["point"]["classes"]["a"]
         at = one["thresholds"].index(one["points"]["point"])
@@ -53,7 +53,7 @@ def test_slider_and_tables_give_the_same_counts_the_same_interval(per_patient):
     val = binary(600, seed=1, shares=(0.2,), per_patient=per_patient)
     test = binary(300, seed=2, shares=(0.2,), per_patient=per_patient)
     scores = Assessment(operating_points={"screen": {"sensitivity": 0.9}}, resamples=20)
-    told = scores.told(test, scores.fit(val))
+    told = scores.score(test, scores.fit(val))
     (one,) = threshold_explorer.explored(test, told["operating_points"], 1, told["threshold"])
     point = told["operating_points"]["screen"]["classes"]["a"]
     for threshold, table_of in ((one["points"]["screen"], point), (0.5, told["classes"]["a"])):
@@ -66,7 +66,7 @@ def test_slider_and_tables_give_the_same_counts_the_same_interval(per_patient):
 def test_limits_agree_with_the_bootstrap():
     given = binary(1500, shares=(0.3,), per_patient=3)
     (one,) = threshold_explorer.explored(given, {}, 1)
-    assert 40 <= len(one["thresholds"]) <= threshold_explorer.MOST_THRESHOLDS + 1
+    assert 40 <= len(one["thresholds"]) <= threshold_explorer.MAX_THRESHOLDS + 1
     for i in range(10, len(one["thresholds"]) - 10, 15):
         yes, positive = given.probs[:, 0] >= one["thresholds"][i] * (1 - 1e-6), given.truth[:, 0] == 1
         assert (yes & positive).sum() == one["true"][i]

@@ -35,17 +35,17 @@ def test_shares_and_means_by_hand():
 FIVE = table([[1], [0], [1], [0], [1]], [[4.0], [3.0], [2.0], [-1.0], [-0.5]], patients=list("abcde"))
 
 
-def test_the_surest_answers_by_hand():
-    sure, wrong = selective.answers(FIVE, "a", 0.5)
+def test_the_most_confident_predictions_by_hand():
+    sure, wrong = selective.confidence_and_errors(FIVE, "a", 0.5)
     assert sure.tolist() == [4, 3, 2, 1, 0.5]
     assert wrong.tolist() == [0, 1, 0, 0, 1]
     curve = selective.curve(sure, wrong)
     assert curve["coverage"] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1])
     assert curve["errors"] == pytest.approx([0, 1 / 2, 1 / 3, 1 / 4, 2 / 5])
     fitted = {"a": {"threshold": 0.5, "point": None, "cuts": {"0.8": 1.0}}}
-    every, most = selective.applied(FIVE, fitted, n_boot=50)["a"]["rows"]
-    assert (every["wished"], every["coverage"]["value"], every["errors"]["value"]) == (1, 1, 0.4)
-    assert (most["wished"], most["coverage"]["value"], most["errors"]["value"]) == (0.8, 0.8, 0.25)
+    every, most = selective.evaluate(FIVE, fitted, n_boot=50)["a"]["rows"]
+    assert (every["target"], every["coverage"]["value"], every["errors"]["value"]) == (1, 1, 0.4)
+    assert (most["target"], most["coverage"]["value"], most["errors"]["value"]) == (0.8, 0.8, 0.25)
     assert (most["sensitivity"]["value"], most["specificity"]["value"]) == (1, 0.5)
     assert (every["sensitivity"]["value"], every["specificity"]["value"]) == (2 / 3, 0.5)
 
@@ -54,16 +54,16 @@ def test_equals_are_kept_or_left_together_and_unknown_counts_nowhere():
     curve = selective.curve(np.array([2.0, 2, 1, 1]), np.array([1.0, 0, 0, 0]))
     assert curve == {"coverage": [0.5, 1.0], "errors": [0.5, 0.25]}
     half = table([[1], [NAN]], [[1.0], [5.0]])
-    told = selective.applied(half, {"a": {"threshold": 0.5, "point": None, "cuts": {}}}, n_boot=0)
+    told = selective.evaluate(half, {"a": {"threshold": 0.5, "point": None, "cuts": {}}}, n_boot=0)
     assert told["a"]["rows"][0]["coverage"]["value"] == 1
     assert told["a"]["rows"][0]["errors"]["value"] == 0
 
 
 def test_the_threshold_is_that_of_the_first_point_that_has_one():
     points = {"sure": {"thresholds": {"b": 0.2}}, "youden": {"thresholds": {"a": 0.7, "b": 0.9}}}
-    decided = selective.decided(binary(50), points)
+    decided = selective.thresholds_by_class(binary(50), points)
     assert decided == {"a": {"threshold": 0.7, "point": "youden"}, "b": {"threshold": 0.2, "point": "sure"}}
-    sure, wrong = selective.answers(table([[1]], [[logit(0.6)]]), "a", 0.7)
+    sure, wrong = selective.confidence_and_errors(table([[1]], [[logit(0.6)]]), "a", 0.7)
     assert sure[0] == pytest.approx(logit(0.7) - logit(0.6))
     assert wrong[0] == 1
 
@@ -71,7 +71,7 @@ def test_the_threshold_is_that_of_the_first_point_that_has_one():
 @pytest.mark.parametrize("make", [binary, several])
 def test_fewer_errors_are_left_and_the_coverage_is_what_was_wished(make):
     val, test = make(2000, seed=1), make(2000, seed=2)
-    told = selective.applied(test, selective.fit(val, [0.8, 0.5], {}), n_boot=100)
+    told = selective.evaluate(test, selective.fit(val, [0.8, 0.5], {}), n_boot=100)
     for of_class in told.values():
         every, most, half = of_class["rows"]
         assert most["coverage"]["value"] == pytest.approx(0.8, abs=0.05)
@@ -94,11 +94,15 @@ def test_an_error_that_is_none_is_refused(given):
 
 def test_cuts_by_hand():
     scores, people = np.arange(1, 20) / 20, np.arange(19).astype(str)
-    assert conformal.cut(scores, people, 0.1) == pytest.approx(2 / 20)  # (19 + 1) 0.1: the second
-    assert conformal.cut(scores, people, 0.05) == pytest.approx(1 / 20)  # a new one is below the first in 1 of 20
-    assert conformal.cut(scores, people, 0.04) is None
+    assert conformal.conformal_threshold(scores, people, 0.1) == pytest.approx(2 / 20)  # (19 + 1) 0.1: the second
+    assert conformal.conformal_threshold(scores, people, 0.05) == pytest.approx(
+        1 / 20
+    )  # a new one is below the first in 1 of 20
+    assert conformal.conformal_threshold(scores, people, 0.04) is None
     # as many scores of half the patients promise less, and are not let promise more
-    assert conformal.cut(scores, np.array([str(i // 2) for i in range(19)]), 0.1) == pytest.approx(1 / 20)
+    assert conformal.conformal_threshold(scores, np.array([str(i // 2) for i in range(19)]), 0.1) == pytest.approx(
+        1 / 20
+    )
 
 
 def test_sets_by_hand():
@@ -111,7 +115,7 @@ def test_sets_by_hand():
     assert three.columns(np.array([[0.4, 0.4, 0.2], [0.9, 0.1, 0]])) == {"set": ["x|y", "x"]}
     assert Conformal.from_dict(json.loads(json.dumps(three.to_dict()))) == three
     given = table(np.eye(3)[[1, 1]], np.log([[4, 4, 2], [90, 9, 1]]), "multiclass")
-    told = conformal.applied(given, Conformal("multiclass", ["a", "b", "c"], 0.1, {"": {"least": 0.3}}, {}), n_boot=20)
+    told = conformal.evaluate(given, Conformal("multiclass", ["a", "b", "c"], 0.1, {"": {"least": 0.3}}, {}), n_boot=20)
     assert told["overall"]["coverage"]["value"] == 0.5
     assert told["overall"]["size"]["value"] == 1.5
     assert told["classes"]["b"]["coverage"]["value"] == 0.5
@@ -125,11 +129,11 @@ def test_sets_hold_the_truth_as_often_as_promised(error):
     test, other = binary(2000, seed=999, shares=(0.5,)), several(2000, seed=998)
     for seed in range(40):
         fitted, _ = conformal.fit(binary(60, seed, shares=(0.5,)), error)
-        told = conformal.applied(test, fitted, n_boot=0)
+        told = conformal.evaluate(test, fitted, n_boot=0)
         for side in ("yes", "no"):
             held[side].append(told["classes"]["a"][side]["value"])
         fitted, _ = conformal.fit(several(60, seed), error)
-        held["coverage"].append(conformal.applied(other, fitted, n_boot=0)["overall"]["coverage"]["value"])
+        held["coverage"].append(conformal.evaluate(other, fitted, n_boot=0)["overall"]["coverage"]["value"])
     for values in held.values():
         spread = np.std(values) / np.sqrt(len(values))
         assert 1 - error - 2.5 * spread - 0.01 < np.mean(values) < 1 - error + 0.04
@@ -145,9 +149,9 @@ def test_few_patients_make_no_promise():
 def test_all_of_it_is_told_of_test_and_can_be_switched_off():
     val, test = several(300, seed=1), several(300, seed=2)
     assessment = Assessment(resamples=50)
-    told = assessment.told(test, assessment.fit(val))
+    told = assessment.score(test, assessment.fit(val))
     assert told["conformal"]["overall"]["coverage"]["value"] > 0.85
-    assert [row["wished"] for row in told["selective"]["all classes"]["rows"]] == [1.0, 0.95, 0.9, 0.8, 0.5]
+    assert [row["target"] for row in told["selective"]["all classes"]["rows"]] == [1.0, 0.95, 0.9, 0.8, 0.5]
     json.dumps(told, allow_nan=False)
     without = Assessment(resamples=50, coverages=[], conformal=None)
-    assert not {"conformal", "selective"} & set(without.told(test, without.fit(val)))
+    assert not {"conformal", "selective"} & set(without.score(test, without.fit(val)))

@@ -50,7 +50,7 @@ def test_a_stop_by_steps_is_validated_and_resumed_as_if_it_had_not_been(tmp_path
     stopped, run, end = train(tmp_path / "stopped", max_steps)
     assert run.global_step == max_steps
     assert "val/loss" in rows(tmp_path / "stopped")[-1]
-    assert f"trainer.max_steps={max_steps} in the middle of epoch {max_steps // 3 + 1} of 3" in end.sentence(run)
+    assert f"trainer.max_steps={max_steps} in the middle of epoch {max_steps // 3}/2." in end.sentence(run)
     assert {"last.ckpt", "best.ckpt", STOPPED, *saved} <= set(names(tmp_path / "stopped"))
     last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert same(stopped, {k.removeprefix("network."): v for k, v in last.items() if k.startswith("network.")})
@@ -65,7 +65,7 @@ def test_a_stop_by_steps_is_validated_and_resumed_as_if_it_had_not_been(tmp_path
 def test_steps_that_end_with_an_epoch_leave_a_whole_one(tmp_path):
     _, run, end = train(tmp_path / "a", 6)
     assert STOPPED not in names(tmp_path / "a")
-    assert end.sentence(run).startswith("Training was ended by trainer.max_steps=6 after epoch 2 of 3")
+    assert end.sentence(run).startswith("Training was ended by trainer.max_steps=6 after epoch 1/2")
     train(tmp_path / "a", 6)  # nothing is left to do, and nothing is undone
     assert [row["epoch"] for row in rows(tmp_path / "a")] == ["0", "1"]
 
@@ -101,7 +101,7 @@ def test_a_stop_by_time_is_validated_too(tmp_path):
 
     limits = {"max_time": {"minutes": 10}, "check_val_every_n_epoch": 5}
     _, run, end = train(tmp_path / "a", callbacks=[Slow()], **limits)
-    assert "trainer.max_time={'minutes': 10} in the middle of epoch 1 of 3" in end.sentence(run)
+    assert "trainer.max_time={'minutes': 10} in the middle of epoch 0/2" in end.sentence(run)
     assert run.global_step == 2
     assert math.isfinite(float(rows(tmp_path / "a")[0]["val/loss"]))
     assert {"last.ckpt", "best.ckpt", STOPPED} == set(names(tmp_path / "a"))

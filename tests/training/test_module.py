@@ -9,7 +9,7 @@ from torch import nn
 
 from finetune.config import build, compose
 from finetune.errors import FinetuneError
-from finetune.network import Network
+from finetune.network import NetworkSpec
 from finetune.plan import Phase, Plan
 from finetune.training.module import Classification
 from finetune.training.parts import parameter_groups
@@ -50,30 +50,20 @@ def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
     assert not any(backbone_trains for *_, backbone_trains in watch.modes)
 
 
-class WithNeck(Network):
-    """A network with a part of its own between backbone and head."""
-
-    def __init__(self, backbone, head):
-        super().__init__(backbone, head)
-        self.neck = nn.Conv2d(64, 64, 1)
-
-    def forward(self, images):
-        return self.head(self.neck(self.backbone.forward_features(images)))
-
-    def parts(self):
-        *backbone, (name, head) = super().parts().items()
-        return {**dict(backbone), "neck": [self.neck], name: head}
-
-
-def test_a_linear_probe_trains_whatever_is_new(tmp_path):
+@pytest.mark.parametrize(("neck", "head"), [("narrow", "classify"), ("pyramid", "every_map"), ("pyramid", "classify")])
+@pytest.mark.parametrize("name", ["linear_probe", "head_then_full", "gradual"])
+def test_a_plan_that_freezes_the_backbone_trains_whatever_is_new(tmp_path, own_parts, neck, head, name):
     watch = Watch()
-    config = compose.plain(compose.compose(["finetuning=linear_probe", "finetuning.head_rate=2"]))
+    config = compose.plain(compose.compose([f"finetuning={name}", "finetuning.head_rate=2"]))
     task = tiny.task(build.plan(config))
-    network = WithNeck(task.network.backbone, task.network.head)
+    network = NetworkSpec("resnet20_cifar", 2, 1, head, neck=neck).build()
     assert network.new_parts == ("neck", "head")
+    assert list(network.parts())[-3:] == ["stage3", "neck", "head"]
     task = Classification(network, task.loss, task.optimizer, task.schedule, task.plan, classes=task.classes)
     tiny.trainer(tmp_path, 1, [watch]).fit(task, tiny.data())
-    new = {"neck.weight", "neck.bias", "head.fc.weight", "head.fc.bias"}
+    new = {key for key in watch.states[0] if key.startswith(("neck.", "head."))}
+    if (neck, head) == ("pyramid", "classify"):  # a head on the last map alone reads nothing of the finer ones
+        new -= {f"neck.lateral.{number}.{kind}" for number in (0, 1) for kind in ("weight", "bias")}
     assert moved(watch.states[0], watch.states[-1]) == new
     assert all(rates["neck"] == rates["head"] > rates["stage3"] == 0 for rates in watch.rates)
 

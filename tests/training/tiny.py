@@ -25,6 +25,7 @@ class Pictures:
 
     def __init__(self, pictures: np.ndarray):
         self.pictures, self.bad = pictures, {}
+        self.sizes = np.tile(pictures.shape[1:3], (len(pictures), 1))
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.pictures[row]

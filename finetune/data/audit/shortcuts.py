@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.table import SampleTable
-from finetune.statistics.intervals import FEWEST, delong
+from finetune.statistics.intervals import MIN_PATIENTS, delong
 
 BINS = 10  # of a column of numbers
 PRIOR = 5.0  # a value's rate is drawn to the overall rate as if that had been seen in so many more images
@@ -61,7 +61,7 @@ def shortcuts(table: SampleTable, more: dict[str, np.ndarray] | None = None) -> 
             with np.errstate(invalid="ignore"):
                 hard = np.where(np.isnan(targets[others, k]), np.nan, targets[others, k] >= 0.5)
             score = delong(hard, rates[codes[others]], patients[others])
-            if min(score.positive_patients, score.negative_patients) < FEWEST:
+            if min(score.positive_patients, score.negative_patients) < MIN_PATIENTS:
                 continue
             interval = score.interval()
             if interval.low > 0.5:

@@ -1,6 +1,6 @@
-"""From the predictions of val and test to all that scores.json says: what is fitted on val is told of the others.
+"""From the predictions of val and test to scores.json: fits on val, reports on the other splits.
 
-Nothing is ever chosen on test: it is read once what val gave is fixed.
+Nothing is ever chosen on test: it is read after everything fitted on val is fixed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.harms import harms
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.summary import summarise
-from finetune.evaluation.classification.thresholds import Wish
+from finetune.evaluation.classification.thresholds import Criterion
 from finetune.files import plain
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What val gave, as it travels in the model file."""
+class FittedOnVal:
+    """What was fitted on val, as it is stored in the model file."""
 
     calibration: Calibration | None = None
     operating_points: dict[str, dict[str, Any]] = field(default_factory=dict)
     selective: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Per class how sure an answer must be for a share of images to be answered; see `selective.fit`."""
+    """Per class the minimum confidence at which a share of images is answered; see `selective.fit`."""
     conformal: Conformal | None = None
     notes: list[str] = field(default_factory=list)
     """What could not be fitted, in sentences."""
@@ -38,24 +38,24 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is wished of an evaluation; conf/evaluation."""
+    """The settings of an evaluation; conf/evaluation."""
 
     calibration: str = "auto"
     """auto, temperature, platt, isotonic or none."""
     operating_points: dict[str, Any] = field(default_factory=dict)
-    """Name -> wish: youden, f1, {sensitivity: x}, {specificity: x}, {ppv: x} or {cost: x}."""
+    """Name -> criterion: youden, f1, {sensitivity: x}, {specificity: x}, {ppv: x} or {cost: x}."""
     subgroups: list[str] | str | None = "all"
-    """Metadata columns whose groups are scored apart: all, or a list."""
+    """Metadata columns whose groups are scored separately: all, or a list."""
     resamples: int = 2000
     """Bootstrap resamples of the patients."""
     coverages: list[float] = field(default_factory=lambda: [0.95, 0.9, 0.8, 0.5])
-    """Shares of images to answer, the surest ones."""
+    """Shares of images to answer, the most confident ones."""
     conformal: float | None = 0.1
-    """How often the truth may be missing in conformal sets."""
+    """Share of conformal sets that may miss the truth."""
     novelty: int = 2000
-    """Training images at most that say what is typical; read by the jobs."""
+    """Maximum number of training images for the out-of-distribution score; read by the jobs."""
     thumbnails: int = 12
-    """Worst errors shown with their pictures and heat maps at the end of a fit; 0 for none."""
+    """Most confident errors saved with their images and heat maps at the end of a fit; 0 for none."""
     test: bool = True
     """Whether a fit predicts and scores the test split; read by the jobs."""
     metrics: dict[str, Any] = field(default_factory=dict)
@@ -71,79 +71,81 @@ class Assessment:
         for name in ("resamples", "novelty", "thumbnails"):
             if getattr(self, name) < 0:
                 raise FinetuneError(f"evaluation.{name}={getattr(self, name)} must be 0 or more.")
-        self.wishes()
+        self.criteria()
 
-    def wishes(self) -> dict[str, Wish]:
-        """The operating points that are wished, without those set to null."""
-        given = self.operating_points or {}
-        return {str(name): Wish.read(str(name), wish) for name, wish in given.items() if wish is not None}
+    def criteria(self) -> dict[str, Criterion]:
+        """The criteria of the requested operating points, without those set to null."""
+        requested = self.operating_points or {}
+        return {str(name): Criterion.read(str(name), value) for name, value in requested.items() if value is not None}
 
     def check_columns(self, metadata: list[str]) -> None:
-        """Refuse subgroups of a column that is not there, before hours of training rather than after."""
+        """Fail on a missing subgroup column before training, not after it."""
         subgroups.wanted_columns(metadata, self.subgroups)
 
-    def fit(self, val: Predictions | None) -> Fitted:
-        """All that is fitted on `val`, as far as it is large enough."""
+    def fit(self, val: Predictions | None) -> FittedOnVal:
+        """Everything that `val` is large enough to fit."""
         if val is None:
-            return Fitted(notes=["There is no val split: nothing was fitted, no calibration and no threshold."])
-        calibration, of_calibration = calibrations.fit(val, self.calibration)
-        points, of_points = thresholds.chosen(val, self.wishes())
-        sureness = selective.fit(val, selective.read_coverages(self.coverages), points)
+            return FittedOnVal(notes=["There is no val split: nothing was fitted, no calibration and no threshold."])
+        calibration, calibration_notes = calibrations.fit(val, self.calibration)
+        points, point_notes = thresholds.fit_operating_points(val, self.criteria())
+        confidence_cuts = selective.fit(val, selective.read_coverages(self.coverages), points)
         error = conformal.check_error(self.conformal)
-        sets, of_sets = conformal.fit(val, error) if error else (None, [])
-        return Fitted(calibration, points, sureness, sets, [*of_calibration, *of_points, *of_sets])
+        sets, set_notes = conformal.fit(val, error) if error else (None, [])
+        return FittedOnVal(calibration, points, confidence_cuts, sets, [*calibration_notes, *point_notes, *set_notes])
 
-    def told(
+    def score(
         self,
         predictions: Predictions,
-        fitted: Fitted,
+        fitted: FittedOnVal,
         *,
         seed: int = 0,
         prevalence: Mapping[str, float] | None = None,
         split: str = "test",
         val: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """The scores of one split that was not fitted on; what `fitted` holds is applied to it as it is.
+        """The scores of one split that was not fitted on; `fitted` is applied unchanged.
 
-        `harms` are what speaks against the run, see harms.py; their sentences come first among the `warnings`.
+        `harms` are the findings against the run, see harms.py; their sentences come first among the `warnings`.
 
         Args:
-            val: the scores of val, to be compared.
+            val: the scores of val, to compare with.
         """
-        told = summarise(predictions, n_boot=self.resamples, seed=seed)
+        scores = summarise(predictions, n_boot=self.resamples, seed=seed)
         options: dict[str, Any] = {"n_boot": self.resamples, "seed": seed}
         if fitted.calibration is not None:
-            told["calibration"] = calibration_told(predictions, fitted.calibration, **options)
+            scores["calibration"] = calibration_scores(predictions, fitted.calibration, **options)
         if fitted.operating_points:
-            told["operating_points"] = thresholds.applied(predictions, fitted.operating_points, **options)
+            scores["operating_points"] = thresholds.evaluate_operating_points(
+                predictions, fitted.operating_points, **options
+            )
         if fitted.selective:
-            told["selective"] = selective.applied(predictions, fitted.selective, **options)
+            scores["selective"] = selective.evaluate(predictions, fitted.selective, **options)
         if fitted.conformal is not None:
-            told["conformal"] = conformal.applied(predictions, fitted.conformal, **options)
+            scores["conformal"] = conformal.evaluate(predictions, fitted.conformal, **options)
         if groups := subgroups.subgroups(predictions, self.subgroups, **options):
-            told["subgroups"] = groups
-            told["warnings"] = [*told["warnings"], *subgroups.shown(groups)]
+            scores["subgroups"] = groups
+            scores["warnings"] = [*scores["warnings"], *subgroups.gap_warnings(groups)]
         if self.metrics:
-            told["own_metrics"] = own_metrics.scores(predictions, self.metrics, **options)
+            scores["own_metrics"] = own_metrics.scores(predictions, self.metrics, **options)
         if prevalence:
-            told["prevalence"] = prevalence_told(predictions, fitted, prevalence, **options)
-        told = plain(told)
-        told["harms"] = harms(told, split, val)
-        told["warnings"] = [*(harm["text"] for harm in told["harms"]), *told["warnings"]]
-        return told
+            scores["prevalence"] = scores_at_prevalence(predictions, fitted, prevalence, **options)
+        scores = plain(scores)
+        scores["harms"] = harms(scores, split, val)
+        scores["warnings"] = [*(harm["text"] for harm in scores["harms"]), *scores["warnings"]]
+        return scores
 
 
-def calibration_told(predictions: Predictions, calibration: Calibration, **options: Any) -> dict[str, Any]:
+def calibration_scores(predictions: Predictions, calibration: Calibration, **options: Any) -> dict[str, Any]:
     """{method, fitted_on, classes: {class: {before, after, difference}}, and of a multiclass table "overall"}."""
     calibrated = calibration.probabilities(predictions.logits)
-    found = reliability.before_after(predictions, calibrated, **options)
-    classes = {name: found[name] for name in predictions.classes if name in found}
-    overall = {"overall": found["overall"]} if "overall" in found else {}
+    reliability_scores = reliability.before_after(predictions, calibrated, **options)
+    classes = {name: reliability_scores[name] for name in predictions.classes if name in reliability_scores}
+    overall = {"overall": reliability_scores["overall"]} if "overall" in reliability_scores else {}
     return {"method": calibration.method, "fitted_on": calibration.fitted_on, "classes": classes, **overall}
 
 
-def prevalence_told(
-    predictions: Predictions, fitted: Fitted, prevalence: Mapping[str, float], **options: Any
+def scores_at_prevalence(
+    predictions: Predictions, fitted: FittedOnVal, prevalence: Mapping[str, float], **options: Any
 ) -> dict[str, Any]:
     """{given, found, fitted, operating_points}: PPV and NPV where the classes are as frequent as `prevalence` says."""
     points = dict(fitted.operating_points)
@@ -151,35 +153,33 @@ def prevalence_told(
         half = dict.fromkeys(predictions.classes, 0.5)
         points["threshold_0.5"] = {"goal": "fixed", "value": 0.5, "split": None, "thresholds": half}
     truth = predictions.truth
-    known = np.maximum((~np.isnan(truth)).sum(axis=0), 1)
+    n_labelled = np.maximum((~np.isnan(truth)).sum(axis=0), 1)
     return {
         "given": dict(prevalence),
-        "found": dict(zip(predictions.classes, ((truth == 1).sum(axis=0) / known).tolist(), strict=True)),
+        "found": dict(zip(predictions.classes, ((truth == 1).sum(axis=0) / n_labelled).tolist(), strict=True)),
         "fitted": fitted.calibration.prevalence if fitted.calibration else {},
-        "operating_points": thresholds.applied(predictions, points, prevalence=prevalence, **options),
+        "operating_points": thresholds.evaluate_operating_points(predictions, points, prevalence=prevalence, **options),
     }
 
 
-def read_prevalence(given: Any, classes: list[str], kind: str) -> dict[str, float]:
-    """What `prevalence=` says: one number for every class of a multilabel model, or class: share.
+def read_prevalence(value: Any, classes: list[str], kind: str) -> dict[str, float]:
+    """The value of `prevalence=`: one number for every class of a multilabel model, or class: share.
 
     Raises:
         FinetuneError: a class that the model does not know, or no share between 0 and 1.
     """
-    if given is None:
+    if value is None:
         return {}
-    if not isinstance(given, Mapping):
+    if not isinstance(value, Mapping):
         if kind == "multiclass":
-            raise FinetuneError(
-                f"prevalence={given}: say of which class, such as 'prevalence={{{classes[-1]}: 0.05}}'."
-            )
-        given = dict.fromkeys(classes, given)
-    for name, share in given.items():
+            raise FinetuneError(f"prevalence={value}: name the class, such as 'prevalence={{{classes[-1]}: 0.05}}'.")
+        value = dict.fromkeys(classes, value)
+    for name, share in value.items():
         if name not in classes:
             raise one_of("prevalence", name, classes)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
             raise FinetuneError(f"prevalence={share} of {name} must lie between 0 and 1.")
-    shares = {str(name): float(share) for name, share in given.items()}
+    shares = {str(name): float(share) for name, share in value.items()}
     if kind == "multiclass":
         calibrations.multiclass_shares(dict.fromkeys(classes, 1 / len(classes)), shares)
     return shares

@@ -1,9 +1,9 @@
-"""What an answer that looks at no image gets: the scores that a network has to beat.
+"""The scores of a trivial prediction that looks at no image, which a network has to beat.
 
-It knows how frequent the classes of this split are, which is a little more than a network can know. Of a multiclass
-table it is always the largest class, and the shares of the classes as probabilities; of a multilabel class the more
-frequent of yes and no, and the share of positives as probability. `gains` are what the network is better by on the same
-images, above 0 where it is better.
+It knows the class frequencies of this split, which is slightly more than a network can know. For a multiclass table it
+always predicts the largest class, with the shares of the classes as probabilities; for a multilabel class the more
+frequent of yes and no, with the share of positives as probability. `gains` are by how much the network is better on the
+same images, above 0 where it is better.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ def baseline(scorer: Scorer) -> dict[str, Any]:
 
 
 def _multiclass(scorer: Scorer) -> dict[str, Any]:
-    known = ~np.isnan(scorer.truth).any(axis=1)
-    truth, patient, names = scorer.truth[known], scorer.patient[known], scorer.predictions.classes
+    labelled = ~np.isnan(scorer.truth).any(axis=1)
+    truth, patient, names = scorer.truth[labelled], scorer.patient[labelled], scorer.predictions.classes
     if not len(truth):
         return {"answer": None, "overall": {}, "macro": {}, "classes": {}, "gains": {}}
     shares = truth.mean(axis=0)
     largest, present = int(shares.argmax()), shares > 0
-    right = scorer.decisions[known][truth == 1].astype(np.float64)  # one true class a row, so in the order of the rows
-    each = np.bincount(patient, minlength=scorer.n_patients)
+    right = scorer.decisions[labelled][truth == 1].astype(
+        np.float64
+    )  # one true class a row, so in the order of the rows
+    images_per_patient = np.bincount(patient, minlength=scorer.n_patients)
     gain = np.bincount(patient, right - truth[:, largest], scorer.n_patients)
     overall = {
         "accuracy": shares[largest],
@@ -49,7 +51,7 @@ def _multiclass(scorer: Scorer) -> dict[str, Any]:
         "classes": {
             name: {"auroc": 0.5, "average_precision": share} for name, share in zip(names, shares, strict=True)
         },
-        "gains": {"accuracy": intervals.mean_difference(gain, each).as_dict()},
+        "gains": {"accuracy": intervals.mean_difference(gain, images_per_patient).as_dict()},
     }
 
 
@@ -57,14 +59,18 @@ def _multilabel(scorer: Scorer) -> dict[str, Any]:
     classes: dict[str, dict[str, Any]] = {}
     gains: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(scorer.predictions.classes):
-        known = ~np.isnan(scorer.truth[:, k])
-        truth, patient, logit = scorer.truth[known, k], scorer.patient[known], scorer.predictions.logits[known, k]
+        labelled = ~np.isnan(scorer.truth[:, k])
+        truth, patient, logit = (
+            scorer.truth[labelled, k],
+            scorer.patient[labelled],
+            scorer.predictions.logits[labelled, k],
+        )
         if not len(truth):
             continue
         share = float(truth.mean())
         entropy = -xlogy(truth, share) - xlogy(1 - truth, 1 - share)  # (n,) the loss of the share as probability
         loss = np.logaddexp(0, np.where(truth == 1, -logit, logit))
-        each = np.bincount(patient, minlength=scorer.n_patients)
+        images_per_patient = np.bincount(patient, minlength=scorer.n_patients)
         gain = np.bincount(patient, entropy - loss, scorer.n_patients)
         classes[name] = {
             "answer": "yes" if share > 0.5 else "no",
@@ -75,10 +81,14 @@ def _multilabel(scorer: Scorer) -> dict[str, Any]:
             "brier": share * (1 - share),
             "log_loss": float(entropy.mean()),
         }
-        gains[name] = {"log_loss": intervals.mean_difference(gain, each).as_dict()}
-    both = [of for of in classes.values() if 0 < of["average_precision"] < 1]  # the others have no AUROC
+        gains[name] = {"log_loss": intervals.mean_difference(gain, images_per_patient).as_dict()}
+    both = [
+        answer_scores for answer_scores in classes.values() if 0 < answer_scores["average_precision"] < 1
+    ]  # the others have no AUROC
     macro = {}
     for metric in ("auroc", "average_precision", "accuracy", "balanced_accuracy", "brier", "log_loss"):
         defined = both if metric in ("auroc", "average_precision", "balanced_accuracy") else list(classes.values())
-        macro[metric] = float(mean_of_defined(np.array([of[metric] for of in defined], np.float64)))
+        macro[metric] = float(
+            mean_of_defined(np.array([answer_scores[metric] for answer_scores in defined], np.float64))
+        )
     return {"macro": macro, "classes": classes, "gains": gains}

@@ -1,11 +1,11 @@
-"""Probabilities that mean what they say: fitted on the val predictions alone, shipped in the model file, shown on test.
+"""Calibration of probabilities: fitted on the val predictions alone, stored in the model file, reported on test.
 
-- temperature (Guo et al., 2017): the logits divided by one number, the same for all classes. It mends sureness, never a
-  shift, which a weighted loss or a balancing sampler leaves behind.
-- platt (Platt, 1999): a slope and an offset of each class's log odds, fitted to Platt's drawn-in targets.
-- isotonic (Zadrozny and Elkan, 2002): the rising curve nearest to each class's answers; needs the most images.
+- temperature (Guo et al., 2017): the logits divided by one number, the same for all classes. It corrects over- or
+  underconfidence, not a shift, as a weighted loss or a balancing sampler leaves.
+- platt (Platt, 1999): a slope and an offset of each class's log odds, fitted to Platt's smoothed targets.
+- isotonic (Zadrozny and Elkan, 2002): the increasing curve nearest to each class's labels; needs the most images.
 - auto: temperature for multiclass, platt for multilabel. Simulated (a tenth positive, d' = 2), mean log loss above that
-  of the true probabilities, of a network twice too sure / of one shifted by 2.2, as a weighted loss leaves it:
+  of the true probabilities, of a network twice too confident / of one shifted by 2.2, as a weighted loss leaves it:
 
       positive patients    not calibrated      temperature         platt           isotonic
              10            0.058 / 0.173      0.006 / 0.177    0.011 / 0.008    0.037 / 0.036
@@ -36,7 +36,7 @@ NEEDED = {"temperature": 10, "platt": 10, "isotonic": 50}
 
 @dataclass(frozen=True)
 class Calibration:
-    """Logits -> probabilities; plain values, so that it travels in the model file."""
+    """Logits -> probabilities; plain values, so that it can be stored in the model file."""
 
     method: str
     kind: str
@@ -76,24 +76,24 @@ class Calibration:
         if self.kind == "multiclass" and self.method == "temperature":
             return softmax(logits / self.curves[self.classes[0]]["temperature"], axis=1)
         odds = log_odds(logits) if self.kind == "multiclass" else logits
-        found = np.full(logits.shape, np.nan)
+        calibrated = np.full(logits.shape, np.nan)
         for k, name in enumerate(self.classes):
             if name in self.curves:
-                found[:, k] = _applied(self.curves[name], odds[:, k])
-        return found / found.sum(axis=1, keepdims=True) if self.kind == "multiclass" else found
+                calibrated[:, k] = _applied(self.curves[name], odds[:, k])
+        return calibrated / calibrated.sum(axis=1, keepdims=True) if self.kind == "multiclass" else calibrated
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        made = cls(**{key: values[key] for key in cls.__dataclass_fields__})
-        made.check()
-        return made
+        calibration = cls(**{key: values[key] for key in cls.__dataclass_fields__})
+        calibration.check()
+        return calibration
 
 
 def fit(predictions: Predictions, method: str = "auto", split: str = "val") -> tuple[Calibration | None, list[str]]:
-    """The calibration of `predictions`, None where none can be had; and what must be said of it, in sentences."""
+    """The calibration of `predictions`, None if it cannot be fitted; and notes in sentences."""
     if method not in METHODS:
         raise one_of("evaluation.calibration", method, METHODS)
     if method == "none":
@@ -101,43 +101,45 @@ def fit(predictions: Predictions, method: str = "auto", split: str = "val") -> t
     kind = predictions.kind
     method = ("temperature" if kind == "multiclass" else "platt") if method == "auto" else method
     truth, logits, names = predictions.truth, predictions.logits, predictions.classes
-    enough = _classes_with(predictions, NEEDED[method])
+    fittable = _classes_with(predictions, NEEDED[method])
     curves: dict[str, dict[str, Any]] = {}
     if method == "temperature":
-        # one number for all classes: it needs the patients of all together, and one class that tells both sides
-        used = np.isin(names, enough) if kind == "multilabel" else np.ones(len(names), bool)
-        if enough:
-            one = _temperature(truth[:, used], logits[:, used], kind)
-            curves = {name: {"temperature": one} for name in names}
-    elif kind == "multilabel" or len(enough) == len(names):
+        # one number for all classes: it needs the patients of all together, and one class with both sides
+        used = np.isin(names, fittable) if kind == "multilabel" else np.ones(len(names), bool)
+        if fittable:
+            temperature = _temperature(truth[:, used], logits[:, used], kind)
+            curves = {name: {"temperature": temperature} for name in names}
+    elif kind == "multilabel" or len(fittable) == len(names):
         odds = log_odds(logits) if kind == "multiclass" else logits
-        for k in [names.index(name) for name in enough]:
-            known = ~np.isnan(truth[:, k])
-            curves[names[k]] = (_platt if method == "platt" else _isotonic)(truth[known, k], odds[known, k])
-    lacking = [name for name in names if name not in enough]
-    said = []
+        for k in [names.index(name) for name in fittable]:
+            labelled = ~np.isnan(truth[:, k])
+            curves[names[k]] = (_platt if method == "platt" else _isotonic)(truth[labelled, k], odds[labelled, k])
+    lacking = [name for name in names if name not in fittable]
+    notes = []
     if lacking and (not curves or method != "temperature"):
-        said.append(
+        notes.append(
             f"{split} has fewer than {NEEDED[method]} patients with or without {', '.join(lacking)}: "
             + (f"not calibrated ({method})." if curves else f"no calibration ({method}) was fitted, none is shipped.")
         )
     if flat := [name for name, curve in curves.items() if curve.get("slope") == 0]:
-        said.append(f"In {split} the answers do not rise with {', '.join(flat)}: calibrated, they are its prevalence.")
+        notes.append(
+            f"In {split} the predictions do not rise with {', '.join(flat)}: calibrated, they are its prevalence."
+        )
     if not curves:
-        return None, said
-    known = ~np.isnan(truth)
-    shares = {name: float((truth[:, k] == 1).sum() / max(known[:, k].sum(), 1)) for k, name in enumerate(names)}
-    about = {"split": split, "n": len(predictions), "patients": len(np.unique(predictions.patients.astype(str)))}
+        return None, notes
+    labelled = ~np.isnan(truth)
+    shares = {name: float((truth[:, k] == 1).sum() / max(labelled[:, k].sum(), 1)) for k, name in enumerate(names)}
+    fitted_on = {"split": split, "n": len(predictions), "patients": len(np.unique(predictions.patients.astype(str)))}
     return Calibration(
-        method, kind, names, curves, {name: shares[name] for name in names if name in curves}, about
-    ), said
+        method, kind, names, curves, {name: shares[name] for name in names if name in curves}, fitted_on
+    ), notes
 
 
 def with_prevalence(calibration: Calibration, probs: np.ndarray, prevalence: Mapping[str, float]) -> np.ndarray:
-    """Calibrated probabilities (N, K) as they stand where the classes are as frequent as `prevalence` says.
+    """Calibrated probabilities (N, K), adjusted to the class frequencies in `prevalence`.
 
-    Bayes' rule for a shift of the prior alone (Saerens et al., 2002, equation 4): what pictures of a class look like is
-    the same, how many there are is not. A multilabel class that is not named stays as it is; multiclass shares that are
+    Bayes' rule for a shift of the prior alone (Saerens et al., 2002, equation 4): the images of a class look the same,
+    their number differs. A multilabel class that is not named stays as it is; multiclass shares that are
     not named keep their proportions and fill up to 1. NaN where val had all or none of a class: its prior is not known.
     """
     old = np.array([calibration.prevalence.get(name, np.nan) for name in calibration.classes])
@@ -150,27 +152,31 @@ def with_prevalence(calibration: Calibration, probs: np.ndarray, prevalence: Map
     return weighted / weighted.sum(axis=1, keepdims=True)
 
 
-def multiclass_shares(old: Mapping[str, float], given: Mapping[str, float]) -> dict[str, float]:
-    """Shares of all classes, summing to 1: those given, and the others in their old proportions."""
-    rest = sum(share for name, share in old.items() if name not in given)
-    left = 1 - sum(given.values())
-    if left < -1e-9 or (abs(left) > 1e-9 and not rest):
-        raise FinetuneError(f"prevalence={dict(given)} sums to {sum(given.values()):g}; the classes share out 1.")
-    return {name: float(given.get(name, left * share / rest if rest else 0.0)) for name, share in old.items()}
+def multiclass_shares(old: Mapping[str, float], requested: Mapping[str, float]) -> dict[str, float]:
+    """Shares of all classes, summing to 1: those requested, and the others in their old proportions."""
+    others = sum(share for name, share in old.items() if name not in requested)
+    remaining = 1 - sum(requested.values())
+    if remaining < -1e-9 or (abs(remaining) > 1e-9 and not others):
+        raise FinetuneError(
+            f"prevalence={dict(requested)} sums to {sum(requested.values()):g}; all classes together must sum to 1."
+        )
+    return {
+        name: float(requested.get(name, remaining * share / others if others else 0.0)) for name, share in old.items()
+    }
 
 
-def _classes_with(predictions: Predictions, needed: int) -> list[str]:
-    """Classes with at least `needed` patients who have it and as many who have not."""
+def _classes_with(predictions: Predictions, minimum: int) -> list[str]:
+    """Classes with at least `minimum` positive and `minimum` negative patients."""
     people = predictions.patients.astype(str)
-    enough = []
+    names = []
     for name, truth in zip(predictions.classes, predictions.truth.T, strict=True):
-        if min(len(np.unique(people[truth == side])) for side in (0, 1)) >= needed:
-            enough.append(name)
-    return enough
+        if min(len(np.unique(people[truth == side])) for side in (0, 1)) >= minimum:
+            names.append(name)
+    return names
 
 
 def _check_curve(method: str, name: str, curve: Mapping[str, Any]) -> None:
-    """The numbers that the method needs, and within what it can give."""
+    """Raise unless the curve has the numbers of the method, within their bounds."""
     keys = {"temperature": ["temperature"], "platt": ["slope", "offset"], "isotonic": ["log_odds", "probability"]}
     where = f"calibration.curves.{name}"
     if sorted(curve) != sorted(keys[method]):
@@ -191,22 +197,22 @@ def _check_curve(method: str, name: str, curve: Mapping[str, Any]) -> None:
             raise FinetuneError(f"{where} must be as many probabilities as log odds, both rising.")
 
 
-def _applied(curve: Mapping[str, Any], odds: np.ndarray) -> np.ndarray:
+def _applied(curve: Mapping[str, Any], log_odds_of_class: np.ndarray) -> np.ndarray:
     if "temperature" in curve:
-        return expit(odds / curve["temperature"])
+        return expit(log_odds_of_class / curve["temperature"])
     if "slope" in curve:
-        return expit(curve["slope"] * odds + curve["offset"])
-    return np.interp(odds, curve["log_odds"], curve["probability"])
+        return expit(curve["slope"] * log_odds_of_class + curve["offset"])
+    return np.interp(log_odds_of_class, curve["log_odds"], curve["probability"])
 
 
 def _temperature(truth: np.ndarray, logits: np.ndarray, kind: str) -> float:
-    """The likeliest temperature, its logarithm held near 0 by a standard normal prior.
+    """The most likely temperature, with a standard normal prior on its logarithm.
 
-    The prior is not in the paper: answers that are all right would otherwise take the temperature to 0.
+    The prior is not in the paper: predictions that are all correct would otherwise take the temperature to 0.
     """
     if kind == "multiclass":
-        known = ~np.isnan(truth).any(axis=1)
-        z, true = logits[known], truth[known].argmax(axis=1)
+        labelled = ~np.isnan(truth).any(axis=1)
+        z, true = logits[labelled], truth[labelled].argmax(axis=1)
         z = z - np.take_along_axis(z, true[:, None], axis=1)  # log of sum exp of these is the loss
 
         def loss(u: float) -> float:
@@ -214,8 +220,8 @@ def _temperature(truth: np.ndarray, logits: np.ndarray, kind: str) -> float:
             top = scaled.max(axis=1)
             return float((top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))).sum() + u * u / 2)
     else:
-        known = ~np.isnan(truth)
-        against = np.where(truth[known] == 1, -logits[known], logits[known])
+        labelled = ~np.isnan(truth)
+        against = np.where(truth[labelled] == 1, -logits[labelled], logits[labelled])
 
         def loss(u: float) -> float:
             return float(np.logaddexp(0, against * np.exp(-u)).sum() + u * u / 2)
@@ -224,7 +230,7 @@ def _temperature(truth: np.ndarray, logits: np.ndarray, kind: str) -> float:
 
 
 def _platt(truth: np.ndarray, odds: np.ndarray) -> dict[str, float]:
-    """Slope, never below 0 (the order of the answers is the network's), and offset."""
+    """Slope, never below 0 (the order of the predictions stays the network's), and offset."""
     positives, negatives = (truth == 1).sum(), (truth == 0).sum()
     target = np.where(truth == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     centre, scale = odds.mean(), max(float(odds.std()), 1e-12)
@@ -241,8 +247,8 @@ def _platt(truth: np.ndarray, odds: np.ndarray) -> dict[str, float]:
 
 
 def _isotonic(truth: np.ndarray, odds: np.ndarray) -> dict[str, list[float]]:
-    """The ends of each level piece. Levels of 0 and 1 are drawn in as in Platt's targets: one wrong answer at a
-    probability of 0 would cost an infinite log loss."""
+    """The ends of each level piece. Levels of 0 and 1 are smoothed as in Platt's targets: one error at a probability
+    of 0 would cost an infinite log loss."""
     values, which, count = np.unique(odds, return_inverse=True, return_counts=True)
     level = isotonic_regression(np.bincount(which, truth) / count, weights=count).x
     level = np.clip(level, 1 / ((truth == 0).sum() + 2), 1 - 1 / ((truth == 1).sum() + 2))

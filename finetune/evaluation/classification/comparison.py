@@ -1,13 +1,13 @@
-"""Which of several networks is better, on the same samples: differences, not two intervals laid side by side.
+"""Which of several networks is better, on the same samples: paired differences, not two separate intervals.
 
 - AUROC of a class: DeLong's variance of the difference, over patients. Over several seeds it is that of the mean AUROC.
 - Other scores, and macro means: the same resamples of the patients for all networks.
-- Right or wrong: McNemar's test (exact); where patients have several images or networks several seeds, its form over
+- Correct or wrong: McNemar's test (exact); where patients have several images or networks several seeds, its form over
   patients: the sum of their differences over the root of the sum of squares.
 
-All of these ask what other patients would have shown. What another seed would have shown is the spread over the seeds,
-pooled over the candidates: a difference below t * sd * sqrt(1/a + 1/b) is seed noise, however small its p. Of many
-differences some are large by chance: p values are also given as Holm (1979) corrects them.
+All of these measure the variation over patients. The variation over seeds is their spread, pooled over the candidates:
+a difference below t * sd * sqrt(1/a + 1/b) is seed noise, however small its p. Of many differences some are large by
+chance, so p values are also corrected (Holm, 1979).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LESS_IS_BETTER = ("brier", "log_loss", "ece")
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is compared: one network, or several that differ in their seed alone."""
+    """One network to compare, or several that differ only in their seed."""
 
     label: str
     members: list[Predictions]
@@ -48,28 +48,36 @@ def compare(candidates: Sequence[Candidate], n_boot: int = 1000, seed: int = 0) 
     candidates = aligned(candidates)
     first = candidates[0].members[0]
     scorers = [[Scorer(member) for member in candidate.members] for candidate in candidates]
-    values = [[_flat(scorer.values()) for scorer in own] for own in scorers]
+    values = [[_flat(scorer.values()) for scorer in seed_scorers] for seed_scorers in scorers]
     chunks: list[list[dict[str, np.ndarray]]] = [[] for _ in candidates]
     n_patients = scorers[0][0].n_patients
     for weight in intervals.resamples(n_patients, n_boot if n_patients else 0, seed):
-        for i, own in enumerate(scorers):
-            chunks[i].append(_mean([_flat(scorer(weight)) for scorer in own]))
-    drawn = [{m: np.concatenate([c[m] for c in own]) for m in own[0]} if own else {} for own in chunks]
-    noise = seed_noise([[{m: float(v[0]) for m, v in each.items()} for each in own] for own in values])
-    placed = [_placed(own) for own in scorers]
-    told = []
+        for i, seed_scorers in enumerate(scorers):
+            chunks[i].append(_mean([_flat(scorer(weight)) for scorer in seed_scorers]))
+    resampled = [
+        {m: np.concatenate([c[m] for c in seed_scorers]) for m in seed_scorers[0]} if seed_scorers else {}
+        for seed_scorers in chunks
+    ]
+    noise = seed_noise(
+        [
+            [{m: float(v[0]) for m, v in scores_of_seed.items()} for scores_of_seed in seed_scorers]
+            for seed_scorers in values
+        ]
+    )
+    placed = [_placed(seed_scorers) for seed_scorers in scorers]
+    described = []
     for i, candidate in enumerate(candidates):
         mean = {m: float(v[0]) for m, v in _mean(values[i]).items()}
-        scores = _described(mean, drawn[i], n_patients)
+        scores = _described(mean, resampled[i], n_patients)
         for metric, score in scores.items():
-            score["seeds"] = [float(each[metric][0]) for each in values[i]]
-        told.append({"label": candidate.label, "seeds": candidate.seeds, "scores": scores})
+            score["seeds"] = [float(scores_of_seed[metric][0]) for scores_of_seed in values[i]]
+        described.append({"label": candidate.label, "seeds": candidate.seeds, "scores": scores})
     pairs: list[dict[str, Any]] = []
     for a, b in combinations(range(len(candidates)), 2):
         changes: dict[str, dict[str, Any]] = {}
-        for metric in drawn[a] or values[a][0]:
+        for metric in resampled[a] or values[a][0]:
             change = float(_mean(values[a])[metric][0] - _mean(values[b])[metric][0])
-            samples = drawn[a][metric] - drawn[b][metric] if drawn[a] else np.zeros(0)
+            samples = resampled[a][metric] - resampled[b][metric] if resampled[a] else np.zeros(0)
             changes[metric] = {
                 **intervals.difference(change, samples, patients=n_patients).as_dict(),
                 "p": _p(change, intervals.spread(samples)),
@@ -97,7 +105,7 @@ def compare(candidates: Sequence[Candidate], n_boot: int = 1000, seed: int = 0) 
             "classes": first.classes,
             "kind": first.kind,
             "intervals": {"level": LEVEL, "unit": "patient", "resamples": n_boot, "seed": seed},
-            "candidates": told,
+            "candidates": described,
             "pairs": pairs,
             "seed_noise": noise,
         }
@@ -112,7 +120,7 @@ def aligned(candidates: Sequence[Candidate]) -> list[Candidate]:
     """
     first, name = candidates[0].members[0], candidates[0].label
     order = first.frame["sample"]
-    found = []
+    aligned_candidates = []
     for candidate in candidates:
         members = []
         for member in candidate.members:
@@ -130,19 +138,19 @@ def aligned(candidates: Sequence[Candidate]) -> list[Candidate]:
                     f"{name} and {candidate.label} cannot be compared: of their samples {' and '.join(only)}."
                 )
             frame = member.frame.set_index("sample", drop=False).loc[order].reset_index(drop=True)
-            again = Predictions(frame, member.classes, member.kind, member.metadata)
-            same = (again.truth == first.truth) | (np.isnan(again.truth) & np.isnan(first.truth))
+            reordered = Predictions(frame, member.classes, member.kind, member.metadata)
+            same = (reordered.truth == first.truth) | (np.isnan(reordered.truth) & np.isnan(first.truth))
             if not same.all():
                 row, k = np.argwhere(~same)[0]
                 raise FinetuneError(
                     f"{name} and {candidate.label} cannot be compared: {(~same).sum():,} labels differ, "
                     f"first {first.classes[k]} of {order.iloc[row]}."
                 )
-            if (again.patients != first.patients).any():
+            if (reordered.patients != first.patients).any():
                 raise FinetuneError(f"{name} and {candidate.label} cannot be compared: their patients differ.")
-            members.append(again)
-        found.append(Candidate(candidate.label, members, candidate.seeds))
-    return found
+            members.append(reordered)
+        aligned_candidates.append(Candidate(candidate.label, members, candidate.seeds))
+    return aligned_candidates
 
 
 def paired_delong(a: Placements, b: Placements) -> dict[str, Any]:
@@ -153,21 +161,21 @@ def paired_delong(a: Placements, b: Placements) -> dict[str, Any]:
     df = min(a.positive_patients, a.negative_patients) - 1
     error = np.sqrt(change.variance)
     if df < 1 or not error > 0:  # the same order of all pairs, or too few patients
-        found, p = Interval(change.auroc), 1.0 if df >= 1 and change.auroc == 0 else np.nan
+        interval, p = Interval(change.auroc), 1.0 if df >= 1 and change.auroc == 0 else np.nan
     else:
         reach = float(t.ppf((1 + LEVEL) / 2, df)) * error
-        found = Interval(change.auroc, change.auroc - reach, change.auroc + reach)
+        interval = Interval(change.auroc, change.auroc - reach, change.auroc + reach)
         p = float(2 * t.sf(abs(change.auroc) / error, df))
-    return {"a": a.auroc, "b": b.auroc, **found.as_dict(), "p": p}
+    return {"a": a.auroc, "b": b.auroc, **interval.as_dict(), "p": p}
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray, patient: np.ndarray) -> dict[str, Any]:
-    """{only_a, only_b, p, exact}: right (1) or wrong (0) answers of two networks, (n,) each, NaN where unknown.
+    """{only_a, only_b, p, exact}: correct (1) or wrong (0) predictions of two networks, (n,) each, NaN where unknown.
 
-    Between 0 and 1 an answer is a mean over seeds.
+    A value between 0 and 1 is a mean over seeds.
     """
-    known = ~np.isnan(a) & ~np.isnan(b)
-    change, patient = a[known] - b[known], patient[known]
+    labelled = ~np.isnan(a) & ~np.isnan(b)
+    change, patient = a[labelled] - b[labelled], patient[labelled]
     only_a, only_b = float(change[change > 0].sum()), float(-change[change < 0].sum())
     whole = bool(np.isin(change, (-1.0, 0.0, 1.0)).all()) and len(np.unique(patient)) == len(patient)
     if whole:
@@ -182,55 +190,57 @@ def mcnemar(a: np.ndarray, b: np.ndarray, patient: np.ndarray) -> dict[str, Any]
 
 def seed_noise(values: list[list[dict[str, float]]]) -> dict[str, dict[str, float]]:
     """Per score {sd, df, t, single}: the spread over seeds, pooled over candidates, and the difference of two single
-    runs below which it says nothing. Empty where no candidate has two seeds."""
-    found = {}
-    df = sum(len(own) - 1 for own in values)
+    runs below which it is noise. Empty where no candidate has two seeds."""
+    noise = {}
+    df = sum(len(seed_values) - 1 for seed_values in values)
     if not df:
         return {}
     for metric in values[0][0]:
-        columns = [np.array([each[metric] for each in own]) for own in values]
+        columns = [np.array([scores[metric] for scores in seed_values]) for seed_values in values]
         squares = sum(float(np.sum((column - column.mean()) ** 2)) for column in columns)
         if np.isnan(squares):
             continue
         sd, quantile = float(np.sqrt(squares / df)), float(t.ppf((1 + LEVEL) / 2, df))
-        found[metric] = {"sd": sd, "df": df, "t": quantile, "single": quantile * sd * 2**0.5}
-    return found
+        noise[metric] = {"sd": sd, "df": df, "t": quantile, "single": quantile * sd * 2**0.5}
+    return noise
 
 
 def holm(tests: list[dict[str, Any]]) -> None:
-    """Set p_holm of each test: its p as Holm (1979) corrects it for all that have one."""
+    """Set p_holm of each test: its p corrected for all tests that have one (Holm, 1979)."""
     has = sorted((test for test in tests if not np.isnan(test["p"])), key=lambda test: test["p"])
-    most = 0.0
+    largest = 0.0
     for i, test in enumerate(has):
-        most = max(most, min(1.0, (len(has) - i) * test["p"]))
-        test["p_holm"] = most
+        largest = max(largest, min(1.0, (len(has) - i) * test["p"]))
+        test["p_holm"] = largest
     for test in tests:
         test.setdefault("p_holm", np.nan)
 
 
-def _described(mean: dict[str, float], drawn: dict[str, np.ndarray], n_patients: int) -> dict[str, dict[str, Any]]:
+def _described(mean: dict[str, float], resampled: dict[str, np.ndarray], n_patients: int) -> dict[str, dict[str, Any]]:
     """Each score with the interval of its kind; the names are macro_<metric>, or <metric> over all classes."""
-    found = {}
+    described = {}
     for name, value in mean.items():
         metric = name.removeprefix("macro_")
-        own = drawn.get(name, np.zeros(0))
+        samples = resampled.get(name, np.zeros(0))
         if metric == "accuracy" and value in (0.0, 1.0):
-            found[name] = intervals.exact(value, n_patients).as_dict()
+            described[name] = intervals.exact(value, n_patients).as_dict()
         else:
-            found[name] = intervals.resampled(metric, value, own, n_patients).as_dict()
-    return found
+            described[name] = intervals.resampled(metric, value, samples, n_patients).as_dict()
+    return described
 
 
 def _flat(scores: Scores) -> dict[str, np.ndarray]:
     """The scores that candidates are compared by: (B,) each."""
-    kept = ("auroc", "average_precision", "brier", "log_loss") + (("accuracy", "f1") if not scores.overall else ())
-    macro = {f"macro_{metric}": mean_of_defined(scores.classes[metric]) for metric in kept if metric in scores.classes}
+    metrics = ("auroc", "average_precision", "brier", "log_loss") + (("accuracy", "f1") if not scores.overall else ())
+    macro = {
+        f"macro_{metric}": mean_of_defined(scores.classes[metric]) for metric in metrics if metric in scores.classes
+    }
     overall = ("accuracy", "balanced_accuracy", "kappa", "log_loss", "brier")
     return {**macro, **{metric: values for metric, values in scores.overall.items() if metric in overall}}
 
 
 def _mean(several: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {metric: np.mean([each[metric] for each in several], axis=0) for metric in several[0]}
+    return {metric: np.mean([scores[metric] for scores in several], axis=0) for metric in several[0]}
 
 
 def _placed(scorers: list[Scorer]) -> list[Placements]:
@@ -240,18 +250,18 @@ def _placed(scorers: list[Scorer]) -> list[Placements]:
 
 
 def _mcnemars(a: list[Scorer], b: list[Scorer]) -> dict[str, Any]:
-    """Of a multiclass table the answers; of a multilabel one each class's, and all together."""
+    """Multiclass: one test of the predictions; multilabel: one per class and one over all."""
     patient, names = a[0].patient, a[0].predictions.classes
-    rights = [np.mean([_right(scorer) for scorer in own], axis=0) for own in (a, b)]
+    rights = [np.mean([_right(scorer) for scorer in scorers], axis=0) for scorers in (a, b)]
     if a[0].multiclass:
         return {"accuracy": mcnemar(rights[0][:, 0], rights[1][:, 0], patient)}
-    each = {name: mcnemar(rights[0][:, k], rights[1][:, k], patient) for k, name in enumerate(names)}
+    per_class = {name: mcnemar(rights[0][:, k], rights[1][:, k], patient) for k, name in enumerate(names)}
     pooled = mcnemar(rights[0].ravel(), rights[1].ravel(), np.repeat(patient, len(names)))
-    return {"accuracy": pooled, "classes": each} if len(names) > 1 else {"accuracy": each[names[0]]}
+    return {"accuracy": pooled, "classes": per_class} if len(names) > 1 else {"accuracy": per_class[names[0]]}
 
 
 def _right(scorer: Scorer) -> np.ndarray:
-    """(N, K) of right and wrong answers, NaN where unknown; multiclass (N, 1)."""
+    """(N, K) of correct and wrong predictions, NaN where unknown; multiclass (N, 1)."""
     right = np.where(np.isnan(scorer.truth), np.nan, scorer.truth == scorer.decisions)
     return right.min(axis=1, keepdims=True) if scorer.multiclass else right
 

@@ -1,13 +1,13 @@
-"""Conformal sets: not one answer but all that cannot be ruled out, so that the truth is among them as often as asked.
+"""Conformal prediction sets: all classes that cannot be ruled out, so that a set holds the truth at a chosen rate.
 
 Split conformal prediction (Vovk et al., 2005; Angelopoulos and Bates, 2021), fitted on val:
 
-- multiclass: every class whose probability reaches a cut, the same for all classes.
-- multilabel: for each finding yes, no, both (not sure) or neither (unlike what val had); yes and no have a cut each, so
-  that of those who have the finding as many keep their yes as of those who have not keep their no.
+- multiclass: every class whose probability reaches a threshold, the same for all classes.
+- multilabel: for each finding yes, no, both (uncertain) or neither (unlike the images of val). Yes and no have a
+  threshold each, so that positives keep their yes as often as negatives keep their no.
 
-The promise holds for images drawn like those of val. Images of one patient are alike, so patients are counted where
-the rule counts what it was fitted on; and val also chose the epoch, so what test says is what counts.
+The coverage holds for images drawn like those of val. Images of one patient are alike, so the correction for the size
+of val counts patients; and val also chose the epoch, so the coverage measured on test is the one to rely on.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ NEITHER = "neither"
 
 @dataclass(frozen=True)
 class Conformal:
-    """Cuts on `prob_<class>`; plain values, so that they travel in the model file."""
+    """Thresholds of `prob_<class>`; plain values, so that they can be stored in the model file."""
 
     kind: str
     classes: list[str]
     error: float
-    """How often the truth may be missing."""
+    """Share of sets that may miss the truth."""
     cuts: dict[str, dict[str, float]]
-    """Multilabel: {class: {yes: least probability, no: greatest}}; multiclass: {"": {least}}."""
+    """Multilabel: {class: {yes: minimum probability, no: maximum}}; multiclass: {"": {least}}."""
     fitted_on: dict[str, Any]
 
     def check(self) -> None:
@@ -56,12 +56,12 @@ class Conformal:
         whether yes and no are}."""
         if self.kind == "multiclass":
             return {name: probs[:, k] >= self.cuts[""]["least"] for k, name in enumerate(self.classes)}
-        found = {}
+        sets = {}
         for k, name in enumerate(self.classes):
             if name in self.cuts:
                 cut = self.cuts[name]
-                found[name] = np.stack([probs[:, k] >= cut["yes"], probs[:, k] <= cut["no"]], axis=1)
-        return found
+                sets[name] = np.stack([probs[:, k] >= cut["yes"], probs[:, k] <= cut["no"]], axis=1)
+        return sets
 
     def columns(self, probs: np.ndarray) -> dict[str, list[str]]:
         """The sets as text, `a|b`, for a table: `set` (multiclass) or `set_<class>` with yes and no; an empty set is
@@ -71,7 +71,8 @@ class Conformal:
             return {"set": ["|".join(np.array(self.classes, object)[row]) or NEITHER for row in within]}
         return {
             f"set_{name}": [
-                "|".join(side for side, there in zip(SIDES, row, strict=True) if there) or NEITHER for row in within
+                "|".join(side for side, included in zip(SIDES, row, strict=True) if included) or NEITHER
+                for row in within
             ]
             for name, within in self.sets(probs).items()
         }
@@ -81,60 +82,62 @@ class Conformal:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Conformal:
-        made = cls(**{key: values[key] for key in cls.__dataclass_fields__})
-        made.check()
-        return made
+        conformal = cls(**{key: values[key] for key in cls.__dataclass_fields__})
+        conformal.check()
+        return conformal
 
 
-def check_error(given: Any) -> float | None:
-    """What `evaluation.conformal=` says: how often the truth may be missing, None for no sets.
+def check_error(value: Any) -> float | None:
+    """The value of `evaluation.conformal=`: the share of sets that may miss the truth, None for no sets.
 
     Raises:
         FinetuneError: no share between 0 and 0.5.
     """
-    if given is None or given is False or given == 0:
+    if value is None or value is False or value == 0:
         return None
-    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given < 0.5:
-        raise FinetuneError(f"evaluation.conformal={given} must lie between 0 and 0.5, such as 0.1, or be null.")
-    return float(given)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 0.5:
+        raise FinetuneError(f"evaluation.conformal={value} must lie between 0 and 0.5, such as 0.1, or be null.")
+    return float(value)
 
 
 def fit(val: Predictions, error: float, split: str = "val") -> tuple[Conformal | None, list[str]]:
-    """The cuts, None where val is too small for any; and what must be said, in sentences.
+    """The thresholds, None if val is too small for any; and notes in sentences.
 
-    To leave out the share `error` takes at least 1 / error - 1 patients: below, nothing can be ruled out.
+    At least 1 / error - 1 patients are needed: with fewer, nothing can be ruled out.
     """
     truth, probs, people = val.truth, val.probs, val.patients.astype(str)
     cuts: dict[str, dict[str, float]] = {}
     few = []
     if val.kind == "multiclass":
-        known = ~np.isnan(truth).any(axis=1)
-        true = (probs * np.nan_to_num(truth)).sum(axis=1)[known]
-        least = cut(true, people[known], error)
-        cuts = {"": {"least": least}} if least is not None else {}
+        labelled = ~np.isnan(truth).any(axis=1)
+        true = (probs * np.nan_to_num(truth)).sum(axis=1)[labelled]
+        threshold = conformal_threshold(true, people[labelled], error)
+        cuts = {"": {"least": threshold}} if threshold is not None else {}
     else:
         for k, name in enumerate(val.classes):
-            one, zero = (truth[:, k] == side for side in (1, 0))
-            yes = cut(probs[one, k], people[one], error)
-            no = cut(-probs[zero, k], people[zero], error)
+            positive, negative = (truth[:, k] == side for side in (1, 0))
+            yes = conformal_threshold(probs[positive, k], people[positive], error)
+            no = conformal_threshold(-probs[negative, k], people[negative], error)
             if yes is None or no is None:
                 few.append(name)
             else:
                 cuts[name] = {"yes": yes, "no": -no}
-    said = []
+    notes = []
     if few or not cuts:
         needed = int(np.ceil(1 / error)) - 1
-        of = f" with and without {', '.join(few)}" if few else ""
-        said.append(f"{split} has fewer than {needed} patients{of}: no sets that miss the truth in {100 * error:g} %.")
-    about = {"split": split, "n": len(val), "patients": len(np.unique(people))}
-    return (Conformal(val.kind, val.classes, error, cuts, about) if cuts else None), said
+        which = f" with and without {', '.join(few)}" if few else ""
+        notes.append(
+            f"{split} has fewer than {needed} patients{which}: no sets that miss the truth in {100 * error:g} %."
+        )
+    fitted_on = {"split": split, "n": len(val), "patients": len(np.unique(people))}
+    return (Conformal(val.kind, val.classes, error, cuts, fitted_on) if cuts else None), notes
 
 
-def cut(scores: np.ndarray, people: np.ndarray, error: float) -> float | None:
-    """The score that at most the share `error` of new ones will stay below, from those (n,) of the truth in val.
+def conformal_threshold(scores: np.ndarray, people: np.ndarray, error: float) -> float | None:
+    """The score below which at most the share `error` of new scores will lie, from the scores (n,) of the truth in val.
 
-    The share error - (1 - error) / P of the scores lies below it: what is right for P independent scores, so that the
-    images of few patients promise no more than they can. None for fewer than 1 / error - 1 patients.
+    The share error - (1 - error) / P of the scores lies below it, as is correct for P independent scores: with the
+    images of few patients the threshold stays conservative. None for fewer than 1 / error - 1 patients.
     """
     patients = len(np.unique(people))
     if patients + 1 < 1 / error - 1e-9:
@@ -143,35 +146,39 @@ def cut(scores: np.ndarray, people: np.ndarray, error: float) -> float | None:
     return float(np.sort(scores)[int(below + 1e-9)])
 
 
-def applied(predictions: Predictions, conformal: Conformal, *, n_boot: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """What the sets hold on images they were not fitted on: {error, fitted_on, classes: {class: ...}}, each a share
+def evaluate(predictions: Predictions, conformal: Conformal, *, n_boot: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """The coverage of the sets on images not used to fit them: {error, fitted_on, classes: {class: ...}}, each a share
     with its interval.
 
     Multilabel: `yes` (positives whose set has yes), `no` (negatives whose set has no), `one`, `both` and `neither`.
     Multiclass: per class the `coverage` of its images; over all (`overall`) coverage, `size`, `one`, `neither`.
     """
     truth, within = predictions.truth, conformal.sets(predictions.probs)
-    asked: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+    quantities: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
     if conformal.kind == "multiclass":
-        known = ~np.isnan(truth).any(axis=1)
+        labelled = ~np.isnan(truth).any(axis=1)
         members = np.stack([within[name] for name in predictions.classes], axis=1)
-        held, size, every = (members & (truth == 1)).any(axis=1), members.sum(axis=1), np.ones(len(predictions), bool)
+        covered, size, every = (
+            (members & (truth == 1)).any(axis=1),
+            members.sum(axis=1),
+            np.ones(len(predictions), bool),
+        )
         for k, name in enumerate(predictions.classes):
-            asked[name, "coverage"] = (held, truth[:, k] == 1)
-        asked["", "coverage"] = (held, known)
-        asked["", "size"] = (size.astype(np.float64), every)
-        asked["", "one"], asked["", "neither"] = (size == 1, every), (size == 0, every)
+            quantities[name, "coverage"] = (covered, truth[:, k] == 1)
+        quantities["", "coverage"] = (covered, labelled)
+        quantities["", "size"] = (size.astype(np.float64), every)
+        quantities["", "one"], quantities["", "neither"] = (size == 1, every), (size == 0, every)
     else:
         for name, sides in within.items():
-            k, known = predictions.classes.index(name), ~np.isnan(truth[:, predictions.classes.index(name)])
-            asked[name, "yes"], asked[name, "no"] = (
+            k, labelled = predictions.classes.index(name), ~np.isnan(truth[:, predictions.classes.index(name)])
+            quantities[name, "yes"], quantities[name, "no"] = (
                 (sides[:, i], truth[:, k] == side) for i, side in enumerate((1, 0))
             )
             count = sides.sum(axis=1)
             for what, number in (("one", 1), ("both", 2), ("neither", 0)):
-                asked[name, what] = (count == number, known)
-    told: dict[str, Any] = {"error": conformal.error, "fitted_on": conformal.fitted_on, "classes": {}}
-    for (name, what), share in shares(predictions.patients, asked, n_boot=n_boot, seed=seed).items():
-        where = told["classes"].setdefault(name, {}) if name else told.setdefault("overall", {})
+                quantities[name, what] = (count == number, labelled)
+    result: dict[str, Any] = {"error": conformal.error, "fitted_on": conformal.fitted_on, "classes": {}}
+    for (name, what), share in shares(predictions.patients, quantities, n_boot=n_boot, seed=seed).items():
+        where = result["classes"].setdefault(name, {}) if name else result.setdefault("overall", {})
         where[what] = share.as_dict()
-    return told
+    return result

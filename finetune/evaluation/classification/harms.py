@@ -1,19 +1,19 @@
-"""What a reader must know before trusting a run, the most harmful first: rules over what scores.json says of a split.
+"""Problems to know before trusting a run, the most harmful first: rules over the scores of a split in scores.json.
 
-Each rule is a function of the scores alone. It fires only beyond chance, that of this split and that of the patients of
-val who happened to be fitted on; where several classes or sides are looked at, limits are stretched for that many looks
-(Bonferroni). The rules, in order of harm:
+Each rule is a function of the scores alone. It fires only beyond chance, both of this split and of the patients of val
+that were fitted on; with several classes or sides, limits are widened for the number of comparisons (Bonferroni). The
+rules, in order of harm:
 
-- calibration: it raises the log loss by more than `LEAST_RISE` of it, and more than fitting it to so few patients does.
+- calibration: it raises the log loss by more than `MIN_RISE` of it, and more than fitting it to so few patients does.
 - sets: conformal sets miss the truth at least `MISSES` times as often as promised.
 - points: a threshold chosen for a sensitivity, specificity or PPV misses that goal by as much.
-- baseline: the accuracy is not shown to be above that of always answering the largest class; of a multilabel class
-  without a calibration, the probabilities are worse than its share of positives given to every image.
+- baseline: the accuracy is not shown to be above that of always predicting the largest class; for a multilabel class
+  without a calibration, the probabilities are worse than giving every image the share of positives.
 - never found: a class of which no image is found, where that rules out a sensitivity of `HALF`.
 - val and test: their intervals of the same score do not overlap.
 
-Nothing is mended here. What was fitted on val ships as it is: to drop a calibration or to move a threshold because
-test speaks against it would be to fit on test, and no images would be left to tell what that is worth.
+Nothing is corrected here. Whatever was fitted on val is stored unchanged: dropping a calibration or moving a threshold
+because of test would be fitting on test, and no images would be left to measure the result.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from scipy.stats import beta, chi2, norm
 from finetune.evaluation import wording
 from finetune.statistics.intervals import LEVEL
 
-LEAST_RISE = 0.02
+MIN_RISE = 0.02
 MISSES = 1.5
 HALF = 0.5
 PARAMETERS = {"temperature": 1, "platt": 2, "isotonic": 10}
-"""Numbers fitted by a calibration, for each class but of a temperature; of a curve about so many steps."""
-MOST_NAMED = 5
+"""Numbers fitted by a calibration, for each class but of a temperature; of a curve its approximate number of steps."""
+MAX_NAMED = 5
 """Classes named with their numbers in a sentence."""
 
 Scores = Mapping[str, Any]
@@ -82,12 +82,12 @@ def calibration(scores: Scores) -> Harm | None:
     patients = (about.get("fitted_on") or {}).get("patients") or float("inf")
     by_fitting = float(chi2.isf(tail(len(every)), fitted)) / (2 * patients)
 
-    def worse(of: Scores) -> bool:
-        change, before = of["difference"]["log_loss"], of["before"]["log_loss"]["value"]
+    def worse(part: Scores) -> bool:
+        change, before = part["difference"]["log_loss"], part["before"]["log_loss"]["value"]
         low = stretched(change, len(every))[0]
-        return low is not None and low > by_fitting and change["value"] > LEAST_RISE * before
+        return low is not None and low > by_fitting and change["value"] > MIN_RISE * before
 
-    names = [name for name, of in every.items() if worse(of)]
+    names = [name for name, part in every.items() if worse(part)]
     if not names:
         return None
 
@@ -112,7 +112,11 @@ def sets(scores: Scores, val: Scores | None = None) -> Harm | None:
         looks = {("", "images"): about["overall"]["coverage"]}
     else:
         sides = {"yes": "positives", "no": "negatives"}
-        looks = {(name, sides[s]): of[s] for name, of in about.get("classes", {}).items() for s in sides}
+        looks = {
+            (name, sides[s]): sides_of_class[s]
+            for name, sides_of_class in about.get("classes", {}).items()
+            for s in sides
+        }
     names = [
         (name, side)
         for (name, side), share in looks.items()
@@ -138,7 +142,7 @@ def points(scores: Scores, val: Scores | None = None) -> Harm | None:
     """A threshold chosen for a goal on val misses it."""
     goals = {"sensitivity": "positives", "specificity": "negatives", "ppv": "positives"}
     every = {k: p for k, p in (scores.get("operating_points") or {}).items() if p.get("goal") in goals}
-    looks = {(name, c): each[p["goal"]] for name, p in every.items() for c, each in p["classes"].items()}
+    looks = {(name, c): values[p["goal"]] for name, p in every.items() for c, values in p["classes"].items()}
     short = [
         (name, c)
         for (name, c), share in looks.items()
@@ -164,7 +168,7 @@ def points(scores: Scores, val: Scores | None = None) -> Harm | None:
 
 
 def baseline(scores: Scores) -> Harm | None:
-    """The network does no better than an answer that looks at no image."""
+    """The network is no better than a trivial prediction that looks at no image."""
     trivial = scores.get("baseline") or {}
     if "answer" in trivial:
         gain, answer = trivial["gains"].get("accuracy") or {}, trivial["answer"]
@@ -174,12 +178,16 @@ def baseline(scores: Scores) -> Harm | None:
         how = "is not above" if gain["value"] <= 0 else "is not shown to be above"
         return Harm(
             "baseline",
-            f"accuracy {how} always answering {answer}",
-            f"The accuracy, {accuracy}, {how} that of always answering {answer}, {by_answer:.3f}: "
+            f"accuracy {how} always predicting {answer}",
+            f"The accuracy, {accuracy}, {how} that of always predicting {answer}, {by_answer:.3f}: "
             f"the difference is {wording.difference(gain)}.",
         )
-    mended = (scores.get("calibration") or {}).get("classes", {})
-    every = {name: of["log_loss"] for name, of in trivial.get("gains", {}).items() if name not in mended}
+    calibrated = (scores.get("calibration") or {}).get("classes", {})
+    every = {
+        name: gain_of_class["log_loss"]
+        for name, gain_of_class in trivial.get("gains", {}).items()
+        if name not in calibrated
+    }
     names = [name for name, gain in every.items() if (high := stretched(gain, len(every))[1]) is not None and high < 0]
     if not names:
         return None
@@ -192,33 +200,33 @@ def baseline(scores: Scores) -> Harm | None:
         "baseline",
         f"probabilities{of_classes(names)} are worse than the share of positives",
         "The log loss is above that of giving every image the share of positives as its probability: "
-        f"{listed(names, numbers)}. Images may be ranked well all the same.",
+        f"{listed(names, numbers)}. Images may still be ranked well.",
         names,
     )
 
 
 def never_found(scores: Scores) -> Harm | None:
-    """Classes of which not one image is found: by a multiclass answer, which is the most probable class; of a
-    multilabel class at a threshold chosen for it, or, where none was, at that of the table of scores."""
+    """Classes of which no image is found: multiclass by the most probable class; multilabel at a threshold fitted for
+    the class, or else at the threshold of the table of scores."""
     thresholds = {} if scores.get("kind") == "multiclass" else scores.get("operating_points") or {}
-    chosen = [(f" at {name}", point["classes"]) for name, point in thresholds.items()]
+    operating_points = [(f" at {name}", point["classes"]) for name, point in thresholds.items()]
     lost: dict[str, str] = {}
-    silent = set()
-    for name, of in scores.get("classes", {}).items():
-        own = [(where, each[name]) for where, each in chosen if name in each]
-        for where, each in own or [("", of)]:
-            high = each["sensitivity"]["high"]
-            if each["sensitivity"]["value"] == 0 and high is not None and high < HALF:
-                lost.setdefault(name, f"{name}{where} (0 of {of['positives']})")
-                if each["ppv"]["value"] is None:
-                    silent.add(name)
+    never_predicted = set()
+    for name, of_class in scores.get("classes", {}).items():
+        decisions = [(where, values[name]) for where, values in operating_points if name in values]
+        for where, values in decisions or [("", of_class)]:
+            high = values["sensitivity"]["high"]
+            if values["sensitivity"]["value"] == 0 and high is not None and high < HALF:
+                lost.setdefault(name, f"{name}{where} (0 of {of_class['positives']})")
+                if values["ppv"]["value"] is None:
+                    never_predicted.add(name)
     if not lost:
         return None
-    never = [name for name in lost if name in silent]
-    other = [name for name in lost if name not in silent]
+    never = [name for name in lost if name in never_predicted]
+    other = [name for name in lost if name not in never_predicted]
     parts = [
         f"{words}: {listed(names, lost.__getitem__)}"
-        for words, names in (("Never predicted", never), ("Predicted, but never rightly", other))
+        for words, names in (("Never predicted", never), ("Predicted, but never correctly", other))
         if names
     ]
     return Harm("never found", f"never found: {', '.join(lost)}", ". ".join(parts) + ".", list(lost))
@@ -226,10 +234,11 @@ def never_found(scores: Scores) -> Harm | None:
 
 def val_and_test(val: Scores, test: Scores, split: str = "test") -> Harm | None:
     """The same score on val and on test, with intervals that do not overlap. The macro AUROC is compared where the same
-    classes have one on both. Val chose the epoch, so a val that is a little better is no sign of anything."""
+    classes have one on both. Val chose the epoch, so val may be slightly better."""
     pairs = {}
     defined = [
-        [name for name, of in s.get("classes", {}).items() if of["auroc"]["value"] is not None] for s in (val, test)
+        [name for name, of_class in s.get("classes", {}).items() if of_class["auroc"]["value"] is not None]
+        for s in (val, test)
     ]
     if defined[0] == defined[1]:
         name = "macro AUROC" if len(defined[0]) > 1 else "AUROC"
@@ -249,15 +258,15 @@ def val_and_test(val: Scores, test: Scores, split: str = "test") -> Harm | None:
 
 
 def falls_short(share: Scores, promised: float, looks: int, fitted_on: float) -> bool:
-    """Whether a share is below what was promised: beyond the chance of this split and that of the patients that the cut
-    was fitted on, and with MISSES times as many misses."""
+    """Whether a share is below what was promised: beyond the chance of this split and of the patients that the
+    threshold was fitted on, and with MISSES times as many misses."""
     high = stretched(share, looks)[1]
     if high is None or 1 - share["value"] < MISSES * (1 - promised):
         return False
     by_val = 0.0
     if fitted_on < float(
         "inf"
-    ):  # the cut is an order statistic of so many, whose share of new ones is beta distributed
+    ):  # the threshold is an order statistic, above which the share of new images is beta distributed
         n = fitted_on + 1
         by_val = promised - float(beta.ppf(tail(looks), promised * n, (1 - promised) * n))
     return bool(promised - share["value"] > ((high - share["value"]) ** 2 + by_val**2) ** 0.5)
@@ -269,15 +278,15 @@ def fitted_on(scores: Scores, val: Scores | None, name: str, side: str) -> float
     if val is not None:
         return max(val["patients"] if side == "images" else val["classes"][name][f"{side[:-1]}_patients"], 1)
     about = [(scores.get(key) or {}).get("fitted_on") or {} for key in ("conformal", "calibration")]
-    patients = next((each["patients"] for each in about if each.get("patients")), float("inf"))
+    patients = next((source["patients"] for source in about if source.get("patients")), float("inf"))
     if side == "images":
         return float(patients)
-    here = scores["classes"][name]
-    return max(patients * here[side] / max(here["positives"] + here["negatives"], 1), 1.0)
+    counts = scores["classes"][name]
+    return max(patients * counts[side] / max(counts["positives"] + counts["negatives"], 1), 1.0)
 
 
 def stretched(score: Scores, looks: int) -> tuple[float | None, float | None]:
-    """The limits of a score at a level that allows for so many looks; None where it has none."""
+    """The limits of a score at a level corrected for `looks` comparisons; None where it has none."""
     if score.get("value") is None or score.get("low") is None or score.get("high") is None:
         return None, None
     value, by = score["value"], quantile(looks) / quantile(1)
@@ -285,23 +294,23 @@ def stretched(score: Scores, looks: int) -> tuple[float | None, float | None]:
 
 
 def quantile(looks: int) -> float:
-    """Standard errors from a value to its limits, at a level that allows for so many looks."""
+    """Standard errors from a value to its limits, at a level corrected for `looks` comparisons."""
     return float(-norm.ppf(tail(looks)))
 
 
 def tail(looks: int) -> float:
-    """The probability beyond one limit, at a level that allows for so many looks."""
+    """The probability beyond one limit, at a level corrected for `looks` comparisons."""
     return (1 - LEVEL) / (2 * max(looks, 1))
 
 
 def of_classes(names: list[str]) -> str:
     """` of a, b`, empty where all classes together are meant."""
     named = [name for name in names if name]
-    rest = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    return f" of {', '.join(named[:MOST_NAMED])}{rest}" if named else ""
+    rest = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
+    return f" of {', '.join(named[:MAX_NAMED])}{rest}" if named else ""
 
 
 def listed(keys: list[Any], words: Callable[[Any], str]) -> str:
     """The words of the first few, and how many more there are."""
-    rest = f"; and {len(keys) - MOST_NAMED} more" if len(keys) > MOST_NAMED else ""
-    return "; ".join(words(key) for key in keys[:MOST_NAMED]) + rest
+    rest = f"; and {len(keys) - MAX_NAMED} more" if len(keys) > MAX_NAMED else ""
+    return "; ".join(words(key) for key in keys[:MAX_NAMED]) + rest

@@ -16,9 +16,9 @@ Metric = Callable[[np.ndarray, np.ndarray], float]
 """(targets (N, K) with NaN for unknown, probabilities (N, K)) -> a number; NaN where it is not defined."""
 
 RESAMPLES = 400
-"""At most: a function of Python's costs more than the scores that are computed for many resamples at once."""
+"""The maximum: a Python function is slower than the scores that are computed for many resamples at once."""
 MIN_PATIENTS = 10
-"""Below it resampling says too little of other patients, and the interval is left out."""
+"""With fewer patients resampling is unreliable, and the interval is left out."""
 
 
 def scores(
@@ -45,8 +45,8 @@ def _score(
     rng = np.random.default_rng(seed)
     samples = []
     for _ in range(n_boot):
-        drawn = np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))])
-        samples.append(_call(name, metric, target[drawn], prob[drawn]))
+        resampled_rows = np.concatenate([rows[i] for i in rng.integers(0, len(rows), len(rows))])
+        samples.append(_call(name, metric, target[resampled_rows], prob[resampled_rows]))
     defined = np.array([sample for sample in samples if sample is not None])
     if len(defined) < 2 or defined.min() == defined.max():
         return {**result, "reason": "the same in every resample of the patients"}

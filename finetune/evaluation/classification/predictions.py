@@ -1,4 +1,4 @@
-"""The predictions table: what the network said about every sample, and what was true. Evaluation reads nothing else."""
+"""The predictions table: the network's output for each sample, and the truth. Evaluation reads nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.files import write_text_atomic
 
 KINDS = ("multilabel", "multiclass")
 PREFIXES = ("target_", "logit_", "prob_")
-# pandas 3.1 reads every float exactly and warns when asked to
+# pandas 3.1 reads every float exactly and warns about the option
 EXACT_FLOATS: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )
@@ -58,7 +58,7 @@ class Predictions:
 
     @property
     def truth(self) -> np.ndarray:
-        """(N, K) of 1, 0 and NaN: what answers are scored against.
+        """(N, K) of 1, 0 and NaN: what predictions are scored against.
 
         A soft target is a policy for training, not a fact, so it counts as unknown; so does a multiclass row that
         does not name exactly one class.
@@ -130,8 +130,8 @@ class Predictions:
 
     @classmethod
     def read(cls, path: str | Path, kind: str | None = None) -> Predictions:
-        """A table that `write` made. Without `kind` the file tells: the probabilities are either the sigmoid or the
-        softmax of the logits.
+        """A table that `write` made. Without `kind` it follows from the file: the probabilities are either the sigmoid
+        or the softmax of the logits.
 
         Raises:
             FinetuneError: it is no predictions table, or its probabilities do not follow from its logits.
@@ -166,7 +166,7 @@ class Predictions:
         return cls(frame, classes, kind, rest)._checked(str(path))
 
     def write(self, path: str | Path) -> Path:
-        """As csv, every float in full: what is read back is the same to the last bit."""
+        """Write a csv with every float in full precision: reading it back gives the same bits."""
         text = io.StringIO()
         self.frame.to_csv(text, index=False, lineterminator="\n")
         return write_text_atomic(path, text.getvalue())
@@ -186,7 +186,7 @@ class Predictions:
         if (bad := ~np.isfinite(self.logits).all(axis=1)).any():
             first = self.frame["sample"][bad].iloc[0]
             raise FinetuneError(
-                f"{where}: the network's answer is not finite for {bad.sum():,} of {len(self):,} samples, "
+                f"{where}: the network's output is not finite for {bad.sum():,} of {len(self):,} samples, "
                 f"first {first!r}. The training diverged: lower optimizer.lr, or set trainer.gradient_clip_val=1."
             )
         return self
@@ -207,15 +207,15 @@ def _holds_boxes(column: pd.Series) -> bool:
 
 def _classes(columns: list[str], path: Path) -> list[str]:
     """Class names in the order of their target columns; each has all three columns."""
-    found = {prefix: [c.removeprefix(prefix) for c in columns if c.startswith(prefix)] for prefix in PREFIXES}
-    classes = found["target_"]
+    names_by_prefix = {prefix: [c.removeprefix(prefix) for c in columns if c.startswith(prefix)] for prefix in PREFIXES}
+    classes = names_by_prefix["target_"]
     if "sample" not in columns or "patient" not in columns or not classes:
         raise FinetuneError(
             f"{path} is no predictions table: it needs the columns sample, patient, and target_, logit_ and prob_ for "
             f"each class; it has {columns[:8]}."
         )
     for prefix in PREFIXES:
-        if odd := sorted(set(found[prefix]) ^ set(classes)):
+        if odd := sorted(set(names_by_prefix[prefix]) ^ set(classes)):
             raise FinetuneError(f"{path}: class(es) {odd} lack one of the columns target_, logit_, prob_.")
     return classes
 
@@ -226,7 +226,7 @@ def _kind(logits: np.ndarray, probs: np.ndarray, targets: np.ndarray, path: Path
     if not fits:
         raise FinetuneError(f"{path}: prob_ is neither the sigmoid nor the softmax of logit_; was it changed?")
     if len(fits) == 2:
-        known = targets[~np.isnan(targets).any(axis=1)]
-        one_hot = targets.shape[1] > 1 and len(known) > 0 and np.allclose(known.sum(axis=1), 1)
+        labelled = targets[~np.isnan(targets).any(axis=1)]
+        one_hot = targets.shape[1] > 1 and len(labelled) > 0 and np.allclose(labelled.sum(axis=1), 1)
         return "multiclass" if one_hot else "multilabel"
     return fits[0]

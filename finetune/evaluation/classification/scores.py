@@ -1,8 +1,8 @@
-"""Every score of a predictions table, each under any weighting of the patients: weights of one give the value, drawn
+"""Every score of a predictions table, each under any weighting of the patients: weights of one give the value, random
 weights its resamples. Unknown targets are left out; a score that is not defined is NaN.
 
 Each score equals scikit-learn's function of its name. Of a class it is that of the class against the rest; a macro
-score is the mean over the classes and a micro score takes all classes' answers together, as `average="macro"` and
+score is the mean over the classes and a micro score pools the predictions of all classes, as `average="macro"` and
 "micro" do. What scikit-learn defines for several classes at once (accuracy, balanced accuracy, kappa, log loss, Brier
 score) stands under `overall` in a multiclass table, and has no macro or micro form there, but that the balanced
 accuracy, which is the mean recall, is a macro score too.
@@ -35,7 +35,7 @@ class Scores:
     classes: dict[str, np.ndarray]
     """(K, B) for each metric."""
     micro: dict[str, np.ndarray]
-    """(B,) for each metric: all classes' answers in one pot."""
+    """(B,) for each metric: the predictions of all classes pooled."""
     overall: dict[str, np.ndarray]
     """(B,) for each metric of all classes together, which only a multiclass table has."""
 
@@ -50,8 +50,9 @@ class Scorer:
     """Scores `predictions`, called with a weight for each of `n_patients` patients.
 
     Classes are ranked by their logit (multilabel) or probability (multiclass, one against the rest). A multilabel
-    answer is yes where its probability reaches `threshold`; a multiclass answer is its most probable class, the first
-    of equals. One-against-rest accuracy is left out for multiclass tables: with ten classes, saying no to all is 90 %.
+    prediction is positive where its probability reaches `threshold`; a multiclass prediction is its most probable
+    class, the first of equals. One-against-rest accuracy is left out for multiclass tables: with ten classes, always
+    predicting no reaches 90 %.
     """
 
     def __init__(self, predictions: Predictions, threshold: float | np.ndarray = 0.5):
@@ -97,8 +98,8 @@ class Scorer:
         return self(np.ones((self.n_patients, 1)))
 
     def share_counts(self, k: int | None = None) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Per share of images of class `k` (None: all classes' answers together): how many are right, and of how many,
-        of each patient (P,)."""
+        """Per share of images of class `k` (None: all classes pooled): how many are correct, and of how many, for each
+        patient (P,)."""
         classes = len(self.rankings)
         which = range(classes) if k is None else [k]
         tp, fp, fn, tn = (np.asarray(self.sums[[i * classes + j for j in which]].sum(axis=0)).ravel() for i in range(4))
@@ -113,15 +114,15 @@ class Scorer:
 
     def _of_counts(self, counts: np.ndarray) -> dict[str, np.ndarray]:
         tp, fp, fn, tn, squared, loss = counts
-        found = {**rates(tp, fp, fn, tn), "brier": ratio(squared, tp + fp + fn + tn)}
-        found["log_loss"] = ratio(loss, tp + fp + fn + tn)
+        scores = {**rates(tp, fp, fn, tn), "brier": ratio(squared, tp + fp + fn + tn)}
+        scores["log_loss"] = ratio(loss, tp + fp + fn + tn)
         if self.multiclass:
-            del found["accuracy"]
-        return found
+            del scores["accuracy"]
+        return scores
 
     def _ranking(self, truth: np.ndarray, score: np.ndarray, patient: np.ndarray) -> Ranking:
-        known = ~np.isnan(truth)
-        return Ranking(truth[known], score[known], patient[known], self.n_patients)
+        labelled = ~np.isnan(truth)
+        return Ranking(truth[labelled], score[labelled], patient[labelled], self.n_patients)
 
     def _per_patient(self, values: np.ndarray) -> sparse.csr_matrix:
         """(N, M) -> (M, P). Sparse, as thousands of small dense products are slow where BLAS shares the processor."""
@@ -131,7 +132,7 @@ class Scorer:
         return sparse.csr_matrix(sums.T)
 
     def _sums_per_patient(self) -> sparse.csr_matrix:  # (6 * K, P)
-        known, yes, no = ~np.isnan(self.truth), self.truth == 1, self.truth == 0
+        labelled, yes, no = ~np.isnan(self.truth), self.truth == 1, self.truth == 0
         probs = self.predictions.probs
         # log odds, not the probability: its logarithm stays right where the probability rounds to 0 or 1
         odds = log_odds(self.predictions.logits) if self.multiclass else self.predictions.logits
@@ -141,36 +142,36 @@ class Scorer:
             no & self.decisions,
             yes & ~self.decisions,
             no & ~self.decisions,
-            np.where(known, (probs - np.nan_to_num(self.truth)) ** 2, 0.0),
-            np.where(known, loss, 0.0),
+            np.where(labelled, (probs - np.nan_to_num(self.truth)) ** 2, 0.0),
+            np.where(labelled, loss, 0.0),
         )
         return self._per_patient(np.hstack(parts).astype(np.float64))
 
     def _overall_sums_per_patient(self) -> tuple[sparse.csr_matrix, ...]:
-        known = ~np.isnan(self.truth).any(axis=1)
-        truth = np.where(known[:, None], np.nan_to_num(self.truth), 0.0)
-        answer = np.where(known[:, None], self.decisions, 0.0)
+        labelled = ~np.isnan(self.truth).any(axis=1)
+        truth = np.where(labelled[:, None], np.nan_to_num(self.truth), 0.0)
+        answer = np.where(labelled[:, None], self.decisions, 0.0)
         logits, true = self.predictions.logits, truth.argmax(axis=1)
         if len(logits):
             loss = logsumexp(logits, axis=1) - np.take_along_axis(logits, true[:, None], 1)[:, 0]
         else:
             loss = np.zeros(0)
         squared = ((self.predictions.probs - truth) ** 2).sum(axis=1)
-        columns = [known, (truth * answer).sum(axis=1), in_top(logits, true, TOP_K), loss, squared]
-        singles = np.stack([np.where(known, column, 0.0) for column in columns], axis=1)
+        columns = [labelled, (truth * answer).sum(axis=1), in_top(logits, true, TOP_K), loss, squared]
+        singles = np.stack([np.where(labelled, column, 0.0) for column in columns], axis=1)
         self.top_gaps = gaps_per_patient(*top_label(self.predictions), self.patient, self.n_patients)
         return tuple(self._per_patient(part) for part in (singles, truth, answer))
 
     def _overall(self, weight: np.ndarray, mean_recall: np.ndarray) -> dict[str, np.ndarray]:
         assert self.overall_sums is not None
         (n, right, in_first, loss, squared), true, answered = (sums @ weight for sums in self.overall_sums)
-        found = {"accuracy": ratio(right, n), "balanced_accuracy": mean_recall}
+        scores = {"accuracy": ratio(right, n), "balanced_accuracy": mean_recall}
         if len(self.predictions.classes) > TOP_K:
-            found[f"top{TOP_K}_accuracy"] = ratio(in_first, n)
+            scores[f"top{TOP_K}_accuracy"] = ratio(in_first, n)
         by_chance = ratio((true * answered).sum(axis=0), n**2)
-        found["kappa"] = ratio(found["accuracy"] - by_chance, 1 - by_chance)
-        found |= {"brier": ratio(squared, n), "log_loss": ratio(loss, n)}
-        return {**found, "ece": calibration_error(self.top_gaps @ weight, n)}
+        scores["kappa"] = ratio(scores["accuracy"] - by_chance, 1 - by_chance)
+        scores |= {"brier": ratio(squared, n), "log_loss": ratio(loss, n)}
+        return {**scores, "ece": calibration_error(self.top_gaps @ weight, n)}
 
 
 def decide(predictions: Predictions, threshold: float | np.ndarray = 0.5) -> np.ndarray:
@@ -178,12 +179,12 @@ def decide(predictions: Predictions, threshold: float | np.ndarray = 0.5) -> np.
     if predictions.kind == "multilabel":
         return predictions.probs >= threshold
     if np.ndim(threshold) or threshold != 0.5:
-        raise FinetuneError(f"threshold={threshold}: a multiclass answer is the most probable class and has none.")
+        raise FinetuneError(f"threshold={threshold}: a multiclass prediction is the most probable class and has none.")
     return predictions.logits.argmax(axis=1)[:, None] == np.arange(len(predictions.classes))
 
 
 def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
-    """What follows from the four counts of answers, each NaN where its denominator is empty."""
+    """Scores from the four counts of predictions, each NaN where its denominator is 0."""
     sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
     return {
         "accuracy": ratio(tp + tn, tp + fp + fn + tn),
@@ -199,7 +200,7 @@ def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dic
 def share_counts(
     tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The shares among `rates`: what is right, and of what."""
+    """The shares among `rates`: numerator and denominator."""
     return {
         "accuracy": (tp + tn, tp + fp + fn + tn),
         "sensitivity": (tp, tp + fn),
@@ -217,36 +218,36 @@ def calibration_error(gaps: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 def mean_of_defined(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis of what is not NaN; NaN where nothing is."""
-    known = ~np.isnan(values)
-    return ratio(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0))
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0))
 
 
 def in_top(logits: np.ndarray, true: np.ndarray, k: int) -> np.ndarray:
     """Whether the true class is among the `k` largest logits; of equals the later class counts as larger."""
-    own = np.take_along_axis(logits, true[:, None], axis=1) if len(logits) else logits[:, :1]
+    true_logit = np.take_along_axis(logits, true[:, None], axis=1) if len(logits) else logits[:, :1]
     later = np.arange(logits.shape[1]) > true[:, None]
-    return ((logits > own) | ((logits == own) & later)).sum(axis=1) < k
+    return ((logits > true_logit) | ((logits == true_logit) & later)).sum(axis=1) < k
 
 
 def confusion(predictions: Predictions) -> np.ndarray:
-    """(K, K) counts of a multiclass table: rows are the true class, columns the answer."""
+    """(K, K) counts of a multiclass table: rows are the true class, columns the prediction."""
     truth, k = predictions.truth, len(predictions.classes)
-    known = ~np.isnan(truth).any(axis=1)
-    true, answer = truth[known].argmax(axis=1), decide(predictions)[known].argmax(axis=1)
+    labelled = ~np.isnan(truth).any(axis=1)
+    true, answer = truth[labelled].argmax(axis=1), decide(predictions)[labelled].argmax(axis=1)
     return np.bincount(true * k + answer, minlength=k * k).reshape(k, k)
 
 
 def macro_auroc(target: np.ndarray, logits: np.ndarray, kind: str = "multilabel") -> float:
     """Mean AUROC over the classes that have positives and negatives; NaN where none has.
 
-    target and logits are (N, K); a multiclass logit says something only beside the others of its row, so there the
-    probabilities are ranked.
+    target and logits are (N, K); a multiclass logit is meaningful only relative to the others of its row, so there
+    the probabilities are ranked.
     """
     ranks = probabilities(logits, kind) if kind == "multiclass" else np.asarray(logits, np.float64)
     target = np.asarray(target, np.float64)
     hard = np.where((target == 0) | (target == 1), target, np.nan)
-    each = [ranking.auroc(hard[:, k], ranks[:, k]) for k in range(target.shape[1])]
-    return float(mean_of_defined(np.array(each)))
+    aurocs = [ranking.auroc(hard[:, k], ranks[:, k]) for k in range(target.shape[1])]
+    return float(mean_of_defined(np.array(aurocs)))
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:

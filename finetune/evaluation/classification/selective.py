@@ -1,9 +1,9 @@
-"""Selective prediction: how many errors are left when the least sure answers go to a person instead.
+"""Selective prediction: how many errors remain if the least confident predictions are referred to a person.
 
-How sure an answer is: of a multiclass table the probability of its most probable class, of a multilabel class how far
-its log odds lie from the class's threshold. How sure is sure enough to answer a wished share of images (its coverage)
-is read off val; test says how many are answered then, and how many of those answers are wrong (El-Yaniv and Wiener,
-2010; Geifman and El-Yaniv, 2017).
+The confidence of a multiclass prediction is the probability of its most probable class; that of a multilabel class is
+the distance of its log odds from the class's threshold. The minimum confidence that answers a requested share of the
+images (the coverage) is fitted on val. Test shows the coverage reached, and the share of those that is wrong
+(El-Yaniv and Wiener, 2010; Geifman and El-Yaniv, 2017).
 """
 
 from __future__ import annotations
@@ -18,54 +18,60 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.thresholds import decision_thresholds
 from finetune.statistics.curves import thinned
-from finetune.statistics.intervals import FEWEST
+from finetune.statistics.intervals import MIN_PATIENTS
 from finetune.statistics.shares import shares
 
 ALL = "all classes"
 """The one row of a multiclass table."""
-MOST_POINTS = 60  # of a curve in scores.json
+MAX_POINTS = 60  # of a curve in scores.json
 
 
-def read_coverages(given: Sequence[Any] | None) -> list[float]:
-    """What `evaluation.coverages=` says, from the largest share down.
+def read_coverages(coverages: Sequence[Any] | None) -> list[float]:
+    """The value of `evaluation.coverages=`, from the largest share down.
 
     Raises:
         FinetuneError: no share between 0 and 1.
     """
-    for share in given or []:
+    for share in coverages or []:
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
-            raise FinetuneError(f"evaluation.coverages={given}: {share} must lie between 0 and 1, such as [0.9, 0.5].")
-    return sorted({float(share) for share in given or []}, reverse=True)
+            raise FinetuneError(
+                f"evaluation.coverages={coverages}: {share} must lie between 0 and 1, such as [0.9, 0.5]."
+            )
+    return sorted({float(share) for share in coverages or []}, reverse=True)
 
 
 def fit(
     val: Predictions, coverages: Sequence[float], points: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
-    """Per class (of a multiclass table: for all) {threshold, point, cuts: {coverage: least sureness}}.
+    """Per class (of a multiclass table: for all) {threshold, point, cuts: {coverage: minimum confidence}}.
 
-    The thresholds are those of the first operating point that has one for the class, else 0.5. Classes of which fewer
-    than 10 patients are known are left out.
+    The thresholds are those of the first operating point that has one for the class, else 0.5. Classes with
+    labels of fewer than 10 patients are left out.
     """
-    cut: dict[str, dict[str, Any]] = {}
+    fitted: dict[str, dict[str, Any]] = {}
     people = val.patients.astype(str)
-    for name, about in decided(val, points).items():
-        sure, wrong = answers(val, name, about["threshold"])
-        known = ~np.isnan(wrong)
-        if coverages and len(np.unique(people[known])) >= FEWEST:
-            cuts = {f"{share:g}": float(np.quantile(sure[known], 1 - share, method="lower")) for share in coverages}
-            cut[name] = {**about, "cuts": cuts}
-    return cut
+    for name, about in thresholds_by_class(val, points).items():
+        confidence, wrong = confidence_and_errors(val, name, about["threshold"])
+        labelled = ~np.isnan(wrong)
+        if coverages and len(np.unique(people[labelled])) >= MIN_PATIENTS:
+            cuts = {
+                f"{share:g}": float(np.quantile(confidence[labelled], 1 - share, method="lower")) for share in coverages
+            }
+            fitted[name] = {**about, "cuts": cuts}
+    return fitted
 
 
-def decided(predictions: Predictions, points: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """{class: {threshold, point}} by which a multilabel class says yes; `point` is None where nothing was chosen."""
+def thresholds_by_class(predictions: Predictions, points: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """{class: {threshold, point}} from which a class is positive; `point` is None where nothing was fitted."""
     if predictions.kind == "multiclass":
         return {ALL: {"threshold": None, "point": None}}
     return decision_thresholds(points, predictions.classes)
 
 
-def answers(predictions: Predictions, name: str, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """How sure the answers are (N,), and whether they are wrong (N,): 1, 0, or NaN where the truth is not known."""
+def confidence_and_errors(
+    predictions: Predictions, name: str, threshold: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Confidence of the predictions (N,), and whether they are wrong (N,): 1, 0, or NaN where the truth is unknown."""
     truth, probs = predictions.truth, predictions.probs
     if predictions.kind == "multiclass":
         right = np.take_along_axis(truth, predictions.logits.argmax(axis=1)[:, None], 1)[:, 0]
@@ -77,40 +83,40 @@ def answers(predictions: Predictions, name: str, threshold: float | None) -> tup
     return np.abs(predictions.logits[:, k] - edge), wrong
 
 
-def applied(
+def evaluate(
     predictions: Predictions, fitted: Mapping[str, Mapping[str, Any]], *, n_boot: int = 2000, seed: int = 0
 ) -> dict[str, Any]:
-    """Per class {threshold, point, rows, curve}: a row for each coverage, {wished, coverage, errors, and of a
-    multilabel class sensitivity, specificity} with intervals; curve is {coverage, errors} of all cuts, to be drawn."""
-    told: dict[str, Any] = {}
-    asked: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]] = {}
+    """Per class {threshold, point, rows, curve}: a row for each coverage, {target, coverage, errors, and of a
+    multilabel class sensitivity, specificity} with intervals; curve is {coverage, errors} of all cuts, for a figure."""
+    result: dict[str, Any] = {}
+    quantities: dict[tuple[str, str, str], tuple[np.ndarray, np.ndarray]] = {}
     for name, about in fitted.items():
-        sure, wrong = answers(predictions, name, about["threshold"])
-        known = ~np.isnan(wrong)
-        told[name] = {key: about[key] for key in ("threshold", "point")}
-        told[name] |= {"rows": [], "curve": curve(sure[known], wrong[known])}
-        for wished, cut in {"1": -np.inf, **about["cuts"]}.items():
-            kept = known & (sure >= cut)
-            asked[name, wished, "coverage"] = (kept, known)  # 1 where all are answered, and no more to be said of it
-            asked[name, wished, "errors"] = (wrong == 1, kept)
+        confidence, wrong = confidence_and_errors(predictions, name, about["threshold"])
+        labelled = ~np.isnan(wrong)
+        result[name] = {key: about[key] for key in ("threshold", "point")}
+        result[name] |= {"rows": [], "curve": curve(confidence[labelled], wrong[labelled])}
+        for requested, minimum in {"1": -np.inf, **about["cuts"]}.items():
+            answered = labelled & (confidence >= minimum)
+            quantities[name, requested, "coverage"] = (answered, labelled)  # 1 where all are answered
+            quantities[name, requested, "errors"] = (wrong == 1, answered)
             if predictions.kind == "multilabel":
                 positive = predictions.truth[:, predictions.classes.index(name)] == 1
-                asked[name, wished, "sensitivity"] = (wrong == 0, kept & positive)
-                asked[name, wished, "specificity"] = (wrong == 0, kept & ~positive)
-    for (name, wished, metric), share in shares(predictions.patients, asked, n_boot=n_boot, seed=seed).items():
-        rows = told[name]["rows"]
+                quantities[name, requested, "sensitivity"] = (wrong == 0, answered & positive)
+                quantities[name, requested, "specificity"] = (wrong == 0, answered & ~positive)
+    for (name, requested, metric), share in shares(predictions.patients, quantities, n_boot=n_boot, seed=seed).items():
+        rows = result[name]["rows"]
         if metric == "coverage":
-            rows.append({"wished": float(wished)})
+            rows.append({"target": float(requested)})
         rows[-1][metric] = share.as_dict()
-    return told
+    return result
 
 
-def curve(sure: np.ndarray, wrong: np.ndarray) -> dict[str, list[float]]:
-    """Share of answers that are wrong, over the share of images answered, the surest first; equals come together."""
-    if not len(sure):
+def curve(confidence: np.ndarray, wrong: np.ndarray) -> dict[str, list[float]]:
+    """Share of wrong predictions over the share of images answered, the most confident first; ties count together."""
+    if not len(confidence):
         return {"coverage": [], "errors": []}
-    order = np.argsort(-sure, kind="stable")
-    last = np.flatnonzero(np.r_[np.diff(sure[order]) != 0, True])
+    order = np.argsort(-confidence, kind="stable")
+    last = np.flatnonzero(np.r_[np.diff(confidence[order]) != 0, True])
     answered = last + 1
-    x, y = thinned(answered / len(sure), np.cumsum(wrong[order])[last] / answered, MOST_POINTS)
+    x, y = thinned(answered / len(confidence), np.cumsum(wrong[order])[last] / answered, MAX_POINTS)
     return {"coverage": x.tolist(), "errors": y.tolist()}

@@ -179,7 +179,7 @@ def test_bayes_by_hand():
     three = Calibration("temperature", "multiclass", list("abc"), {}, {"a": 0.5, "b": 0.3, "c": 0.2}, {})
     found = with_prevalence(three, np.array([[0.5, 0.3, 0.2]]), {"a": 0.2})
     np.testing.assert_allclose(found, [[0.2, 0.48, 0.32]])
-    with pytest.raises(FinetuneError, match=r"sums to 1\.2; the classes share out 1"):
+    with pytest.raises(FinetuneError, match=r"sums to 1\.2; all classes together must sum to 1"):
         with_prevalence(three, np.array([[0.5, 0.3, 0.2]]), {"a": 0.7, "b": 0.5})
 
 

@@ -254,7 +254,7 @@ def test_folds_are_put_together_each_sample_once(tmp_path):
     assert pooled.frame["fold"].value_counts().to_dict() == {0: 60, 1: 60, 2: 60}
     path = pooled.write(tmp_path / "predictions_oof.csv")
     assert Predictions.read(path).metadata == ["fold"]
-    told = comparison.told_folds(collected[0], n_boot=20)
+    told = comparison.fold_scores(collected[0], n_boot=20)
     each = [of["macro"]["auroc"]["value"] for of in told["folds"].values()]
     assert told["mean"]["auroc"] == {
         "value": pytest.approx(np.mean(each)),

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.evaluation import wording
 from finetune.evaluation.classification import harms
-from finetune.evaluation.classification.assessment import Assessment, Fitted
+from finetune.evaluation.classification.assessment import Assessment, FittedOnVal
 from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.predictions import Predictions
@@ -18,8 +18,8 @@ ASSESSMENT = Assessment(operating_points={"screen": {"sensitivity": 0.9}}, resam
 
 
 def told(test, fitted=None, val=None):
-    before = None if val is None else ASSESSMENT.told(val, Fitted())
-    return ASSESSMENT.told(test, fitted or Fitted(), val=before)
+    before = None if val is None else ASSESSMENT.score(val, FittedOnVal())
+    return ASSESSMENT.score(test, fitted or FittedOnVal(), val=before)
 
 
 def rules(scores):
@@ -38,13 +38,13 @@ def platt(slope, offset, names=("a",)):
 
 
 def test_a_calibration_that_makes_it_worse_is_named_with_its_numbers():
-    scores = told(binary(400, shares=(0.3,)), Fitted(platt(1.0, 2.0)))
+    scores = told(binary(400, shares=(0.3,)), FittedOnVal(platt(1.0, 2.0)))
     harm = the("calibration", scores)
     assert harm["classes"] == ["a"]
     assert harm["short"] == "calibration makes the probabilities of a worse"
     change = scores["calibration"]["classes"]["a"]["difference"]["log_loss"]
     assert f"{change['value']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})" in harm["text"]
-    better = told(binary(400, shares=(0.3,), offset=2.0), Fitted(platt(1.0, -2.0)))
+    better = told(binary(400, shares=(0.3,), offset=2.0), FittedOnVal(platt(1.0, -2.0)))
     assert "calibration" not in rules(better)
 
 
@@ -67,7 +67,7 @@ def test_a_rise_that_fitting_to_few_patients_explains_is_no_harm():
 def test_sets_that_hold_the_truth_too_seldom_are_named():
     cuts = {"a": {"yes": 0.0, "no": 0.05}}  # of the negatives only those of a probability below 0.05
     about = {"split": "val", "n": 400, "patients": 400}
-    scores = told(binary(400, shares=(0.3,)), Fitted(conformal=Conformal("multilabel", ["a"], 0.1, cuts, about)))
+    scores = told(binary(400, shares=(0.3,)), FittedOnVal(conformal=Conformal("multilabel", ["a"], 0.1, cuts, about)))
     share = scores["conformal"]["classes"]["a"]["no"]
     assert share["value"] < 0.85
     assert (
@@ -76,7 +76,7 @@ def test_sets_that_hold_the_truth_too_seldom_are_named():
     )
     # as few patients in val could have brought that about, it is chance
     few = Conformal("multilabel", ["a"], 0.1, cuts, {**about, "patients": 2})
-    assert "sets" not in rules(told(binary(400, shares=(0.3,)), Fitted(conformal=few)))
+    assert "sets" not in rules(told(binary(400, shares=(0.3,)), FittedOnVal(conformal=few)))
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_what_falls_short_of_a_promise(value, high, fitted_on, short):
 
 def test_an_operating_point_that_misses_its_goal_is_named():
     points = {"screen": {"goal": "sensitivity", "value": 0.9, "split": "val", "thresholds": {"a": 0.9}}}
-    scores = told(binary(400, shares=(0.3,)), Fitted(operating_points=points))
+    scores = told(binary(400, shares=(0.3,)), FittedOnVal(operating_points=points))
     share = scores["operating_points"]["screen"]["classes"]["a"]["sensitivity"]
     assert f"a at screen has a sensitivity of {wording.percent(share)}." in the("points", scores)["text"]
     youden = {"youden": {**points["screen"], "goal": "youden", "value": None}}  # promises nothing
-    assert "points" not in rules(told(binary(400, shares=(0.3,)), Fitted(operating_points=youden)))
+    assert "points" not in rules(told(binary(400, shares=(0.3,)), FittedOnVal(operating_points=youden)))
 
 
 def lesions(n=300):
@@ -124,8 +124,8 @@ def test_an_accuracy_below_the_largest_class_is_named_with_it():
     assert accuracy < by_a
     assert scores["baseline"]["gains"]["accuracy"]["value"] == pytest.approx(accuracy - by_a)
     harm = the("baseline", scores)
-    assert harm["short"] == "accuracy is not above always answering a"
-    assert f"is not above that of always answering a, {by_a:.3f}: the difference is -0.0" in harm["text"]
+    assert harm["short"] == "accuracy is not above always predicting a"
+    assert f"is not above that of always predicting a, {by_a:.3f}: the difference is -0.0" in harm["text"]
 
 
 def test_an_accuracy_within_chance_of_the_largest_class_is_said_so():
@@ -148,13 +148,13 @@ def test_a_class_that_is_never_predicted_is_named_and_not_praised():
     said = " ".join(wording.verdict(scores, "test"))
     assert "The highest AUROC is that of c" not in said
     assert "never found: c" in said
-    assert "always answering a gives 0.630" in said
+    assert "always predicting a gives 0.630" in said
 
 
 def test_a_multiclass_answer_is_the_most_probable_class_whatever_thresholds_were_chosen():
     """c alone against the rest is found at its threshold; the answer is still never c."""
     points = {"youden": {"goal": "youden", "value": None, "split": "val", "thresholds": {"c": 0.05}}}
-    scores = told(lesions(), Fitted(operating_points=points))
+    scores = told(lesions(), FittedOnVal(operating_points=points))
     assert scores["operating_points"]["youden"]["classes"]["c"]["sensitivity"]["value"] > 0.9
     assert the("never found", scores)["classes"] == ["c"]
 
@@ -163,7 +163,7 @@ def test_predicted_but_never_rightly_and_too_few_to_say():
     true = np.r_[np.zeros(40, int), np.ones(10, int)]
     logits = 2 * np.eye(2)[np.r_[np.ones(3, int), np.zeros(47, int)]]
     scores = told(table(np.eye(2)[true], logits, "multiclass"))
-    assert the("never found", scores)["text"] == "Predicted, but never rightly: b (0 of 10)."
+    assert the("never found", scores)["text"] == "Predicted, but never correctly: b (0 of 10)."
     few = told(table(np.eye(2)[true[:45]], logits[:45], "multiclass"))  # 0 of 5 may be a sensitivity of one half
     assert few["classes"]["b"]["sensitivity"]["value"] == 0
     assert "never found" not in rules(few)
@@ -173,21 +173,21 @@ def test_a_finding_counts_as_found_where_its_own_threshold_finds_it():
     test = binary(400, shares=(0.1,), offset=-6.0)  # no probability reaches 0.5
     assert the("never found", told(test))["text"].startswith("Never predicted: a (0 of ")
     points = {"screen": {"goal": "sensitivity", "value": 0.9, "split": "val", "thresholds": {"a": 0.0005}}}
-    assert "never found" not in rules(told(test, Fitted(operating_points=points)))
+    assert "never found" not in rules(told(test, FittedOnVal(operating_points=points)))
 
 
 def test_probabilities_worse_than_the_prevalence_are_named_unless_a_calibration_mends_them():
     test = binary(400, shares=(0.1,), offset=4.0)
     harm = the("baseline", told(test))
     assert harm["classes"] == ["a"]
-    assert "Images may be ranked well" in harm["text"]
-    assert "baseline" not in rules(told(test, Fitted(platt(1.0, -4.0))))
+    assert "Images may still be ranked well" in harm["text"]
+    assert "baseline" not in rules(told(test, FittedOnVal(platt(1.0, -4.0))))
 
 
 def test_val_and_test_that_disagree_are_both_told():
     val, test = binary(300, 1, shares=(0.3,), apart=3.5), binary(300, 2, shares=(0.3,), apart=1.5)
     scores = told(test, val=val)
-    before = ASSESSMENT.told(val, Fitted())["macro"]["auroc"]
+    before = ASSESSMENT.score(val, FittedOnVal())["macro"]["auroc"]
     said = f"AUROC {wording.interval(before)} on val, {wording.interval(scores['macro']['auroc'])} on test"
     assert said in the("val and test", scores)["text"]
     assert "val and test" not in rules(told(binary(300, 3, shares=(0.3,), apart=3.5), val=val))
@@ -198,7 +198,7 @@ def test_the_most_harmful_comes_first_in_verdict_and_warnings():
     about = {"split": "val", "n": 300, "patients": 300}
     sets = Conformal("multilabel", ["a"], 0.1, {"a": {"yes": 0.5, "no": 0.0}}, about)
     points = {"screen": {"goal": "sensitivity", "value": 0.9, "split": "val", "thresholds": {"a": 0.999}}}
-    scores = told(test, Fitted(platt(1.0, -8.0), points, {}, sets), val)
+    scores = told(test, FittedOnVal(platt(1.0, -8.0), points, {}, sets), val)
     assert rules(scores) == ["calibration", "sets", "points", "never found", "val and test"]
     assert scores["warnings"][:5] == [harm["text"] for harm in scores["harms"]]
     first = wording.verdict(scores, "test")[0]
@@ -227,7 +227,7 @@ def test_limits_widen_with_the_number_of_looks():
 
 
 def test_nothing_fitted_is_changed_by_what_test_says():
-    fitted = Fitted(platt(1.0, 2.0))
+    fitted = FittedOnVal(platt(1.0, 2.0))
     kept = copy.deepcopy(fitted)
     scores = told(binary(400, shares=(0.3,)), fitted)
     assert rules(scores)

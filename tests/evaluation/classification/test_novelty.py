@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import mahalanobis
 
-from finetune.evaluation.classification.novelty import Typical, energy, told
+from finetune.evaluation.classification.novelty import FeatureGaussian, energy, separation_auroc
 
 
 def test_energies_by_hand():
@@ -18,7 +18,7 @@ def test_energies_by_hand():
 def test_with_many_images_it_is_the_mahalanobis_distance():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(5000, 4)) @ np.diag([3, 2, 1, 0.5]) @ rng.normal(size=(4, 4)) + 7
-    typical, asked = Typical.fit(features), features[:5] + 1
+    typical, asked = FeatureGaussian.fit(features), features[:5] + 1
     inverse = np.linalg.inv(np.cov(features.T, bias=True))
     wanted = [mahalanobis(row, features.mean(axis=0), inverse) for row in asked]
     assert typical.distance(asked) == pytest.approx(wanted, rel=1e-6)
@@ -31,7 +31,7 @@ def test_fewer_images_than_features_still_tell_strange_from_typical():
     def drawn(n, away=0.0):
         return rng.normal(size=(n, 8)) @ ways + 0.5 * rng.normal(size=(n, 300)) + away
 
-    typical = Typical.fit(drawn(60))
+    typical = FeatureGaussian.fit(drawn(60))
     own, other = typical.distance(drawn(200)), typical.distance(drawn(200, away=0.4))
     assert len(typical.directions) == 30
     assert (other[:, None] > own).mean() > 0.95
@@ -39,13 +39,13 @@ def test_fewer_images_than_features_still_tell_strange_from_typical():
 
 @pytest.mark.parametrize("features", [np.zeros((5, 3)), np.array([[0.0], [1.0]]), np.ones((2, 7))])
 def test_features_that_do_not_vary_give_finite_distances(features):
-    assert np.isfinite(Typical.fit(features).distance(features + 1)).all()
+    assert np.isfinite(FeatureGaussian.fit(features).distance(features + 1)).all()
 
 
 def test_what_is_told_is_the_share_of_right_pairs_and_two_medians():
     own = pd.DataFrame({"sample": list("abc"), "patient": list("abc"), "energy": [1.0, 2.0, 5.0]})
     other = pd.DataFrame({"sample": list("ab"), "patient": list("ab"), "energy": [3.0, 4.0], "mahalanobis": [1.0, 2.0]})
-    found = told(own, other)
+    found = separation_auroc(own, other)
     assert list(found) == ["energy"]  # the other score is not known of both
     assert found["energy"]["auroc"]["value"] == pytest.approx(4 / 6)
     assert (found["energy"]["own"], found["energy"]["other"]) == (2.0, 3.5)

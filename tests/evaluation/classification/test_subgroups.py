@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.subgroups import MOST_GROUPS, banded, grouped, shown, subgroups
+from finetune.evaluation.classification.subgroups import MAX_GROUPS, banded, gap_warnings, grouped, subgroups
 from finetune.files import plain
 from finetune.statistics.ranking import auroc
 from tests.evaluation.classification.test_predictions import NAN, table
@@ -34,13 +34,13 @@ def test_a_planted_shift_is_found_and_the_worst_group_named():
     assert gap["worst"] == "south"
     assert gap["pairs"] == 3
     assert 0 < gap["low"] < gap["value"] < gap["high"]
-    said = shown(found)
+    said = gap_warnings(found)
     assert any(s.startswith("AUROC of a is lower for site = south than for ") for s in said)
     assert not any("AUROC of b" in s or "age" in s for s in said)
 
 
 def test_the_gap_of_a_single_class_is_said_once():
-    said = shown(subgroups(sites(classes=1), ["site"], n_boot=100))
+    said = gap_warnings(subgroups(sites(classes=1), ["site"], n_boot=100))
     assert len([sentence for sentence in said if "site = south" in sentence]) == 1
     assert said[0].startswith("AUROC is lower for site = south than for ")
 
@@ -50,7 +50,7 @@ def test_the_gap_of_two_classes_that_exclude_each_other_is_said_once():
     two = np.c_[given.targets, 1 - given.targets]
     logits = np.c_[given.logits, np.zeros(len(given))]
     again = table(two, logits, "multiclass", patients=given.patients.tolist(), site=given.frame["site"])
-    said = [sentence for sentence in shown(subgroups(again, n_boot=100)) if sentence.startswith("AUROC")]
+    said = [sentence for sentence in gap_warnings(subgroups(again, n_boot=100)) if sentence.startswith("AUROC")]
     assert len(said) == 1
 
 
@@ -176,6 +176,6 @@ def test_many_values_keep_the_largest():
     values = pd.Series(np.repeat([f"scanner {i}" for i in range(20)], np.arange(20) + 12))
     group, why = grouped(values, people(len(values)))
     assert not why
-    assert len(set(group)) == MOST_GROUPS
+    assert len(set(group)) == MAX_GROUPS
     assert "scanner 19" in group
     assert (group == "other").sum() > 100

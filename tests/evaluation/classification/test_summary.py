@@ -159,7 +159,7 @@ def test_all_that_is_told_of_few_patients_has_an_interval_or_a_reason(make):
     fitted = assessment.fit(make(300, seed=1))
     assert fitted.calibration
     for n in (1, 2, 5, 12):
-        for score in every_score(assessment.told(make(n, seed=2), fitted)):
+        for score in every_score(assessment.score(make(n, seed=2), fitted)):
             assert_honest(score)
 
 
@@ -176,7 +176,7 @@ def test_two_right_images_of_two_are_not_certain():
 def test_one_patient_and_equal_answers_have_no_macro_interval():
     targets, logits = np.tile([[1.0, 0.0], [0.0, 1.0]], (10, 1)), np.arange(40.0).reshape(20, 2) % 7
     one = summarise(table(targets, logits, patients=["p"] * 20), n_boot=50)["macro"]
-    assert one["brier"]["reason"] == "one patient, so that nothing shows how much patients differ"
+    assert one["brier"]["reason"] == "one patient, so the spread between patients is unknown"
     assert one["auroc"]["low"] is None
     assert one["auroc"]["reason"] == "fewer than 2 positive or negative patients"
     equal = summarise(table(targets, np.zeros((20, 2))), n_boot=50)["macro"]
@@ -209,7 +209,7 @@ def test_a_rare_class_widens_the_mean_recall():
 def test_the_calibration_error_is_the_same_in_the_scores_and_beside_its_calibration():
     assessment = Assessment(resamples=60)
     for make in (binary, several):
-        told = assessment.told(make(200, seed=2), assessment.fit(make(200, seed=1)))
+        told = assessment.score(make(200, seed=2), assessment.fit(make(200, seed=1)))
         for name, each in told["calibration"]["classes"].items():
             for metric in ("ece", "brier", "log_loss"):
                 if make is binary:

@@ -1,0 +1,50 @@
+"""What a backbone or a neck gives, and what a neck or a head reads of it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from finetune.errors import one_of
+
+
+class FeatureInfo(NamedTuple):
+    """One map (N, num_chs, H / reduction, W / reduction) of images (N, C, H, W), in the words of timm."""
+
+    num_chs: int
+    reduction: int
+
+
+def takes(part: object) -> Literal["map", "maps"]:
+    """What a neck or head, or what makes it, reads: its attribute `takes`, by default "map".
+
+    - "map": the last map, a tensor (N, C, H, W)
+    - "maps": the list of all maps, the finest first
+
+    Raises:
+        FinetuneError: `takes` is something else.
+    """
+    part = part.func if isinstance(part, partial) else part
+    value = getattr(part, "takes", "map")
+    if value not in ("map", "maps"):
+        name = part.__name__ if isinstance(part, type) else type(part).__name__
+        raise one_of(f"{name}.takes", value, ("map", "maps"))
+    return "maps" if value == "maps" else "map"
+
+
+def as_read(reader: object, maps: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+    """One map, or several, in the form that the neck or head `reader` takes."""
+    if takes(reader) == "maps":
+        return [maps] if isinstance(maps, Tensor) else maps
+    return maps if isinstance(maps, Tensor) else maps[-1]
+
+
+def neck_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo]) -> list[FeatureInfo]:
+    """What the neck is made from, of the maps of a backbone: those that it reads, all or the last one."""
+    return list(features if takes(make) == "maps" else features[-1:])
+
+
+def head_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo]) -> list[FeatureInfo] | int:
+    """What the head is made from, of the maps of a neck or backbone: all of them, or the channels of the last one."""
+    return list(features) if takes(make) == "maps" else features[-1].num_chs
