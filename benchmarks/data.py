@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 
 from benchmarks.results import machine, write_section
 from finetune.config import build, compose
+from finetune.config.settings import parse
 from finetune.data.cache.image_cache import PictureCache
 from finetune.data.decoding.images import read_picture
 from finetune.data.sources.folder import Folder
@@ -71,8 +72,8 @@ def reading(files: Sequence[Path], rounds: int, name: str) -> list[str]:
 
 def augmenting(rounds: int) -> str:
     """The default augmentation of gray pictures against the same in torchvision's v2 on RGB tensors."""
-    config = compose.plain(compose.compose(["transforms=light", f"data.image_size={SIZE}"]))
-    augment = build.augment(config)
+    settings = parse(compose.plain(compose.compose(["transforms=light", f"data.image_size={SIZE}"])))
+    augment = build.augment(settings)
     assert augment is not None
     random = np.random.default_rng(0)
     gray = [cv2.GaussianBlur(random.integers(0, 255, (SIZE, SIZE), np.uint8), (0, 0), 3) for _ in range(32)]

@@ -19,6 +19,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from finetune.config import build, compose
+from finetune.config.settings import parse
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, training
 from finetune.training.launch import ranks
@@ -28,16 +29,16 @@ def quiet(sentence: str) -> None:
     """Nothing is said while the clock runs."""
 
 
-def loop(config, table, pictures, preprocessing) -> float:
+def loop(settings, table, pictures, preprocessing) -> float:
     """Seconds of a bare loop."""
-    L.seed_everything(config["seed"], verbose=False)
-    network = build.network_spec(config, len(table.classes)).build().to(memory_format=torch.channels_last)
-    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
-    workers = config["data"]["num_workers"]
+    L.seed_everything(settings.seed, verbose=False)
+    network = build.network_spec(settings, len(table.classes)).build().to(memory_format=torch.channels_last)
+    data = prepare.batches(settings.data, settings.seed, table, pictures, preprocessing, build.augment(settings))
+    workers = settings.data.num_workers
     loaders = {
         split: DataLoader(
             torch.utils.data.Subset(dataset, table.rows(split).tolist()),
-            batch_size=config["data"]["batch_size"],
+            batch_size=settings.data.batch_size,
             shuffle=split == "train",
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -45,12 +46,12 @@ def loop(config, table, pictures, preprocessing) -> float:
         )
         for split, dataset in (("train", data.training), ("val", data.plain))
     }
-    optimizer = build.make(config, "optimizer")(network.parameters())
-    total = config["trainer"]["max_epochs"] * len(loaders["train"])
+    optimizer = build.optimizer(settings)(network.parameters())
+    total = settings.trainer.max_epochs * len(loaders["train"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
     loss_of = torch.nn.CrossEntropyLoss() if table.kind == "multiclass" else torch.nn.BCEWithLogitsLoss()
     began = time.perf_counter()
-    for _ in range(config["trainer"]["max_epochs"]):
+    for _ in range(settings.trainer.max_epochs):
         network.train()
         for batch in loaders["train"]:
             optimizer.zero_grad()
@@ -64,14 +65,14 @@ def loop(config, table, pictures, preprocessing) -> float:
     return time.perf_counter() - began
 
 
-def product(config, table, pictures, preprocessing) -> float:
+def product(settings, table, pictures, preprocessing) -> float:
     """Seconds of the product's fit phase: Lightning, exact means, checkpoints, metrics.csv and all."""
-    L.seed_everything(config["seed"], verbose=False)
-    network = build.network_spec(config, len(table.classes)).build()
-    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
+    L.seed_everything(settings.seed, verbose=False)
+    network = build.network_spec(settings, len(table.classes)).build()
+    data = prepare.batches(settings.data, settings.seed, table, pictures, preprocessing, build.augment(settings))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
-        training.train(config, RunFolder(Path(run)), table, network, data, quiet, ranks.Place())
+        training.train(settings, RunFolder(Path(run)), table, network, data, quiet, ranks.Place())
         return time.perf_counter() - began
 
 
@@ -79,14 +80,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=3)
     options, words = parser.parse_known_args()
-    config = compose.plain(compose.compose(["backbone.weights=none", "trainer.max_epochs=1", *words]))
-    table = prepare.table(config, print)
-    preprocessing = build.preprocessing(config, None)
-    table, pictures, _ = prepare.pictures(config, table, preprocessing, print, None)
+    settings = parse(compose.plain(compose.compose(["backbone.weights=none", "trainer.max_epochs=1", *words])))
+    table = prepare.table(build.source(settings).table(), settings.data, print)
+    preprocessing = build.preprocessing(settings, None)
+    table, pictures, _ = prepare.pictures(settings.data, table, preprocessing, print, None)
     ratios = []
     for pair in range(options.pairs):
-        ours = product(config, table, pictures, preprocessing)
-        bare = loop(config, table, pictures, preprocessing)
+        ours = product(settings, table, pictures, preprocessing)
+        bare = loop(settings, table, pictures, preprocessing)
         ratios.append(ours / bare)
         print(f"pair {pair + 1}: fit {ours:.1f} s, loop {bare:.1f} s, ratio {ratios[-1]:.3f}", flush=True)
     print(

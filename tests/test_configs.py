@@ -11,6 +11,7 @@ import yaml
 
 from finetune import list_models
 from finetune.config import build, compose
+from finetune.config.settings import parse
 from finetune.errors import FinetuneError, MissingExtra
 from finetune.runs.folder import RunFolder
 
@@ -30,17 +31,17 @@ def test_every_choice_is_composed_and_built(word, tmp_path):
     config = compose.plain(compose.compose([word, *EXTRA.get(word, [])]))
     if config["job"] != "fit":
         return
-    build.check(config)
-    assert build.source(config).root is None or build.source(config).root
-    assert build.plan(config).phases
-    build.loss(config, "multiclass" if word == "loss=cross_entropy" else "multilabel")
+    settings = build.check(config)
+    assert build.source(settings).root is None or build.source(settings).root
+    assert build.plan(settings).phases
+    build.loss(settings, "multiclass" if word == "loss=cross_entropy" else "multilabel")
     group = word.split("=")[0]
     if group == "logger" and word != "logger=wandb":
-        assert len(build.loggers(config, tmp_path)) == (word != "logger=none")
+        assert len(build.loggers(settings, tmp_path)) == (word != "logger=none")
     if group == "callbacks":
-        assert all(c.monitor == "val/auroc" and c.mode == "max" for c in build.extra_callbacks(config, "val/auroc"))
+        assert all(c.monitor == "val/auroc" and c.mode == "max" for c in build.extra_callbacks(settings, "val/auroc"))
     if group == "optimizer":
-        assert build.make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] > 0
+        assert build.optimizer(settings)([torch.nn.Parameter(torch.zeros(1))]).defaults["lr"] > 0
 
 
 def test_one_backbone_config_per_model_and_its_name():
@@ -70,14 +71,14 @@ def test_extras_are_named_as_the_readme_does():
 
 
 def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
-    config = compose.plain(compose.compose(["logger=wandb"]))
+    settings = parse(compose.plain(compose.compose(["logger=wandb"])))
 
     def absent(*args):
         raise ImportError
 
     monkeypatch.setattr(build, "make", absent)
     with pytest.raises(FinetuneError, match=r'logger=wandb needs a package: pip install -e "\.\[wandb\]" in the'):
-        build.loggers(config, tmp_path)
+        build.loggers(settings, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +168,8 @@ def test_what_is_wrong_is_named_before_anything_is_read(words, message):
 )
 def test_policies_per_finding_are_typed_plainly(words, uncertain):
     config = compose.plain(compose.compose(["data=chexpert", *words]))
-    build.check(config)
-    assert config["data"]["source"]["uncertain"] == uncertain
-    build.source(config)
+    source = build.source(build.check(config))
+    assert source.uncertain == uncertain
     again = compose.plain(compose.compose(compose.expand(["data=chexpert", *words])))  # the words that Hydra is given
     assert again["data"] == config["data"]
 
@@ -243,8 +243,7 @@ def test_your_own_class_is_built_when_its_module_is_trusted():
     config = compose.plain(
         compose.compose(["+callbacks.extra.x._target_=tests.training.test_module.Watch", "trust=[tests]"])
     )
-    build.check(config)
-    assert len(build.extra_callbacks(config, "val/auroc")) == 1
+    assert len(build.extra_callbacks(build.check(config), "val/auroc")) == 1
 
 
 def test_a_run_with_interpolations_is_refused(tmp_path):

@@ -19,6 +19,7 @@ from finetune.backbones import Backbone
 from finetune.backbones.build import MODELS
 from finetune.config import build, compose
 from finetune.config.overrides import CONFIG_DIRS
+from finetune.config.settings import parse
 from finetune.errors import FinetuneError
 from finetune.heads import HEADS, NECKS, FeatureInfo
 
@@ -291,7 +292,7 @@ def test_a_source_without_a_table_is_one_line(place, monkeypatch):
     monkeypatch.setenv(CONFIG_DIRS, str(place / "wrong_conf"))
     config = compose.plain(compose.compose(["trust=[wrong]", "data=own"]))
     with pytest.raises(FinetuneError, match=r"data.source: wrong.NoTable has no table\(\) -> SampleTable"):
-        build.source(config)
+        build.source(parse(config))
     sys.modules.pop("wrong", None)
 
 

@@ -1,24 +1,23 @@
 """From configuration to objects. What a configuration may build is a short list, and every value is held against the
 signature that receives it before anything is read."""
 
-import difflib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from finetune import losses
 from finetune.config.allowed import check_contract, check_type, import_trusted, target
+from finetune.config.settings import HeadSettings, NeckSettings, Node, Settings, parse
+from finetune.config.values import check_call
 from finetune.data.loading.augment import Augment
-from finetune.data.loading.sampling import SAMPLERS
-from finetune.errors import FinetuneError, MissingExtra, one_of
+from finetune.errors import FinetuneError, MissingExtra
 from finetune.evaluation.classification.assessment import Assessment
 from finetune.heads import head_named, neck_named
 from finetune.network import NetworkSpec
@@ -26,49 +25,47 @@ from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Hold every node of a fit's configuration against what receives it, before any data is read.
+def check(config: Mapping[str, Any]) -> Settings:
+    """The settings of a fit, each node of its configuration compared with what receives it, before any data is read.
 
     Raises:
         FinetuneError: naming the key, its value and the choices.
     """
     trust = import_trusted(config)
-    check_value("seed", config["seed"], int)
-    check_value("compile", config["compile"], bool)
-    check_data(config["data"])
-    if config["data"].get("map"):
+    settings = parse(config)
+    if settings.data.map:
         raise FinetuneError(
-            f"data.map={config['data']['map']} names classes of a finished model: job=evaluate and job=explain read it."
+            f"data.map={settings.data.map} names classes of a finished model: job=evaluate and job=explain read it."
         )
-    check_trainer(config["trainer"])
-    _check_targets(config, trust)
-    check_part("head", config["head"], head_named)
-    if config.get("neck"):  # a run from before the group has none
-        check_part("neck", config["neck"], neck_named)
-    check_value("backbone.weights", config["backbone"]["weights"], str | None)
-    if config["backbone"]["in_channels"] not in (1, 3):
-        raise one_of("backbone.in_channels", config["backbone"]["in_channels"], (1, 3))
+    from finetune.config import trainer  # Lightning takes a second, and a fit alone needs it here
+
+    trainer.check(settings.trainer)
+    _check_targets(settings.resolved, trust)
+    _check_source(settings)
+    check_part("head", settings.head, head_named)
+    if settings.neck.name or settings.neck.options:
+        check_part("neck", settings.neck, neck_named)
     with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed
-        network = network_spec(config, num_classes=2).build()
-    plan(config).check(list(network.parts()), config["trainer"]["max_epochs"], network.new_parts)
+        network = network_spec(settings, num_classes=2).build()
+    plan(settings).check(list(network.parts()), settings.trainer.max_epochs, network.new_parts)
     for kind in ("multilabel", "multiclass"):
-        make(config, "loss", _convert_="all", **_kind(config, kind))
-    make(config, "schedule")
-    _check_optimizer(config)
-    augment(config)
-    assessment(config)
-    extra_callbacks(config, "val/auroc")
+        make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
+    schedule(settings)
+    check_type("optimizer", _one_number(settings), torch.optim.Optimizer)
+    augment(settings)
+    assessment(settings)
+    extra_callbacks(settings, "val/auroc")
+    return settings
 
 
-def _check_optimizer(config: Mapping[str, Any]) -> None:
-    """Build the optimizer of one number: torch checks its own settings, and says what is wrong."""
+def _one_number(settings: Settings) -> Any:
+    """The optimizer of one number: torch checks its own settings, and says what is wrong."""
     try:
-        built = make(config, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+        return optimizer(settings)([torch.nn.Parameter(torch.zeros(1))])
     except FinetuneError:
         raise
     except (ValueError, TypeError) as error:
         raise FinetuneError(f"optimizer cannot be built: {error}") from None
-    check_type("optimizer", built, torch.optim.Optimizer)
 
 
 def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
@@ -87,128 +84,20 @@ def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
             _check_targets(value, trust, f"{where}[{i}]")
 
 
-def check_call(where: str, node: Mapping[str, Any], callee: Callable[..., Any]) -> None:
-    """Every key of `node` is an argument of `callee`, and its value has the argument's type."""
-    parameters = inspect.signature(callee).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    try:
-        hints = get_type_hints(callee.__init__ if inspect.isclass(callee) else callee)
-    except (NameError, TypeError, AttributeError):  # a library's own annotations that cannot be resolved
-        hints = {}
-    for key, value in node.items():
-        if str(key).startswith("_"):
-            continue
-        if key not in parameters:
-            if open_ended:
-                continue
-            raise unknown_key(where, key, value, list(parameters))
-        if key in hints and not _has_target(value):
-            check_value(f"{where}.{key}", value, hints[key])
-
-
-def _has_target(value: Any) -> bool:
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
-    return (isinstance(value, Mapping) and "_target_" in value) or any(_has_target(v) for v in inner)
-
-
-def unknown_key(where: str, key: str, value: Any, known: list[str]) -> FinetuneError:
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return FinetuneError(f"{where}.{key}={value}: there is no such key.{hint} Known here: {', '.join(known)}.")
-
-
-def check_value(argument: str, value: Any, hint: Any) -> Any:
-    """`value` if it is of the type `hint`.
-
-    Raises:
-        FinetuneError: naming argument, value and what is wanted.
-    """
-    if value is None and hint in (int, float, bool, str):
-        raise FinetuneError(f"{argument}=null must be given a value ({hint.__name__}).")
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # a library's annotation that pydantic has no schema for: nothing to hold the value against
-        return value
-    if hint is bool and not isinstance(value, bool):
-        raise FinetuneError(f"{argument}={value} must be true or false.")
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        wanted = sorted({detail["msg"].removeprefix("Input should be ") for detail in error.errors()})
-        raise FinetuneError(f"{argument}={value} should be {' or '.join(wanted)}.") from None
-
-
-COMMON_DATA: dict[str, Any] = {
-    "image_size": int,
-    "batch_size": int,
-    "num_workers": int,
-    "seed": int,
-    "fold": int | None,
-    "folds": int,
-    "val_fraction": float,
-    "test_fraction": float,
-    "root": str | None,
-    "map": dict[str | int | bool, str | int | bool | list[str | int | bool]] | None,
-}
-
-
-def check_data(data: Mapping[str, Any]) -> None:
-    """The values every data set shares."""
-    for key, hint in COMMON_DATA.items():
-        check_value(f"data.{key}", data.get(key), hint)
-    for key, least in {"image_size": 8, "batch_size": 1, "num_workers": 0, "seed": 0, "folds": 2}.items():
-        if data[key] < least:
-            raise FinetuneError(f"data.{key}={data[key]} must be {least} or more.")
-    for key in ("val_fraction", "test_fraction"):
-        if not 0 < data[key] < 1:
-            raise FinetuneError(f"data.{key}={data[key]} must lie between 0 and 1.")
-    if data["val_fraction"] + data["test_fraction"] >= 1:
-        raise FinetuneError(
-            f"data.val_fraction={data['val_fraction']} and data.test_fraction={data['test_fraction']} leave nothing to "
-            "train on: together they must stay below 1."
-        )
-    if data["fold"] is not None and not 0 <= data["fold"] < data["folds"]:
-        raise FinetuneError(f"data.fold={data['fold']} must lie between 0 and data.folds - 1 = {data['folds'] - 1}.")
-    if data["on_bad"] not in ("stop", "skip"):
-        raise one_of("data.on_bad", data["on_bad"], ("stop", "skip"))
-    if data["sampler"] not in SAMPLERS:
-        raise one_of("data.sampler", data["sampler"], SAMPLERS)
-    check_value("data.audit.near", data["audit"]["near"], bool)
-    if data["audit"]["on_leak"] not in ("stop", "warn"):
-        raise one_of("data.audit.on_leak", data["audit"]["on_leak"], ("stop", "warn"))
-
-
-def check_part(group: str, node: Mapping[str, Any], named: Callable[[str, str], Callable[..., Any]]) -> None:
+def check_part(group: str, part: HeadSettings | NeckSettings, named: Callable[[str, str], Callable[..., Any]]) -> None:
     """The options of a head or neck, of those that `named` knows; building the network tries their values."""
-    if not isinstance(node.get("name"), str):
-        raise FinetuneError(f"{group}.name={node.get('name')} must be a name.")
-    options = {key: value for key, value in node.items() if key != "name"}
-    check_call(group, options, named(node["name"], f"{group}.name"))
-
-
-def check_trainer(trainer: Mapping[str, Any]) -> None:
-    """Each key is one of Lightning's Trainer, each value of its type, and the Trainer and a run can do with them."""
-    from finetune.config import trainer as settings
-
-    known = list(inspect.signature(settings.L.Trainer.__init__).parameters)[1:]
-    hints = get_type_hints(settings.L.Trainer.__init__)
-    for key, value in trainer.items():
-        if key not in known:
-            raise unknown_key("trainer", key, value, known)
-        check_value(f"trainer.{key}", value, hints[key])
-    settings.check(trainer)
+    check_call(group, part.options, named(str(part.name), f"{group}.name"))
 
 
 # -- the objects ------------------------------------------------------------------------------------------------------
 
 
-def make(config: Mapping[str, Any], key: str, node: Any = None, **more: Any) -> Any:
-    """What the group `key` (or `node`, which stands at `key`) describes, its classes held against the list.
+def make(settings: Settings, key: str, node: Node, **more: Any) -> Any:
+    """What `node`, which stands at `key`, describes, its classes compared with the list of what may be built.
 
     Hydra's instantiate, with its wrapping taken off what went wrong inside.
     """
-    node = config[key] if node is None else node
-    _check_targets(node, list(config.get("trust") or []), key)
+    _check_targets(node, settings.trust, key)
     try:
         built = instantiate(node, **more)
         check_contract(key, built)
@@ -225,39 +114,66 @@ def make(config: Mapping[str, Any], key: str, node: Any = None, **more: Any) -> 
         raise FinetuneError(f"{key} cannot be built: {what}") from None
 
 
-def source(config: Mapping[str, Any]) -> Any:
+def source(settings: Settings) -> Any:
     """The data source."""
-    return make(config, "data.source", config["data"]["source"], _convert_="all")
+    _check_source(settings)
+    return make(settings, "data.source", source_node(settings.data.arguments, settings.trust), _convert_="all")
 
 
-def plan(config: Mapping[str, Any]) -> Plan:
-    return make(config, "finetuning")
+def _check_source(settings: Settings) -> None:
+    """The settings of data that the source takes have the types of its arguments."""
+    node, own = source_node(settings.data.arguments, settings.trust), settings.data.source
+    takes = target(node["_target_"], settings.trust, "data.source._target_")
+    check_call("data", {key: value for key, value in node.items() if key not in own}, takes)
 
 
-def loss(config: Mapping[str, Any], kind: str) -> losses.Loss:
+def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
+    """The node of the source among the settings `data`, with every argument that it does not give itself from the
+    setting of the same name."""
+    node = data["source"]
+    if "_target_" not in node:
+        raise FinetuneError("data.source has no _target_, the class that lists the images.")
+    takes = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
+    return {**{key: value for key, value in data.items() if key in takes}, **node}
+
+
+def plan(settings: Settings) -> Plan:
+    return make(settings, "finetuning", settings.finetuning)
+
+
+def optimizer(settings: Settings) -> Any:
+    """Makes the optimizer of groups of parameters."""
+    return make(settings, "optimizer", settings.optimizer)
+
+
+def schedule(settings: Settings) -> Any:
+    return make(settings, "schedule", settings.schedule)
+
+
+def loss(settings: Settings, kind: str) -> losses.Loss:
     """The loss, refused where it does not go with the labels."""
-    built = make(config, "loss", _convert_="all", **_kind(config, kind))
+    built = make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
     losses.check_kind(built, kind)
     return built
 
 
-def _kind(config: Mapping[str, Any], kind: str) -> dict[str, str]:
-    return {"kind": kind} if config["loss"]["_target_"] == "finetune.losses.auto" else {}
+def _kind(settings: Settings, kind: str) -> dict[str, str]:
+    return {"kind": kind} if settings.loss["_target_"] == "finetune.losses.auto" else {}
 
 
-def augment(config: Mapping[str, Any]) -> Augment | None:
+def augment(settings: Settings) -> Augment | None:
     """The augmentation of training pictures; None where the group is `none`."""
-    image_size = config["data"]["image_size"]
-    return make(config, "transforms", image_size=image_size) if config["transforms"] else None
+    if not settings.transforms:
+        return None
+    return make(settings, "transforms", settings.transforms, image_size=settings.data.image_size)
 
 
-def assessment(config: Mapping[str, Any]) -> Assessment:
+def assessment(settings: Settings) -> Assessment:
     """What is wished of the evaluation."""
-    if not config.get("evaluation"):
+    if not settings.evaluation:
         return Assessment()  # a run from before the group
-    built: Assessment = make(config, "evaluation")
-    trust = list(config.get("trust") or [])
-    return replace(built, metrics={name: metric(name, path, trust) for name, path in built.metrics.items()})
+    built: Assessment = make(settings, "evaluation", settings.evaluation)
+    return replace(built, metrics={name: metric(name, path, settings.trust) for name, path in built.metrics.items()})
 
 
 def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
@@ -271,52 +187,50 @@ def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
     return function
 
 
-def network_spec(config: Mapping[str, Any], num_classes: int) -> NetworkSpec:
+def network_spec(settings: Settings, num_classes: int) -> NetworkSpec:
     """The network to build, as plain values."""
-    backbone, head, neck = dict(config["backbone"]), dict(config["head"]), dict(config.get("neck") or {})
-    name, in_channels, _ = (backbone.pop(key) for key in ("name", "in_channels", "weights"))
-    if (precision := config["trainer"]["precision"]) in ("16-true", "bf16-true"):
-        if (memory := backbone.get("memory")) in ("lean", "minimal"):
+    backbone, head, neck, options = settings.backbone, settings.head, settings.neck, dict(settings.backbone.options)
+    if (precision := settings.trainer.precision) in ("16-true", "bf16-true"):
+        if (memory := options.get("memory")) in ("lean", "minimal"):
             raise FinetuneError(f"trainer.precision={precision} needs backbone.memory=standard, not {memory}.")
-        backbone["memory"] = "standard"  # the norms of lean training keep statistics in 32 bits
-    return NetworkSpec(name, num_classes, in_channels, head.pop("name"), backbone, head, neck.pop("name", None), neck)
-
-
-def preprocessing(config: Mapping[str, Any], of_weights: Preprocessing | None) -> Preprocessing:
-    """How pictures reach the network: what the weights were trained with, at the configuration's size."""
-    data, channels = config["data"], config["backbone"]["in_channels"]
-    base = of_weights or Preprocessing()
-    base = base if base.in_channels == channels else base.with_channels(channels)
-    fit = data["fit"]
-    return replace(
-        base, image_size=data["image_size"], fit=fit, crop_fraction=base.crop_fraction if fit == "crop" else 1.0
+        options["memory"] = "standard"  # the norms of lean training keep statistics in 32 bits
+    return NetworkSpec(
+        backbone.name, num_classes, backbone.in_channels, head.name, options, head.options, neck.name, neck.options
     )
 
 
-def loggers(config: Mapping[str, Any], run: Path) -> list[Any]:
+def preprocessing(settings: Settings, of_weights: Preprocessing | None) -> Preprocessing:
+    """How pictures reach the network: what the weights were trained with, at the configuration's size."""
+    data, channels = settings.data, settings.backbone.in_channels
+    base = of_weights or Preprocessing()
+    base = base if base.in_channels == channels else base.with_channels(channels)
+    crop_fraction = base.crop_fraction if data.fit == "crop" else 1.0
+    return replace(base, image_size=data.image_size, fit=data.fit, crop_fraction=crop_fraction)
+
+
+def loggers(settings: Settings, run: Path) -> list[Any]:
     """Lightning loggers beside metrics.csv, writing below the run folder."""
     built = []
-    for name, node in (config["logger"] or {}).items():
+    for name, node in (settings.logger or {}).items():
         filled = {**node, "save_dir": str(run)} if node.get("save_dir") == "auto" else node
         try:
-            built.append(make(config, f"logger.{name}", filled))
+            built.append(make(settings, f"logger.{name}", filled))
         except ImportError:
             raise MissingExtra(f"logger={name} needs a package", name) from None
     return built
 
 
-def extra_callbacks(config: Mapping[str, Any], monitor: str) -> list[Any]:
+def extra_callbacks(settings: Settings, monitor: str) -> list[Any]:
     """The user's own callbacks; a monitor left open is filled in."""
     from lightning.pytorch.callbacks import Callback
 
     built = []
-    check_value("callbacks.extra", config["callbacks"]["extra"], dict[str, dict[str, Any]] | None)
-    for name, node in (config["callbacks"]["extra"] or {}).items():
+    for name, node in (settings.callbacks.extra or {}).items():
         filled = dict(node)
         if filled.get("monitor") == "auto":
             filled["monitor"] = monitor
         if filled.get("mode") == "auto":
             filled["mode"] = "min" if str(filled.get("monitor")).endswith("loss") else "max"
         where = f"callbacks.extra.{name}"
-        built.append(check_type(where, make(config, where, filled), Callback))
+        built.append(check_type(where, make(settings, where, filled), Callback))
     return built

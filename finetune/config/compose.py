@@ -3,7 +3,6 @@ asked again, the data sets of a joint one; then handed to Hydra, which makes the
 
 import copy
 import os
-import re
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,8 +16,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config import build
-from finetune.config.overrides import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
+from finetune.config.allowed import import_trusted
+from finetune.config.overrides import (
+    as_yaml,
+    choices,
+    compose,
+    composed,
+    conf_dir,
+    config_dirs,
+    decoded,
+    opened,
+    parse,
+    search_path,
+)
 from finetune.config.sweep import Sweep
+from finetune.config.values import unknown_key
 from finetune.errors import FinetuneError, one_of
 from finetune.runs.folder import RunFolder
 
@@ -45,11 +57,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
     assert isinstance(resolved, dict)
     data = resolved.get("data")
     if isinstance(data, dict) and data.get("sources"):
-        data["source"]["sources"] = joined(data["sources"])
+        data["source"]["sources"] = joined(data["sources"], import_trusted({"trust": resolved.get("trust")}))
     return {str(key): value for key, value in resolved.items()}
 
 
-def joined(sources: Any) -> dict[str, Any]:
+def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
     """What data.sources says, as a node to build for each: the data set's own configuration with its root and options.
 
     Raises:
@@ -72,14 +84,33 @@ def joined(sources: Any) -> dict[str, Any]:
         if data not in known:
             raise one_of("data.sources" if data == name else f"{where}.data", data, known)
         config = composed([f"data={data}"])
-        # an option of the source is what its node reads; batch size and the like belong to the whole
-        takes = sorted(set(re.findall(r"\$\{data\.(\w+)\}", OmegaConf.to_yaml(config.data.source))))
+        takes = source_keys(data)
         for key, value in options.items():
             if key not in takes:
-                raise build.unknown_key(where, key, value, ["data", *takes])
+                raise unknown_key(where, key, value, ["data", *takes])
             OmegaConf.update(config, f"data.{key}", value, force_add=True)
-        nodes[str(name)] = OmegaConf.to_container(config.data.source, resolve=True)
+        settings = OmegaConf.to_container(config.data, resolve=True)
+        assert isinstance(settings, dict)
+        nodes[str(name)] = build.source_node({str(key): value for key, value in settings.items()}, trust)
     return nodes
+
+
+def source_keys(choice: str) -> list[str]:
+    """The options of a data set: the keys of its own file of conf/data, and its root. Batch size and the like, which
+    every data set has, belong to the whole."""
+    own = yaml.safe_load(data_file(choice).read_text(encoding="utf-8"))
+    return sorted({"root", *(key for key in own if key not in (*shared_keys(), "defaults", "name", "source"))})
+
+
+def shared_keys() -> list[str]:
+    """What every data set has."""
+    return list(yaml.safe_load(data_file("_base").read_text(encoding="utf-8")))
+
+
+def data_file(choice: str) -> Path:
+    """The file of a choice of data."""
+    files = [folder / "data" / f"{choice}.yaml" for folder in config_dirs()]
+    return next((file for file in files if file.is_file()), files[0])
 
 
 def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
@@ -122,7 +153,7 @@ def _group_of(data: dict[str, Any]) -> str | None:
         return str(data["name"])
     target = (data.get("source") or {}).get("_target_")
     for name in names:
-        node = yaml.safe_load((conf_dir() / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
+        node = yaml.safe_load(data_file(name).read_text(encoding="utf-8"))
         if target and (node.get("source") or {}).get("_target_") == target:
             return name
     return None
@@ -140,10 +171,11 @@ def adopt_data(config: DictConfig, words: list[str]) -> None:
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
         return
-    if _group_of(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
-        OmegaConf.update(config, "data", {key: data[key] for key in ("name", "source") if key in data})
-    adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
     kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
+    if _group_of(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
+        shared = {key: config.data[key] for key in config.data if key in shared_keys()}
+        OmegaConf.update(config, "data", {**shared, **data}, merge=False, force_add=True)
+    adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
     for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *kept.items()]:
         try:
             OmegaConf.update(config, key, value, force_add=True)

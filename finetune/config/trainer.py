@@ -9,6 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from finetune.config.settings import TrainerSettings
+from finetune.config.values import check_call
 from finetune.errors import FinetuneError, one_of
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
@@ -27,43 +29,45 @@ GIVEN = {
 """Arguments of the Trainer that a run gives itself, and what to set instead."""
 
 
-def check(trainer: Mapping[str, Any]) -> None:
+def check(trainer: TrainerSettings) -> None:
     """Refuse what would end without a trained, validated and evaluated network.
 
     Raises:
         FinetuneError: naming the key and its value.
     """
+    arguments = trainer.arguments
+    check_call("trainer", arguments, L.Trainer)
     for key, instead in GIVEN.items():
-        if trainer.get(key) is not None:
-            raise FinetuneError(f"trainer.{key}={trainer[key]} cannot be set: {instead}")
-    if trainer["accelerator"] not in ACCELERATORS:
-        raise one_of("trainer.accelerator", trainer["accelerator"], ACCELERATORS)
-    ranks.check(trainer)
-    if not isinstance(trainer["max_epochs"], int) or trainer["max_epochs"] < 1:
-        raise FinetuneError(f"trainer.max_epochs={trainer['max_epochs']} must be a whole number of 1 or more.")
-    if trainer["accumulate_grad_batches"] < 1:
-        raise FinetuneError(f"trainer.accumulate_grad_batches={trainer['accumulate_grad_batches']} must be 1 or more.")
-    if trainer["max_steps"] < 1 and trainer["max_steps"] != -1:
-        raise FinetuneError(f"trainer.max_steps={trainer['max_steps']} must be 1 or more, or -1 for no limit.")
-    if not isinstance(trainer["max_time"], str | Mapping | None):
-        raise FinetuneError(f"trainer.max_time={trainer['max_time']} must be DD:HH:MM:SS, or {{hours: 1}}.")
-    if str(trainer["precision"]).startswith("transformer-engine"):
+        if arguments.get(key) is not None:
+            raise FinetuneError(f"trainer.{key}={arguments[key]} cannot be set: {instead}")
+    if trainer.accelerator not in ACCELERATORS:
+        raise one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
+    ranks.check(arguments)
+    if trainer.max_epochs < 1:
+        raise FinetuneError(f"trainer.max_epochs={trainer.max_epochs} must be a whole number of 1 or more.")
+    if trainer.accumulate_grad_batches < 1:
+        raise FinetuneError(f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches} must be 1 or more.")
+    if trainer.max_steps < 1 and trainer.max_steps != -1:
+        raise FinetuneError(f"trainer.max_steps={trainer.max_steps} must be 1 or more, or -1 for no limit.")
+    if not isinstance(trainer.max_time, str | Mapping | None):
+        raise FinetuneError(f"trainer.max_time={trainer.max_time} must be DD:HH:MM:SS, or {{hours: 1}}.")
+    if str(trainer.precision).startswith("transformer-engine"):
         raise FinetuneError(
-            f"trainer.precision={trainer['precision']} is for transformers, these networks are convolutions. Use "
+            f"trainer.precision={trainer.precision} is for transformers, these networks are convolutions. Use "
             "32-true, 64-true, bf16-mixed, 16-mixed, bf16-true or 16-true."
         )
     for key, left in (("limit_train_batches", "nothing to learn"), ("limit_val_batches", "nothing to choose by")):
-        if trainer[key] is not None and not trainer[key] > 0:
+        if arguments[key] is not None and not arguments[key] > 0:
             raise FinetuneError(
-                f"trainer.{key}={trainer[key]} leaves {left}. Give batches (1, 2 ...) or a share (0.5)."
+                f"trainer.{key}={arguments[key]} leaves {left}. Give batches (1, 2 ...) or a share (0.5)."
             )
     _build(trainer)
 
 
-def _build(trainer: Mapping[str, Any]) -> None:
+def _build(trainer: TrainerSettings) -> None:
     """Build a Trainer of one process once: it has checks of its own, and says what is wrong."""
     aside = ("deterministic", "benchmark", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary")
-    options: dict[str, Any] = {key: value for key, value in trainer.items() if value is not None and key not in aside}
+    options: dict[str, Any] = {key: value for key, value in trainer.given.items() if key not in aside}
     options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1}
     log = logging.getLogger("lightning.pytorch")
     level = log.level
@@ -72,7 +76,7 @@ def _build(trainer: Mapping[str, Any]) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they come again when the real one is built
             L.Trainer(**options, enable_model_summary=False, plugins=[Cluster(ranks.Place())])
-            time = trainer["max_time"]
+            time = trainer.max_time
             if time is not None and not (Timer(time).time_remaining() or 0) > 0:
                 raise FinetuneError(f"trainer.max_time={time} leaves no time. Give DD:HH:MM:SS.")
     except FinetuneError:

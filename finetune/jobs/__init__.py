@@ -6,24 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.allowed import import_trusted
-from finetune.errors import one_of
 from finetune.runs.folder import RunFolder
 from finetune.training.launch import ranks
-
-JOBS = ("fit", "evaluate", "explain", "predict", "preview", "compare")
 
 
 def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, **more: Any) -> Any:
     """Do the configuration's job in the run folder `run`; `words` is what was typed, for the record. What the job
     returns: of a fit its FitResult."""
-    name = config["job"]
-    if name not in JOBS:
-        raise one_of("job", name, JOBS)
+    from finetune.config.settings import parse
     from finetune.runs.log import record
 
     import_trusted(config)  # they may register backbones and heads
     with record():
-        return getattr(import_module(f"finetune.jobs.{name}"), name)(config, RunFolder(run), words or [], **more)
+        settings = parse(config)
+        return getattr(import_module(f"finetune.jobs.{settings.job}"), settings.job)(
+            settings, RunFolder(run), words or [], **more
+        )
 
 
 def follow(place: ranks.Place) -> None:

@@ -1,8 +1,7 @@
 """job=compare: finished runs side by side on the same samples, seeds averaged, folds of one table put together."""
 
-from typing import Any
-
 from finetune.config import build
+from finetune.config.settings import CompareSettings
 from finetune.files import write_json_atomic
 from finetune.pages import comparison
 from finetune.runs.environment import command
@@ -12,10 +11,10 @@ from finetune.steps.compare import compare as compare_runs
 MOST_RESAMPLES = 1000
 
 
-def compare(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
+def compare(settings: CompareSettings, run: RunFolder, words: list[str]) -> None:
     """Read the runs' predictions, say which is better and by how much, write compare.json and compare.html."""
-    n_boot = min(build.assessment(config).resamples, MOST_RESAMPLES)
-    found = compare_runs(config["runs"], split=config["split"], n_boot=n_boot, seed=config["seed"])
+    n_boot = min(build.assessment(settings).resamples, MOST_RESAMPLES)
+    found = compare_runs(settings.runs, split=settings.split, n_boot=n_boot, seed=settings.seed)
     run.begin_log(words)
     for number, folds in enumerate(found.folds):
         folds.pooled.write(run.predictions(f"oof_{number}" if len(found.folds) > 1 else "oof"))

@@ -1,12 +1,12 @@
 """job=evaluate: a finished model on a split of its own data or on another data set."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from finetune import model_file
-from finetune.config import build
+from finetune.config import build, trainer
+from finetune.config.settings import EvaluateSettings
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.calibration import Calibration, with_prevalence
@@ -23,49 +23,48 @@ from finetune.training.launch import ranks
 FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points", "coverages", "conformal"))
 
 
-def evaluate(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
+def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
     """Load, read the data as for a fit, predict, and write predictions, scores and a report."""
-    if config["predictions"]:
-        score_table.score_file(config, run, words)
+    if settings.predictions:
+        score_table.score_file(settings, run, words)
         return
     first = ranks.rank() == 0
     say = prepare.sayer(first)
-    prepare.check_split(config["split"])
-    build.check_data(config["data"])
-    build.check_trainer(config["trainer"])
+    trainer.check(settings.trainer)
     fitted_already(words)
-    assessment = build.assessment(config)
-    model = model_file.load(config["model"])
-    table, wanted, split = prepare.asked(config, model, say)
-    prevalence = read_prevalence(config["prevalence"], table.classes, table.kind)
+    assessment = build.assessment(settings)
+    model = model_file.load(settings.model)
+    table, wanted, split = prepare.asked(build.source(settings).table(), settings.split, settings.data, model, say)
+    prevalence = read_prevalence(settings.prevalence, table.classes, table.kind)
     assessment.check_columns(table.metadata)
     if first:
-        run.begin(config, words)
-    table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run if first else None)
-    data = prepare.batches(config, table, pictures, model.preprocessing)
+        run.begin(settings.resolved, words)
+    table, pictures, _ = prepare.pictures(settings.data, table, model.preprocessing, say, run if first else None)
+    data = prepare.batches(settings.data, settings.seed, table, pictures, model.preprocessing)
     met = known_images.again(model, table, pictures, data.rows(wanted))
-    too_good = met.stop(split, config["data"]["audit"]["on_leak"])
-    with ranks.launched(config, run.path):
+    too_good = met.stop(split, settings.data.audit.on_leak)
+    with ranks.launched(settings.resolved, run.path):
         answers = scoring.answers_of(model, table)
-        predictions = scoring.predictions(model.network, data, wanted, config["trainer"]["accelerator"], answers)
+        predictions = scoring.predictions(model.network, data, wanted, settings.trainer.accelerator, answers)
     if not first:
         return
-    run.note(model=scoring.about(config, model), data=data_facts(table), notes=table.notes)
+    run.note(model=scoring.about(settings.model, model), data=data_facts(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
     fitted, notes = scoring.shipped(model, table.kind)
     if split == "val" and ("val" in met.pictures or not met.known):
         fitted, notes = FittedOnVal(), []  # val is what they know
     opened = scoring.count_opening(model, table.name, written, met, words, say)
-    told = assessment.score(written, fitted, seed=config["seed"], prevalence=prevalence)
+    told = assessment.score(written, fitted, seed=settings.seed, prevalence=prevalence)
     told["warnings"] = [*too_good, *told["warnings"]]
     if notes:
         told["notes"] = notes
-    if (
-        strange := None
-        if met.same_set
-        else novelty.against_own(model, data, data.rows(wanted), run.novelty(split), config, say)
-    ):
-        told["novelty"] = strange
+    if assessment.novelty and not met.same_set:
+        path, accelerator = run.novelty(split), settings.trainer.accelerator
+        comparison = novelty.against_own(
+            model, data, data.rows(wanted), path, assessment.novelty, settings.seed, accelerator, say
+        )
+        if comparison is not None:
+            told["novelty"] = comparison
     if prevalence:
         write_calibrated(run.calibrated(split), written, fitted.calibration, prevalence, say)
     of_network = [model.classes.index(name) for name in table.classes]

@@ -10,6 +10,7 @@ import torch
 
 from finetune import model_file
 from finetune.config import build
+from finetune.config.settings import ExplainSettings
 from finetune.data.annotations import BOXES, Boxes
 from finetune.data.audit.contact_sheet import write_sheet
 from finetune.data.findings import same
@@ -43,21 +44,21 @@ BOXED = 8  # findings with boxes that are shown
 MOST_RESAMPLES = 1000
 
 
-def explain(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
+def explain(settings: ExplainSettings, run: RunFolder, words: list[str]) -> None:
     """Explain chosen pictures, or a split: its worst errors, the randomisation test, and boxes where there are any."""
     if ranks.rank() != 0:
         return  # what other processes were started for has nothing to share here
-    check(config)
-    model = model_file.load(config["model"])
-    if config["finding"] is not None:
-        class_number(model.classes, config["finding"])
+    check_method(settings.method)
+    model = model_file.load(settings.model)
+    if settings.finding is not None:
+        class_number(model.classes, settings.finding)
     say = prepare.sayer(True)
-    if config["images"]:
-        told, figures = of_files(config, model, run, words)
+    if settings.images:
+        told, figures = of_files(settings, model, run, words)
     else:
-        told, figures = of_data(config, model, run, words, say)
-    run.note(model={"path": str(config["model"]), "weights_hash": model.weights_hash})
-    told = {"model": {"weights_hash": model.weights_hash}, "method": config["method"], "grid": grid(model), **told}
+        told, figures = of_data(settings, model, run, words, say)
+    run.note(model={"path": settings.model, "weights_hash": model.weights_hash})
+    told = {"model": {"weights_hash": model.weights_hash}, "method": settings.method, "grid": grid(model), **told}
     write_json_atomic(run.explanation, told)
     tiles = [tile for figure in figures for tile in (figure.image, figure.heated)]
     captions = [text for figure in figures for text in figure.caption.rsplit(": ", 1)]  # what was said, of which file
@@ -68,29 +69,16 @@ def explain(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     say(f"page: {run.explanation_page}")
 
 
-def check(config: dict[str, Any]) -> None:
-    """The job's own settings, before anything is read."""
-    check_method(config["method"])
-    build.check_data(config["data"])
-    prepare.check_split(config["split"])
-    for key in ("worst", "located"):
-        build.check_value(key, config[key], int)
-        if config[key] < 0:
-            raise FinetuneError(f"{key}={config[key]} must be 0 or more.")
-    build.check_value("sanity", config["sanity"], bool)
-    build.check_value("finding", config["finding"], str | None)
-
-
 def of_files(
-    config: dict[str, Any], model: model_file.Model, run: RunFolder, words: list[str]
+    settings: ExplainSettings, model: model_file.Model, run: RunFolder, words: list[str]
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Chosen pictures, each for `finding` or its most probable class."""
-    files = image_files(config["images"], "images")
+    files = image_files(settings.images, "images")
     if len(files) > MOST_FILES:
-        raise FinetuneError(f"images={config['images']} names {len(files):,} pictures; a page takes {MOST_FILES}.")
-    run.begin(config, words)
+        raise FinetuneError(f"images={settings.images} names {len(files):,} pictures; a page takes {MOST_FILES}.")
+    run.begin(settings.resolved, words)
     found = explain_images(
-        model, files, finding=config["finding"], method=config["method"], device=config["trainer"]["accelerator"]
+        model, files, finding=settings.finding, method=settings.method, device=settings.trainer.accelerator
     )
     images = [found.to_dict(number) for number in range(len(found))]
     figures = [
@@ -98,34 +86,39 @@ def of_files(
         for about, picture, heat in zip(images, found.images, found.heat, strict=True)
     ]
     told: dict[str, Any] = {"images": images}
-    if config["sanity"]:
-        tested = spread(len(found), tests_of(config))
+    if settings.sanity:
+        tested = spread(len(found), tests_of(settings.method))
         pictures = torch.stack([model.preprocessing.to_tensor(found.images[number]) for number in tested])
         classes = torch.tensor([model.classes.index(found.explained[number]) for number in tested])
         told["sanity"] = checks.randomisation(
-            model.network, pictures, classes, config["method"], positions=places(config, model), seed=config["seed"]
+            model.network,
+            pictures,
+            classes,
+            settings.method,
+            positions=positions(settings.method, model),
+            seed=settings.seed,
         )
     return told, figures
 
 
 def of_data(
-    config: dict[str, Any], model: model_file.Model, run: RunFolder, words: list[str], say: prepare.Say
+    settings: ExplainSettings, model: model_file.Model, run: RunFolder, words: list[str], say: prepare.Say
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """A split of the data: worst errors, boxes, the randomisation test."""
-    method, finding = config["method"], config["finding"]
-    assessment = build.assessment(config)
-    table, wanted, split = prepare.asked(config, model, say)
+    method, finding = settings.method, settings.finding
+    assessment = build.assessment(settings)
+    table, wanted, split = prepare.asked(build.source(settings).table(), settings.split, settings.data, model, say)
     if finding is not None:
         class_number(table.classes, finding)
-    run.begin(config, words)
-    table, pictures, _ = prepare.pictures(config, table, model.preprocessing, say, run)
-    data = prepare.batches(config, table, pictures, model.preprocessing)
+    run.begin(settings.resolved, words)
+    table, pictures, _ = prepare.pictures(settings.data, table, model.preprocessing, say, run)
+    data = prepare.batches(settings.data, settings.seed, table, pictures, model.preprocessing)
     met = known_images.again(model, table, pictures, data.rows(wanted))
     known = met.stop(split, "warn")
     for sentence in known:
         say(sentence)
-    model.network.to(best_device(config["trainer"]["accelerator"]))
-    accelerator = config["trainer"]["accelerator"]
+    model.network.to(best_device(settings.trainer.accelerator))
+    accelerator = settings.trainer.accelerator
     found = scoring.predictions(model.network, data, wanted, accelerator, scoring.answers_of(model, table))
     assert found is not None  # a single process
     opened = scoring.count_opening(model, table.name, found, met, words, say)
@@ -133,7 +126,7 @@ def of_data(
         report.write_report(opened.path)  # it shows how often the test split was opened
     fitted, _ = scoring.shipped(model, table.kind)
     limits = worst_errors.thresholds_of(fitted.operating_points, found.classes)
-    wrong = worst_errors.worst(found, config["worst"], limits, finding)
+    wrong = worst_errors.worst(found, settings.worst, limits, finding)
     told: dict[str, Any] = {
         "data": {"name": table.name, "split": split, "images": len(found), "synthetic": table.synthetic},
         "wrong": worst_errors.count(found, limits, finding),
@@ -151,18 +144,18 @@ def of_data(
         told["errors"].append(about)
         boxes = corners(data, row, found.classes[one.k])
         figures.append(page.Figure.make("errors", about, shown(data, row), heat, boxes))
-    held, boxed = located(config, model, data, found)
+    held, boxed = located(settings, model, data, found)
     if held:
         n_boot = min(assessment.resamples, MOST_RESAMPLES)
-        told["localisation"] = localise(held, n_boot=n_boot, seed=config["seed"])
+        told["localisation"] = localise(held, n_boot=n_boot, seed=settings.seed)
         told["located"] = []
         for number in spread(len(held), BOXED):
             about, picture = boxed[number]
             about["maximum"] = peak_position(held[number].heat)
             told["located"].append(about)
             figures.append(page.Figure.make("located", about, picture(), held[number].heat, held[number].boxes))
-    if config["sanity"]:
-        told["sanity"] = sanity(config, model, data, found, limits)
+    if settings.sanity:
+        told["sanity"] = sanity(settings, model, data, found, limits)
     return told, figures
 
 
@@ -175,19 +168,19 @@ def rule(found: Predictions, points: Mapping[str, Any], finding: str | None) -> 
 
 
 def located(
-    config: dict[str, Any], model: model_file.Model, data: ImageData, found: Predictions
+    settings: ExplainSettings, model: model_file.Model, data: ImageData, found: Predictions
 ) -> tuple[list[BoxedFinding], list[tuple[dict[str, Any], Any]]]:
     """Findings with boxes and their maps; and what is to be said of each, with its picture when asked for."""
-    if BOXES not in data.table.annotations or not config["located"]:
+    if BOXES not in data.table.annotations or not settings.located:
         return [], []
     pairs = []
     for place_, row in enumerate(table_rows(data, [str(sample) for sample in found.frame["sample"]])):
         for k, name in enumerate(found.classes):
-            if config["finding"] in (None, name) and (boxes := corners(data, row, name)):
+            if settings.finding in (None, name) and (boxes := corners(data, row, name)):
                 pairs.append((place_, row, k, boxes))
-    pairs = [pairs[number] for number in spread(len(pairs), config["located"])]
+    pairs = [pairs[number] for number in spread(len(pairs), settings.located)]
     numbers = [model.classes.index(found.classes[k]) for _, _, k, _ in pairs]
-    maps = heat_maps(model.network, data, [p[1] for p in pairs], numbers, config["method"])
+    maps = heat_maps(model.network, data, [p[1] for p in pairs], numbers, settings.method)
     held, about = [], []
     for (place_, row, k, boxes), heat in zip(pairs, maps, strict=True):
         patient, sample = (str(found.frame[column].iloc[place_]) for column in ("patient", "sample"))
@@ -208,19 +201,19 @@ def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
 
 
 def sanity(
-    config: dict[str, Any], model: model_file.Model, data: ImageData, found: Predictions, limits: np.ndarray
+    settings: ExplainSettings, model: model_file.Model, data: ImageData, found: Predictions, limits: np.ndarray
 ) -> dict[str, Any]:
     """The randomisation test on images spread over the split, each for `finding` or its most probable class.
 
     Those that the network calls positive come first: where nothing speaks for a class, Grad-CAM's map is constant.
     """
-    name = config["finding"]
+    name = settings.finding
     most_probable = found.logits.argmax(axis=1)
     asked = most_probable if name is None else np.full(len(found), found.classes.index(name))
     positive = found.probs[np.arange(len(found)), asked] >= limits[asked]
     if found.kind == "multiclass":
         positive = most_probable == asked
-    yes, no, most = np.flatnonzero(positive), np.flatnonzero(~positive), tests_of(config)
+    yes, no, most = np.flatnonzero(positive), np.flatnonzero(~positive), tests_of(settings.method)
     chosen = yes[spread(len(yes), most)]
     chosen = np.r_[chosen, no[spread(len(no), most - len(chosen))]]
     rows = table_rows(data, [str(found.frame["sample"].iloc[number]) for number in chosen])
@@ -229,15 +222,15 @@ def sanity(
         model.network,
         inputs(data, rows),
         classes,
-        config["method"],
-        positions=places(config, model),
-        seed=config["seed"],
+        settings.method,
+        positions=positions(settings.method, model),
+        seed=settings.seed,
     )
 
 
-def places(config: dict[str, Any], model: model_file.Model) -> int | None:
+def positions(method: str, model: model_file.Model) -> int | None:
     """Of a map before it is enlarged; None of a method that has a map of its own for each pixel."""
-    return int(np.prod(grid(model))) if config["method"] in TESTED else None
+    return int(np.prod(grid(model))) if method in TESTED else None
 
 
 def grid(model: model_file.Model) -> list[int]:
@@ -249,9 +242,9 @@ def grid(model: model_file.Model) -> list[int]:
     return [int(side) for side in last.shape[-2:]]
 
 
-def tests_of(config: dict[str, Any]) -> int:
+def tests_of(method: str) -> int:
     """Pictures for the randomisation test."""
-    return TESTED.get(config["method"], TESTED_SLOWLY)
+    return TESTED.get(method, TESTED_SLOWLY)
 
 
 def spread(n: int, most: int) -> list[int]:

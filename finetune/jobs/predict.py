@@ -1,11 +1,11 @@
 """job=predict: probabilities, decisions and novelty of a folder of images, an image or a list of images, as a csv."""
 
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from finetune import model_file
+from finetune.config.settings import PredictSettings
 from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.thresholds import thresholds_in_words
@@ -18,20 +18,20 @@ SHOWN = 20  # unreadable images that are named on the screen; the table has all
 EXPECTED = 0.05  # share of unusual images above which a caution is said; 0.01 is expected of images like the model's
 
 
-def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
+def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None:
     """Read the model, ask it about every image, write the table: an unreadable image has a row with its reason.
 
     Raises:
         FinetuneError: no image can be read; the table with the reasons is written all the same.
     """
-    output = Path(config["output"]) if config["output"] else run.answers
+    output = Path(settings.output) if settings.output else run.answers
     if output.is_dir() or not output.parent.is_dir():
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
-    paths = image_files(config["input"])
-    model = model_file.load(config["model"])
+    paths = image_files(settings.input)
+    model = model_file.load(settings.model)
     say = prepare.sayer(True)
-    say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {config['input']}")
-    if others := other_files(config["input"]):
+    say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {settings.input}")
+    if others := other_files(settings.input):
         say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
     say(f"decision: {decision(model)}")
     typical, reason = model.typical
@@ -39,7 +39,7 @@ def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
         say(f"No novelty: {reason}. Nothing says whether these images are like those that the model was made with.")
     with prepare.progress("Predicting", say) as progress:
         table = model.predict_all(
-            paths, batch_size=config["batch_size"], device=config["trainer"]["accelerator"], progress=progress
+            paths, batch_size=settings.batch_size, device=settings.trainer.accelerator, progress=progress
         )
     bad = table[table["error"] != ""]
     run.begin_log(words)
@@ -52,7 +52,7 @@ def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     )
     if len(bad) == len(table):
         raise FinetuneError(
-            f"input={config['input']}: none of {counted(len(paths), 'image')} can be read, e.g. {bad['path'].iloc[0]}: "
+            f"input={settings.input}: none of {counted(len(paths), 'image')} can be read, e.g. {bad['path'].iloc[0]}: "
             f"{bad['error'].iloc[0]}. {output} has the reason of each."
         )
     if len(bad):

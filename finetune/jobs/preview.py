@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from finetune.config import build
+from finetune.config.settings import PreviewSettings
 from finetune.data.audit.contact_sheet import write_sheet
 from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
@@ -28,30 +29,32 @@ WARM_UP = 4  # steps before the clock starts: the first ones fill caches and que
 SHOWN = 16  # pictures of the first batch
 
 
-def preview(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
+def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None:
     """Audit, batch.png, what learns when, time and memory of an epoch; the rest of the disk stays as it is."""
-    run.begin(config, words)
+    run.begin(settings.resolved, words)
     say = prepare.sayer(True)
-    prepare.demo(config, say)
-    table = prepare.table(config, say)
+    if settings.demo:
+        prepare.make_demo_images(settings.data, settings.trainer.max_epochs, say)
+    table = prepare.table(build.source(settings).table(), settings.data, say)
     prepare.check_trainable(table)
-    _, network, of_weights, _ = training.make_network(config, table, say)
-    preprocessing = build.preprocessing(config, of_weights)
-    given = config["data"]
-    lenient = {**config, "data": {**given, "on_bad": "skip", "audit": {**given["audit"], "on_leak": "warn"}}}
+    _, network, of_weights, _ = training.make_network(settings, table, say)
+    preprocessing = build.preprocessing(settings, of_weights)
+    given = settings.data
+    audit_only = given.audit.model_copy(update={"on_leak": "warn"})
+    lenient = given.model_copy(update={"on_bad": "skip", "audit": audit_only})
     table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
-    data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
+    data = prepare.batches(given, settings.seed, table, pictures, preprocessing, build.augment(settings))
     show_batch(data, run.first_batch, preprocessing)
-    task = training.make_task(config, table, network, data)
-    learns = what_learns(task, config["trainer"]["max_epochs"])
+    task = training.make_task(settings, table, network, data)
+    learns = what_learns(task, settings.trainer.max_epochs)
     for phase in learns:
         say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")
         say("  " + ", ".join(f"{part} {count:,}" for part, count in phase["parts"].items()))
-    cost = measure(task, data, config, run, max(learns, key=lambda phase: phase["trained"])["name"])
-    say(cost_sentence(cost, config["trainer"]["max_epochs"]))
-    if audit.bad_images and given["on_bad"] == "stop":
+    cost = measure(task, data, settings, run, max(learns, key=lambda phase: phase["trained"])["name"])
+    say(cost_sentence(cost, settings.trainer.max_epochs))
+    if audit.bad_images and given.on_bad == "stop":
         say(f"A fit would stop here (data.on_bad=stop): {len(audit.bad_images):,} images cannot be read.")
-    for leak in audit.leaks if given["audit"]["on_leak"] == "stop" else []:
+    for leak in audit.leaks if given.audit.on_leak == "stop" else []:
         say(f"A fit would stop here (data.audit.on_leak=stop): {leak.text}")
     write_json_atomic(run.preview, {"learns": learns, "cost": cost, "data": {"hash": table.hash()}})
     say(f"audit, first batch and figures: {run}")
@@ -111,18 +114,18 @@ class Clock(Callback):
         self.val_ended = time.perf_counter()
 
 
-def measure(task: Any, data: ImageData, config: dict[str, Any], run: RunFolder, phase: str) -> dict[str, Any]:
+def measure(task: Any, data: ImageData, settings: PreviewSettings, run: RunFolder, phase: str) -> dict[str, Any]:
     """Seconds per step and epoch and peak memory, from real steps of a phase of the plan."""
-    steps, batches = WARM_UP + config["steps"], len(data.train_dataloader())
-    val_batches = -(-len(data.rows("val")) // config["data"]["batch_size"])
+    steps, batches = WARM_UP + settings.steps, len(data.train_dataloader())
+    val_batches = -(-len(data.rows("val")) // settings.data.batch_size)
     clock = Clock()
-    settings = {key: value for key, value in config["trainer"].items() if value is not None}
-    settings |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
-    settings |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
+    arguments = settings.trainer.given
+    arguments |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
+    arguments |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
     task.plan = replace(task.plan, phases={phase: replace(task.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
         default_root_dir=run.path, logger=False, callbacks=[clock], use_distributed_sampler=False,
-        plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **settings,
+        plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **arguments,
     )  # fmt: skip
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from finetune.config import build, compose
+from finetune.config.settings import TrainerSettings, parse
 from finetune.errors import FinetuneError
 from finetune.jobs import run_job
 from finetune.runs.folder import RunFolder, runs_in
@@ -57,13 +58,13 @@ def resume(argv: list[str]) -> None:
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")
     words = [word for word in argv if not word.startswith("resume=")]
     try:
-        before = dict(config["trainer"])
-        change(config, words)
-        build.check(config)
-        more = trains_longer(before, config["trainer"])
-    except (KeyError, TypeError) as error:
-        raise FinetuneError(f"{run.config} is not what a fit writes: {error!r}.") from None
-    wanted, done = config["trainer"]["max_epochs"], trained_epochs(run)
+        before = parse(config)
+    except FinetuneError as error:
+        raise FinetuneError(f"{run.config} is not what a fit writes: {error}") from None
+    change(config, words)
+    now = build.check(config)
+    more = trains_longer(before.trainer, now.trainer)
+    wanted, done = now.trainer.max_epochs, trained_epochs(run)
     if run.is_complete() and not more:
         raise FinetuneError(
             f"resume={run} is complete already. To train longer, add trainer.max_epochs=N (or max_steps, max_time)."
@@ -106,21 +107,20 @@ def change(config: dict[str, Any], words: list[str]) -> None:
                 f"{override.input_line!r} cannot be set in a resume: it would change what was done already. "
                 f"Only these may: {', '.join(MAY_CHANGE)}."
             )
-        if key == "logger":
-            composed = compose.plain(compose.compose([str(override.input_line)]))
-            config["logger"] = composed["logger"]
-            continue
+        value = override.value()
+        if key == "logger":  # the group that the word names
+            value = compose.plain(compose.compose([str(override.input_line)]))[key]
         node = config
         *path, last = key.split(".")
         for name in path:
             node = node[name]
-        node[last] = override.value()
+        node[last] = value
 
 
-def trains_longer(before: dict[str, Any], now: dict[str, Any]) -> bool:
+def trains_longer(before: TrainerSettings, now: TrainerSettings) -> bool:
     """Whether the trainer's settings `now` end later than those of `before`."""
     return (
-        now["max_epochs"] > before["max_epochs"]
-        or (now["max_steps"] != before["max_steps"] and not 0 <= now["max_steps"] <= before["max_steps"])
-        or (before["max_time"] is not None and now["max_time"] != before["max_time"])
+        now.max_epochs > before.max_epochs
+        or (now.max_steps != before.max_steps and not 0 <= now.max_steps <= before.max_steps)
+        or (before.max_time is not None and now.max_time != before.max_time)
     )

@@ -76,16 +76,17 @@ def against_own(
     data: ImageData,
     rows: np.ndarray,
     path: Path,
-    config: dict[str, Any],
+    most: int,
+    seed: int,
+    accelerator: str,
     say: Callable[[str], None],
 ) -> dict[str, Any] | None:
     """How well novelty tells these images from the test images of the model's own run; each image's goes to `path`.
 
     None where its run kept nothing to compare with.
     """
-    most = config["evaluation"]["novelty"] if config.get("evaluation") else 0
     run = RunFolder.of(model)
-    if not most or run is None or not run.novelty("test").is_file():
+    if run is None or not run.novelty("test").is_file():
         return None
     try:
         kept = pd.read_csv(run.novelty("test"), dtype={"sample": str, "patient": str}, keep_default_na=False)
@@ -94,9 +95,8 @@ def against_own(
         say(f"{run.novelty('test')} cannot be read ({error}): nothing is said of novelty.")
         return None
     own = (model.provenance.get("data") or {}).get("name")
-    accelerator = config["trainer"]["accelerator"]
     typical, _ = novelty.read(run.path, model.weights_hash)
-    other = of(model.network, data, rows, model.kind, typical, most, config["seed"], accelerator)
+    other = of(model.network, data, rows, model.kind, typical, most, seed, accelerator)
     write(path, other)
     told = novelty.separation_auroc(kept, other)
     for name, found in told.items():

@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from finetune.config import build
+from finetune.config.settings import AuditSettings, DataSettings
 from finetune.data import splits
 from finetune.data.audit import audit as audits
 from finetune.data.audit import near_pairs
@@ -19,14 +19,13 @@ from finetune.data.class_map import in_classes_of
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 from finetune.files import write_json_atomic
 from finetune.model_file import Model
 from finetune.preprocessing import Preprocessing
 from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 
-SPLITS = ("train", "val", "test", "all")
 TALK_EVERY = 10.0  # seconds between two lines on how far a job is
 
 Say = Callable[[str], None]
@@ -38,46 +37,37 @@ def sayer(first: bool) -> Say:
     return (lambda sentence: print(sentence, flush=True)) if first else (lambda sentence: None)
 
 
-def demo(config: dict[str, Any], say: Say) -> None:
-    """Make the synthetic chest X-rays where the configuration asks for them."""
-    if not config["demo"]:
-        return
+def make_demo_images(data: DataSettings, max_epochs: int, say: Say) -> None:
+    """Make the synthetic chest X-rays."""
     from finetune.data.phantom.dataset import make_phantoms
 
     say(
         "DEMO: no images at ./data/chestxray, so this run uses SYNTHETIC chest X-ray phantoms and random weights.\n"
         "      Its numbers say that the program works, nothing about patients. For your own images:\n"
         "      data.root=DIR, or data=csv data.table=FILE, or data=folder data.root=DIR.\n"
-        f"      Recipe (conf/experiment/demo.yaml; what you type wins): {config['data']['image_size']} px, "
-        f"{config['trainer']['max_epochs']} epochs, batches of {config['data']['batch_size']}, full fine-tuning."
+        f"      Recipe (conf/experiment/demo.yaml; what you type wins): {data.image_size} px, "
+        f"{max_epochs} epochs, batches of {data.batch_size}, full fine-tuning."
     )
-    make_phantoms(Path(config["data"]["root"]), seed=0)
+    make_phantoms(Path(str(data.root)), seed=0)
 
 
 def table(
-    config: dict[str, Any],
-    say: Say,
-    *,
-    split: bool = True,
-    read: SampleTable | None = None,
-    recorded: RunFolder | None = None,
+    read: SampleTable, data: DataSettings, say: Say, *, split: bool = True, recorded: RunFolder | None = None
 ) -> SampleTable:
-    """The sample table, split by patient; the split depends on data.* alone. `split=False` leaves it as it was `read`
-    from the source; `recorded` is the folder of the fit whose split it is."""
-    data = config["data"]
-    read = build.source(config).table() if read is None else read
+    """The sample table as it was `read` from the source, split by patient unless `split=False`; the split depends on
+    data.* alone; `recorded` is the folder of the fit whose split it is."""
     read.check()
     if split:
         read = splits.assign_splits(
             read,
-            seed=data["seed"],
-            val=data["val_fraction"],
-            test=data["test_fraction"],
-            folds=data["folds"],
-            fold=data["fold"],
+            seed=data.seed,
+            val=data.val_fraction,
+            test=data.test_fraction,
+            folds=data.folds,
+            fold=data.fold,
         )
         if recorded is not None:
-            read = known_images.recorded_split(recorded, read, data)
+            read = known_images.recorded_split(recorded, read, data.arguments)
     for sentence in read.notes:
         say(sentence)
     return read
@@ -87,26 +77,25 @@ check_trainable = audits.check_trainable
 
 
 def pictures(
-    config: dict[str, Any], table: SampleTable, preprocessing: Preprocessing, say: Say, run: RunFolder | None
+    data: DataSettings, table: SampleTable, preprocessing: Preprocessing, say: Say, run: RunFolder | None
 ) -> tuple[SampleTable, PictureCache, audits.Audit]:
     """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here.
 
     Copies that a split drawn here would tear apart are brought together first, so the table may come back changed.
     """
-    data = config["data"]
     early = audits.audit_table(table)
     if run is not None:
         write_json_atomic(run.audit, early.to_dict())
-    early.stop_on_leak(data["audit"]["on_leak"], None if run is None else run.path)
-    workers, on_bad = max(1, data["num_workers"]), data["on_bad"]
+    early.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
+    workers, on_bad = max(1, data.num_workers), data.on_bad
     with bar("Decoding pictures", run is not None) as progress:
         cache = PictureCache.build(
-            table, preprocessing, data["cache"], workers=workers, on_bad=on_bad, say=say, progress=progress
+            table, preprocessing, data.cache, workers=workers, on_bad=on_bad, say=say, progress=progress
         )
-    same = audit_key(table, cache, data["audit"])
+    same = audit_key(table, cache, data.audit)
     if _audits is not None and same in _audits:
         return _repeated(*_audits[same], cache, say, run)
-    near = cache.near_copies() if data["audit"]["near"] else []
+    near = cache.near_copies() if data.audit.near else []
     copies = [(p.first, p.second) for p in near if p.certainty == "certain"]
     copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
     mended = splits.mend(table, copies)
@@ -119,7 +108,7 @@ def pictures(
             near_pairs.draw(mended, cache, near, run.near_copies)
     for sentence in found.warnings:
         say(f"audit: {sentence}")
-    found.stop_on_leak(data["audit"]["on_leak"], None if run is None else run.path)
+    found.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
     say(counts(mended))
     if _audits is not None:
         _audits[same] = (mended, found, run)
@@ -140,7 +129,7 @@ def auditing_once() -> Iterator[None]:
         _audits = None
 
 
-def audit_key(table: SampleTable, cache: PictureCache, settings: dict[str, Any]) -> tuple[str, ...]:
+def audit_key(table: SampleTable, cache: PictureCache, settings: AuditSettings) -> tuple[str, ...]:
     """Equal where an audit would find the same: the same table and splits, pixels, size and settings."""
     p = cache.preprocessing
     pixels = hashlib.sha256("".join(cache.digests).encode()).hexdigest()
@@ -194,23 +183,23 @@ def progress(title: str, say: Say) -> Iterator[Callable[[int, int], None]]:
 
 
 def batches(
-    config: dict[str, Any],
+    data: DataSettings,
+    seed: int,
     table: SampleTable,
     pictures: PictureCache,
     preprocessing: Preprocessing,
     augment: Augment | None = None,
 ) -> ImageData:
     """The loaders, as the configuration sizes them."""
-    data = config["data"]
     return ImageData(
         table,
         pictures,
         preprocessing,
         augment,
-        batch_size=data["batch_size"],
-        num_workers=data["num_workers"],
-        seed=config["seed"],
-        sampler=data["sampler"],
+        batch_size=data.batch_size,
+        num_workers=data.num_workers,
+        seed=seed,
+        sampler=data.sampler,
     )
 
 
@@ -230,13 +219,9 @@ def renamed(table: SampleTable, classes: list[str], kind: str, mapping: Any = No
     return in_classes_of(table, classes, kind, mapping)
 
 
-def check_split(split: Any) -> None:
-    """What `split=` may say; null is test of the model's own data, all of any other."""
-    if split is not None and split not in SPLITS:
-        raise one_of("split", split, SPLITS)
-
-
-def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, str, str]:
+def asked(
+    source: SampleTable, split: str | None, data: DataSettings, model: Model, say: Say
+) -> tuple[SampleTable, str, str]:
     """The table in the classes of a finished model, and the split of it that `split` asks for, twice: where it is in
     the table, and what it is called. All images are put into test, and called all.
 
@@ -245,18 +230,16 @@ def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, 
     Raises:
         FinetuneError: the split is empty, or the classes do not meet.
     """
-    split, mapping = config["split"], config["data"].get("map")
-    source = build.source(config).table()
     own = model.path is not None and known_images.is_own(model, source)
-    if split is None:
+    if not_asked := split is None:
         split = "test" if own else "all"
     recorded = RunFolder.of(model) if own else None
-    read = table(config, say, split=split != "all", read=source, recorded=recorded)
-    named = renamed(read, model.classes, model.kind, mapping)
+    read = table(source, data, say, split=split != "all", recorded=recorded)
+    named = renamed(read, model.classes, model.kind, data.map)
     for sentence in named.notes[len(read.notes) :]:
         say(sentence)
     if split == "all":
-        if config["split"] is None:
+        if not_asked:
             say(f"All {len(named):,} images are asked about: these are not the model's own data.")
         return named.with_split(["test"] * len(named)), "test", split
     if not (n := len(named.rows(split))):

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ from scipy.special import logit
 
 from finetune import model_file
 from finetune.config import build
+from finetune.config.settings import EvaluateSettings
 from finetune.data.class_map import in_braces, in_classes_of, match, proposals, read_map
 from finetune.data.findings import canonical
 from finetune.data.labels import UNCERTAIN, number_hint, read_marks
@@ -52,7 +52,7 @@ class Answers:
         return np.log(kept) if self.kind == "multiclass" else logit(kept)
 
 
-def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
+def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
     """Match the two tables by image, and write predictions, scores with intervals and a report. No picture is read.
 
     `predictions` has the image in its first column and prob_<class> columns; everything else that it has is ignored.
@@ -61,28 +61,26 @@ def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None
     where the model is named; nothing is fitted on these images.
     """
     say = prepare.sayer(True)
-    if not config["labels"]:
+    if not settings.predictions or not settings.labels:
         raise FinetuneError("predictions=FILE needs labels=FILE, a table that says what is true of the same images.")
-    for key, hint in (("image", str | None), ("label", str | list[str] | None), ("patient", str | None)):
-        build.check_value(key, config[key], hint)
-    assessment = build.assessment(config)
-    model = model_file.load(config["model"]) if any(word.lstrip("+").startswith("model=") for word in words) else None
-    answers, labels = (read_rows(Path(config[key])) for key in ("predictions", "labels"))
-    image = image_column(config, answers, labels)
+    assessment = build.assessment(settings)
+    model = model_file.load(settings.model) if any(word.lstrip("+").startswith("model=") for word in words) else None
+    answers, labels = (read_rows(Path(file)) for file in (settings.predictions, settings.labels))
+    image = image_column(settings, answers, labels)
     for table, key, column in ((answers, "predictions", answers.columns[0]), (labels, "labels", image)):
         table[column] = table[column].str.strip()
         if (twice := table[column][table[column].duplicated()]).size:
-            raise FinetuneError(f"{key}={config[key]} lists {len(twice):,} image(s) twice, e.g. {twice.iloc[0]}.")
+            raise FinetuneError(
+                f"{key}={getattr(settings, key)} lists {len(twice):,} image(s) twice, e.g. {twice.iloc[0]}."
+            )
     both = [c for c in answers.columns[1:] if c in labels.columns and c != image]
     if both:
-        say(
-            f"{some(both, 8)} of predictions={config['predictions']} is not read: labels={config['labels']} has it too."
-        )
-    given = read_answers(answers, config, model, say)
+        say(f"{some(both, 8)} of predictions={settings.predictions} is not read: labels={settings.labels} has it too.")
+    given = read_answers(answers, settings, model, say)
     found, way = match_images(given.images, labels[image].tolist())
     if not (found >= 0).any():
         raise FinetuneError(
-            f"No image of {config['predictions']} is in {config['labels']}: {given.images[0]} against "
+            f"No image of {settings.predictions} is in {settings.labels}: {given.images[0]} against "
             f"{labels[image].iloc[0]}. image=COLUMN names another column of labels."
         )
     if way:
@@ -93,16 +91,16 @@ def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None
         if missing:
             say(f"{missing:,} image(s) of {of} are not in {where} and are left out; {matched:,} are in both.")
     given = given.taken(found >= 0)
-    samples = truth(given, labels, found[found >= 0], image, config, say)
+    samples = truth(given, labels, found[found >= 0], image, settings, say)
     assessment.check_columns(samples.metadata)
     predictions, fitted, notes = answered(given, samples, model, say)
-    prevalence = read_prevalence(config["prevalence"], predictions.classes, predictions.kind)
-    run.begin(config, words)
+    prevalence = read_prevalence(settings.prevalence, predictions.classes, predictions.kind)
+    run.begin(settings.resolved, words)
     about = {"name": samples.name, "kind": samples.kind, "classes": samples.classes, "notes": samples.notes}
-    of_model = {} if model is None else {"model": scoring.about(config, model)}
+    of_model = {} if model is None else {"model": scoring.about(settings.model, model)}
     run.note(data=about, **of_model)
     scoring.write(run, {"test": predictions})
-    scores = {"test": assessment.score(predictions, fitted, seed=config["seed"], prevalence=prevalence)}
+    scores = {"test": assessment.score(predictions, fitted, seed=settings.seed, prevalence=prevalence)}
     if notes:
         scores["test"]["notes"] = notes
     report.write_report(run.path, scores=scores)
@@ -119,11 +117,11 @@ def score_file(config: dict[str, Any], run: RunFolder, words: list[str]) -> None
     say(f"report: {run.report}")
 
 
-def image_column(config: dict[str, Any], answers: pd.DataFrame, labels: pd.DataFrame) -> str:
+def image_column(settings: EvaluateSettings, answers: pd.DataFrame, labels: pd.DataFrame) -> str:
     """The column of labels that names the image."""
-    if config["image"] is not None:
-        need_columns(labels, {"image": config["image"]}, Path(config["labels"]))
-        return str(config["image"])
+    if settings.image is not None:
+        need_columns(labels, {"image": settings.image}, Path(str(settings.labels)))
+        return str(settings.image)
     first = str(answers.columns[0])
     if first in labels.columns:
         return first
@@ -133,24 +131,24 @@ def image_column(config: dict[str, Any], answers: pd.DataFrame, labels: pd.DataF
     best = max(fits, key=lambda column: fits[column], default="")
     way = f"image={best} names it: it has {fits[best]:,} of the first {len(names):,} images." if fits.get(best) else ""
     raise FinetuneError(
-        f"The images of predictions={config['predictions']} stand in its column {first}, which is not a column of "
-        f"labels={config['labels']}. {way or 'image=COLUMN says which of its columns names the image.'} It has: "
+        f"The images of predictions={settings.predictions} stand in its column {first}, which is not a column of "
+        f"labels={settings.labels}. {way or 'image=COLUMN says which of its columns names the image.'} It has: "
         f"{', '.join(map(str, labels.columns))}."
     )
 
 
 def read_answers(
-    table: pd.DataFrame, config: dict[str, Any], model: model_file.Model | None, say: prepare.Say
+    table: pd.DataFrame, settings: EvaluateSettings, model: model_file.Model | None, say: prepare.Say
 ) -> Answers:
     """The probabilities; images without any, which could not be read, are left out."""
-    where = f"predictions={config['predictions']}"
+    where = f"predictions={settings.predictions}"
     columns = {str(c).removeprefix("prob_"): str(c) for c in table.columns if str(c).startswith("prob_")}
     if not columns:
         raise FinetuneError(f"{where} has no column prob_<class>: {some(table.columns, 8)}.")
     if model is not None:
         if set(columns) != set(model.classes):
             raise FinetuneError(
-                f"{where} has probabilities of {some(columns, 8)}, model={config['model']} knows "
+                f"{where} has probabilities of {some(columns, 8)}, model={settings.model} knows "
                 f"{some(model.classes, 8)}: its calibration and thresholds are of its own classes. Leave model= away."
             )
         columns = {name: columns[name] for name in model.classes}
@@ -168,14 +166,14 @@ def read_answers(
 
 
 def truth(
-    given: Answers, every: pd.DataFrame, rows: np.ndarray, image: str, config: dict[str, Any], say: prepare.Say
+    given: Answers, every: pd.DataFrame, rows: np.ndarray, image: str, settings: EvaluateSettings, say: prepare.Say
 ) -> SampleTable:
     """The rows of labels that belong to the images of `given`, as a sample table in its classes."""
     labels = every.iloc[rows].reset_index(drop=True)
-    file, label = Path(config["labels"]), config["label"]
+    file, label = Path(str(settings.labels)), settings.label
     for name in label if isinstance(label, list) else [label] if label else []:
         need_columns(labels, {"label": name}, file)
-    patient = config["patient"] or next((name for name in PATIENTS if name in labels.columns), None)
+    patient = settings.patient or next((name for name in PATIENTS if name in labels.columns), None)
     if patient is not None:
         need_columns(labels, {"patient": patient}, file)
     else:
@@ -194,7 +192,7 @@ def truth(
         used = [label]
     else:
         rows_of_file = every.iloc[rows]  # with the numbers of its lines, for errors
-        known, kind, targets, used = of_columns(given, rows_of_file, label or others, config, file)
+        known, kind, targets, used = of_columns(given, rows_of_file, label or others, settings, file)
     metadata = {f"{c}_" if c in RESERVED or c.startswith(PREFIXES) else c: readable(labels[c])
                 for c in others if c not in used}  # fmt: skip
     frame = pd.DataFrame(
@@ -204,7 +202,7 @@ def truth(
     block = pd.DataFrame(targets, columns=[f"target_{name}" for name in known])
     frame = pd.concat([frame, block, pd.DataFrame(metadata)], axis=1)
     table = SampleTable(frame, known, kind, file.parent, file.stem, list(metadata), patient is not None)
-    table = in_classes_of(table, given.classes, given.kind, config["data"].get("map"))
+    table = in_classes_of(table, given.classes, given.kind, settings.data.map)
     for sentence in table.notes:
         say(sentence)
     return table
@@ -232,17 +230,17 @@ def of_one_column(
 
 
 def of_columns(
-    given: Answers, labels: pd.DataFrame, columns: list[str], config: dict[str, Any], file: Path
+    given: Answers, labels: pd.DataFrame, columns: list[str], settings: EvaluateSettings, file: Path
 ) -> tuple[list[str], str, np.ndarray, list[str]]:
     """Classes, kind, targets and the columns used, of a column of 1, 0, blank or -1 per class. Where a multiclass table
     has a column for each class, of which exactly one is 1, they are classes too."""
     if not columns:
         raise FinetuneError(nothing_known(given, labels, columns, file))
-    mapping = read_map(config["data"].get("map"), given.classes, columns)
+    mapping = read_map(settings.data.map, given.classes, columns)
     try:
         matched = match(given.classes, given.kind, columns, "multilabel", mapping)
     except FinetuneError as error:
-        if config["label"] is not None:
+        if settings.label is not None:
             raise
         raise FinetuneError(nothing_known(given, labels, columns, file)) from error
     used = [column for values in matched.classes.values() for column in values]

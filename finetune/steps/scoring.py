@@ -65,10 +65,10 @@ def answers_of(model: Model, table: SampleTable) -> Callable[[np.ndarray], np.nd
     return lambda logits: log_odds(logits.astype(np.float64))[:, columns]
 
 
-def about(config: dict[str, Any], model: Model) -> dict[str, Any]:
+def about(path: str, model: Model) -> dict[str, Any]:
     """What environment.json says of the model that was asked."""
     return {
-        "path": str(config["model"]),
+        "path": path,
         "weights_hash": model.weights_hash,
         "backbone": model.spec.backbone,
         "data": (model.provenance.get("data") or {}).get("name"),

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from finetune import weights as weight_files
 from finetune.config import build
+from finetune.config.settings import Settings, TrainerSettings
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -42,12 +43,12 @@ class FitResult:
     """Counted from 0."""
 
 
-def check_batches(config: dict[str, Any], table: SampleTable) -> None:
+def check_batches(trainer: TrainerSettings, batch_size: int, table: SampleTable) -> None:
     """Refuse a share of the batches that is less than one of them."""
-    n_ranks = ranks.check(config["trainer"])
+    n_ranks = ranks.check(trainer.arguments)
     for key, split, shared in (("limit_train_batches", "train", 1), ("limit_val_batches", "val", n_ranks)):
-        share = config["trainer"][key]
-        batches = math.ceil(math.ceil(len(table.rows(split)) / config["data"]["batch_size"]) / shared)
+        share = trainer.arguments[key]
+        batches = math.ceil(math.ceil(len(table.rows(split)) / batch_size) / shared)
         if isinstance(share, float) and batches and int(share * batches) == 0:
             raise FinetuneError(
                 f"trainer.{key}={share} of {batches} batch(es) is less than one. Give a number of batches, or at least "
@@ -56,16 +57,16 @@ def check_batches(config: dict[str, Any], table: SampleTable) -> None:
 
 
 def make_network(
-    config: dict[str, Any], table: SampleTable, say: prepare.Say
+    settings: Settings, table: SampleTable, say: prepare.Say
 ) -> tuple[NetworkSpec, Network, Preprocessing | None, dict[str, Any]]:
     """The network with its weights loaded, what pictures they want, and where they came from."""
-    L.seed_everything(config["seed"], verbose=False)
-    spec = build.network_spec(config, len(table.classes))
+    L.seed_everything(settings.seed, verbose=False)
+    spec = build.network_spec(settings, len(table.classes))
     network = spec.build()
-    wanted = config["backbone"]["weights"]
+    wanted = settings.backbone.weights
     if wanted in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
-        if frozen := build.plan(config).never_learns(list(network.parts()), network.new_parts):
+        if frozen := build.plan(settings).never_learns(list(network.parts()), network.new_parts):
             say(
                 f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
                 "Use pretrained weights (backbone.weights=default), or finetuning=full."
@@ -73,7 +74,7 @@ def make_network(
         return spec, network, None, {"source": None, "random": True}
     loaded = weight_files.load_into(network.backbone, spec.backbone, wanted)
     say(f"{spec.backbone} starts from {loaded}.")
-    trained, size = loaded.preprocessing, config["data"]["image_size"]
+    trained, size = loaded.preprocessing, settings.data.image_size
     if trained is not None and trained.image_size != size:
         say(f"These weights were trained at {trained.image_size} px, pictures go in at data.image_size={size}.")
     account = loaded.to_dict()
@@ -81,28 +82,28 @@ def make_network(
     return spec, network, trained, {**account, "random": False}
 
 
-def make_task(config: dict[str, Any], table: SampleTable, network: Network, data: ImageData) -> Classification:
+def make_task(settings: Settings, table: SampleTable, network: Network, data: ImageData) -> Classification:
     """The LightningModule: network, loss, optimizer, schedule and plan together."""
     network.to(memory_format=torch.channels_last)
-    if config["compile"]:
+    if settings.compile:
         network.compile()
-    loss = build.loss(config, table.kind)
+    loss = build.loss(settings, table.kind)
     return Classification(
         network,
         loss,
-        build.make(config, "optimizer"),
-        build.make(config, "schedule"),
-        build.plan(config),
+        build.optimizer(settings),
+        build.schedule(settings),
+        build.plan(settings),
         classes=table.classes,
         loss_weights=loss.weights(table.classes, table.targets()[data.rows("train")]),
-        seed=config["seed"],
-        max_steps=config["trainer"]["max_steps"],
-        config=config,
+        seed=settings.seed,
+        max_steps=settings.trainer.max_steps,
+        config=settings.resolved,
     )
 
 
 def train(
-    config: dict[str, Any],
+    settings: Settings,
     run: RunFolder,
     table: SampleTable,
     network: Network,
@@ -111,39 +112,39 @@ def train(
     place: ranks.Place,
 ) -> FitResult:
     """Fit with Lightning, from the last checkpoint where there is one, and load the best epoch's weights."""
-    task = make_task(config, table, network, data)
+    task = make_task(settings, table, network, data)
     monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
     if monitor == "val/loss":
         say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
     metrics = MetricsTable(run.metrics)
-    checkpoint = Checkpoint(run.checkpoints, monitor, keep_all=config["callbacks"]["keep_all_checkpoints"])
+    checkpoint = Checkpoint(run.checkpoints, monitor, keep_all=settings.callbacks.keep_all_checkpoints)
     callbacks = [
         metrics,
         EpochLines(metrics),
         checkpoint,
-        *build.extra_callbacks(config, monitor),
+        *build.extra_callbacks(settings, monitor),
     ]
-    settings = {key: value for key, value in config["trainer"].items() if value is not None}
-    end = ending.Ending(settings.pop("max_steps"), settings.pop("max_time", None))
+    arguments = settings.trainer.given
+    end = ending.Ending(arguments.pop("max_steps"), arguments.pop("max_time", None))
     callbacks += end.callbacks()
-    settings["enable_progress_bar"] = settings["enable_progress_bar"] and sys.stdout.isatty()
-    if settings["enable_progress_bar"]:
+    arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and sys.stdout.isatty()
+    if arguments["enable_progress_bar"]:
         from lightning.pytorch.callbacks import RichProgressBar
 
         callbacks.append(RichProgressBar())
     if place.size > 1:
-        settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
+        arguments["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
         if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
             say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     trainer = L.Trainer(
         default_root_dir=run.path,
-        logger=build.loggers(config, run.path),
+        logger=build.loggers(settings, run.path),
         callbacks=callbacks,
         plugins=[Cluster(place)],
         use_distributed_sampler=False,
         enable_checkpointing=True,
-        **settings,
+        **arguments,
     )
     start = ending.resume_point(run.checkpoints)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time

@@ -40,7 +40,7 @@ def test_weights_of_16_bits_do_not_go_with_lean_memory():
             build.check(compose.plain(compose.compose(words)))
     for memory, precision, ours in (("auto", "bf16-true", "standard"), ("lean", "64-true", "lean")):
         config = compose.plain(compose.compose([f"backbone.memory={memory}", f"trainer.precision={precision}"]))
-        assert build.network_spec(config, 2).build().backbone.memory == ours
+        assert build.network_spec(build.check(config), 2).build().backbone.memory == ours
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from finetune.config import build, compose
+from finetune.config.settings import parse
 from finetune.data.audit.audit import audit_table
 from finetune.data.sources.chestxray import ChestXray
 from finetune.data.sources.chexpert import CheXpert
@@ -166,8 +167,7 @@ def test_an_error_names_its_source(two, tmp_path):
 
 def built(*words):
     config = compose.plain(compose.compose(["data=joint", *words]))
-    build.check(config)
-    return build.source(config)
+    return build.source(build.check(config))
 
 
 @pytest.mark.parametrize(
@@ -222,8 +222,7 @@ def test_a_joint_configuration_is_plain_and_builds_again(tmp_path, two):
     config = compose.plain(compose.compose(["data=joint", *words]))
     (tmp_path / "config.yaml").write_text(compose.as_yaml(config))
     again = RunFolder(tmp_path).read_config()
-    build.check(again)
-    assert build.source(again).table().hash() == build.source(config).table().hash()
+    assert build.source(build.check(again)).table().hash() == build.source(parse(config)).table().hash()
 
 
 def test_sources_are_composed_while_a_job_runs():

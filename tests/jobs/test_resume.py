@@ -13,6 +13,8 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import main
+from finetune.config import build
+from finetune.config.settings import parse
 from finetune.errors import FinetuneError
 from finetune.jobs import resume
 from finetune.runs import data_record
@@ -78,7 +80,7 @@ def refused(capsys, *words: str) -> str:
         (["trainer.devices=0"], "trainer.devices=0"),
         (["data.num_workers=-1"], "data.num_workers=-1"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs=abc should be"),
-        (["trainer.max_epochs=null"], "trainer.max_epochs=None must be"),
+        (["trainer.max_epochs=null"], "trainer.max_epochs=null must be"),
         (["trainer.max_epochs=3", "trainer.devices=0"], "trainer.devices=0"),
         (["trainer.max_epochs=3", "logger=nothing"], "logger=nothing is not known"),
         (["~trainer.devices"], "cannot be set in a resume"),
@@ -137,7 +139,8 @@ def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change
 
 
 def test_labels_alone_are_covered_by_the_hash(place):
-    table = prepare.table(RunFolder(Path("run")).read_config(), lambda _: None)
+    settings = parse(RunFolder(Path("run")).read_config())
+    table = prepare.table(build.source(settings).table(), settings.data, lambda _: None)
     environment = json.loads(Path("run/environment.json").read_text())
     assert data_record.table_hash(RunFolder(Path("run"))) == environment["data"]["hash"] == table.hash()
 

@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from finetune.config import compose
+from finetune.config.settings import DataSettings, parse
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.cache import image_cache as caches
 from finetune.errors import FinetuneError
@@ -27,16 +28,16 @@ def images(tmp_path):
     return tmp_path
 
 
-def config(near: bool = True, on_leak: str = "stop") -> dict[str, Any]:
-    audit = {"near": near, "on_leak": on_leak}
-    return {"data": {"audit": audit, "num_workers": 1, "on_bad": "stop", "cache": "off"}}
+def data(near: bool = True, on_leak: str = "stop") -> DataSettings:
+    words = ["data=csv", "data.cache=off", f"data.audit.near={near}", f"data.audit.on_leak={on_leak}"]
+    return parse(compose.plain(compose.compose(words))).data
 
 
 def prepared(table, run, **options):
     sentences: list[str] = []
     preprocessing = Preprocessing(image_size=64)
     folder = None if run is None else RunFolder(run)
-    done = prepare.pictures(config(**options), table, preprocessing, sentences.append, folder)
+    done = prepare.pictures(data(**options), table, preprocessing, sentences.append, folder)
     return done[0], " ".join(sentences)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from finetune.config import build, compose
+from finetune.config.settings import parse
 from finetune.errors import FinetuneError
 from finetune.network import NetworkSpec
 from finetune.plan import Phase, Plan
@@ -55,7 +56,7 @@ def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
 def test_a_plan_that_freezes_the_backbone_trains_whatever_is_new(tmp_path, own_parts, neck, head, name):
     watch = Watch()
     config = compose.plain(compose.compose([f"finetuning={name}", "finetuning.head_rate=2"]))
-    task = tiny.task(build.plan(config))
+    task = tiny.task(build.plan(parse(config)))
     network = NetworkSpec("resnet20_cifar", 2, 1, head, neck=neck).build()
     assert network.new_parts == ("neck", "head")
     assert list(network.parts())[-3:] == ["stage3", "neck", "head"]
@@ -74,8 +75,8 @@ def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
         words = [f"backbone={name}", f"finetuning={plan}", "backbone.weights=none"]
         build.check(compose.plain(compose.compose(words)))
     with torch.device("meta"):
-        network = build.network_spec(compose.plain(compose.compose(words)), 2).build()
-    plan = build.plan(compose.plain(compose.compose([f"backbone={name}", "finetuning=gradual"])))
+        network = build.network_spec(parse(compose.plain(compose.compose(words))), 2).build()
+    plan = build.plan(parse(compose.plain(compose.compose([f"backbone={name}", "finetuning=gradual"]))))
     trained = [
         [p for p, s in plan.at(e, list(network.parts()), network.new_parts).items() if s.learns] for e in range(8)
     ]
