@@ -180,8 +180,7 @@ def check_data(data: Mapping[str, Any]) -> None:
 
 def check_part(group: str, node: Mapping[str, Any], named: Callable[[str, str], Callable[..., Any]]) -> None:
     """The options of a head or neck, of those that `named` knows; building the network tries their values."""
-    if not isinstance(node.get("name"), str):
-        raise FinetuneError(f"{group}.name={node.get('name')} must be a name.")
+    check_value(f"{group}.name", node.get("name"), str)
     options = {key: value for key, value in node.items() if key != "name"}
     check_call(group, options, named(node["name"], f"{group}.name"))
 

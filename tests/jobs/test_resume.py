@@ -216,4 +216,4 @@ def test_auto_passes_a_damaged_folder_by(tmp_path):
     for name, config in (("a", "job: fit\n"), ("b", "a: ["), ("c", "job: evaluate\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(config)
-    assert resume.newest_unfinished(tmp_path) == tmp_path / "a"
+    assert resume.newest_unfinished(tmp_path).path == tmp_path / "a"
