@@ -132,7 +132,10 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
     if hint is bool and not isinstance(value, bool):
         raise FinetuneError(f"{argument}={value} must be true or false.")
     try:
-        return adapter.validate_python(value)
+        read = adapter.validate_python(value)
+        if type(read) is not type(value) and isinstance(value, bool | float | str) and isinstance(read, int | float):
+            adapter.validate_python(value, strict=True)  # 1e3, true and '4' are used as they stand
+        return read
     except ValidationError as error:
         wanted = sorted({detail["msg"].removeprefix("Input should be ") for detail in error.errors()})
         raise FinetuneError(f"{argument}={value} should be {' or '.join(wanted)}.") from None
@@ -148,6 +151,7 @@ COMMON_DATA: dict[str, Any] = {
     "val_fraction": float,
     "test_fraction": float,
     "root": str | None,
+    "cache": str,
     "map": dict[str | int | bool, str | int | bool | list[str | int | bool]] | None,
 }
 

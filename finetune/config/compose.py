@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config import build
+from finetune.config import build, job_keys
 from finetune.config.overrides import as_yaml, choices, compose, composed, conf_dir, decoded, opened, parse, search_path
 from finetune.config.sweep import Sweep
 from finetune.errors import FinetuneError, one_of
@@ -201,6 +201,7 @@ def run(
                 given = mine if multirun else opened(mine)  # Hydra has the words of a sweep opened
                 adopt_data(config, given if chose else [word for word in given if not word.startswith("data=")])
             resolved = plain(config)
+            job_keys.check(resolved)
             if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
                 build.check(resolved)
             run_job(resolved, folder, mine)
