@@ -14,12 +14,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import lightning as L
 import torch
 from torch.utils.data import DataLoader
 
 from finetune.config import build, compose
-from finetune.jobs import fit
-from finetune.steps import prepare
+from finetune.runs.folder import RunFolder
+from finetune.steps import prepare, training
 from finetune.training.launch import ranks
 
 
@@ -29,7 +30,7 @@ def quiet(sentence: str) -> None:
 
 def loop(config, table, pictures, preprocessing) -> float:
     """Seconds of a bare loop."""
-    fit.L.seed_everything(config["seed"], verbose=False)
+    L.seed_everything(config["seed"], verbose=False)
     network = build.network_spec(config, len(table.classes)).build().to(memory_format=torch.channels_last)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     workers = config["data"]["num_workers"]
@@ -65,12 +66,12 @@ def loop(config, table, pictures, preprocessing) -> float:
 
 def product(config, table, pictures, preprocessing) -> float:
     """Seconds of the product's fit phase: Lightning, exact means, checkpoints, metrics.csv and all."""
-    fit.L.seed_everything(config["seed"], verbose=False)
+    L.seed_everything(config["seed"], verbose=False)
     network = build.network_spec(config, len(table.classes)).build()
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
-        fit.train(config, Path(run), table, network, data, quiet, ranks.Place())
+        training.train(config, RunFolder(Path(run)), table, network, data, quiet, ranks.Place())
         return time.perf_counter() - began
 
 

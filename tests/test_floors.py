@@ -94,6 +94,11 @@ def test_imports_form_no_cycle():
         visit(module, ())
 
 
+def test_no_job_imports_another():
+    jobs = {module for module in MODULES if module.startswith("finetune.jobs.")}
+    assert not {(job, other) for job in jobs for other in imports(job) & jobs}
+
+
 def test_hydra_and_lightning_stay_high_and_torch_out_of_scores():
     for module, path in MODULES.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))

@@ -13,8 +13,9 @@ from finetune.training.launch import ranks
 JOBS = ("fit", "evaluate", "explain", "predict", "preview", "compare")
 
 
-def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, **more: Any) -> None:
-    """Do the configuration's job in the run folder `run`; `words` is what was typed, for the record."""
+def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, **more: Any) -> Any:
+    """Do the configuration's job in the run folder `run`; `words` is what was typed, for the record. What the job
+    returns: of a fit its FitResult."""
     name = config["job"]
     if name not in JOBS:
         raise one_of("job", name, JOBS)
@@ -22,7 +23,7 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
 
     import_trusted(config)  # they may register backbones and heads
     with record():
-        getattr(import_module(f"finetune.jobs.{name}"), name)(config, RunFolder(run), words or [], **more)
+        return getattr(import_module(f"finetune.jobs.{name}"), name)(config, RunFolder(run), words or [], **more)
 
 
 def follow(place: ranks.Place) -> None:

@@ -7,21 +7,19 @@ import pandas as pd
 
 from finetune import model_file
 from finetune.config import build
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.calibration import Calibration, with_prevalence
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.files import write_text_atomic
-from finetune.jobs import score_table
 from finetune.pages import report
 from finetune.runs import known_images
 from finetune.runs.environment import data_facts
 from finetune.runs.folder import RunFolder
-from finetune.steps import novelty, prepare, scoring
+from finetune.steps import novelty, prepare, score_table, scoring
 from finetune.steps.worst_errors import worst_errors
 from finetune.training.launch import ranks
 
-SPLITS = ("train", "val", "test", "all")
 FITTED = tuple(f"evaluation.{key}" for key in ("calibration", "operating_points", "coverages", "conformal"))
 
 
@@ -32,7 +30,7 @@ def evaluate(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
         return
     first = ranks.rank() == 0
     say = prepare.sayer(first)
-    check_split(config["split"])
+    prepare.check_split(config["split"])
     build.check_data(config["data"])
     build.check_trainer(config["trainer"])
     fitted_already(words)
@@ -57,7 +55,7 @@ def evaluate(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     fitted, notes = scoring.shipped(model, table.kind)
     if split == "val" and ("val" in met.pictures or not met.known):
         fitted, notes = FittedOnVal(), []  # val is what they know
-    opened = count_opening(model, table.name, written, met, words, say)
+    opened = scoring.count_opening(model, table.name, written, met, words, say)
     told = assessment.score(written, fitted, seed=config["seed"], prevalence=prevalence)
     told["warnings"] = [*too_good, *told["warnings"]]
     if notes:
@@ -82,52 +80,16 @@ def evaluate(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     say(f"report: {run.report}")
 
 
-def check_split(split: Any) -> None:
-    """What `split=` may say; null is test of the model's own data, all of any other."""
-    if split is not None and split not in SPLITS:
-        raise one_of("split", split, SPLITS)
-
-
 def fitted_already(words: list[str]) -> None:
     """Refuse settings that only a fit reads: the model brings what its fit made of them."""
     for word in words:
+        key = word.partition("=")[0]
+        if key.lstrip("+~") == "evaluation.test":
+            raise FinetuneError(f"{word!r} is for a fit. job=evaluate opens the split that split= names.")
         if word.lstrip("+~").startswith(FITTED):
-            key = word.partition("=")[0]
             raise FinetuneError(
                 f"{word!r}: {key} is fitted on val by a fit and travels in the model; job=evaluate applies it."
             )
-
-
-def count_opening(
-    model: model_file.Model,
-    name: str,
-    predictions: Predictions,
-    met: known_images.Met,
-    words: list[str],
-    say: prepare.Say,
-) -> RunFolder | None:
-    """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted.
-
-    They are known by their pixels; of a run that kept none of them by their names in a data set of its name.
-    """
-    own = RunFolder.of(model)
-    if own is None or not all(path.is_file() for path in (own.scores, own.predictions("test"), own.environment)):
-        return None
-    images = met.tested
-    if not met.known:
-        if (own.read_environment().get("data") or {}).get("name") != name:
-            return None
-        test = pd.read_csv(own.predictions("test"), usecols=["sample"], dtype=str)["sample"]
-        images = int(predictions.frame["sample"].isin(test).sum())
-    if not images:
-        return None
-    try:
-        times = own.open_test(words, images)
-    except OSError as error:
-        say(f"{own} cannot be written ({error.strerror}): this opening of its test split is not counted.")
-        return None
-    say(f"This is opening {times} of the test split of {own}. Choose nothing by it.")
-    return own
 
 
 def write_calibrated(

@@ -26,14 +26,13 @@ from finetune.explanations.localisation import BoxedFinding, localise
 from finetune.explanations.maps import check_method
 from finetune.files import write_json_atomic
 from finetune.inference import best_device, evaluating
-from finetune.jobs.evaluate import check_split, count_opening
-from finetune.jobs.predict import pictures as picture_files
 from finetune.pages import explanation as page
 from finetune.pages import report
 from finetune.runs import known_images
 from finetune.runs.environment import command
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
+from finetune.steps.image_files import image_files
 from finetune.steps.worst_errors import heat_maps, inputs, shown, table_rows
 from finetune.training.launch import ranks
 
@@ -73,7 +72,7 @@ def check(config: dict[str, Any]) -> None:
     """The job's own settings, before anything is read."""
     check_method(config["method"])
     build.check_data(config["data"])
-    check_split(config["split"])
+    prepare.check_split(config["split"])
     for key in ("worst", "located"):
         build.check_value(key, config[key], int)
         if config[key] < 0:
@@ -86,7 +85,7 @@ def of_files(
     config: dict[str, Any], model: model_file.Model, run: RunFolder, words: list[str]
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Chosen pictures, each for `finding` or its most probable class."""
-    files = picture_files(config["images"], "images")
+    files = image_files(config["images"], "images")
     if len(files) > MOST_FILES:
         raise FinetuneError(f"images={config['images']} names {len(files):,} pictures; a page takes {MOST_FILES}.")
     run.begin(config, words)
@@ -129,7 +128,7 @@ def of_data(
     accelerator = config["trainer"]["accelerator"]
     found = scoring.predictions(model.network, data, wanted, accelerator, scoring.answers_of(model, table))
     assert found is not None  # a single process
-    opened = count_opening(model, table.name, found, met, words, say)
+    opened = scoring.count_opening(model, table.name, found, met, words, say)
     if opened is not None:
         report.write_report(opened.path)  # it shows how often the test split was opened
     fitted, _ = scoring.shipped(model, table.kind)

@@ -6,41 +6,16 @@ from typing import Any
 import pandas as pd
 
 from finetune import model_file
-from finetune.data.decoding import containers
-from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.thresholds import thresholds_in_words
 from finetune.files import write_text_atomic
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
+from finetune.steps.image_files import image_files, other_files
 
 SHOWN = 20  # unreadable images that are named on the screen; the table has all
 EXPECTED = 0.05  # share of unusual images above which a caution is said; 0.01 is expected of images like the model's
-
-
-def pictures(given: Any, argument: str = "input") -> list[Path]:
-    """The pictures behind `input=`, or another argument: all below a folder, a single file, or a list of files.
-
-    Raises:
-        FinetuneError: nothing there, or a folder without pictures.
-    """
-    paths: list[Path] = []
-    for item in given if isinstance(given, list) else [given]:
-        path = Path(str(item))
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not found:
-                kinds = " ".join(sorted(IMAGE_SUFFIXES))
-                raise FinetuneError(f"{argument}={path} holds no pictures. Looked below it for {kinds}.")
-            paths += found
-        elif path.exists() or ((member := containers.member(path)) is not None and member.file.exists()):
-            paths.append(path)
-        else:
-            raise FinetuneError(f"{argument}={path} does not exist. Name a folder or a picture.")
-    if not paths:
-        raise FinetuneError(f"{argument}={given} names nothing. Name a folder or an image, or several: [a.png,b.png].")
-    return paths
 
 
 def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
@@ -52,7 +27,7 @@ def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     output = Path(config["output"]) if config["output"] else run.answers
     if output.is_dir() or not output.parent.is_dir():
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
-    paths = pictures(config["input"])
+    paths = image_files(config["input"])
     model = model_file.load(config["model"])
     say = prepare.sayer(True)
     say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {config['input']}")
@@ -87,13 +62,6 @@ def predict(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     if typical is not None:
         say(unusual(table, len(typical.usual)))
     say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
-
-
-def other_files(given: Any) -> int:
-    """Files below the folders of `input=` that are not asked about, hidden ones left aside."""
-    folders = [path for item in (given if isinstance(given, list) else [given]) if (path := Path(str(item))).is_dir()]
-    below = (path for folder in folders for path in folder.rglob("*") if not path.name.startswith("."))
-    return sum(path.suffix.lower() not in IMAGE_SUFFIXES and path.is_file() for path in below)
 
 
 def decision(model: model_file.Model) -> str:

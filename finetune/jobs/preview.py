@@ -16,10 +16,9 @@ from finetune.config import build
 from finetune.data.audit.contact_sheet import write_sheet
 from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
-from finetune.jobs import fit
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
-from finetune.steps import prepare
+from finetune.steps import prepare, training
 from finetune.training import memory
 from finetune.training import parts as part_tools
 from finetune.training.launch import ranks
@@ -36,14 +35,14 @@ def preview(config: dict[str, Any], run: RunFolder, words: list[str]) -> None:
     prepare.demo(config, say)
     table = prepare.table(config, say)
     prepare.check_trainable(table)
-    _, network, of_weights, _ = fit.make_network(config, table, say)
+    _, network, of_weights, _ = training.make_network(config, table, say)
     preprocessing = build.preprocessing(config, of_weights)
     given = config["data"]
     lenient = {**config, "data": {**given, "on_bad": "skip", "audit": {**given["audit"], "on_leak": "warn"}}}
     table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
     data = prepare.batches(config, table, pictures, preprocessing, build.augment(config))
     show_batch(data, run.first_batch, preprocessing)
-    task = fit.make_task(config, table, network, data)
+    task = training.make_task(config, table, network, data)
     learns = what_learns(task, config["trainer"]["max_epochs"])
     for phase in learns:
         say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")

@@ -19,13 +19,14 @@ from finetune.data.class_map import in_classes_of
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, one_of
 from finetune.files import write_json_atomic
 from finetune.model_file import Model
 from finetune.preprocessing import Preprocessing
 from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 
+SPLITS = ("train", "val", "test", "all")
 TALK_EVERY = 10.0  # seconds between two lines on how far a job is
 
 Say = Callable[[str], None]
@@ -227,6 +228,12 @@ def counts(table: SampleTable) -> str:
 def renamed(table: SampleTable, classes: list[str], kind: str, mapping: Any = None) -> SampleTable:
     """The table in a model's classes, by their names and what `data.map` says: see `in_classes_of`."""
     return in_classes_of(table, classes, kind, mapping)
+
+
+def check_split(split: Any) -> None:
+    """What `split=` may say; null is test of the model's own data, all of any other."""
+    if split is not None and split not in SPLITS:
+        raise one_of("split", split, SPLITS)
 
 
 def asked(config: dict[str, Any], model: Model, say: Say) -> tuple[SampleTable, str, str]:

@@ -1,10 +1,11 @@
 """From a network and a split to predictions, scores and the lines that say them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch.distributed as dist
 
 from finetune.data.loading.module import ImageData
@@ -16,6 +17,7 @@ from finetune.evaluation.classification.scores import log_odds
 from finetune.inference import best_device, by_index, predict
 from finetune.model_file import Model
 from finetune.network import Network
+from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 
 
@@ -92,7 +94,39 @@ def has_auroc(table: SampleTable, split: str) -> bool:
     return bool(((target >= 0.5).any(axis=0) & (target < 0.5).any(axis=0)).any())
 
 
-def write(run: RunFolder, tables: dict[str, Predictions | None]) -> dict[str, Predictions]:
+def count_opening(
+    model: Model,
+    name: str,
+    predictions: Predictions,
+    met: known_images.Met,
+    words: list[str],
+    say: Callable[[str], None],
+) -> RunFolder | None:
+    """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted.
+
+    They are known by their pixels; of a run that kept none of them by their names in a data set of its name.
+    """
+    own = RunFolder.of(model)
+    if own is None or not (own.scores.is_file() and own.environment.is_file()):
+        return None
+    images = met.tested
+    if not met.known:
+        if not own.predictions("test").is_file() or (own.read_environment().get("data") or {}).get("name") != name:
+            return None
+        test = pd.read_csv(own.predictions("test"), usecols=["sample"], dtype=str)["sample"]
+        images = int(predictions.frame["sample"].isin(test).sum())
+    if not images:
+        return None
+    try:
+        times = own.open_test(words, images)
+    except OSError as error:
+        say(f"{own} cannot be written ({error.strerror}): this opening of its test split is not counted.")
+        return None
+    say(f"This is opening {times} of the test split of {own}. Choose nothing by it.")
+    return own
+
+
+def write(run: RunFolder, tables: Mapping[str, Predictions | None]) -> dict[str, Predictions]:
     """predictions_<split>.csv for each split."""
     written = {}
     for split, table in tables.items():

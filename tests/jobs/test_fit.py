@@ -16,6 +16,7 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import main
+from finetune.data.loading.module import ImageData
 from finetune.errors import FinetuneError
 
 TINY = [
@@ -135,6 +136,46 @@ def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, cap
         main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
     assert "none of 1 image can be read" in capsys.readouterr().err
     assert pd.read_csv("preds.csv")["path"].tolist() == ["mixed/bad.png"]
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_fit_may_leave_test_closed_and_one_evaluation_opens_it(run, place, monkeypatch, capsys, devices):
+    asked: list[str] = []
+    eval_loader = ImageData.eval_loader
+    monkeypatch.setattr(
+        ImageData, "eval_loader", lambda d, split, **o: asked.append(split) or eval_loader(d, split, **o)
+    )
+    words = [*TINY, "data=folder", "data.root=pictures", "optimizer.lr=3e-3", f"trainer.devices={devices}"]
+    closed = Path(f"runs/closed{devices}")
+    main([*words, "evaluation.test=false", f"hydra.run.dir={closed}"])
+    images = len(pd.read_csv(run / "predictions_test.csv"))
+    said = f"The test split ({images} images) was not predicted and not scored (evaluation.test=false)."
+    assert said in capsys.readouterr().out
+    assert said in (closed / "report.html").read_text()
+    assert set(asked) == {"val"}
+    assert set(json.loads((closed / "scores.json").read_text())) == {"val"}
+    names = {path.name for path in closed.iterdir()}
+    assert not names & {"predictions_test.csv", "novelty_test.csv", "test_openings.jsonl"}
+    assert (place / "outputs" / "latest").resolve() == closed.resolve()
+    main(["job=evaluate", f"model={closed}", "split=test", f"hydra.run.dir=runs/opened{devices}"])
+    assert f"This is opening 1 of the test split of {closed}." in capsys.readouterr().out
+    assert len((closed / "test_openings.jsonl").read_text().splitlines()) == 1
+    opened = json.loads(Path(f"runs/opened{devices}/scores.json").read_text())
+    if devices == 1:
+        one, other = finetune.load(run), finetune.load(closed)
+        assert (one.weights_hash, one.calibration) == (other.weights_hash, other.calibration)
+        assert one.operating_points == other.operating_points
+        # the same seed gives the same weights, thresholds and scores as a fit that opens it itself
+        whole = json.loads((run / "scores.json").read_text())["test"]
+        assert {key: opened["test"][key] for key in whole if key != "harms"} == {
+            key: whole[key] for key in whole if key != "harms"
+        }
+
+
+def test_only_a_fit_reads_whether_test_stays_closed(run, capsys):
+    with pytest.raises(SystemExit):
+        main(["job=evaluate", "model=runs/first", "evaluation.test=false"])
+    assert "'evaluation.test=false' is for a fit." in capsys.readouterr().err
 
 
 def test_resume_goes_on_longer_and_refuses_what_would_change_the_past(run, place, capsys):

@@ -14,9 +14,10 @@ from PIL import Image
 import finetune
 from finetune.__main__ import main
 from finetune.errors import FinetuneError
-from finetune.jobs import fit, resume
+from finetune.jobs import resume
 from finetune.runs import data_record
 from finetune.runs.folder import RunFolder
+from finetune.steps import assess, prepare, training
 from tests.jobs.test_fit import TINY
 
 FIT = [*TINY, "data=csv", "data.table=table.csv", "data.label=label", "data.patient=patient"]
@@ -128,7 +129,7 @@ def repaint() -> None:
 @pytest.mark.parametrize("killed", [True, False])
 def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change, message, killed):
     """Rows deleted after a kill drew another split, in which most test images had been trained on."""
-    monkeypatch.setattr(fit, "train", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it trains"))
     if killed:
         Path("run/scores.json").unlink()
     change()
@@ -136,7 +137,7 @@ def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change
 
 
 def test_labels_alone_are_covered_by_the_hash(place):
-    table = fit.prepare.table(RunFolder(Path("run")).read_config(), lambda _: None)
+    table = prepare.table(RunFolder(Path("run")).read_config(), lambda _: None)
     environment = json.loads(Path("run/environment.json").read_text())
     assert data_record.table_hash(RunFolder(Path("run"))) == environment["data"]["hash"] == table.hash()
 
@@ -152,7 +153,7 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "train", stopped)
+        patch.setattr(training, "train", stopped)
         with pytest.raises(SystemExit):
             main(["resume=run", "trainer.max_epochs=3"])
     assert Path("run/scores.json").read_bytes() == scores
@@ -163,7 +164,7 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
     assert {p.name for p in Path("run").rglob(".*")} == {".longer", ".note"}
 
     with monkeypatch.context() as patch:  # results that are half replaced are nobody's
-        patch.setattr(fit.report, "write_report", stopped)
+        patch.setattr(assess.report, "write_report", stopped)
         with pytest.raises(SystemExit):
             main(["resume=run"])
     assert Path("run/scores.json").read_bytes() == scores
@@ -216,4 +217,4 @@ def test_auto_passes_a_damaged_folder_by(tmp_path):
     for name, config in (("a", "job: fit\n"), ("b", "a: ["), ("c", "job: evaluate\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(config)
-    assert resume.newest_unfinished(tmp_path).path == tmp_path / "a"
+    assert resume.newest_unfinished(tmp_path) == RunFolder(tmp_path / "a")

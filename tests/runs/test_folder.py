@@ -14,9 +14,9 @@ import yaml
 import finetune
 from finetune.__main__ import main
 from finetune.config import compose
-from finetune.jobs.fit import make_network
 from finetune.runs import environment
 from finetune.runs.folder import RunFolder
+from finetune.steps.training import make_network
 from tests.jobs.test_resume import FIT, draw
 from tests.training import tiny
 

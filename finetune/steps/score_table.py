@@ -1,4 +1,4 @@
-"""job=evaluate predictions=FILE labels=FILE: the scores of a table of probabilities, whoever made it."""
+"""The steps of job=evaluate predictions=FILE labels=FILE: the scores of a table of probabilities, whoever made it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

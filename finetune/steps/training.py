@@ -1,0 +1,176 @@
+"""The training of a fit: the network with its weights, the LightningModule around it, and Lightning's Trainer."""
+
+import logging
+import math
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+
+from finetune import weights as weight_files
+from finetune.config import build
+from finetune.data.loading.module import ImageData
+from finetune.data.table import SampleTable
+from finetune.errors import FinetuneError
+from finetune.files import resume_word
+from finetune.network import Network, NetworkSpec
+from finetune.preprocessing import Preprocessing
+from finetune.runs.folder import RunFolder
+from finetune.steps import prepare, scoring
+from finetune.training import ending
+from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
+from finetune.training.launch import ranks
+from finetune.training.launch.cluster import Cluster
+from finetune.training.module import Classification
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit was for: how good its best epoch is on val."""
+
+    run: Path
+    monitor: str
+    """The metric that chose the epoch: val/auroc, or val/loss where no AUROC is defined on val."""
+    score: float | None
+    """None where no epoch was validated."""
+    epoch: int | None
+    """Counted from 0."""
+
+
+def check_batches(config: dict[str, Any], table: SampleTable) -> None:
+    """Refuse a share of the batches that is less than one of them."""
+    n_ranks = ranks.check(config["trainer"])
+    for key, split, shared in (("limit_train_batches", "train", 1), ("limit_val_batches", "val", n_ranks)):
+        share = config["trainer"][key]
+        batches = math.ceil(math.ceil(len(table.rows(split)) / config["data"]["batch_size"]) / shared)
+        if isinstance(share, float) and batches and int(share * batches) == 0:
+            raise FinetuneError(
+                f"trainer.{key}={share} of {batches} batch(es) is less than one. Give a number of batches, or at least "
+                f"{1 / batches:.3g}."
+            )
+
+
+def make_network(
+    config: dict[str, Any], table: SampleTable, say: prepare.Say
+) -> tuple[NetworkSpec, Network, Preprocessing | None, dict[str, Any]]:
+    """The network with its weights loaded, what pictures they want, and where they came from."""
+    L.seed_everything(config["seed"], verbose=False)
+    spec = build.network_spec(config, len(table.classes))
+    network = spec.build()
+    wanted = config["backbone"]["weights"]
+    if wanted in (None, "none"):
+        say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
+        if frozen := build.plan(config).never_learns(list(network.parts()), network.new_parts):
+            say(
+                f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
+                "Use pretrained weights (backbone.weights=default), or finetuning=full."
+            )
+        return spec, network, None, {"source": None, "random": True}
+    loaded = weight_files.load_into(network.backbone, spec.backbone, wanted)
+    say(f"{spec.backbone} starts from {loaded}.")
+    trained, size = loaded.preprocessing, config["data"]["image_size"]
+    if trained is not None and trained.image_size != size:
+        say(f"These weights were trained at {trained.image_size} px, pictures go in at data.image_size={size}.")
+    account = loaded.to_dict()
+    account["used"] = len(loaded.used)
+    return spec, network, trained, {**account, "random": False}
+
+
+def make_task(config: dict[str, Any], table: SampleTable, network: Network, data: ImageData) -> Classification:
+    """The LightningModule: network, loss, optimizer, schedule and plan together."""
+    network.to(memory_format=torch.channels_last)
+    if config["compile"]:
+        network.compile()
+    loss = build.loss(config, table.kind)
+    return Classification(
+        network,
+        loss,
+        build.make(config, "optimizer"),
+        build.make(config, "schedule"),
+        build.plan(config),
+        classes=table.classes,
+        loss_weights=loss.weights(table.classes, table.targets()[data.rows("train")]),
+        seed=config["seed"],
+        max_steps=config["trainer"]["max_steps"],
+        config=config,
+    )
+
+
+def train(
+    config: dict[str, Any],
+    run: RunFolder,
+    table: SampleTable,
+    network: Network,
+    data: ImageData,
+    say: prepare.Say,
+    place: ranks.Place,
+) -> FitResult:
+    """Fit with Lightning, from the last checkpoint where there is one, and load the best epoch's weights."""
+    task = make_task(config, table, network, data)
+    monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
+    if monitor == "val/loss":
+        say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
+    metrics = MetricsTable(run.metrics)
+    checkpoint = Checkpoint(run.checkpoints, monitor, keep_all=config["callbacks"]["keep_all_checkpoints"])
+    callbacks = [
+        metrics,
+        EpochLines(metrics),
+        checkpoint,
+        *build.extra_callbacks(config, monitor),
+    ]
+    settings = {key: value for key, value in config["trainer"].items() if value is not None}
+    end = ending.Ending(settings.pop("max_steps"), settings.pop("max_time", None))
+    callbacks += end.callbacks()
+    settings["enable_progress_bar"] = settings["enable_progress_bar"] and sys.stdout.isatty()
+    if settings["enable_progress_bar"]:
+        from lightning.pytorch.callbacks import RichProgressBar
+
+        callbacks.append(RichProgressBar())
+    if place.size > 1:
+        settings["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
+        if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
+            say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
+    trainer = L.Trainer(
+        default_root_dir=run.path,
+        logger=build.loggers(config, run.path),
+        callbacks=callbacks,
+        plugins=[Cluster(place)],
+        use_distributed_sampler=False,
+        enable_checkpointing=True,
+        **settings,
+    )
+    start = ending.resume_point(run.checkpoints)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+    except SystemExit:
+        if trainer.interrupted:
+            print(f"stopped. Go on by: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+            raise SystemExit(130) from None
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if early := end.sentence(trainer):
+        say(early)
+    if trainer.is_global_zero and checkpoint.best_epoch is not None:
+        run.note(best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
+    trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
+    load_best(network, run.checkpoints)
+    return FitResult(run.path, monitor, checkpoint.best_score, checkpoint.best_epoch)
+
+
+def load_best(network: Network, folder: Path) -> None:
+    """The best epoch's weights in 32 bits, every key of them; the last epoch's where none was validated."""
+    path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
+    if path is None:
+        raise FinetuneError(f"{folder} holds no checkpoint: nothing was trained.")
+    network.float()  # trainer.precision=64-true, bf16-true and 16-true have changed it
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "network."
+    network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=True)
