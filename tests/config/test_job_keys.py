@@ -5,7 +5,7 @@ import pytest
 from finetune.__main__ import main
 from finetune.config import compose, job_keys
 from finetune.errors import FinetuneError
-from finetune.jobs.predict import pictures
+from finetune.steps.image_files import image_files
 
 
 @pytest.mark.parametrize(
@@ -40,4 +40,4 @@ def test_every_job_asks_before_it_begins(tmp_path, monkeypatch, capsys):
 
 def test_no_image_at_all_is_named():
     with pytest.raises(FinetuneError, match=r"input=\[\] names nothing"):
-        pictures([])
+        image_files([])
