@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from finetune.config.values import unknown_key, wanted
 from finetune.data.loading.sampling import SAMPLERS
@@ -18,7 +18,6 @@ from finetune.errors import FinetuneError, one_of
 Node = dict[str, Any]
 """What config.build makes an object of."""
 Share = Annotated[float, Gt(0), Lt(1)]
-Flag = Annotated[bool, Strict()]
 ClassName = str | int | bool  # as YAML reads it
 
 
@@ -30,9 +29,9 @@ PathText = Annotated[str, BeforeValidator(_as_text)]  # a folder may be called 2
 
 
 class Group(BaseModel):
-    """Settings that nothing changes and that have no other keys than these."""
+    """Settings that nothing changes, with no other keys than these and values of their type: 1e3 is no whole number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class OpenGroup(Group):
@@ -59,7 +58,7 @@ class AuditSettings(Group):
     """data.audit"""
 
     on_leak: Literal["stop", "warn"]
-    near: Flag
+    near: bool
 
 
 class DataSettings(OpenGroup):
@@ -140,7 +139,7 @@ class TrainerSettings(OpenGroup):
     log_every_n_steps: int | None
     enable_progress_bar: bool | None
     enable_model_summary: bool | None
-    detect_anomaly: Flag
+    detect_anomaly: bool
     profiler: str | None
 
     @property
@@ -152,7 +151,7 @@ class TrainerSettings(OpenGroup):
 class CallbackSettings(Group):
     """Checkpoints, and callbacks of the user's by name."""
 
-    keep_all_checkpoints: Flag = False
+    keep_all_checkpoints: bool = False
     extra: dict[str, Node] | None
 
 
@@ -163,9 +162,9 @@ class Settings(Group):
     """The whole configuration as plain values: what config.yaml, checkpoints and other ranks get."""
     job: str
     seed: int
-    compile: Flag
-    debug_run: Flag = False
-    demo: Flag
+    compile: bool
+    debug_run: bool = False
+    demo: bool
     trust: list[str] = []
     data: DataSettings
     backbone: BackboneSettings
@@ -198,11 +197,11 @@ Split = Literal["train", "val", "test", "all"]
 class EvaluateSettings(Settings):
     """job=evaluate"""
 
-    model: PathText
+    model: str
     split: Split | None
     prevalence: Any
-    predictions: PathText | None
-    labels: PathText | None
+    predictions: str | None
+    labels: str | None
     image: str | None
     label: str | list[str] | None
     patient: str | None
@@ -211,29 +210,29 @@ class EvaluateSettings(Settings):
 class ExplainSettings(Settings):
     """job=explain"""
 
-    model: PathText
+    model: str
     split: Split | None
     images: PathText | list[PathText] | None
     method: str
     finding: str | None
     worst: Annotated[int, Ge(0)]
     located: Annotated[int, Ge(0)]
-    sanity: Flag
+    sanity: bool
 
 
 class PredictSettings(Settings):
     """job=predict"""
 
-    model: PathText
+    model: str
     input: PathText | list[PathText]
-    output: PathText | None
+    output: str | None
     batch_size: Annotated[int, Ge(1)]
 
 
 class CompareSettings(Settings):
     """job=compare"""
 
-    runs: PathText | list[PathText]
+    runs: str | list[str]
     split: str
 
 

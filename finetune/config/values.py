@@ -56,7 +56,10 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
     if hint is bool and not isinstance(value, bool):
         raise FinetuneError(f"{argument}={value} must be true or false.")
     try:
-        return adapter.validate_python(value)
+        read = adapter.validate_python(value)
+        if type(read) is not type(value) and isinstance(value, bool | float | str) and isinstance(read, int | float):
+            adapter.validate_python(value, strict=True)  # 1e3, true and '4' are used as they stand
+        return read
     except ValidationError as error:
         raise wanted(argument, value, error.errors()) from None
 

@@ -40,8 +40,8 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     _, network, of_weights, _ = training.make_network(settings, table, say)
     preprocessing = build.preprocessing(settings, of_weights)
     given = settings.data
-    audit_only = given.audit.model_copy(update={"on_leak": "warn"})
-    lenient = given.model_copy(update={"on_bad": "skip", "audit": audit_only})
+    warn_only = given.audit.model_copy(update={"on_leak": "warn"})
+    lenient = given.model_copy(update={"on_bad": "skip", "audit": warn_only})
     table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
     data = prepare.batches(given, settings.seed, table, pictures, preprocessing, build.augment(settings))
     show_batch(data, run.first_batch, preprocessing)

@@ -27,6 +27,8 @@ def image_files(given: Any, argument: str = "input") -> list[Path]:
             paths.append(path)
         else:
             raise FinetuneError(f"{argument}={path} does not exist. Name a folder or a picture.")
+    if not paths:
+        raise FinetuneError(f"{argument}={given} names nothing. Name a folder or an image, or several: [a.png,b.png].")
     return paths
 
 

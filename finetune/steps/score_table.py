@@ -171,7 +171,7 @@ def truth(
     """The rows of labels that belong to the images of `given`, as a sample table in its classes."""
     labels = every.iloc[rows].reset_index(drop=True)
     file, label = Path(str(settings.labels)), settings.label
-    for name in label if isinstance(label, list) else [label] if label else []:
+    for name in label if isinstance(label, list) else [label] if label is not None else []:
         need_columns(labels, {"label": name}, file)
     patient = settings.patient or next((name for name in PATIENTS if name in labels.columns), None)
     if patient is not None:

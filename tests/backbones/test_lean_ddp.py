@@ -27,6 +27,7 @@ def one_rank(rank: int) -> None:
         parallel = DistributedDataParallel(lean, broadcast_buffers=False, gradient_as_bucket_view=True)
         found = step(parallel, x[half], target[half])
         assert_same({name.replace("dmodule.", "d").replace("module.", ""): v for name, v in found.items()}, wanted)
+    dist.barrier()
     dist.destroy_process_group()
 
 

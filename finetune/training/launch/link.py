@@ -82,7 +82,7 @@ class Link:
             self.number += 1
             key = f"order/{self.number}"
             while not self.store.check([key]):
-                if self.store.check(["end"]):
+                if self.store.check(["end"]) and not self.store.check([key]):  # a run handed out between the two counts
                     self.status = int(self.store.get("end"))
                     self.store.add("left", 1)
                     return

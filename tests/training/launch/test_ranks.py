@@ -59,4 +59,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", rank=number, world_size=2)
     drifting(number)
     unfreezing(number)
+    dist.barrier()  # a rank that ends first takes the store, or a connection, from the other at work
     dist.destroy_process_group()
