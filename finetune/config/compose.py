@@ -32,6 +32,7 @@ from finetune.config.overrides import (
 from finetune.config.sweep import Sweep
 from finetune.config.values import unknown_key
 from finetune.errors import FinetuneError, one_of
+from finetune.evaluation.answers import task_name
 from finetune.runs.folder import RunFolder
 
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "run", "wants_demo"]
@@ -136,14 +137,18 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
 
 
 def _with_own_group(words: list[str], *, sweep: bool) -> list[str]:
-    """For job=evaluate or explain without data=: the group of the run's own data set, so that its keys can be typed."""
+    """For job=evaluate or explain: the group of the run's own data set and of its task, where they are not typed, so
+    that their keys can be."""
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
-    if parsed.get("job") not in ADOPTING or "data" in parsed:
+    if parsed.get("job") not in ADOPTING:
         return words
     config = compose([w for w in words if not w.lstrip("+").startswith("data.")], sweep=sweep)
-    data = own_data(config)
-    group = None if data is None else _group_of(data)
-    return words if group is None else [*words, f"data={group}"]
+    added = []
+    if "task" not in parsed and (name := own_task(config)) != config.task.name and name in choices()["task"]:
+        added.append(f"task={name}")
+    if "data" not in parsed and (data := own_data(config)) is not None and (group := _group_of(data)) is not None:
+        added.append(f"data={group}")
+    return [*words, *added]
 
 
 def _group_of(data: dict[str, Any]) -> str | None:
@@ -157,6 +162,12 @@ def _group_of(data: dict[str, Any]) -> str | None:
         if target and (node.get("source") or {}).get("_target_") == target:
             return name
     return None
+
+
+def own_task(config: DictConfig) -> str:
+    """The task of the run whose model is asked again; of a model file by itself, that of the configuration."""
+    run = RunFolder(Path(str(config.model)))
+    return task_name(run.read_config()) if run.config.is_file() else str(config.task.name)
 
 
 def own_data(config: DictConfig) -> dict[str, Any] | None:

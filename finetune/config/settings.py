@@ -166,6 +166,7 @@ class Settings(Group):
     debug_run: bool = False
     demo: bool
     trust: list[str] = []
+    task: Node = {"_target_": "finetune.tasks.classification.Classification", "name": "classify"}
     data: DataSettings
     backbone: BackboneSettings
     neck: NeckSettings = NeckSettings()

@@ -14,6 +14,7 @@ from PIL import Image
 from finetune.data.decoding import containers
 from finetune.data.decoding.images import as_picture, read_picture, read_size
 from finetune.errors import FinetuneError, one_of
+from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.explanations import overlays
 from finetune.explanations.geometry import to_input
 from finetune.explanations.localisation import maximum
@@ -90,6 +91,8 @@ def explain(
     """
     if isinstance(images, str | Path | np.ndarray):
         raise FinetuneError("explain takes a list of images: put a single one into brackets.")
+    if not isinstance(model.answers, ClassAnswers):
+        raise FinetuneError(f"explain makes heat maps of classes; this model is of task={model.task}.")
     if batch_size < 1:
         raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
     check_method(method, list(options))
@@ -110,7 +113,7 @@ def explain(
         for start in range(0, len(inputs), batch_size)
     ]
     _, logits = predict(model.network, batches, target_device)
-    probabilities = model.probabilities(logits.reshape(len(inputs), len(model.classes)))
+    probabilities = model.answers.probabilities(logits.reshape(len(inputs), len(model.classes)))
     class_numbers = _classes(model, finding, probabilities)
     heat = np.zeros((0, preprocessing.image_size, preprocessing.image_size), np.float32)
     if batches:

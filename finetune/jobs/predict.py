@@ -8,7 +8,6 @@ from finetune import model_file
 from finetune.config.settings import PredictSettings
 from finetune.data.sources.listing import some
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.thresholds import thresholds_in_words
 from finetune.files import write_text_atomic
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
@@ -33,7 +32,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {settings.input}")
     if others := other_files(settings.input):
         say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
-    say(f"decision: {decision(model)}")
+    say(f"decision: {model.answers.decision()}")
     typical, reason = model.typical
     if typical is None:
         say(f"No novelty: {reason}. Nothing says whether these images are like those that the model was made with.")
@@ -47,7 +46,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     run.write_environment(
         words,
         model=model.weights_hash,
-        thresholds=model.thresholds,
+        **model.answers.record(),
         unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
     )
     if len(bad) == len(table):
@@ -62,13 +61,6 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     if typical is not None:
         say(unusual(table, len(typical.usual)))
     say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
-
-
-def decision(model: model_file.Model) -> str:
-    """By which rule the column `decision` answers."""
-    if not model.thresholds:
-        return "the most probable class"
-    return f"the classes whose prob_ reaches its threshold: {thresholds_in_words(model.thresholds)}"
 
 
 def unusual(table: pd.DataFrame, n_val: int) -> str:

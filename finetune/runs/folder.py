@@ -14,7 +14,7 @@ import yaml
 
 from finetune.data.audit import audit, near_pairs
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification import novelty
+from finetune.evaluation import novelty
 from finetune.files import LONGER, MODEL, SCORES, is_finished, resume_word, write_json_atomic, write_text_atomic
 from finetune.runs import log
 from finetune.runs.environment import command, environment_facts, now

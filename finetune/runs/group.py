@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import CLASSIFY, answers_named, task_name
 from finetune.evaluation.classification.comparison import Candidate
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.files import resume_word
@@ -39,9 +40,12 @@ class FinishedRun:
     path: Path
     settings: dict[str, str]
     """Dotted name -> value as text, without those that change no prediction."""
-    predictions: Predictions
+    predictions: Any
+    """The table of its task."""
     typed: list[str] = field(default_factory=list)
     """What was typed for it, word by word."""
+    task: str = CLASSIFY
+    """Name of its task."""
 
     @property
     def seed(self) -> str:
@@ -125,8 +129,8 @@ def read(path: Path, split: str) -> FinishedRun:
         have = ", ".join(run.predicted_splits()) or "none"
         raise FinetuneError(f"{path} has no predictions of split={split}. It has {have}.")
     scores = json.loads(run.scores.read_text(encoding="utf-8"))
-    predictions = Predictions.read(table, (scores.get(split) or {}).get("kind"))
-    return FinishedRun(path, flat(config), predictions, words(run))
+    predictions = answers_named(task_name(config)).read_table(table, scores.get(split) or {})
+    return FinishedRun(path, flat(config), predictions, words(run), task_name(config))
 
 
 def words(run: RunFolder) -> list[str]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
-from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.answers import PredictionsTable, answers_named, task_name
 from finetune.runs.folder import RunFolder, runs_in
 from finetune.runs.older_keys import current_errors, current_scores
 
@@ -26,7 +26,8 @@ class Run:
     audit: dict[str, Any]
     metrics: pd.DataFrame
     scores: dict[str, Any]
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Any]
+    """Split -> the predictions table of the run's task; of a classification `finetune.Predictions`."""
     problems: list[str] = field(default_factory=list)
     """Which files are missing or cannot be read, in sentences."""
     openings: list[dict[str, Any]] = field(default_factory=list)
@@ -57,7 +58,8 @@ class Run:
 
         def well_formed(found: Any) -> bool:
             """Entries of a list are mappings, or the tables that were read."""
-            return not isinstance(found, list) or all(isinstance(x, dict | Predictions | pd.DataFrame) for x in found)
+            tables = (dict, pd.DataFrame, PredictionsTable)
+            return not isinstance(found, list) or all(isinstance(x, tables) for x in found)
 
         def parse_json(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -73,10 +75,14 @@ class Run:
         metrics = none[0] if asked else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
             scores = load(run.scores, lambda path: current_scores(parse_json(path)), {})
-        predictions: dict[str, Predictions] = {}
+        predictions: dict[str, Any] = {}
         for split in scores or ("val", "test"):
-            kind = scores.get(split, {}).get("kind")
-            table = load(run.predictions(split), lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
+            of_split = scores.get(split, {})
+
+            def read_table(path: Path, of_split: dict[str, Any] = of_split) -> list[Any]:
+                return [answers_named(task_name(config)).read_table(path, of_split)]
+
+            table = load(run.predictions(split), read_table, [None])[0]
             if table is not None:
                 predictions[split] = table
         sheet = run.near_copies

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from finetune.config.settings import AuditSettings, DataSettings
 from finetune.data import splits
 from finetune.data.audit import audit as audits
 from finetune.data.audit import near_pairs
 from finetune.data.cache.image_cache import PictureCache
-from finetune.data.class_map import in_classes_of
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
@@ -25,6 +23,7 @@ from finetune.model_file import Model
 from finetune.preprocessing import Preprocessing
 from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
+from finetune.steps.task import Task
 
 TALK_EVERY = 10.0  # seconds between two lines on how far a job is
 
@@ -71,9 +70,6 @@ def table(
     for sentence in read.notes:
         say(sentence)
     return read
-
-
-check_trainable = audits.check_trainable
 
 
 def pictures(
@@ -214,13 +210,8 @@ def counts(table: SampleTable) -> str:
     return f"{table.name}: " + ", ".join(parts) + f"; {len(table.classes)} classes ({table.kind})."
 
 
-def renamed(table: SampleTable, classes: list[str], kind: str, mapping: Any = None) -> SampleTable:
-    """The table in a model's classes, by their names and what `data.map` says: see `in_classes_of`."""
-    return in_classes_of(table, classes, kind, mapping)
-
-
 def asked(
-    source: SampleTable, split: str | None, data: DataSettings, model: Model, say: Say
+    task: Task, source: SampleTable, split: str | None, data: DataSettings, model: Model, say: Say
 ) -> tuple[SampleTable, str, str]:
     """The table in the classes of a finished model, and the split of it that `split` asks for, twice: where it is in
     the table, and what it is called. All images are put into test, and called all.
@@ -235,7 +226,7 @@ def asked(
         split = "test" if own else "all"
     recorded = RunFolder.of(model) if own else None
     read = table(source, data, say, split=split != "all", recorded=recorded)
-    named = renamed(read, model.classes, model.kind, data.map)
+    named = task.match(read, model)
     for sentence in named.notes[len(read.notes) :]:
         say(sentence)
     if split == "all":

@@ -10,6 +10,7 @@ from PIL import Image
 
 import finetune
 from finetune.errors import FinetuneError
+from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.explanations import overlays
 from finetune.model_file import Model
 from finetune.network import NetworkSpec
@@ -24,7 +25,7 @@ def model() -> Model:
     torch.manual_seed(0)
     spec = NetworkSpec("resnet20_cifar", 2, in_channels=1)
     preprocessing = Preprocessing(image_size=SIDE, in_channels=1, mean=(0.5,), std=(0.25,))
-    return Model(spec.build(), spec, ["Mass", "Nodule"], "multilabel", preprocessing)
+    return Model(spec.build(), spec, preprocessing, ClassAnswers(["Mass", "Nodule"], "multilabel"))
 
 
 @pytest.fixture(scope="module")

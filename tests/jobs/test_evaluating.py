@@ -66,9 +66,9 @@ def openings(name: str) -> list[dict]:
 
 def test_a_fit_ships_its_calibration_and_operating_points(place):
     model = finetune.load("runs/first")
-    assert model.calibration.method == "platt"
-    assert model.calibration.fitted_on["split"] == "val"
-    assert set(model.operating_points) == {"sure", "sensitivity_90"}  # youden was set to null
+    assert model.answers.calibration.method == "platt"
+    assert model.answers.calibration.fitted_on["split"] == "val"
+    assert set(model.answers.operating_points) == {"sure", "sensitivity_90"}  # youden was set to null
     table = Predictions.read("runs/first/predictions_test.csv")
     images = [f"clinic/{name}" for name in table.frame["sample"]]
     answers = model.predict(images)
@@ -76,7 +76,7 @@ def test_a_fit_ships_its_calibration_and_operating_points(place):
     assert answers.columns.tolist() == shipped
     np.testing.assert_allclose(answers["prob_Nodule"], table.probs[:, 0], atol=1e-5)
     np.testing.assert_allclose(
-        answers["calibrated_Nodule"], model.calibration.probabilities(table.logits)[:, 0], atol=1e-4
+        answers["calibrated_Nodule"], model.answers.calibration.probabilities(table.logits)[:, 0], atol=1e-4
     )
     main(["job=predict", "model=runs/first", "input=clinic/0.png", "output=one.csv", "hydra.run.dir=runs/predict"])
     assert pd.read_csv("one.csv").columns.tolist() == [*shipped, "error"]

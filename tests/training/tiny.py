@@ -13,8 +13,9 @@ from finetune.losses import auto
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
+from finetune.tasks.classification.objective import ClassObjective
 from finetune.training.callbacks import Checkpoint, MetricsTable
-from finetune.training.module import Classification
+from finetune.training.module import FineTuning
 from finetune.training.schedules import Cosine
 
 SIZE = 16
@@ -64,9 +65,9 @@ def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageDat
     return ImageData(made, pictures, preprocessing, augment, batch_size=batch_size)
 
 
-def task(
+def module(
     plan: Plan | None = None, schedule=None, lr: float = 1e-2, dropout: float = 0.2, optimizer=None, **options
-) -> Classification:
+) -> FineTuning:
     torch.manual_seed(0)
     network = NetworkSpec("resnet20_cifar", 2, in_channels=1, head_options={"dropout": dropout}).build()
     kind = options.pop("kind", "multilabel")
@@ -74,13 +75,12 @@ def task(
     def adamw(groups):
         return torch.optim.AdamW(groups, lr=lr, weight_decay=0.1)
 
-    return Classification(
+    return FineTuning(
         network,
-        auto(kind),
+        ClassObjective(auto(kind)),
         optimizer or adamw,
         schedule or Cosine(),
         plan or Plan(),
-        classes=["a", "b"],
         config={"x": [1]},
         **options,
     )

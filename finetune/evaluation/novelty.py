@@ -147,8 +147,11 @@ def separation_auroc(in_domain: pd.DataFrame, other: pd.DataFrame) -> dict[str, 
 
 
 def table(
-    samples: list[str], patients: list[str], logits: np.ndarray, kind: str, distances: np.ndarray | None
+    samples: list[str], patients: list[str], energies: np.ndarray | None, distances: np.ndarray | None
 ) -> pd.DataFrame:
-    """sample, patient, energy, and mahalanobis where the distances (N,) are known."""
-    frame = pd.DataFrame({"sample": samples, "patient": patients, "energy": energy(logits, kind)})
-    return frame if distances is None else frame.assign(mahalanobis=distances)
+    """sample, patient, and energy (N,) and mahalanobis (N,) as far as they are known."""
+    frame = pd.DataFrame({"sample": samples, "patient": patients})
+    for name, values in zip(SCORES, (energies, distances), strict=True):
+        if values is not None:
+            frame[name] = values
+    return frame

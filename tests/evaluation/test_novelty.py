@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import mahalanobis
 
-from finetune.evaluation.classification.novelty import FeatureGaussian, energy, separation_auroc
+from finetune.evaluation.novelty import FeatureGaussian, energy, separation_auroc
 
 
 def test_energies_by_hand():
