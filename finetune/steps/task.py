@@ -40,14 +40,17 @@ class Subject:
 
 
 class Task(Protocol):
-    """Made of the settings of a job: `Task(settings, **options of conf/task)`; wrong settings fail there."""
+    """Made of the settings of a job: `Task(settings, **options of conf/task)`; wrong settings fail there.
+
+    A task that inherits from this class has what is not asked of it here already: no explanations, no further files.
+    """
 
     name: str
-    test: bool
+    test: bool = True
     """Whether a fit predicts and scores the test split."""
-    novelty: int
+    novelty: int = 0
     """Maximum number of training images for the out-of-distribution score; 0 for none."""
-    fitted_settings: tuple[str, ...]
+    fitted_settings: tuple[str, ...] = ()
     """Settings of evaluation that a fit alone reads: the model ships what it made of them."""
 
     # -- before the training
@@ -76,7 +79,7 @@ class Task(Protocol):
 
     def energy(self, outputs: Any, subject: Subject) -> np.ndarray | None:
         """An out-of-distribution score of a batch of outputs (N,), larger for less usual images; None for none."""
-        ...
+        return None
 
     def fit(self, val: Any | None) -> Any:
         """All that is fitted on val; its `notes` are sentences on what could not be fitted."""
@@ -96,7 +99,7 @@ class Task(Protocol):
 
     def add_files(self, run: RunFolder, subject: Subject, predictions: Any, fitted: Any) -> None:
         """Write what else the report shows of these predictions, such as examples of errors."""
-        ...
+        return
 
     def report(self, folder: Path, scores: dict[str, Any] | None = None) -> None:
         """Write report.html of a run; `scores` where scores.json is still to be written."""
@@ -126,15 +129,15 @@ class Task(Protocol):
 
     def add_evaluation_files(self, run: RunFolder, subject: Subject, predictions: Any, fitted: Any, say: Say) -> None:
         """As `add_files`, of an evaluation."""
-        ...
+        self.add_files(run, subject, predictions, fitted)
 
     def score_files(self, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
         """job=evaluate with predictions=: score a file or folder of predictions that any program made."""
-        ...
+        raise FinetuneError(f"predictions={settings.predictions}: task={self.name} scores no tables of other programs.")
 
     def explain(self, settings: ExplainSettings, model: Model, run: RunFolder, words: list[str]) -> None:
         """job=explain."""
-        ...
+        raise FinetuneError(f"job=explain: model={settings.model} is of task={self.name}, which has no explanations.")
 
 
 def own_model(model: Model, task: Task, argument: str) -> Model:
