@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from finetune import inference
-from finetune.data.decoding.images import as_picture, read_picture
+from finetune.data.decoding.images import as_image, read_image
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation.classification import novelty
 from finetune.evaluation.classification.calibration import Calibration
@@ -169,11 +169,11 @@ class Model:
         for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
-                picture = read_picture(image, self.preprocessing.enough) if path else as_picture(image)
+                pixels = read_image(image, self.preprocessing.enough) if path else as_image(image)
             except BadImage as error:
                 bad[row] = error.reason
                 continue
-            pending.append(self.preprocessing(picture))
+            pending.append(self.preprocessing(pixels))
             if len(pending) == size:
                 yield {"image": torch.stack(pending), "index": np.zeros(size, dtype=np.int64)}
                 pending = []

@@ -162,7 +162,7 @@ def _kind(settings: Settings, kind: str) -> dict[str, str]:
 
 
 def augment(settings: Settings) -> Augment | None:
-    """The augmentation of training pictures; None where the group is `none`."""
+    """The augmentation of training images; None where the group is `none`."""
     if not settings.transforms:
         return None
     return make(settings, "transforms", settings.transforms, image_size=settings.data.image_size)
@@ -200,7 +200,7 @@ def network_spec(settings: Settings, num_classes: int) -> NetworkSpec:
 
 
 def preprocessing(settings: Settings, of_weights: Preprocessing | None) -> Preprocessing:
-    """How pictures reach the network: what the weights were trained with, at the configuration's size."""
+    """How images reach the network: what the weights were trained with, at the configuration's size."""
     data, channels = settings.data, settings.backbone.in_channels
     base = of_weights or Preprocessing()
     base = base if base.in_channels == channels else base.with_channels(channels)

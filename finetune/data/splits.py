@@ -61,9 +61,9 @@ def assign_splits(
 
 
 def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
-    """The table with copies of one picture in one split, where the border between their splits was drawn here.
+    """The table with copies of one image in one split, where the border between their splits was drawn here.
 
-    `copies`: pairs of rows that show the same picture. Patients that share one stay together, and go to train if one
+    `copies`: pairs of rows that show the same image. Patients that share one stay together, and go to train if one
     of them is there, else to val. A border that the data set gives is left as it is, for the audit to speak of.
     """
     splits, patients = (table.frame[column].to_numpy(object).copy() for column in ("split", "patient"))
@@ -84,7 +84,7 @@ def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
         return table
     what = f"{len(moved):,} image(s) of {len(set(patients[list(moved)])):,} patient(s)" if table.has_patients else ""
     what = what or f"{len(moved):,} image(s)"
-    note = f"{what} changed to the split of a copy of one of their pictures; the first: {patients[min(moved)]}."
+    note = f"{what} changed to the split of a copy of one of their images; the first: {patients[min(moved)]}."
     return table.with_split(splits, [note])
 
 

@@ -50,7 +50,7 @@ class SampleTable:
     frame: pd.DataFrame
     """One row per image, RangeIndex: path, patient, split, target_<class>..., then the metadata columns.
 
-    `path` is relative to root and written with /; FILE.npz::KEY/INDEX is a picture in a container. `patient` equals
+    `path` is relative to root and written with /; FILE.npz::KEY/INDEX is an image in a container. `patient` equals
     path where unknown. `split` is train, val, test or None. A target is 1, 0, NaN (unknown) or a soft value between."""
     classes: list[str]
     """Names of the classes, in the order of the network's outputs."""
@@ -67,7 +67,7 @@ class SampleTable:
     notes: list[str] = field(default_factory=list)
     """What the source wants said, in sentences."""
     synthetic: bool = False
-    """Made-up pictures: every report says so."""
+    """Made-up images: every report says so."""
     drawn: tuple[str, ...] = ()
     """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
     strata: Strata | None = None

@@ -82,17 +82,17 @@ def of_files(
     )
     images = [found.to_dict(number) for number in range(len(found))]
     figures = [
-        page.Figure.make("images", about, picture, heat)
-        for about, picture, heat in zip(images, found.images, found.heat, strict=True)
+        page.Figure.make("images", about, image, heat)
+        for about, image, heat in zip(images, found.images, found.heat, strict=True)
     ]
     told: dict[str, Any] = {"images": images}
     if settings.sanity:
         tested = spread(len(found), tests_of(settings.method))
-        pictures = torch.stack([model.preprocessing.to_tensor(found.images[number]) for number in tested])
+        inputs = torch.stack([model.preprocessing.to_tensor(found.images[number]) for number in tested])
         classes = torch.tensor([model.classes.index(found.explained[number]) for number in tested])
         told["sanity"] = checks.randomisation(
             model.network,
-            pictures,
+            inputs,
             classes,
             settings.method,
             positions=positions(settings.method, model),
@@ -111,9 +111,9 @@ def of_data(
     if finding is not None:
         class_number(table.classes, finding)
     run.begin(settings.resolved, words)
-    table, pictures, _ = prepare.pictures(settings.data, table, model.preprocessing, say, run)
-    data = prepare.batches(settings.data, settings.seed, table, pictures, model.preprocessing)
-    met = known_images.again(model, table, pictures, data.rows(wanted))
+    table, images, _ = prepare.images(settings.data, table, model.preprocessing, say, run)
+    data = prepare.batches(settings.data, settings.seed, table, images, model.preprocessing)
+    met = known_images.again(model, table, images, data.rows(wanted))
     known = met.stop(split, "warn")
     for sentence in known:
         say(sentence)
@@ -132,7 +132,7 @@ def of_data(
         "wrong": worst_errors.count(found, limits, finding),
         "rule": rule(found, fitted.operating_points, finding),
         "errors": [],
-        "seen": bool(met.pictures),
+        "seen": bool(met.images),
         "known": known,
     }
     figures = []
@@ -150,10 +150,10 @@ def of_data(
         told["localisation"] = localise(held, n_boot=n_boot, seed=settings.seed)
         told["located"] = []
         for number in spread(len(held), BOXED):
-            about, picture = boxed[number]
+            about, image = boxed[number]
             about["maximum"] = peak_position(held[number].heat)
             told["located"].append(about)
-            figures.append(page.Figure.make("located", about, picture(), held[number].heat, held[number].boxes))
+            figures.append(page.Figure.make("located", about, image(), held[number].heat, held[number].boxes))
     if settings.sanity:
         told["sanity"] = sanity(settings, model, data, found, limits)
     return told, figures
@@ -196,7 +196,7 @@ def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
     if not isinstance(boxes, Boxes):
         return []
     of_finding = boxes.corners[np.array([same(label, finding) for label in boxes.labels], bool)]
-    height, width = (int(side) for side in data.pictures.sizes[row])
+    height, width = (int(side) for side in data.images.sizes[row])
     return as_corners(data.preprocessing.boxes_to_input(of_finding, height, width).corners)
 
 

@@ -42,8 +42,8 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     given = settings.data
     warn_only = given.audit.model_copy(update={"on_leak": "warn"})
     lenient = given.model_copy(update={"on_bad": "skip", "audit": warn_only})
-    table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
-    data = prepare.batches(given, settings.seed, table, pictures, preprocessing, build.augment(settings))
+    table, images, audit = prepare.images(lenient, table, preprocessing, say, run)
+    data = prepare.batches(given, settings.seed, table, images, preprocessing, build.augment(settings))
     show_batch(data, run.first_batch, preprocessing)
     task = training.make_task(settings, table, network, data)
     learns = what_learns(task, settings.trainer.max_epochs)

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.runs import known_images
@@ -27,14 +27,14 @@ def check_samples(run: RunFolder, table: SampleTable) -> None:
         _refuse(run, _gone(known, set(table.paths)))
 
 
-def check_data(run: RunFolder, table: SampleTable, pictures: PictureCache) -> None:
+def check_data(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
     """The table, its splits and its pixels are those that the run was made with.
 
     Raises:
         FinetuneError: naming what changed.
     """
-    readable = table.frame.loc[~table.frame.index.isin(pictures.bad), ["path", "patient", "split"]]
-    readable = readable.assign(digest=known_images.digests(pictures)).astype(str).set_index("path")
+    readable = table.frame.loc[~table.frame.index.isin(images.bad), ["path", "patient", "split"]]
+    readable = readable.assign(digest=known_images.digests(images)).astype(str).set_index("path")
     known = _samples(run)
     changes = []
     if known is not None:

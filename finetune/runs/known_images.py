@@ -1,4 +1,4 @@
-"""Which pictures a model was made with, kept beside its run, so that it is never scored on them unawares."""
+"""Which images a model was made with, kept beside its run, so that it is never scored on them unawares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.files import write_text_atomic
@@ -16,54 +16,54 @@ from finetune.runs.folder import RunFolder
 
 COLUMNS = ["sample", "patient", "split", "digest"]
 MADE = {"train": "trained on", "val": "chosen by"}
-"""Split of the fit -> what it did with the pictures."""
+"""Split of the fit -> what it did with the images."""
 
 
 @dataclass(frozen=True)
 class Met:
-    """What is known of pictures that a model is asked about."""
+    """What is known of images that a model is asked about."""
 
     known: bool
-    """Whether the model's run tells which pictures made it."""
+    """Whether the model's run tells which images made it."""
     same_set: bool = False
-    """Whether some picture of the table was in the fit's table, under the same name."""
-    pictures: dict[str, str] = field(default_factory=dict)
-    """Split of the fit -> a sentence, where its pictures or patients are met again."""
+    """Whether some image of the table was in the fit's table, under the same name."""
+    images: dict[str, str] = field(default_factory=dict)
+    """Split of the fit -> a sentence, where its images or patients are met again."""
     tested: int = 0
     """How many of the images asked about are test images of the fit."""
     namesakes: str = ""
     """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
 
     def stop(self, split: str, on_leak: str) -> list[str]:
-        """What a reader of the scores must know; an error where nobody asked for those very pictures.
+        """What a reader of the scores must know; an error where nobody asked for those very images.
 
         Raises:
             FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
         """
         if not self.known:
-            return ["There is no samples.csv beside the model: whether it was made with these pictures is not known."]
-        unasked = [sentence for of, sentence in self.pictures.items() if of != split]
+            return ["There is no samples.csv beside the model: whether it was made with these images is not known."]
+        unasked = [sentence for of, sentence in self.images.items() if of != split]
         if unasked and on_leak == "stop":
             raise FinetuneError(
                 f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
-                "pictures; data.audit.on_leak=warn scores them all the same."
+                "images; data.audit.on_leak=warn scores them all the same."
             )
-        return [*self.pictures.values(), *([self.namesakes] if self.namesakes else [])]
+        return [*self.images.values(), *([self.namesakes] if self.namesakes else [])]
 
 
-def keep(run: RunFolder, table: SampleTable, pictures: PictureCache) -> None:
-    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable picture; of a
-    picture in one colour, which is like any other such picture, none."""
+def keep(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
+    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable image; of a
+    image in one colour, which is like any other such image, none."""
     frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
-    frame["digest"] = digests(pictures)
-    frame = frame[~frame.index.isin(pictures.bad)]
+    frame["digest"] = digests(images)
+    frame = frame[~frame.index.isin(images.bad)]
     write_text_atomic(run.samples, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def digests(pictures: PictureCache) -> pd.Series:
+def digests(images: ImageCache) -> pd.Series:
     """Of the decoded pixels, empty where they tell nothing."""
-    flat = pictures.extremes[:, 0] == pictures.extremes[:, 1]
-    return pd.Series(pictures.digests, dtype=str).mask(flat, "")
+    flat = images.extremes[:, 0] == images.extremes[:, 1]
+    return pd.Series(images.digests, dtype=str).mask(flat, "")
 
 
 def made_with(model: Model) -> pd.DataFrame | None:
@@ -117,15 +117,15 @@ def is_own(model: Model, table: SampleTable) -> bool:
     return bool(mine) and mine <= rows and 2 * len(mine) >= len(rows)
 
 
-def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.ndarray) -> Met:
-    """Whether pictures or patients of the model's fit are among `rows` of the table.
+def again(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray) -> Met:
+    """Whether images or patients of the model's fit are among `rows` of the table.
 
-    Pictures are compared by their pixels, whatever they are called.
+    Images are compared by their pixels, whatever they are called.
     """
     made = made_with(model)
     if made is None:
         return Met(known=False)
-    every = digests(pictures)
+    every = digests(images)
     told = every != ""
     pairs = set(zip(made["sample"], made["digest"], strict=True))
     same_set = bool(set(zip(table.frame["path"][told], every[told], strict=True)) & pairs)
@@ -136,7 +136,7 @@ def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.nda
         same = int((asked.isin(set(there["digest"])) & (asked != "")).sum())
         people = len(set(patients) & set(there["patient"])) if table.has_patients else 0
         if same:
-            found[split] = f"{same:,} of {len(rows):,} pictures are those that the model was {verb}, "
+            found[split] = f"{same:,} of {len(rows):,} images are those that the model was {verb}, "
         elif people and same_set:
             found[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
         elif people and not namesakes:

@@ -32,9 +32,9 @@ class Run:
     openings: list[dict[str, Any]] = field(default_factory=list)
     """When and by which command the scores of the test split were seen."""
     near_copies: str | None = None
-    """A PNG in base64: pairs of pictures that the audit found to be near copies."""
+    """A PNG in base64: pairs of images that the audit found to be near copies."""
     errors: list[dict[str, Any]] = field(default_factory=list)
-    """The surest wrong answers, with small pictures."""
+    """The surest wrong answers, with small images."""
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:

@@ -1,4 +1,4 @@
-"""The boxes of NIH ChestX-ray14: scaled to the picture that lies there, and kept apart from the metadata."""
+"""The boxes of NIH ChestX-ray14: scaled to the image that lies there, and kept apart from the metadata."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def boxed(root: Path, *lines: str, header: str = HEADER) -> Path:
     return root
 
 
-def test_boxes_shrink_with_the_picture(tmp_path):
+def test_boxes_shrink_with_the_image(tmp_path):
     lines = [
         "00000001_000.png,Cardiomegaly,100.5,200,300,400,,,",
         "00000001_000.png,Infiltrate,1,2,3,4",

@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from finetune.data.decoding.images import read_picture
+from finetune.data.decoding.images import read_image
 from finetune.data.sources.huggingface import HuggingFace
 from finetune.errors import FinetuneError, MissingExtra
 from tests.data.making import noise
@@ -28,7 +28,7 @@ def encoded(seed, kind="PNG"):
 
 
 def repo(root, label=None, **parts):
-    """A data set as the hub has it: parquet files, encoded pictures, class names."""
+    """A data set as the hub has it: parquet files, encoded images, class names."""
     for name, rows in parts.items():
         features = {"image": datasets.Image(), "label": label or datasets.ClassLabel(names=["cat", "dog"])}
         columns = {
@@ -44,7 +44,7 @@ def repo(root, label=None, **parts):
     return str(root)
 
 
-def test_pictures_are_written_once_and_the_hub_is_not_needed_again(tmp_path, monkeypatch):
+def test_images_are_written_once_and_the_hub_is_not_needed_again(tmp_path, monkeypatch):
     name = repo(tmp_path / "org" / "pets", train=[0, 1, 1], validation=[1], test=[0, -1])
     table = HuggingFace(tmp_path / "out", name).table()
     assert (table.name, table.classes, table.kind) == ("pets", ["cat", "dog"], "multiclass")
@@ -53,7 +53,7 @@ def test_pictures_are_written_once_and_the_hub_is_not_needed_again(tmp_path, mon
     assert table.frame["target_dog"].tolist()[:5] == [0, 1, 1, 1, 0]
     assert table.frame["target_dog"].isna().tolist() == [False] * 5 + [True]
     assert "1 images have no label; it is unknown." in table.notes
-    assert read_picture(table.file(0)).tolist() == noise(5, 6, seed=0).tolist()
+    assert read_image(table.file(0)).tolist() == noise(5, 6, seed=0).tolist()
     assert table.file(1).read_bytes() == encoded(1, "JPEG")["bytes"]  # as they came, not encoded again
     monkeypatch.setattr(datasets, "load_dataset", None)
     again = HuggingFace(tmp_path / "out", name).table()
@@ -115,7 +115,7 @@ def test_a_killed_run_and_a_folder_in_the_way(tmp_path):
     with pytest.raises(FinetuneError, match=r"as asked for otherwise.*Choose another folder"):
         HuggingFace(tmp_path / "out", name, patient="owner").table()
     (tmp_path / "out" / "images" / "train" / "000001.jpg").unlink()
-    with pytest.raises(FinetuneError, match=r"1 of 2 pictures of .* are gone"):
+    with pytest.raises(FinetuneError, match=r"1 of 2 images of .* are gone"):
         HuggingFace(tmp_path / "out", name).table()
     (tmp_path / "mine" / "images").mkdir(parents=True)
     with pytest.raises(FinetuneError, match="images is in the way"):

@@ -72,7 +72,7 @@ def test_three_classes_and_a_finding(root):
     three = Kermany(root, classes="three").table()
     assert three.classes == ["NORMAL", "BACTERIA", "VIRUS"]
     assert three.targets().sum(axis=0).tolist() == [5, 4, 2]
-    assert "1 pictures say neither bacteria nor virus and are left out: train/PNEUMONIA/odd.jpeg." in three.notes
+    assert "1 images say neither bacteria nor virus and are left out: train/PNEUMONIA/odd.jpeg." in three.notes
     two = Kermany(root).table()
     assert "1 names tell no patient; each counts as its own: train/PNEUMONIA/odd.jpeg." in two.notes
     finding = Kermany(root, classes="finding").table()
@@ -105,7 +105,7 @@ def test_what_is_missing_says_where_to_get_it(tmp_path):
         with pytest.raises(FinetuneError, match=r"data.root=.*rscbjbr9sj"):
             Kermany(root).table()
     (tmp_path / "train").mkdir()
-    with pytest.raises(FinetuneError, match="has no pictures in train/ and test/"):
+    with pytest.raises(FinetuneError, match="has no images in train/ and test/"):
         Kermany(tmp_path).table()
 
 

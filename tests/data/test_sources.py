@@ -160,7 +160,7 @@ def test_the_real_table(shared_data):
 
 @pytest.fixture
 def csv(tmp_path):
-    """Write a table beside pictures a.png to d.png and read it."""
+    """Write a table beside images a.png to d.png and read it."""
 
     def csv(text, label="label", name="t.csv", **options):
         touch(tmp_path, *(f"{letter}.png" for letter in "abcd"))
@@ -426,8 +426,8 @@ def test_a_folder_per_class(tmp_path):
     assert table.frame["split"].isna().all()
     assert table.notes == [
         "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN.",
-        "Class folder(s) without pictures are left out: empty.",
-        "1 files that are no pictures (.txt) are left out.",
+        "Class folder(s) without images are left out: empty.",
+        "1 files that are no images (.txt) are left out.",
         "1 folders inside class folders (with all that is in them) are left out.",
         "1 hidden files are left out.",
     ]
@@ -460,7 +460,7 @@ def test_folders_that_hold_nothing(tmp_path):
     for root, message in {
         None: "data=folder needs data.root=DIR",
         tmp_path / "gone": "is not a folder",
-        tmp_path: "no pictures in class folders; its folders are: none",
+        tmp_path: "no images in class folders; its folders are: none",
     }.items():
         with pytest.raises(FinetuneError, match=message):
             Folder(root).table()

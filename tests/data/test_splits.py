@@ -224,7 +224,7 @@ def test_too_few_patients():
 
 
 def test_copies_are_mended_by_hand():
-    """Rows 0 and 3 show one picture, as do 3 and 4: patients p, r and s end up in train, all of their images."""
+    """Rows 0 and 3 show one image, as do 3 and 4: patients p, r and s end up in train, all of their images."""
     table = make_table(ROOT, ["p", "q", "r", "r", "s", "s"], None, ["train", "val", "val", "val", "test", "test"])
     drawn = replace(table, drawn=("train", "val", "test"))
     found = mend(drawn, [(4, 3), (0, 3)])

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from finetune.data.annotations import Boxes, MaskFile
-from finetune.data.audit.audit import audit_pictures, audit_table, check_trainable
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.audit.audit import audit_images, audit_table, check_trainable
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.class_map import in_classes_of
 from finetune.data.loading.dataset import ImageDataset
 from finetune.data.loading.module import ImageData
@@ -195,9 +195,9 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
     from finetune.data.loading.augment import Augment
 
     p = Preprocessing(image_size=20, in_channels=1, mean=(0.0,), std=(1.0,), fit="crop", crop_fraction=0.625)
-    pictures = PictureCache.build(drawn, p, "off")
+    images = ImageCache.build(drawn, p, "off")
     augment = Augment(20, {"flip": albumentations.HorizontalFlip(p=1)})
-    data = ImageData(drawn, pictures, p, augment, batch_size=3)
+    data = ImageData(drawn, images, p, augment, batch_size=3)
     plain = next(iter(data.eval_loader("train")))
     np.testing.assert_array_equal(plain["target"], [[1.5], [NAN], [30]])
     assert plain["mask_known"].tolist() == plain["boxes_known"].tolist() == [True, True, False]
@@ -224,11 +224,11 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
 def test_a_mask_of_another_size_and_boxes_outside_are_named(drawn):
     save(np.zeros((8, 8), np.uint8), drawn.root / "masks/1.png")
     p = Preprocessing(image_size=20)
-    pictures = PictureCache.build(drawn, p, "off")
-    data = ImageData(drawn, pictures, p, None, batch_size=3)
+    images = ImageCache.build(drawn, p, "off")
+    data = ImageData(drawn, images, p, None, batch_size=3)
     with pytest.raises(FinetuneError, match=r"the mask of row 1, .*masks/1.png.*does not fit an image of 40 x 80"):
         data.plain[1]
     beyond = [Boxes.from_sides([("a", 70, 0, 15, 4)]), *drawn.annotations["lesions"][1:]]
     table = replace(drawn, annotations={**drawn.annotations, "lesions": beyond})
-    warnings = audit_pictures(audit_table(table), table, pictures).warnings
+    warnings = audit_images(audit_table(table), table, images).warnings
     assert "1 image(s) have boxes of lesions that reach out of them: 0000.png." in warnings

@@ -1,6 +1,6 @@
 """Is the number going to be real? Looks for leaks between splits and for labels that cannot be learned or scored.
 
-Each check is a function in TABLE_CHECKS or PICTURE_CHECKS that yields leaks (records) and warnings (sentences).
+Each check is a function in TABLE_CHECKS or IMAGE_CHECKS that yields leaks (records) and warnings (sentences).
 Nothing of a patient but the id is written down.
 """
 
@@ -25,25 +25,25 @@ from finetune.data.targets import LEARNED, types_in_words
 from finetune.errors import FinetuneError, one_of
 
 if TYPE_CHECKING:
-    from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.image_cache import ImageCache
 
 FEW = 10  # positives below which a class's score in a split says little
 FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
-DARK = 32  # of 255: a set whose pictures never get brighter was scaled wrongly
+DARK = 32  # of 255: a set whose images never get brighter was scaled wrongly
 DARK_SHARE = 0.5
 
 
 @dataclass
 class Leak:
-    """The same patient or picture in two splits."""
+    """The same patient or image in two splits."""
 
     kind: str
-    """patient, picture (equal to the last pixel) or near (certainly a copy that was changed a little)."""
+    """patient, image (equal to the last pixel) or near (certainly a copy that was changed a little)."""
     splits: list[str]
     """The two splits."""
     count: int
-    """How many patients or pairs of pictures."""
+    """How many patients or pairs of images."""
     examples: list[Any]
     """The first of them: patient ids, or pairs of paths, near copies with how alike they are."""
     text: str
@@ -64,7 +64,7 @@ class Audit:
     notes: list[str] = field(default_factory=list)
     """What the data source said."""
     bad_images: list[dict[str, str]] = field(default_factory=list)
-    """path and reason of every picture that cannot be read."""
+    """path and reason of every image that cannot be read."""
     shortcuts: list[Shortcut] = field(default_factory=list)
     """Metadata columns that predict a class by themselves, strongest first."""
     near: list[dict[str, Any]] = field(default_factory=list)
@@ -101,37 +101,37 @@ class Audit:
 
 
 def audit_table(table: SampleTable) -> Audit:
-    """The checks that need no picture; the table's splits are assigned."""
+    """The checks that need no image; the table's splits are assigned."""
     audit = Audit(table.name, table.hash(), table.has_patients, counts(table), notes=list(table.notes))
     for check in TABLE_CHECKS:
         _file(audit, check(table))
     return audit
 
 
-def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, near: Sequence[Pair] = ()) -> Audit:
-    """`early` with what the decoded pictures add; it counts only what can be read. `near`: pairs of near copies."""
-    bad = sorted(pictures.bad)
+def audit_images(early: Audit, table: SampleTable, images: ImageCache, near: Sequence[Pair] = ()) -> Audit:
+    """`early` with what the decoded images add; it counts only what can be read. `near`: pairs of near copies."""
+    bad = sorted(images.bad)
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
         counts=counts(table, without=bad),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
-        bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
-        shortcuts=shortcuts(table, {"image height": pictures.sizes[:, 0], "image width": pictures.sizes[:, 1]}),
+        bad_images=[{"path": paths[row], "reason": images.bad[row]} for row in bad],
+        shortcuts=shortcuts(table, {"image height": images.sizes[:, 0], "image width": images.sizes[:, 1]}),
         near=records(table, near),
     )
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
-    for check in PICTURE_CHECKS:
-        _file(audit, check(table, pictures))
+    for check in IMAGE_CHECKS:
+        _file(audit, check(table, images))
     _file(audit, near_copies(table, near))
     for found in audit.shortcuts:
         if found.low > STRONG:
             auroc = f"{found.auroc:.2f} ({found.low:.2f}–{found.high:.2f})"
             audit.warnings.append(
                 f"{found.column} alone tells {found.label} with an AUROC of {auroc}: a network that sees it in the "
-                "picture need not look at the finding."
+                "image need not look at the finding."
             )
     return audit
 
@@ -232,20 +232,20 @@ def too_few(table: SampleTable) -> Iterator[Leak | str]:
             yield f"{split} has fewer than {FEW} positive images for {some(few, 20)}: {what}."
 
 
-# -- checks of the decoded pictures -----------------------------------------------------------------------------------
+# -- checks of the decoded images -----------------------------------------------------------------------------------
 
 
-def equal_pictures(pictures: PictureCache) -> list[list[int]]:
-    """Groups of rows whose pictures are equal to the last pixel; those of a single colour are alike and left out."""
-    digests = np.array(pictures.digests, dtype=object)
-    usable = (digests != "") & (pictures.extremes[:, 0] < pictures.extremes[:, 1])
+def equal_images(images: ImageCache) -> list[list[int]]:
+    """Groups of rows whose images are equal to the last pixel; those of a single colour are alike and left out."""
+    digests = np.array(images.digests, dtype=object)
+    usable = (digests != "") & (images.extremes[:, 0] < images.extremes[:, 1])
     rows = pd.Series(np.flatnonzero(usable))
     return [list(group) for _, group in rows.groupby(digests[usable]) if len(group) > 1]
 
 
-def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
-    """Pictures equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ."""
-    groups = equal_pictures(pictures)
+def same_images(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
+    """Images equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ."""
+    groups = equal_images(images)
     paths, splits = (table.frame[column].to_numpy(object) for column in ("path", "split"))
     for one, other in combinations(SPLITS, 2):
         pairs = []
@@ -255,11 +255,11 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
                 pairs.append([paths[first[one]], paths[first[other]]])
         if pairs:
             shown = some(f"{a} = {b}" for a, b in sorted(pairs))
-            text = f"{len(pairs):,} picture(s) are in both {one} and {other}, equal to the last pixel: {shown}."
-            yield Leak("picture", [one, other], len(pairs), sorted(pairs)[:EXAMPLES], text)
+            text = f"{len(pairs):,} image(s) are in both {one} and {other}, equal to the last pixel: {shown}."
+            yield Leak("image", [one, other], len(pairs), sorted(pairs)[:EXAMPLES], text)
     again = sum(len(group) - len({splits[row] for row in group}) for group in groups)
     if again:
-        yield f"{again:,} picture(s) are copies of another in the same split, equal to the last pixel."
+        yield f"{again:,} image(s) are copies of another in the same split, equal to the last pixel."
     targets = table.targets()
     torn = []
     for group in groups:
@@ -272,7 +272,7 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
         if (known.any(axis=0) & (high != low)).any():
             torn.append(paths[group[0]])
     if torn:
-        yield f"{len(torn):,} picture(s) are there several times with contradicting labels: {some(sorted(torn))}."
+        yield f"{len(torn):,} image(s) are there several times with contradicting labels: {some(sorted(torn))}."
 
 
 def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str]:
@@ -311,18 +311,18 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
         )
 
 
-def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
-    """Pictures of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
-    good = np.array([digest != "" for digest in pictures.digests])
-    darkest, brightest = pictures.extremes[:, 0], pictures.extremes[:, 1]
+def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
+    """Images of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
+    good = np.array([digest != "" for digest in images.digests])
+    darkest, brightest = images.extremes[:, 0], images.extremes[:, 1]
     paths = table.frame["path"].to_numpy(object)
     blank = np.flatnonzero(good & (darkest == brightest))
     if len(blank):
-        yield f"{len(blank):,} picture(s) are of one single colour: {some(paths[blank])}."
+        yield f"{len(blank):,} image(s) are of one single colour: {some(paths[blank])}."
     dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
     if len(dark) > DARK_SHARE * max(1, good.sum()):
         yield (
-            f"{len(dark):,} pictures are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
+            f"{len(dark):,} images are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
             "of 10 or 12 bits stored in 16 look so where no PNG sBIT chunk or DICOM window says it; rescale them to "
             "the full range first."
         )
@@ -333,8 +333,8 @@ TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     too_few,
     other_targets.few_known,
 )
-PICTURE_CHECKS: tuple[Callable[[SampleTable, PictureCache], Iterable[Leak | str]], ...] = (
-    same_pictures,
+IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], ...] = (
+    same_images,
     odd_exposure,
     other_targets.boxes_outside,
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.audit.contact_sheet import write_sheet
-from finetune.data.audit.near_duplicates import Pair, Pictures
+from finetune.data.audit.near_duplicates import Images, Pair
 from finetune.data.table import SampleTable
 
 SHEET = "near_copies.png"
@@ -34,7 +34,7 @@ def records(table: SampleTable, near: Sequence[Pair]) -> list[dict[str, Any]]:
     ]
 
 
-def draw(table: SampleTable, images: Pictures, near: Sequence[Pair], path: Path) -> Path:
+def draw(table: SampleTable, images: Images, near: Sequence[Pair], path: Path) -> Path:
     """The first pairs side by side, with certainty, split and file name under each image."""
     splits = table.frame["split"].to_numpy(object)
     rows, captions = [], []

@@ -14,7 +14,7 @@ from finetune.data.table import SPLITS, SampleTable
 from finetune.data.targets import COLUMNS
 
 if TYPE_CHECKING:
-    from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.image_cache import ImageCache
 
 FEW_KNOWN = 10  # images of a split with a known value, below which a score says little
 
@@ -62,13 +62,13 @@ def few_known(table: SampleTable) -> Iterator[str]:
                     yield f"{split} has grades of {name} that no train image has: {some(absent)}."
 
 
-def boxes_outside(table: SampleTable, pictures: PictureCache) -> Iterator[str]:
+def boxes_outside(table: SampleTable, images: ImageCache) -> Iterator[str]:
     """Boxes of a target that reach out of their image by more than a pixel."""
     for name in (name for name, target_type in table.other_targets.items() if target_type == "boxes"):
         outside = []
         for row, entry in enumerate(table.annotations[name]):
-            if isinstance(entry, Boxes) and len(entry) and row not in pictures.bad:
-                height, width = pictures.sizes[row].tolist()
+            if isinstance(entry, Boxes) and len(entry) and row not in images.bad:
+                height, width = images.sizes[row].tolist()
                 corners = entry.corners
                 if (corners[:, :2] < -1).any() or (corners[:, 2:] > np.array([width + 1, height + 1])).any():
                     outside.append(table.paths[row])

@@ -1,4 +1,4 @@
-"""Does a metadata column predict a label by itself? Then a network that sees its traces in the picture may learn those.
+"""Does a metadata column predict a label by itself? Then a network that sees its traces in the image may learn those.
 
 A portable scanner is taken to the sickest patients, one hospital sends one class, an age group never has a finding: a
 network that recognises scanner, hospital or age scores well without looking at the finding (Zech et al., 2018).

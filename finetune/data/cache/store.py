@@ -1,4 +1,4 @@
-"""The files of the picture cache: one .npy of equal squares beside its facts, complete or not there at all."""
+"""The files of the image cache: one .npy of equal squares beside its facts, complete or not there at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COPY_ROWS = 256
 
 
 class NoRoom(Exception):
-    """The disk is too full for the pictures; the text says how full."""
+    """The disk is too full for the images; the text says how full."""
 
 
 class StoreFolder:
@@ -36,7 +36,7 @@ class StoreFolder:
         self._is_locked = False
 
     def facts(self) -> dict[str, Any] | None:
-        """What is known of the pictures; None when they are not there or damaged."""
+        """What is known of the images; None when they are not there or damaged."""
         try:
             facts = json.loads((self.path / "facts.json").read_text(encoding="utf-8"))
             return facts if list(np.load(self.npy, mmap_mode="r").shape) == facts["shape"] else None
@@ -55,7 +55,7 @@ class StoreFolder:
                 self._is_locked = False
 
     @contextmanager
-    def begin(self, rows: int, size: int, share: float) -> Iterator[PictureStore]:
+    def begin(self, rows: int, size: int, share: float) -> Iterator[ImageStore]:
         """A store beside the folder, which takes its place with `finish()` and is removed otherwise."""
         if self._is_locked:  # nobody else is at work here: what lies about was left by a killed run
             for left in (*self.base.glob(f"{self.key}.part-*"), self.path):
@@ -63,46 +63,46 @@ class StoreFolder:
         part = self.base / f"{self.key}.part-{os.getpid()}-{secrets.token_hex(3)}"
         part.mkdir()
         try:
-            yield PictureStore(part, self.path, rows, size, share)
+            yield ImageStore(part, self.path, rows, size, share)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
-class PictureStore:
-    """Squares of one size, gray until the first coloured picture arrives; then what is stored is copied to RGB."""
+class ImageStore:
+    """Squares of one size, gray until the first coloured image arrives; then what is stored is copied to RGB."""
 
     def __init__(self, part: Path, path: Path, rows: int, size: int, share: float):
         self.part, self.path, self.rows, self.size, self.share = part, path, rows, size, share
         self.full = ""
         """Why the store was given up; empty as long as it was not."""
-        self._pictures: np.memmap | None = None
+        self._images: np.memmap | None = None
         self._end = 0  # rows beyond it are untouched
 
-    def put(self, row: int, picture: np.ndarray) -> None:
+    def put(self, row: int, image: np.ndarray) -> None:
         """Store a square (S, S) or (S, S, 3); sets `full` and stores nothing where the disk is too full."""
         try:
-            if self._pictures is None:
-                self._pictures = self._new(picture.shape[2:])
-            elif picture.ndim == 3 and self._pictures.ndim == 3:
+            if self._images is None:
+                self._images = self._new(image.shape[2:])
+            elif image.ndim == 3 and self._images.ndim == 3:
                 coloured = self._new((3,))
                 for start in range(0, self._end, COPY_ROWS):
                     stop = min(start + COPY_ROWS, self._end)
-                    coloured[start:stop] = self._pictures[start:stop, ..., None]
-                self._pictures = coloured
+                    coloured[start:stop] = self._images[start:stop, ..., None]
+                self._images = coloured
                 (self.part / "1.npy").unlink()
         except NoRoom as error:
-            self.full, self._pictures = str(error), None
+            self.full, self._images = str(error), None
             return
-        self._pictures[row] = picture if picture.ndim == self._pictures.ndim - 1 else picture[..., None]
+        self._images[row] = image if image.ndim == self._images.ndim - 1 else image[..., None]
         self._end = max(self._end, row + 1)
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Make the store complete under its own name; another process may have been faster, which is as good."""
-        if self._pictures is None:  # not one readable picture
-            self._pictures = self._new(())
-        shape = list(self._pictures.shape)
-        self._pictures.flush()
-        self._pictures = None
+        if self._images is None:  # not one readable image
+            self._images = self._new(())
+        shape = list(self._images.shape)
+        self._images.flush()
+        self._images = None
         (self.part / f"{shape[3] if len(shape) == 4 else 1}.npy").rename(self.part / "pictures.npy")
         (self.part / "facts.json").write_text(json.dumps({**facts, "shape": shape}), encoding="utf-8")
         try:
@@ -117,11 +117,10 @@ class PictureStore:
         if need > self.share * free:
             limit = "half of " if self.share == 0.5 else ""
             raise NoRoom(
-                f"the pictures need {file_size(need)}, more than {limit}the {file_size(free)} free in "
-                f"{self.path.parent}."
+                f"the images need {file_size(need)}, more than {limit}the {file_size(free)} free in {self.path.parent}."
             )
         file = self.part / f"{channels[0] if channels else 1}.npy"
-        pictures = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):  # or a disk that fills up meanwhile would kill the process (SIGBUS)
             with file.open("r+b") as opened:
                 try:
@@ -129,7 +128,7 @@ class PictureStore:
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
                         raise NoRoom(f"the disk of {self.path.parent} is full.") from None
-        return pictures
+        return images
 
 
 def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures that lie together in one array: `FILE.npz::KEY/INDEX` and `FILE.h5::KEY/INDEX`, INDEX counted from 0.
+"""Images that lie together in one array: `FILE.npz::KEY/INDEX` and `FILE.h5::KEY/INDEX`, INDEX counted from 0.
 
 A path of that form stands in a table where a file's path would. `FILE::frame/INDEX` is a frame of a DICOM file.
 """
@@ -22,21 +22,21 @@ from finetune.errors import BadImage, MissingExtra
 NPZ, H5 = (".npz",), (".h5", ".hdf5")
 KEEP = 4  # arrays held open per process: train, validation and test of one set, and one more
 
-_path = lru_cache(64)(Path)  # of the one container that 100,000 pictures name
+_path = lru_cache(64)(Path)  # of the one container that 100,000 images name
 _FORM = re.compile(r"(?s)(.+)::(.+)/(\d+)")
 _arrays: OrderedDict[tuple[object, ...], Any] = OrderedDict()
 _lock = threading.Lock()
 
 
 class Member(NamedTuple):
-    """One picture of a container."""
+    """One image of a container."""
 
     file: Path
     """The container."""
     key: str
     """Name of the array in it, or `frame`."""
     place: int
-    """Which of its pictures."""
+    """Which of its images."""
 
     @property
     def is_frame(self) -> bool:
@@ -66,7 +66,7 @@ def is_array_file(file: str | os.PathLike[str]) -> bool:
 
 
 def length(file: Path, key: str) -> int:
-    """How many pictures the array has; only its header is read.
+    """How many images the array has; only its header is read.
 
     Raises:
         BadImage: a file or an array that cannot be read.
@@ -75,7 +75,7 @@ def length(file: Path, key: str) -> int:
 
 
 def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 2, 3 or 4)
-    """One picture. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
+    """One image. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
 
     Raises:
         BadImage: a file, array, index or type of values that cannot be read.
@@ -87,10 +87,10 @@ def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 2, 3, 4)) or 0 in shape[1:]:
         raise BadImage(member.path, f"has the shape {shape}; wanted is (N, H, W) or (N, H, W, channels)")
     if member.place >= shape[0]:
-        raise BadImage(member.path, f"is missing: {member.key} has {shape[0]:,} pictures, counted from 0")
-    picture = np.asarray(_values(array)[member.place])
-    picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
-    return picture * np.uint8(255) if dtype == np.bool_ else picture
+        raise BadImage(member.path, f"is missing: {member.key} has {shape[0]:,} images, counted from 0")
+    image = np.asarray(_values(array)[member.place])
+    image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    return image * np.uint8(255) if dtype == np.bool_ else image
 
 
 def state(file: str | os.PathLike[str]) -> str:
@@ -104,7 +104,7 @@ def state(file: str | os.PathLike[str]) -> str:
 
 @dataclass
 class _Packed:
-    """An .npz array: known by its header, decompressed when a picture of it is asked for."""
+    """An .npz array: known by its header, decompressed when an image of it is asked for."""
 
     file: Path
     key: str
@@ -139,7 +139,7 @@ def _found(file: Path, key: str) -> Any:
             raise BadImage(f"{file}::{key}", f"is missing: there is no file {file.name}")
         array = _open_h5(file, key) if is_h5 else _open_npz(file, key)
         if not _shape(array):
-            raise BadImage(f"{file}::{key}", "is a single number, not an array of pictures")
+            raise BadImage(f"{file}::{key}", "is a single number, not an array of images")
         _arrays[name] = array
         while len(_arrays) > KEEP:
             _arrays.popitem(last=False)

@@ -3,10 +3,10 @@
 The choices that the standard leaves open:
 - VOI LUTs and windows are alternatives to it (PS3.3 C.11.2.1). The first VOI LUT is taken, else the first window: as
   pydicom does.
-- Without either, the range that Bits Stored allows becomes 0..255, not the range found in the picture: 8-bit pictures
-  stay as they are, one bright marker moves nothing, and equal values look equal in all pictures of a set. The audit
-  speaks up where the header claims more bits than the pictures fill.
-- Padding (Pixel Padding Value, Range Limit) is no part of the picture and becomes black, after the inversion.
+- Without either, the range that Bits Stored allows becomes 0..255, not the range found in the image: 8-bit images
+  stay as they are, one bright marker moves nothing, and equal values look equal in all images of a set. The audit
+  speaks up where the header claims more bits than the images fill.
+- Padding (Pixel Padding Value, Range Limit) is no part of the image and becomes black, after the inversion.
 - Of several frames the middle one is read, since many series begin with an empty one. `FILE::frame/INDEX` chooses.
 """
 
@@ -42,7 +42,7 @@ def read(path: Path, file: BinaryIO, frame: int | None, most: int) -> np.ndarray
     """A frame of an open DICOM file, by default the middle one; more than `most` pixels are refused.
 
     Raises:
-        BadImage: what is in the file cannot be read as a picture.
+        BadImage: what is in the file cannot be read as an image.
         MissingExtra: pydicom, or a decoder for this file's compression, is not installed.
     """
     try:
@@ -55,7 +55,7 @@ def read(path: Path, file: BinaryIO, frame: int | None, most: int) -> np.ndarray
     frame = _frame(path, header, frame)
     rows, columns = (int(header.get(key) or 0) for key in ("Rows", "Columns"))
     if rows < 1 or columns < 1:
-        raise BadImage(path, "is DICOM without a picture (no Rows and Columns)")
+        raise BadImage(path, "is DICOM without an image (no Rows and Columns)")
     if rows * columns > most:
         claim = f"{columns:,} x {rows:,} = {rows * columns / 1e6:,.0f} megapixels"
         raise BadImage(path, f"claims {claim}, more than the {most // 10**6} that are read")
@@ -174,7 +174,7 @@ def _look_up(values: np.ndarray, item: Dataset, little: bool) -> tuple[np.ndarra
 
 
 def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Which stored values stand for no picture at all."""
+    """Which stored values stand for no image at all."""
     ends = [header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")]
     if ends[0] is None:
         return np.zeros(len(stored), bool)

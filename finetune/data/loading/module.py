@@ -8,7 +8,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
@@ -33,8 +33,8 @@ class ImageData(L.LightningDataModule):
     """Loaders over a split, decoded sample table.
 
     Args:
-        pictures: the decoded pictures, one per row of the table; unreadable ones are left out of every loader.
-        augment: changes training pictures; None leaves them as they are.
+        images: the decoded images, one per row of the table; unreadable ones are left out of every loader.
+        augment: changes training images; None leaves them as they are.
         batch_size: over all ranks together.
         sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
     """
@@ -42,7 +42,7 @@ class ImageData(L.LightningDataModule):
     def __init__(
         self,
         table: SampleTable,
-        pictures: PictureCache,
+        images: ImageCache,
         preprocessing: Preprocessing,
         augment: Augment | None,
         *,
@@ -53,21 +53,21 @@ class ImageData(L.LightningDataModule):
     ):
         super().__init__()
         self.table = table
-        self.pictures = pictures
+        self.images = images
         self.preprocessing = preprocessing
         self.augment = augment
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
-        targets, annotated = table.targets(), AnnotatedTargets.of(table, preprocessing, pictures.sizes)
-        self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed, annotated=annotated)
-        self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed, annotated=annotated)
+        targets, annotated = table.targets(), AnnotatedTargets.of(table, preprocessing, images.sizes)
+        self.training = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
+        self.plain = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of the readable samples of `split`."""
         rows = self.table.rows(split)
-        return rows[~np.isin(rows, list(self.pictures.bad))] if self.pictures.bad else rows
+        return rows[~np.isin(rows, list(self.images.bad))] if self.images.bad else rows
 
     def setup(self, stage: str) -> None:
         """All processes must have made the same table and the same splits of it."""

@@ -61,7 +61,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Lungs:
-    """What a picture's lungs hold while findings are drawn into them (mm along the ray)."""
+    """What an image's lungs hold while findings are drawn into them (mm along the ray)."""
 
     chest: Chest
     lung: Field

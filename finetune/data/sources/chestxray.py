@@ -148,7 +148,7 @@ class ChestXray:
 
 
 def _find_images(root: Path) -> dict[str, str]:
-    """Stem -> path relative to root, for every picture in the folders that the archives unpack to."""
+    """Stem -> path relative to root, for every image in the folders that the archives unpack to."""
     parts = sorted(name for name in list_files(root) if re.fullmatch(r"images_?\d+", name))
     return by_stem(root, ("images", *(f"{part}/images" for part in parts), *parts, "."))
 

@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.data.annotations import Box
-from finetune.data.decoding.images import read_picture, read_size
+from finetune.data.decoding.images import read_image, read_size
 from finetune.data.findings import FINDINGS, canonical
 from finetune.errors import BadImage, FinetuneError
 
 LISTING = "BBox_List_2017.csv"
-PUBLISHED = 1024  # side of the published pictures, whose pixels the boxes are in; not the OriginalImage of Data_Entry
+PUBLISHED = 1024  # side of the published images, whose pixels the boxes are in; not the OriginalImage of Data_Entry
 
 
 def read_boxes(root: Path, where: Mapping[str, str], *, scale: bool = True) -> tuple[dict[str, list[Box]], list[str]]:
-    """Path of an image -> its boxes in pixels of the picture as it lies there; and a sentence where those are not the
+    """Path of an image -> its boxes in pixels of the image as it lies there; and a sentence where those are not the
     listed ones. `where` is stem -> path, as found below `root`.
 
-    A picture of another size than the published 1024 pixels is taken for the whole of it made smaller: boxes shrink
-    with it. The synthetic set lists pixels of its own pictures: `scale=False`.
+    An image of another size than the published 1024 pixels is taken for the whole of it made smaller: boxes shrink
+    with it. The synthetic set lists pixels of its own images: `scale=False`.
 
     Raises:
         FinetuneError: a line that is no box, or of a finding that nobody knows.
@@ -72,7 +72,7 @@ def _box(cells: list[str], file: Path, line: int) -> tuple[str, str, tuple[float
 
 
 def size_of(file: Path) -> tuple[int, int] | None:  # -> (H, W)
-    """Of a picture, from its header where that is PNG or JPEG; None of one that cannot be read."""
+    """Of an image, from its header where that is PNG or JPEG; None of one that cannot be read."""
     try:
         with file.open("rb") as opened:
             head = opened.read(24)
@@ -81,7 +81,7 @@ def size_of(file: Path) -> tuple[int, int] | None:  # -> (H, W)
             return height, width
         if (size := read_size(file)) is not None:
             return size
-        height, width = read_picture(file).shape[:2]
+        height, width = read_image(file).shape[:2]
         return height, width
     except (OSError, BadImage, SyntaxError):  # the last: Pillow's word for a broken header
         return None

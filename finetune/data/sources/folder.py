@@ -20,17 +20,17 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 
 @dataclass
 class Folder:
-    """Source for pictures sorted into one folder per class; each picture has exactly one class.
+    """Source for images sorted into one folder per class; each image has exactly one class.
 
     With a folder `train` at the top, the top level is taken as the split; a missing val or test is cut from train.
-    Patients are known where the pictures are DICOM: by the PatientID of their headers.
+    Patients are known where the images are DICOM: by the PatientID of their headers.
     """
 
     root: str | Path | None = None
     """Folder that holds the class folders, or train, val and test with the class folders in each."""
 
     def table(self) -> SampleTable:
-        """One row per picture, by split and class in order of their names."""
+        """One row per image, by split and class in order of their names."""
         if not self.root:
             raise FinetuneError("data=folder needs data.root=DIR, a folder with one folder per class.")
         root = Path(self.root)
@@ -47,12 +47,12 @@ class Folder:
             classes |= set(names)
             for label in names:
                 prefix = f"{branch}/{label}" if branch else label
-                pictures, other = _pictures(root / prefix)
+                images, other = _images(root / prefix)
                 ignored += other
-                found += [(f"{prefix}/{picture}", label, split) for picture in pictures]
+                found += [(f"{prefix}/{image}", label, split) for image in images]
         if not found:
             raise FinetuneError(
-                f"data.root={self.root} has no pictures in class folders; its folders are: {some(top) or 'none'}. "
+                f"data.root={self.root} has no images in class folders; its folders are: {some(top) or 'none'}. "
                 f"Expected DIR/<class>/ or DIR/train/<class>/ with files {', '.join(IMAGE_SUFFIXES)}."
             )
         paths, labels, splits = zip(*found, strict=True)
@@ -62,7 +62,7 @@ class Folder:
                 "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."
             )
         if empty := sorted(classes - set(labels)):
-            notes.append(f"Class folder(s) without pictures are left out: {some(empty)}.")
+            notes.append(f"Class folder(s) without images are left out: {some(empty)}.")
         if given and (others := [name for name in top if name not in branches]):
             notes.append(f"Folder(s) beside train, val and test are left out: {some(others)}.")
         notes += [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
@@ -85,16 +85,16 @@ def _folders(folder: Path) -> list[str]:
     return [name for name in list_files(folder) if not name.startswith(".") and (folder / name).is_dir()]
 
 
-def _pictures(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Names of the pictures straight in a folder, and what else lies there, counted."""
-    pictures, other = [], Counter[str]()
+def _images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Names of the images straight in a folder, and what else lies there, counted."""
+    images, other = [], Counter[str]()
     for name in list_files(folder):
         if name.startswith("."):
             other["hidden files"] += 1
         elif name.lower().endswith(IMAGE_SUFFIXES):
-            pictures.append(name)
+            images.append(name)
         elif (folder / name).is_dir():
             other["folders inside class folders (with all that is in them)"] += 1
         else:
-            other[f"files that are no pictures ({Path(name).suffix or 'no suffix'})"] += 1
-    return pictures, other
+            other[f"files that are no images ({Path(name).suffix or 'no suffix'})"] += 1
+    return images, other

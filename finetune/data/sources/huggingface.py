@@ -1,4 +1,4 @@
-"""An image data set of the Hugging Face hub: its pictures are written out once as files, then the hub is not needed.
+"""An image data set of the Hugging Face hub: its images are written out once as files, then the hub is not needed.
 
 Only data are fetched: `datasets` 4 and later runs no code from the hub.
 """
@@ -34,7 +34,7 @@ class HuggingFace:
     """Source of a hub data set with a column of images and one of class labels."""
 
     root: str | Path | None = None
-    """Folder that the pictures are written to, as images/SPLIT/NUMBER.png and so on."""
+    """Folder that the images are written to, as images/SPLIT/NUMBER.png and so on."""
     repo: str | None = None
     """Name on the hub, ORGANISATION/NAME, or a folder of parquet files."""
     config: str | None = None
@@ -42,7 +42,7 @@ class HuggingFace:
     revision: str | None = None
     """Branch, tag or commit of the data set, by default its newest."""
     image: str | None = None
-    """Column of the pictures, by default the only one of that type."""
+    """Column of the images, by default the only one of that type."""
     label: str | None = None
     """Column of the class, or of a list of classes; by default the only one with class names."""
     patient: str | None = None
@@ -54,7 +54,7 @@ class HuggingFace:
         check_type(self.label_type, self.label)
 
     def table(self) -> SampleTable:
-        """One row per picture, in the hub's order."""
+        """One row per image, in the hub's order."""
         for value, setting in ((self.repo, "data.repo=ORGANISATION/NAME"), (self.root, "data.root=DIR")):
             if not value:
                 raise FinetuneError(f"data=huggingface needs {setting}.")
@@ -73,7 +73,7 @@ class HuggingFace:
         there = np.array(present(root, rows["path"].tolist()))
         if not there.all():
             raise FinetuneError(
-                f"{int((~there).sum()):,} of {len(rows):,} pictures of {self.repo} are gone from {root}. Remove "
+                f"{int((~there).sum()):,} of {len(rows):,} images of {self.repo} are gone from {root}. Remove "
                 f"{root / IMAGES} to have them written again."
             )
         several = facts["kind"] == "multilabel"
@@ -126,7 +126,7 @@ class HuggingFace:
                     folder = name if name in SPLITS else "all"
                     (part / folder).mkdir()
                     for number, row in enumerate(_undecoded(parts[name], image)):
-                        path = f"{folder}/{_write_picture(part / folder, number, row[image])}"
+                        path = f"{folder}/{_write_image(part / folder, number, row[image])}"
                         values = row[label] if kind == "multilabel" else [row[label]]
                         numbers = " ".join(str(number_of.get(value, -1)) for value in values or ())
                         writer.writerow([f"{IMAGES}/{path}", split, numbers, self._patient(row)])
@@ -134,7 +134,7 @@ class HuggingFace:
             (part / Path(FACTS).name).write_text(json.dumps(facts, indent=1), encoding="utf-8")
             part.rename(root / IMAGES)
         except OSError as error:
-            raise FinetuneError(f"data.root={root}: the pictures of {self.repo} cannot be written: {error}.") from None
+            raise FinetuneError(f"data.root={root}: the images of {self.repo} cannot be written: {error}.") from None
         return facts
 
     def _load(self) -> dict[str, Any]:
@@ -208,11 +208,11 @@ def _undecoded(data: Any, image: str) -> Iterator[dict[str, Any]]:
     return iter(data.cast_column(image, datasets.Image(decode=False)))
 
 
-def _write_picture(folder: Path, number: int, picture: dict[str, Any] | None) -> str:
-    """The picture's bytes as they are, under a name that its number and its first bytes decide."""
-    content = (picture or {}).get("bytes")
-    if content is None and picture and picture.get("path"):
-        content = Path(picture["path"]).read_bytes()
+def _write_image(folder: Path, number: int, image: dict[str, Any] | None) -> str:
+    """The image's bytes as they are, under a name that its number and its first bytes decide."""
+    content = (image or {}).get("bytes")
+    if content is None and image and image.get("path"):
+        content = Path(image["path"]).read_bytes()
     content = content or b""
     suffix = next((suffix for magic, suffix in SUFFIXES.items() if content.startswith(magic)), ".img")
     name = f"{number:06d}{suffix}"

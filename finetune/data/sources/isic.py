@@ -1,6 +1,6 @@
 """Dermatoscopic images of skin lesions: HAM10000 and the ISIC challenges of 2018 and 2019.
 
-HAM10000 shows most lesions once and some up to six times; pictures of one lesion never straddle the splits.
+HAM10000 shows most lesions once and some up to six times; images of one lesion never straddle the splits.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Isic:
 
 
 def _walk(root: Path) -> tuple[dict[str, str], list[str]]:
-    """Stem -> path of the pictures in root and two folders down, and the tables there."""
+    """Stem -> path of the images in root and two folders down, and the tables there."""
     where: dict[str, str] = {}
     tables: list[str] = []
     folders = [""]

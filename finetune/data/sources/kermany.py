@@ -27,7 +27,7 @@ WANTED = f"train/ and test/, each with NORMAL/ and PNEUMONIA/. Get it at {WHERE}
 NAMES = (  # how files are named -> patient, cause
     re.compile(r"(?P<patient>person\d+_(?P<cause>bacteria|virus))(_\d+)+"),
     re.compile(r"(?P<patient>(NORMAL2-)?IM-\d+)(-\d+)+"),
-    # the third edition: disease, patient, picture
+    # the third edition: disease, patient, image
     re.compile(r"(?P<cause>NORMAL|BACTERIA|VIRUS)-(?P<patient>\d+)-\d+"),
 )
 
@@ -52,7 +52,7 @@ class Kermany:
             raise FinetuneError("data.official_val=true needs data.official_split=true: val is a part of it.")
 
     def table(self) -> SampleTable:
-        """One row per picture, in the order of splits, classes and names."""
+        """One row per image, in the order of splits, classes and names."""
         root = need_root(self.root, "kermany", WANTED)
         inside = next((f for f in ("", "chest_xray/", "chest_xray/chest_xray/") if (root / f / "train").is_dir()), None)
         if inside is None:
@@ -66,10 +66,10 @@ class Kermany:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
         if not rows:
-            raise FinetuneError(f"data.root={self.root} has no pictures in train/ and test/. Wanted: {WANTED}.")
+            raise FinetuneError(f"data.root={self.root} has no images in train/ and test/. Wanted: {WANTED}.")
         notes = []
         if self.classes == "three" and (unnamed := [r[0] for r in rows if r[2] == "PNEUMONIA" and not r[4]]):
-            notes.append(f"{len(unnamed):,} pictures say neither bacteria nor virus and are left out: {some(unnamed)}.")
+            notes.append(f"{len(unnamed):,} images say neither bacteria nor virus and are left out: {some(unnamed)}.")
             rows = [row for row in rows if row[2] == "NORMAL" or row[4]]
         if strange := [row[0] for row in rows if not row[3]]:
             notes.append(f"{len(strange):,} names tell no patient; each counts as its own: {some(strange)}.")

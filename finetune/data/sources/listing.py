@@ -101,7 +101,7 @@ def present(root: Path, paths: Sequence[str]) -> list[bool]:
 
 
 def _length(root: Path, member: containers.Member) -> float:
-    """Pictures in a member's array; what cannot be read counts as there, since decoding says what is wrong with it."""
+    """Images in a member's array; what cannot be read counts as there, since decoding says what is wrong with it."""
     if member.is_frame:
         return math.inf
     try:
@@ -126,7 +126,7 @@ def some(items: Iterable[object], limit: int = 3) -> str:
 
 
 def by_stem(root: Path, folders: Iterable[str]) -> dict[str, str]:
-    """Stem -> path relative to root, for every picture straight in one of the folders; the first of a name counts."""
+    """Stem -> path relative to root, for every image straight in one of the folders; the first of a name counts."""
     where: dict[str, str] = {}
     for folder in folders:
         for name in list_files(root / folder):

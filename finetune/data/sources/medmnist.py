@@ -44,12 +44,12 @@ class MedMnist:
     name: str = "medmnist"
     """Which of the twelve sets, e.g. pneumoniamnist."""
     size: int | None = None
-    """Side of the pictures in the file: 28, 64, 128 or 224; by default the largest file that is there."""
+    """Side of the images in the file: 28, 64, 128 or 224; by default the largest file that is there."""
     download: bool = False
     """Fetch the file through the medmnist package where it is absent."""
 
     def table(self) -> SampleTable:
-        """One row per picture, train first; the published split."""
+        """One row per image, train first; the published split."""
         if self.name == "medmnist":
             raise FinetuneError(f"data=medmnist needs data.name=NAME: choose from {', '.join(CLASSES)}.")
         if self.name not in CLASSES:

@@ -26,7 +26,7 @@ TABLES = "PADCHEST_chest_x_ray_images_labels_*.csv, packed as .gz or not"
 FOLDERS = ("", "images/", "images-224/")
 VIEW = {"PA": "frontal", "AP": "frontal", "AP_horizontal": "frontal", "L": "lateral"}
 """Projection -> view; rib and unclear ones are neither."""
-USELESS = "exclude"  # the report or the picture is no good
+USELESS = "exclude"  # the report or the image is no good
 UNCHANGED = "unchanged"  # the report compares with one that is not here: what it does not name is unknown
 
 KINDS = {

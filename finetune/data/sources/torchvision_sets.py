@@ -29,7 +29,7 @@ class Known(NamedTuple):
     parts: dict[Any, str | None]
     """The argument's values -> our splits."""
     files: str | None
-    """Attribute that lists the pictures' files; None for arrays."""
+    """Attribute that lists the images' files; None for arrays."""
 
 
 TRAIN_TEST: dict[Any, str | None] = {True: "train", False: "test"}
@@ -57,7 +57,7 @@ class TorchvisionSet:
     """Fetch the set where it is absent."""
 
     def table(self) -> SampleTable:
-        """One row per picture."""
+        """One row per image."""
         if self.name == "torchvision":
             raise FinetuneError(f"data=torchvision needs data.name=NAME: choose from {', '.join(SETS)}.")
         if self.name not in SETS:

@@ -138,7 +138,7 @@ def _boxes(
     none = Boxes(np.zeros((0, 4)), ())
     if beyond:  # made smaller, and nobody knows from what size: not even those that fit can be trusted
         return [Boxes(np.zeros((0, 4)), (), complete=False)] * len(frame), [
-            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller picture."
+            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller image."
         ]
     return [boxes.get(place, none) for place in range(len(frame))], []
 
@@ -159,9 +159,9 @@ def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
     return [(image, canonical(finding), tuple(corners)) for image, finding, corners in names]
 
 
-def _beyond(boxes: Boxes, picture: Path) -> bool:
-    """Whether a box reaches out of a picture that is no DICOM; by a pixel it may."""
-    size = None if picture.suffix.lower() in SUFFIXES else size_of(picture)
+def _beyond(boxes: Boxes, image: Path) -> bool:
+    """Whether a box reaches out of an image that is no DICOM; by a pixel it may."""
+    size = None if image.suffix.lower() in SUFFIXES else size_of(image)
     if size is None:
         return False
     return bool((boxes.corners[:, 2:] > np.array([size[1], size[0]]) + 1).any())
