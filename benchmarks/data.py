@@ -62,7 +62,7 @@ def reading(files: Sequence[Path], rounds: int, name: str) -> list[str]:
         table = assign_splits(Folder(root).table(), seed=0)
         cache = ImageCache.build(table, preprocessing, Path(folder, "cache"), workers=1)
         decode = ratio(
-            lambda: [preprocessing.resize(read_image(path, preprocessing.enough)) for path in files],
+            lambda: [preprocessing.resize(read_image(path, preprocessing.min_decode_side)) for path in files],
             lambda: [pillow(path) for path in files],
             rounds,
         )

@@ -44,7 +44,7 @@ def loop(settings, table, images, preprocessing) -> float:
             persistent_workers=workers > 0,
             collate_fn=dataset.collate,
         )
-        for split, dataset in (("train", data.training), ("val", data.plain))
+        for split, dataset in (("train", data.train_dataset), ("val", data.eval_dataset))
     }
     optimizer = build.optimizer(settings)(network.parameters())
     total = settings.trainer.max_epochs * len(loaders["train"])

@@ -61,16 +61,16 @@ def predict(
     return np.concatenate(indices), np.concatenate(logits)
 
 
-def with_distances(network: Network, typical: FeatureGaussian | None) -> Callable[[Tensor], Tensor]:
+def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Callable[[Tensor], Tensor]:
     """What to ask `network` for its logits and, in a last column, how far its features lie from what is typical."""
 
     def ask(images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K), or (N, K + 1)
         last = network.run(images, stop="head")
         logits = network.head(last).float().cpu()
-        if typical is None:
+        if gaussian is None:
             return logits
         features = network.head.features(last).float().cpu().numpy()  # type: ignore[operator]
-        return torch.cat([logits, torch.from_numpy(typical.distance(features)).float()[:, None]], dim=1)
+        return torch.cat([logits, torch.from_numpy(gaussian.distance(features)).float()[:, None]], dim=1)
 
     return ask
 

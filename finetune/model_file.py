@@ -51,7 +51,9 @@ class Model:
     operating_points: dict[str, Any] = field(default_factory=dict)  # thresholds of `prob_<class>`, chosen on val
     selective: dict[str, Any] = field(default_factory=dict)  # how sure is sure enough, chosen on val
     conformal: Conformal | None = None  # fitted on val; `predict` then adds the sets
-    _typical: tuple[FeatureGaussian | None, str] | None = field(default=None, init=False, repr=False, compare=False)
+    _feature_gaussian: tuple[FeatureGaussian | None, str] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     @property
     def weights_hash(self) -> str:
@@ -79,16 +81,16 @@ class Model:
         return decision_thresholds(self.operating_points, self.classes) if self.kind == "multilabel" else {}
 
     @property
-    def typical(self) -> tuple[FeatureGaussian | None, str]:
+    def feature_gaussian(self) -> tuple[FeatureGaussian | None, str]:
         """What is typical of the model's own images, from the file beside it; else None and the reason."""
         if self.path is None:
             return None, "the model has not been saved"
-        if self._typical is None:
+        if self._feature_gaussian is None:
             known, reason = novelty.read(self.path.parent, self.weights_hash)
-            if known is not None and (n := len(known.usual)) < novelty.MIN_VAL_IMAGES:
+            if known is not None and (n := len(known.val_distances)) < novelty.MIN_VAL_IMAGES:
                 reason = f"{novelty.FILE} is of {n} validation images, {novelty.MIN_VAL_IMAGES} are needed"
-            self._typical = (None if reason else known), reason
-        return self._typical
+            self._feature_gaussian = (None if reason else known), reason
+        return self._feature_gaussian
 
     def predict(
         self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
@@ -130,21 +132,21 @@ class Model:
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        typical, _ = self.typical
+        gaussian, _ = self.feature_gaussian
         bad: dict[int, str] = {}
         _, answers = inference.predict(
             self.network,
             self._batches(images, batch_size, bad, progress or (lambda done, total: None)),
             inference.best_device(device),
-            inference.with_distances(self.network, typical),
+            inference.with_distances(self.network, gaussian),
         )
         readable = [row for row in range(len(names)) if row not in bad]
-        answers = answers.reshape(len(readable), len(self.classes) + (typical is not None))
+        answers = answers.reshape(len(readable), len(self.classes) + (gaussian is not None))
         logits = answers[:, : len(self.classes)]
         columns = pd.DataFrame(self._columns(logits), index=readable)
-        if typical is not None:
-            columns["novelty"] = typical.percentile(answers[:, -1]).astype(float)
-            columns["unusual"] = np.where(typical.unusual(answers[:, -1]), "yes", "no")
+        if gaussian is not None:
+            columns["novelty"] = gaussian.percentile(answers[:, -1]).astype(float)
+            columns["unusual"] = np.where(gaussian.unusual(answers[:, -1]), "yes", "no")
         table = columns.reindex(range(len(names)))
         table.insert(0, "path", pd.Series(names, dtype=str))
         return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
@@ -169,7 +171,7 @@ class Model:
         for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
-                pixels = read_image(image, self.preprocessing.enough) if path else as_image(image)
+                pixels = read_image(image, self.preprocessing.min_decode_side) if path else as_image(image)
             except BadImage as error:
                 bad[row] = error.reason
                 continue
@@ -295,7 +297,7 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
         FinetuneError: the path and what is wrong.
     """
     try:
-        text = own_file.text_of(metadata)
+        text = own_file.header_text(metadata)
         header = None if text is None else own_file.read(Header, text)
     except FinetuneError as error:
         raise FinetuneError(f"model={path} {error}") from None

@@ -40,7 +40,7 @@ class Phase:
 class PartState:
     """What one part does in one epoch."""
 
-    learns: bool
+    trainable: bool
     rate: float
     norms: str
 
@@ -135,7 +135,7 @@ class Plan:
                 "Add new (all parts that start from random weights) to the train=[...] of a phase."
             )
 
-    def never_learns(self, parts: Sequence[str], new: Sequence[str] | None = None) -> list[str]:
+    def never_trained(self, parts: Sequence[str], new: Sequence[str] | None = None) -> list[str]:
         """The parts that no phase trains."""
         learning = {part for phase in self.phases.values() for part in expand(phase.train, parts, "train", new)}
         return [part for part in parts if part not in learning]

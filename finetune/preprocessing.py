@@ -88,7 +88,7 @@ class Preprocessing:
         return math.floor(self.image_size / self.crop_fraction)  # floor: as timm, 224 / 0.95 -> 235
 
     @property
-    def enough(self) -> int:
+    def min_decode_side(self) -> int:
         """Shorter side, in pixels, that a JPEG needs to be decoded at: with three times the pixels the resizing filter
         has all it looks at, and the difference to full size is about one gray level."""
         return 3 * self.stored_size

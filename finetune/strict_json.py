@@ -13,9 +13,9 @@ from finetune.errors import FinetuneError
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 16 * 2**20
+MAX_CHARACTERS = 16 * 2**20
 """Longest text that is parsed."""
-MOST_VALUES = 500_000
+MAX_VALUES = 500_000
 """Most values in a text, counted by its commas; each takes half a kilobyte where it is not what it must be."""
 
 
@@ -26,10 +26,10 @@ def read(kind: type[T], text: str) -> T:
         FinetuneError: too long, no JSON, nested too deeply, or a value that is missing, unknown, of another type or out
             of its bounds.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise FinetuneError(f"it is {len(text):,} characters long, more than the {MOST_CHARACTERS:,} that are read.")
-    if text.count(",") > MOST_VALUES:
-        raise FinetuneError(f"it holds more than the {MOST_VALUES:,} values that are read.")
+    if len(text) > MAX_CHARACTERS:
+        raise FinetuneError(f"it is {len(text):,} characters long, more than the {MAX_CHARACTERS:,} that are read.")
+    if text.count(",") > MAX_VALUES:
+        raise FinetuneError(f"it holds more than the {MAX_VALUES:,} values that are read.")
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:

@@ -9,7 +9,7 @@ from hydra.utils import get_object
 
 from finetune.errors import FinetuneError
 
-OWN = {
+PROJECT_NAMES = {
     "finetune.data.sources.chestxray.ChestXray",
     "finetune.data.sources.chexpert.CheXpert",
     "finetune.data.sources.csv_table.CsvTable",
@@ -59,7 +59,7 @@ def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
     """
     trusted = any(name == module or name.startswith(f"{module}.") for module in trust)
     prefix = next((p for p in LIBRARIES if name.startswith(p)), None)
-    if name in UNSAFE or not (name in OWN or prefix or trusted):
+    if name in UNSAFE or not (name in PROJECT_NAMES or prefix or trusted):
         raise FinetuneError(
             f"{where}={name} is not something a configuration may build. If it is your own code, "
             f"type trust=[{name.rpartition('.')[0]}] to allow it."
@@ -68,7 +68,7 @@ def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
         found = get_object(name)
     except (ImportError, ValueError, AttributeError):
         raise FinetuneError(f"{where}={name} does not exist in what is installed.") from None
-    if not (trusted or name in OWN) and prefix:
+    if not (trusted or name in PROJECT_NAMES) and prefix:
         base = get_object(LIBRARIES[prefix])
         if not (inspect.isclass(found) and issubclass(found, base)):
             raise FinetuneError(f"{where}={name} is not a {base.__name__}; only these may be built from there.")

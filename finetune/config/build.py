@@ -51,14 +51,14 @@ def check(config: Mapping[str, Any]) -> Settings:
     for kind in ("multilabel", "multiclass"):
         make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
     schedule(settings)
-    check_type("optimizer", _one_number(settings), torch.optim.Optimizer)
+    check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)
     assessment(settings)
     extra_callbacks(settings, "val/auroc")
     return settings
 
 
-def _one_number(settings: Settings) -> Any:
+def _optimizer_of_one_number(settings: Settings) -> Any:
     """The optimizer of one number: torch checks its own settings, and says what is wrong."""
     try:
         return optimizer(settings)([torch.nn.Parameter(torch.zeros(1))])

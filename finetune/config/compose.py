@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.config import build
 from finetune.config.allowed import import_trusted
 from finetune.config.overrides import (
+    add_force_prefix,
     as_yaml,
     choices,
     compose,
@@ -25,7 +26,6 @@ from finetune.config.overrides import (
     conf_dir,
     config_dirs,
     decoded,
-    opened,
     parse,
     search_path,
 )
@@ -40,7 +40,7 @@ DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
 CHECKED = ("fit", "preview")
 """Jobs whose whole configuration is checked before anything is read."""
-ADOPTING = ("evaluate", "explain")
+JOBS_REUSING_DATA = ("evaluate", "explain")
 """Jobs that read the data of the run whose model they take, where no other data are named."""
 
 
@@ -125,7 +125,7 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
-    words = _with_own_group(opened(words), sweep=sweep)
+    words = add_data_group(add_force_prefix(words), sweep=sweep)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
@@ -135,18 +135,18 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     return words
 
 
-def _with_own_group(words: list[str], *, sweep: bool) -> list[str]:
+def add_data_group(words: list[str], *, sweep: bool) -> list[str]:
     """For job=evaluate or explain without data=: the group of the run's own data set, so that its keys can be typed."""
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
-    if parsed.get("job") not in ADOPTING or "data" in parsed:
+    if parsed.get("job") not in JOBS_REUSING_DATA or "data" in parsed:
         return words
     config = compose([w for w in words if not w.lstrip("+").startswith("data.")], sweep=sweep)
-    data = own_data(config)
-    group = None if data is None else _group_of(data)
+    data = data_of_run(config)
+    group = None if data is None else data_group(data)
     return words if group is None else [*words, f"data={group}"]
 
 
-def _group_of(data: dict[str, Any]) -> str | None:
+def data_group(data: dict[str, Any]) -> str | None:
     """The file of conf/data that a run's data settings came from: by their name, else by their source."""
     names = choices()["data"]
     if data["name"] in names:
@@ -159,20 +159,20 @@ def _group_of(data: dict[str, Any]) -> str | None:
     return None
 
 
-def own_data(config: DictConfig) -> dict[str, Any] | None:
+def data_of_run(config: DictConfig) -> dict[str, Any] | None:
     """The data settings of the run whose model is to be evaluated; None for a model file by itself."""
     run = RunFolder(Path(str(config.model)))
     return run.read_config()["data"] if run.config.is_file() else None
 
 
-def adopt_data(config: DictConfig, words: list[str]) -> None:
+def inherit_data(config: DictConfig, words: list[str]) -> None:
     """Where no data set was typed, evaluate a run on its own: its settings, with what was typed on top."""
-    data = own_data(config)
+    data = data_of_run(config)
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
         return
     kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
-    if _group_of(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
+    if data_group(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
         shared = {key: config.data[key] for key in config.data if key in shared_keys()}
         OmegaConf.update(config, "data", {**shared, **data}, merge=False, force_add=True)
     adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
@@ -184,7 +184,7 @@ def adopt_data(config: DictConfig, words: list[str]) -> None:
             raise FinetuneError(f"{key}={value} does not go with the {ours} of the run {config.model}.") from None
 
 
-class _Ended(BaseException):
+class _JobFailed(BaseException):
     """Carries an error past Hydra, which would print the whole list of overrides over any Exception."""
 
     def __init__(self, error: FinetuneError):
@@ -192,7 +192,7 @@ class _Ended(BaseException):
         self.error = error
 
 
-def tidy(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """Remove the folder of a run that ended before it wrote anything, and those of outputs/ that were made for it."""
     if folder.resolve() == Path.cwd():
         return
@@ -228,16 +228,16 @@ def run(
     def job(config: DictConfig, folder: Path) -> None:
         mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         try:
-            if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
-                chose = any(override.key_or_group == "data" for override in parse(opened(typed)))
-                given = mine if multirun else opened(mine)  # Hydra has the words of a sweep opened
-                adopt_data(config, given if chose else [word for word in given if not word.startswith("data=")])
+            if config.job in JOBS_REUSING_DATA:  # in a sweep Hydra's words have the group that `expand` added
+                chose = any(override.key_or_group == "data" for override in parse(add_force_prefix(typed)))
+                given = mine if multirun else add_force_prefix(mine)  # Hydra has the words of a sweep opened
+                inherit_data(config, given if chose else [word for word in given if not word.startswith("data=")])
             resolved = plain(config)
             if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
                 build.check(resolved)
             run_job(resolved, folder, mine)
         except FinetuneError:
-            tidy(folder)
+            remove_if_empty(folder)
             raise
 
     at_work = False
@@ -253,7 +253,7 @@ def run(
         try:
             job(config, folder)
         except FinetuneError as error:
-            raise _Ended(error) from None
+            raise _JobFailed(error) from None
 
     if sweep is not None:
         sweep.register()
@@ -263,7 +263,7 @@ def run(
     try:
         with around or nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
-    except _Ended as ended:
+    except _JobFailed as ended:
         raise ended.error from None
     except OSError as error:
         if at_work:

@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError, one_of
 
 POLICIES = ("data.uncertain", "data.missing")
 """Mappings finding -> policy, where a policy alone means `default`."""
-OPEN = (
+FREE_KEYS = (
     *POLICIES,
     "data.sources",
     "data.map",
@@ -40,7 +40,7 @@ ENCODED = "__utf8_"
 """Begins a key of an open mapping that Hydra's grammar has no word for, such as a class name with a space."""
 
 
-def half_where_fast() -> str:
+def fast_precision() -> str:
     """bf16-mixed on a CPU with AMX tiles and on a GPU that has the type; 32-true elsewhere, where it gains nothing."""
     import torch
 
@@ -50,7 +50,7 @@ def half_where_fast() -> str:
     return "bf16-mixed" if cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text() else "32-true"
 
 
-OmegaConf.register_new_resolver("half_where_fast", half_where_fast, replace=True)
+OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 
 
 def conf_dir() -> Path:
@@ -112,7 +112,7 @@ def parse(overrides: list[str]) -> list[Override]:
     return parsed
 
 
-def opened(words: list[str]) -> list[str]:
+def add_force_prefix(words: list[str]) -> list[str]:
     """The words with Hydra's ++ before the keys of OPEN mappings, where data.uncertain=one means its `default`."""
     words = [_encoded(word) for word in words]
     ready = []
@@ -121,8 +121,8 @@ def opened(words: list[str]) -> list[str]:
         if key in POLICIES and isinstance(value, str):
             word = word.replace(key, f"{key}.default", 1)
         elif not override.is_add() and not override.is_force_add() and not override.is_delete():
-            inside = any(key.startswith(f"{name}.") for name in OPEN)
-            word = f"++{word}" if inside or (key in OPEN and isinstance(value, dict)) else word
+            inside = any(key.startswith(f"{name}.") for name in FREE_KEYS)
+            word = f"++{word}" if inside or (key in FREE_KEYS and isinstance(value, dict)) else word
         ready.append(word)
     return ready
 
@@ -130,7 +130,7 @@ def opened(words: list[str]) -> list[str]:
 def _encoded(word: str) -> str:
     """A mapping for an OPEN key, typed as YAML with keys that Hydra's grammar lacks, in words that it has."""
     key, separator, text = word.partition("=")
-    if key.lstrip("+") not in OPEN or not text.startswith("{"):
+    if key.lstrip("+") not in FREE_KEYS or not text.startswith("{"):
         return word
     try:
         OverridesParser.create().parse_override(word)
@@ -156,7 +156,7 @@ def _grammar(value: Any) -> str:
 
 def decoded(config: DictConfig) -> DictConfig:
     """The configuration with the keys of OPEN mappings as they were typed."""
-    for name in OPEN:
+    for name in FREE_KEYS:
         node = OmegaConf.select(config, name)
         if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
             plain = OmegaConf.to_container(node, resolve=False)
@@ -180,7 +180,7 @@ def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
     Raises:
         FinetuneError: a group, choice or key that does not exist, or a word that is not key=value.
     """
-    overrides = opened(overrides)
+    overrides = add_force_prefix(overrides)
     parsed = parse(overrides)
     words = []
     for word, override in zip(overrides, parsed, strict=True):
@@ -203,7 +203,7 @@ def _without_sweeps(overrides: list[str], parsed: list[Override]) -> list[str]:
 def composed(words: list[str]) -> DictConfig:
     parsed = parse(words)
     _check_groups(parsed)
-    _check_open(words, parsed)
+    _check_free_keys(words, parsed)
     running = GlobalHydra.instance().hydra  # inside a job Hydra is at work already and would refuse
     GlobalHydra.instance().clear()
     try:
@@ -220,7 +220,7 @@ def _check_groups(parsed: list[Override]) -> None:
     for override in parsed:
         key, value = override.key_or_group, override.value()
         first = str(key).split(".")[0].split("@")[0]
-        if override.is_add() and not _is_open(override) and (first == "data" or first not in {*groups, "hydra"}):
+        if override.is_add() and not _is_free_key(override) and (first == "data" or first not in {*groups, "hydra"}):
             raise FinetuneError(f"{override.input_line!r}: no key can be added there, nothing would read it.")
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
@@ -230,18 +230,18 @@ def _check_groups(parsed: list[Override]) -> None:
                     raise one_of(key, "null" if chosen is None else chosen, groups[key])
 
 
-def _is_open(override: Override) -> bool:
-    return any(f"{override.key_or_group}.".startswith(f"{name}.") for name in OPEN)
+def _is_free_key(override: Override) -> bool:
+    return any(f"{override.key_or_group}.".startswith(f"{name}.") for name in FREE_KEYS)
 
 
-def _check_open(words: list[str], parsed: list[Override]) -> None:
+def _check_free_keys(words: list[str], parsed: list[Override]) -> None:
     """What is written into an open mapping must find it in the configuration: nothing else would read it."""
-    mine = [override for override in parsed if _is_open(override)]
+    mine = [override for override in parsed if _is_free_key(override)]
     if not mine:
         return
     others = composed([word for word, override in zip(words, parsed, strict=True) if override not in mine])
     for override in mine:
-        name = next(open_name for open_name in OPEN if f"{override.key_or_group}.".startswith(f"{open_name}."))
+        name = next(open_name for open_name in FREE_KEYS if f"{override.key_or_group}.".startswith(f"{open_name}."))
         if OmegaConf.select(others, name, default="absent") == "absent":
             raise FinetuneError(f"{_typed(override)!r}: there is no key {name} here.{_having(name)}")
         if isinstance(override.value(), list) and name == override.key_or_group and name != "data.sources":

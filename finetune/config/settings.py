@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from finetune.config.values import unknown_key, wanted
+from finetune.config.values import type_error_of, unknown_key
 from finetune.data.loading.sampling import SAMPLERS
 from finetune.errors import FinetuneError, one_of
 
@@ -268,7 +268,7 @@ def _explained(error: ValidationError, group: type[BaseModel], config: Mapping[s
     first = error.errors()[0]
     if isinstance(cause := first.get("ctx", {}).get("error"), FinetuneError):
         return cause
-    path, value, known = _place(first["loc"], group, config)
+    path, value, known = _locate(first["loc"], group, config)
     key, kind = ".".join(path), first["type"]
     if kind == "extra_forbidden":
         return unknown_key(".".join(path[:-1]), path[-1], value, known)
@@ -282,10 +282,10 @@ def _explained(error: ValidationError, group: type[BaseModel], config: Mapping[s
     bounds["less_than"] = bounds["greater_than"]
     if kind in bounds:
         return FinetuneError(f"{key}={value} {bounds[kind].format(**first['ctx'])}.")
-    return wanted(key, value, of_key)
+    return type_error_of(key, value, of_key)
 
 
-def _place(location: tuple[int | str, ...], group: Any, config: Mapping[str, Any]) -> tuple[list[str], Any, list[str]]:
+def _locate(location: tuple[int | str, ...], group: Any, config: Mapping[str, Any]) -> tuple[list[str], Any, list[str]]:
     """The dotted key of an error, its value, and the keys known beside it."""
     path: list[str] = []
     value: Any = config

@@ -17,7 +17,7 @@ from finetune.config.overrides import parse
 from finetune.errors import FinetuneError
 from finetune.runs.folder import RunFolder
 
-LONGEST = 80  # characters of a folder's name after its number
+MAX_NAME_LENGTH = 80  # characters of a folder's name after its number
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Sweep:
 
     def folder_name(self, number: int, overrides: list[str]) -> str:
         """`0_seed_1`: the run's number and what sets it apart, in letters that any path and override may hold."""
-        text = re.sub(r"[^\w.+-]+", "_", "_".join(self.differing(overrides))).strip("_")[:LONGEST]
+        text = re.sub(r"[^\w.+-]+", "_", "_".join(self.differing(overrides))).strip("_")[:MAX_NAME_LENGTH]
         return f"{number}_{text}" if text else str(number)
 
     def register(self) -> None:
@@ -94,7 +94,11 @@ class Sweep:
         fits = [o.folder for o in self.outcomes if o.job == "fit" and o.error is None]
         if len(fits) > 1:
             whole = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
-            runs = str(shown(fits[0].parent)) if whole else f"[{','.join(str(shown(path)) for path in fits)}]"
+            runs = (
+                str(relative_to_cwd(fits[0].parent))
+                if whole
+                else f"[{','.join(str(relative_to_cwd(path)) for path in fits)}]"
+            )
             print(f"compare them: python -m finetune job=compare {shlex.quote(f'runs={runs}')}", flush=True)
         if failed := [o for o in self.outcomes if o.error is not None]:
             reasons = "".join(f"\n  {self.title(o)}: {o.error}" for o in failed)
@@ -106,7 +110,7 @@ class Sweep:
         for outcome in self.outcomes:
             told = {} if outcome.error is not None else headline(outcome.folder)
             cells = ["failed"] if outcome.error is not None else [told.get(column, "-") for column in columns]
-            rows.append([str(shown(outcome.folder)), outcome.label or "-", *cells])
+            rows.append([str(relative_to_cwd(outcome.folder)), outcome.label or "-", *cells])
         widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
@@ -132,7 +136,7 @@ def headline(folder: Path) -> dict[str, str]:
     return told
 
 
-def shown(folder: Path) -> Path:
+def relative_to_cwd(folder: Path) -> Path:
     """A folder as a command would name it: from the working directory where it lies below."""
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder

@@ -16,7 +16,7 @@ from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-GIVEN = {
+SET_BY_RUN = {
     "callbacks": "callbacks.extra takes yours, by name.",
     "default_root_dir": "the run folder is hydra.run.dir.",
     "enable_checkpointing": "a run has its checkpoints; see callbacks.keep_all_checkpoints.",
@@ -37,7 +37,7 @@ def check(trainer: TrainerSettings) -> None:
     """
     arguments = trainer.arguments
     check_call("trainer", arguments, L.Trainer)
-    for key, instead in GIVEN.items():
+    for key, instead in SET_BY_RUN.items():
         if arguments.get(key) is not None:
             raise FinetuneError(f"trainer.{key}={arguments[key]} cannot be set: {instead}")
     if trainer.accelerator not in ACCELERATORS:

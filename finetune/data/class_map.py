@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune.data.findings import same
+from finetune.data.findings import same_finding
 from finetune.data.table import SampleTable
 from finetune.data.targets import types_in_words
 from finetune.errors import FinetuneError, one_of
 
-LEAST_SHORT = 3  # letters of a short form that may stand for a longer name in a proposal: mel, melanoma
+MIN_SHORT_FORM = 3  # letters of a short form that may stand for a longer name in a proposal: mel, melanoma
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def match(
     if kind == known_kind == "multilabel":
         free = [value for value in known if value not in taken]
         for value in free:
-            alike = [name for name in classes if same(name, value) and name not in found]
+            alike = [name for name in classes if same_finding(name, value) and name not in found]
             if len(alike) == 1:
                 found[alike[0]] = [value]
     notes = [
@@ -94,7 +94,7 @@ def match(
     return Matched({name: found[name] for name in classes if name in found}, notes)
 
 
-def in_classes_of(table: SampleTable, classes: Sequence[str], kind: str, given: Any = None) -> SampleTable:
+def to_model_classes(table: SampleTable, classes: Sequence[str], kind: str, given: Any = None) -> SampleTable:
     """The table in a model's classes: those that it does not label are unknown, not negative.
 
     Of a multiclass model asked about findings the classes that match are left, as findings: each is scored by its own
@@ -150,9 +150,9 @@ def proposals(classes: Sequence[str], known: Sequence[str]) -> dict[str, list[st
     found: dict[str, list[str]] = {}
     free = list(known)
     for alike in (
-        lambda a, b: same(a, b) or key(a) == key(b),
+        lambda a, b: same_finding(a, b) or key(a) == key(b),
         lambda a, b: (
-            min(len(key(a)), len(key(b))) >= LEAST_SHORT and (key(a).startswith(key(b)) or key(b).startswith(key(a)))
+            min(len(key(a)), len(key(b))) >= MIN_SHORT_FORM and (key(a).startswith(key(b)) or key(b).startswith(key(a)))
         ),
     ):
         for name in classes:

@@ -8,10 +8,10 @@ from typing import Any
 
 from finetune.errors import FinetuneError, one_of
 
-MOST_NUMBERS = 10  # distinct whole numbers that are taken for classes unasked: grades 0 to 4, types 1 to 7, digits
-MOST_NAMES = 20  # names that are taken for classes unasked, however few images there are
-TYPES = ("class",)
-LATER = ("number", "grade")  # types of targets that nothing learns yet
+MAX_NUMBERS = 10  # distinct whole numbers that are taken for classes unasked: grades 0 to 4, types 1 to 7, digits
+MAX_NAMES = 20  # names that are taken for classes unasked, however few images there are
+LABEL_TYPES = ("class",)
+UNSUPPORTED_TYPES = ("number", "grade")  # types of targets that nothing learns yet
 
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
@@ -49,14 +49,14 @@ def doubt(names: Collection[str], images: int) -> str:
 def _as_numbers(names: Collection[str]) -> str:
     numbers = sorted(_number(name) for name in names if is_number(name))
     decimals = any(value % 1 for value in numbers)
-    if len(numbers) <= MOST_NUMBERS and not decimals:
+    if len(numbers) <= MAX_NUMBERS and not decimals:
         return ""
     kind = "decimals" if decimals else "whole numbers"
     return f"{len(numbers):,} distinct numbers from {numbers[0]:g} to {numbers[-1]:g} ({kind})"
 
 
 def _as_texts(names: Collection[str], images: int) -> str:
-    if len(names) <= MOST_NAMES or 2 * len(names) <= images:
+    if len(names) <= MAX_NAMES or 2 * len(names) <= images:
         return ""
     shown = ", ".join(repr(name[:40]) for name in sorted(names)[:3])
     return f"{len(names):,} distinct texts in {images:,} images, e.g. {shown}"
@@ -64,13 +64,13 @@ def _as_texts(names: Collection[str], images: int) -> str:
 
 def check_type(label_type: Any, label: Any) -> None:
     """Refuse a data.label_type that does not exist, or not yet."""
-    if label_type in LATER:
+    if label_type in UNSUPPORTED_TYPES:
         raise FinetuneError(
             f"data.label_type={label_type}: nothing here learns a {label_type} yet, only classes and findings. Sort "
             f"data.label={label} into a few ranges, in a column of names, or type data.label_type=class."
         )
-    if label_type is not None and label_type not in TYPES:
-        raise one_of("data.label_type", label_type, TYPES)
+    if label_type is not None and label_type not in LABEL_TYPES:
+        raise one_of("data.label_type", label_type, LABEL_TYPES)
 
 
 def check_classes(label: str, names: Collection[str], images: int, label_type: str | None) -> None:

@@ -65,12 +65,14 @@ def canonical(name: str) -> str:
     return _NAMES.get(_key(name), name)
 
 
-def same(one: str, other: str) -> bool:
+def same_finding(one: str, other: str) -> bool:
     """Whether two names mean the same finding."""
     return _key(canonical(one)) == _key(canonical(other))
 
 
-def chosen(asked: Sequence[str] | str | None, known: Sequence[str], default: Iterable[str] | None = None) -> list[str]:
+def select_findings(
+    asked: Sequence[str] | str | None, known: Sequence[str], default: Iterable[str] | None = None
+) -> list[str]:
     """data.findings in the set's own spelling of them: all (or `default`) where nothing was asked.
 
     Raises:
@@ -80,7 +82,7 @@ def chosen(asked: Sequence[str] | str | None, known: Sequence[str], default: Ite
         return list(known if default is None else default)
     names = []
     for finding in [asked] if isinstance(asked, str) else asked:
-        name = next((n for n in known if same(n, str(finding))), None)
+        name = next((n for n in known if same_finding(n, str(finding))), None)
         if name is None:
             raise one_of("data.findings", finding, known)
         names.append(name)
@@ -97,7 +99,7 @@ def check_one_truth(columns: Iterable[object], listing: str, findings: Iterable[
     """
     named = list(findings)
     for column in map(str, columns):
-        if finding := next((name for name in named if same(column, name)), None):
+        if finding := next((name for name in named if same_finding(column, name)), None):
             raise FinetuneError(
                 f"{file} has a column {listing!r} and a column {column!r}: which of them is the truth about {finding} "
                 "is not clear. Remove or rename one of them."

@@ -1,6 +1,6 @@
 """Marks of a label table (1, 0, -1 uncertain, blank) and the policies that turn them into targets, per finding.
 
-`read_marks` is the one rule for what a cell says, wherever a table of labels is read.
+`read_raw_labels` is the one rule for what a cell says, wherever a table of labels is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import same
+from finetune.data.findings import same_finding
 from finetune.errors import FinetuneError, one_of
 
 Policies = str | dict[str, Any]
@@ -69,7 +69,9 @@ def policies(setting: str, given: Policies, findings: Sequence[str] | None) -> l
         return []
     of: dict[str, Policy] = {}
     for name, policy in parsed.items():
-        finding = next((f for f in findings if f == name), None) or next((f for f in findings if same(f, name)), None)
+        finding = next((f for f in findings if f == name), None) or next(
+            (f for f in findings if same_finding(f, name)), None
+        )
         if finding is None:
             near = difflib.get_close_matches(name, findings, n=1)
             hint = f" Did you mean {setting}.{near[0]}?" if near else ""
@@ -80,7 +82,7 @@ def policies(setting: str, given: Policies, findings: Sequence[str] | None) -> l
     return [of.get(finding, default) for finding in findings]
 
 
-def settle(
+def apply_policies(
     marks: np.ndarray,
     paths: Sequence[str],
     findings: Sequence[str],
@@ -109,7 +111,7 @@ def settle(
     return targets
 
 
-def read_marks(column: pd.Series, file: Path | str, hint: str = "", *, soft: bool = True) -> np.ndarray:  # -> (N,)
+def read_raw_labels(column: pd.Series, file: Path | str, hint: str = "", *, soft: bool = True) -> np.ndarray:  # -> (N,)
     """A column of text, numbers or booleans as marks: 1 (also true, yes), 0 (false, no), -1, NaN for blanks and, where
     `soft`, values between 0 and 1. Row i of a file is its line i + 2.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable, missing
 from finetune.errors import FinetuneError
 
@@ -57,10 +57,10 @@ def assign_splits(
     names = [name for name in SPLITS if name in cut]
     whole = "patient" if table.has_patients else "image"
     said = f"No {' and '.join(names)} split is given: it is cut from train by {whole} (data.seed={seed})."
-    return replace(table.with_split(column, [said]), drawn=("train", *names))
+    return replace(table.with_split(column, [said]), generated_splits=("train", *names))
 
 
-def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
+def keep_copies_together(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
     """The table with copies of one image in one split, where the border between their splits was drawn here.
 
     `copies`: pairs of rows that show the same image. Patients that share one stay together, and go to train if one
@@ -68,7 +68,7 @@ def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
     """
     splits, patients = (table.frame[column].to_numpy(object).copy() for column in ("split", "patient"))
     moved: set[int] = set()
-    pairs = [(i, j) for i, j in copies if {splits[i], splits[j]} <= set(table.drawn)]
+    pairs = [(i, j) for i, j in copies if {splits[i], splits[j]} <= set(table.generated_splits)]
     rows_of: dict[object, list[int]] = {patients[row]: [] for pair in pairs for row in pair}
     for row, patient in enumerate(patients):
         if patient in rows_of:
@@ -77,7 +77,7 @@ def mend(table: SampleTable, copies: Iterable[tuple[int, int]]) -> SampleTable:
         for i, j in torn:  # a move may tear another pair, so once more until all are whole
             to = min(splits[i], splits[j], key=SPLITS.index)
             for row in rows_of[patients[i]] + rows_of[patients[j]]:
-                if splits[row] != to and splits[row] in table.drawn:
+                if splits[row] != to and splits[row] in table.generated_splits:
                     splits[row] = to
                     moved.add(row)
     if not moved:
@@ -94,14 +94,16 @@ def _draw_all(
     everyone = np.arange(len(table))
     if fold is None:
         drawn = table.with_split(_draw(table, everyone, {"test": test, "val": val, "train": 1 - val - test}, seed))
-        return replace(drawn, drawn=SPLITS)
+        return replace(drawn, generated_splits=SPLITS)
     assert folds is not None  # checked
     part = _draw(table, everyone, {str(i): 1 / folds for i in range(folds)}, seed)
     column = np.where(part == str(fold), "test", "train").astype(object)
     if val > 0:
         rest = np.flatnonzero(column == "train")
         column[rest] = _draw(table, rest, {"val": val, "train": 1 - val}, seed, fold)
-    return replace(table.with_split(column, [f"Fold {fold} (from 0) of {folds} is the test split."]), drawn=SPLITS)
+    return replace(
+        table.with_split(column, [f"Fold {fold} (from 0) of {folds} is the test split."]), generated_splits=SPLITS
+    )
 
 
 def _check(val: float, test: float, folds: int | None, fold: int | None) -> None:
@@ -118,7 +120,7 @@ def _check(val: float, test: float, folds: int | None, fold: int | None) -> None
 def _draw(table: SampleTable, rows: np.ndarray, parts: dict[str, float], seed: int, *salt: int) -> np.ndarray:
     """A part's name for each of the rows, whole patients at a time."""
     parts = {name: share for name, share in parts.items() if share > 0}
-    strata = table.drawn_by()
+    strata = table.split_strata()
     patients = table.frame["patient"].to_numpy(object) if strata.patients is None else strata.patients
     number = len(np.unique(table.frame["patient"].to_numpy(object)[rows].astype(str)))
     if number < len(parts):
@@ -133,7 +135,8 @@ def _draw(table: SampleTable, rows: np.ndarray, parts: dict[str, float], seed: i
         drawn[of_set] = _draw_set(strata.labels[rows[of_set]], patients[rows[of_set]], list(parts.values()), seed, salt)
     if lacking := [name for i, name in enumerate(parts) if not (drawn == i).any()]:
         raise FinetuneError(
-            f"table {table.name}: no patient is left for {some(lacking)}; give it a larger fraction or more patients."
+            f"table {table.name}: no patient is left for {shorten(lacking)}; "
+            "give it a larger fraction or more patients."
         )
     return np.array(list(parts), dtype=object)[drawn]
 
@@ -144,7 +147,7 @@ def _draw_set(
     """The number of a part for each row of one data set."""
     ids, patient = np.unique(patients.astype(str), return_inverse=True)
     places = np.array([place(name, seed, *salt) for name in ids])
-    return deal(_counts(labels, patient, len(ids)), np.bincount(patient), shares, places)[patient]
+    return stratified_group_split(_counts(labels, patient, len(ids)), np.bincount(patient), shares, places)[patient]
 
 
 def place(patient: str, seed: int, *salt: int) -> float:
@@ -162,7 +165,7 @@ def _counts(labels: np.ndarray, patient: np.ndarray, patients: int) -> np.ndarra
     return counts
 
 
-def deal(
+def stratified_group_split(
     counts: np.ndarray, sizes: np.ndarray, shares: list[float], places: np.ndarray
 ) -> np.ndarray:  # (G, L), (G,), (P,), (G,) -> (G,)
     """Deal groups of rows to parts so that every part gets its share of every label: index of a part for each group.

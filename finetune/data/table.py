@@ -15,8 +15,8 @@ from finetune.data.targets import (
     ANNOTATED,
     COLUMNS,
     NO_CLASSES,
-    OF_KIND,
-    OTHERS,
+    OTHER_TYPES,
+    TYPE_OF_KIND,
     annotation_strata,
     column_strata,
     wrong_values,
@@ -68,7 +68,7 @@ class SampleTable:
     """What the source wants said, in sentences."""
     synthetic: bool = False
     """Made-up images: every report says so."""
-    drawn: tuple[str, ...] = ()
+    generated_splits: tuple[str, ...] = ()
     """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
     strata: Strata | None = None
     """What splits are drawn by; None where the targets are all that the data set knows."""
@@ -89,7 +89,7 @@ class SampleTable:
     @property
     def target_types(self) -> dict[str, str]:
         """Name -> type of every target, the classes first: see data/targets.py."""
-        return {**{name: OF_KIND.get(self.kind, self.kind) for name in self.classes}, **self.other_targets}
+        return {**{name: TYPE_OF_KIND.get(self.kind, self.kind) for name in self.classes}, **self.other_targets}
 
     @property
     def paths(self) -> list[str]:
@@ -100,7 +100,7 @@ class SampleTable:
         """Where the image of a row lies."""
         return self.root / self.frame["path"].iloc[row]
 
-    def drawn_by(self) -> Strata:
+    def split_strata(self) -> Strata:
         """What splits are drawn by: `strata`, or the classes; and the other targets, by value, quantile or label."""
         strata = self.strata or Strata(np.nan_to_num(self.targets()[:, : len(self.classes)]) >= 0.5)
         if not self.other_targets:
@@ -189,8 +189,8 @@ class SampleTable:
         for name, target_type in self.other_targets.items():
             if not isinstance(name, str) or not name.strip() or name in self.classes:
                 raise FinetuneError(f"table {self.name}: target {name!r} must have a name of its own.")
-            if target_type not in OTHERS:
-                raise one_of(f"table {self.name}: the type of target {name}", target_type, OTHERS)
+            if target_type not in OTHER_TYPES:
+                raise one_of(f"table {self.name}: the type of target {name}", target_type, OTHER_TYPES)
             if target_type in ANNOTATED and not any(
                 isinstance(entry, ANNOTATED[target_type]) for entry in self.annotations.get(name, ())
             ):

@@ -97,7 +97,7 @@ def explain(
     names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
     inputs, sizes = [], []
     for image in images:
-        pixels, size = _read(image, preprocessing.enough)
+        pixels, size = _read(image, preprocessing.min_decode_side)
         sizes.append(size)
         inputs.append(preprocessing.crop(preprocessing.resize(pixels)))
     target_device = best_device(device)

@@ -41,7 +41,7 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
         run.begin(settings.resolved, words)
     table, images, _ = prepare.images(settings.data, table, model.preprocessing, say, run if first else None)
     data = prepare.batches(settings.data, settings.seed, table, images, model.preprocessing)
-    met = known_images.again(model, table, images, data.rows(wanted))
+    met = known_images.find(model, table, images, data.rows(wanted))
     too_good = met.stop(split, settings.data.audit.on_leak)
     with ranks.launched(settings.resolved, run.path):
         answers = scoring.answers_of(model, table)
@@ -51,7 +51,7 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
     run.note(model=scoring.about(settings.model, model), data=data_facts(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
     fitted, notes = scoring.shipped(model, table.kind)
-    if split == "val" and ("val" in met.images or not met.known):
+    if split == "val" and ("val" in met.sentences or not met.known):
         fitted, notes = FittedOnVal(), []  # val is what they know
     opened = scoring.count_opening(model, table.name, written, met, words, say)
     told = assessment.score(written, fitted, seed=settings.seed, prevalence=prevalence)

@@ -45,7 +45,7 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         run.go_on(settings.resolved, words)
         say(f"going on in {run}")
     if first and not (recorded and run.samples.is_file()):
-        known_images.keep(run, table, images)
+        known_images.write_samples(run, table, images)
     if first and not recorded:
         run.note(weights=source, data=data_facts(table))
     data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))

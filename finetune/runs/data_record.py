@@ -8,7 +8,7 @@ from finetune.errors import FinetuneError
 from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 
-SHOWN = 3  # names in a message
+MAX_NAMES = 3  # names in a message
 
 
 def table_hash(run: RunFolder) -> str | None:
@@ -71,7 +71,7 @@ def _gone(known: pd.DataFrame, names: set[str]) -> list[str]:
 
 
 def _count(names: list[str]) -> str:
-    first = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    first = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
     return f"{len(names):,} image{'' if len(names) == 1 else 's'} ({first})"
 
 

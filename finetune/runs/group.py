@@ -18,7 +18,7 @@ from finetune.evaluation.classification.predictions import Predictions
 from finetune.files import resume_word
 from finetune.runs.folder import RunFolder, runs_in
 
-SILENT = (
+IGNORED_KEYS = (
     "evaluation",
     "logger",
     "trust",
@@ -29,7 +29,7 @@ SILENT = (
 )
 """Settings, and whole groups of them, that change no prediction."""
 SEED, FOLD = "seed", "data.fold"
-MOST_NAMED = 5  # unfinished runs in a sentence
+MAX_NAMED = 5  # unfinished runs in a sentence
 
 
 @dataclass
@@ -53,7 +53,7 @@ class FinishedRun:
         return None if found == "null" else int(found)
 
     @property
-    def rest(self) -> tuple[tuple[str, str], ...]:
+    def setting(self) -> tuple[tuple[str, str], ...]:
         """What must be equal for two runs to be seeds or folds of one setting."""
         return tuple(sorted((key, value) for key, value in self.settings.items() if key not in (SEED, FOLD)))
 
@@ -91,7 +91,7 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
 def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
     """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
     left = [run for _, inside in _named(named) for run in inside if not RunFolder(run).is_finished()]
-    listed = ", ".join(map(str, left[:MOST_NAMED])) + (", ..." if len(left) > MOST_NAMED else "")
+    listed = ", ".join(map(str, left[:MAX_NAMED])) + (", ..." if len(left) > MAX_NAMED else "")
     said = f"{len(left)} unfinished run{'' if len(left) == 1 else 's'} left out (no scores.json): {listed}."
     return [said] if left else []
 
@@ -142,7 +142,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if any(name == silent or name.startswith(f"{silent}.") for silent in SILENT) or name == "hydra":
+        if any(name == silent or name.startswith(f"{silent}.") for silent in IGNORED_KEYS) or name == "hydra":
             continue
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{name}.")
@@ -151,7 +151,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], list[str]]:
+def group_runs(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], list[str]]:
     """Candidates in the order their first run was named, the folds among them, and what must be said.
 
     Raises:
@@ -159,7 +159,7 @@ def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], 
     """
     settings: dict[Any, list[FinishedRun]] = {}
     for run in runs:
-        settings.setdefault(run.rest, []).append(run)
+        settings.setdefault(run.setting, []).append(run)
     labels = named(list(settings.values()))
     candidates, collected, said = [], [], []
     for label, own in zip(labels, settings.values(), strict=True):
@@ -171,7 +171,7 @@ def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], 
             if len(same) == 1 and len(own) == len(by_seed) and len({run.fold for run in own}) == 1:
                 members.append(same[0].predictions)
                 continue
-            folds = collect(label, seed, same)
+            folds = pool_folds(label, seed, same)
             collected.append(folds)
             members.append(folds.pooled)
             wanted = int(same[0].settings.get("data.folds", len(same)))
@@ -181,7 +181,7 @@ def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], 
     return candidates, collected, said
 
 
-def collect(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
+def pool_folds(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
     """The folds of one table, each sample once."""
     folds: dict[int, Predictions] = {}
     for run in runs:
@@ -206,9 +206,9 @@ def collect(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
 
 def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """A short name for each group of runs: the settings in which they differ, else their folder."""
-    each = [dict(own[0].rest) for own in settings]
+    each = [dict(own[0].setting) for own in settings]
     keys = sorted({key for one in each for key in one if len({other.get(key) for other in each}) > 1})
-    whole = wholes(each, keys)
+    whole = replaced_groups(each, keys)
     keys = [*whole, *(key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in whole))]
     keys.sort(key=lambda key: (not key.endswith(".name"), key.rpartition(".")[2].startswith("_"), key.count(".")))
     labels = []
@@ -216,7 +216,7 @@ def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
         parts = []
         for key in keys[:3]:
             if key in whole:
-                parts.append(as_one(key, one, own[0].typed))
+                parts.append(group_label(key, one, own[0].typed))
             elif key in one:
                 parts.append(f"{key.removesuffix('.name')}={one[key]}")
         labels.append(", ".join(parts) or own[0].path.name)
@@ -227,7 +227,7 @@ def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
     ]
 
 
-def wholes(each: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
+def replaced_groups(each: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
     """Names that are told as one because they hold something else altogether from run to run: nothing in one and a
     mapping in another, or mappings of different classes. Of what lies in each other the outer one."""
     found: list[str] = []
@@ -241,7 +241,7 @@ def wholes(each: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[
     return list(dict.fromkeys(found))
 
 
-def as_one(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
+def group_label(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
     """`transforms=light` and what else was typed of it; else `(none)`, or the class of what it holds."""
     own = {word.lstrip("+~").partition("=")[0]: word for word in typed}
     inner = [word for key, word in own.items() if key.startswith(f"{name}.")]

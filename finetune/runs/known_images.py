@@ -15,23 +15,23 @@ from finetune.model_file import Model
 from finetune.runs.folder import RunFolder
 
 COLUMNS = ["sample", "patient", "split", "digest"]
-MADE = {"train": "trained on", "val": "chosen by"}
+ROLE_OF_SPLIT = {"train": "trained on", "val": "chosen by"}
 """Split of the fit -> what it did with the images."""
 
 
 @dataclass(frozen=True)
-class Met:
+class KnownImages:
     """What is known of images that a model is asked about."""
 
     known: bool
     """Whether the model's run tells which images made it."""
     same_set: bool = False
     """Whether some image of the table was in the fit's table, under the same name."""
-    images: dict[str, str] = field(default_factory=dict)
+    sentences: dict[str, str] = field(default_factory=dict)
     """Split of the fit -> a sentence, where its images or patients are met again."""
     tested: int = 0
     """How many of the images asked about are test images of the fit."""
-    namesakes: str = ""
+    same_patient_ids: str = ""
     """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
 
     def stop(self, split: str, on_leak: str) -> list[str]:
@@ -42,16 +42,16 @@ class Met:
         """
         if not self.known:
             return ["There is no samples.csv beside the model: whether it was made with these images is not known."]
-        unasked = [sentence for of, sentence in self.images.items() if of != split]
+        unasked = [sentence for of, sentence in self.sentences.items() if of != split]
         if unasked and on_leak == "stop":
             raise FinetuneError(
                 f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
                 "images; data.audit.on_leak=warn scores them all the same."
             )
-        return [*self.images.values(), *([self.namesakes] if self.namesakes else [])]
+        return [*self.sentences.values(), *([self.same_patient_ids] if self.same_patient_ids else [])]
 
 
-def keep(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
+def write_samples(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
     """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable image; of a
     image in one colour, which is like any other such image, none."""
     frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
@@ -66,9 +66,9 @@ def digests(images: ImageCache) -> pd.Series:
     return pd.Series(images.digests, dtype=str).mask(flat, "")
 
 
-def made_with(model: Model) -> pd.DataFrame | None:
+def samples_of_fit(model: Model) -> pd.DataFrame | None:
     """What the model's run says of its samples; None where it was moved away from its run, or the file is damaged."""
-    if (run := RunFolder.of(model)) is None:
+    if (run := RunFolder.of_model(model)) is None:
         return None
     try:
         return pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
@@ -92,16 +92,16 @@ def recorded_split(run: RunFolder, table: SampleTable, data: Mapping[str, Any]) 
         same = all(config[key] == data[key] for key in DRAWING)
     except (FinetuneError, OSError, ValueError, KeyError, TypeError):
         return table
-    if not table.drawn or not same:
+    if not table.generated_splits or not same:
         return table
     now = table.frame["split"]
     of_patient = record.groupby("patient")["split"].first()
     then = table.frame["path"].map(record.set_index("sample")["split"]).fillna(table.frame["patient"].map(of_patient))
-    drawn = now.isin(table.drawn) & then.isin(table.drawn)
+    drawn = now.isin(table.generated_splits) & then.isin(table.generated_splits)
     return table.with_split(then.where(drawn, now).tolist())
 
 
-def is_own(model: Model, table: SampleTable) -> bool:
+def is_table_of_fit(model: Model, table: SampleTable) -> bool:
     """Whether a table is that of the model's own fit: of the same name, with all its samples, most of it known.
 
     Of a model without its run the names of the data set and of its folder decide.
@@ -109,7 +109,7 @@ def is_own(model: Model, table: SampleTable) -> bool:
     data = model.provenance.get("data") or {}
     if data.get("name") != table.name:
         return False
-    made = made_with(model)
+    made = samples_of_fit(model)
     if made is None:
         return data.get("root") == table.root.name
     mine = set(zip(made["sample"], made["patient"], strict=True))
@@ -117,21 +117,21 @@ def is_own(model: Model, table: SampleTable) -> bool:
     return bool(mine) and mine <= rows and 2 * len(mine) >= len(rows)
 
 
-def again(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray) -> Met:
+def find(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray) -> KnownImages:
     """Whether images or patients of the model's fit are among `rows` of the table.
 
     Images are compared by their pixels, whatever they are called.
     """
-    made = made_with(model)
+    made = samples_of_fit(model)
     if made is None:
-        return Met(known=False)
+        return KnownImages(known=False)
     every = digests(images)
     told = every != ""
     pairs = set(zip(made["sample"], made["digest"], strict=True))
     same_set = bool(set(zip(table.frame["path"][told], every[told], strict=True)) & pairs)
     asked, patients = every.iloc[rows], table.frame["patient"].iloc[rows]
-    found, namesakes = {}, ""
-    for split, verb in MADE.items():
+    found, same_patient_ids = {}, ""
+    for split, verb in ROLE_OF_SPLIT.items():
         there = made[made["split"] == split]
         same = int((asked.isin(set(there["digest"])) & (asked != "")).sum())
         people = len(set(patients) & set(there["patient"])) if table.has_patients else 0
@@ -139,8 +139,8 @@ def again(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray
             found[split] = f"{same:,} of {len(rows):,} images are those that the model was {verb}, "
         elif people and same_set:
             found[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
-        elif people and not namesakes:
-            namesakes = (
+        elif people and not same_patient_ids:
+            same_patient_ids = (
                 f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
                 "if they are the same people, the scores are too good."
             )
@@ -148,4 +148,6 @@ def again(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray
     tested = int((asked.isin(set(of_test["digest"])) & (asked != "")).sum())
     if same_set:  # images in one colour have no digest: there the name must do
         tested += int((table.frame["path"].iloc[rows].isin(set(of_test["sample"])) & (asked == "")).sum())
-    return Met(True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, tested, namesakes)
+    return KnownImages(
+        True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, tested, same_patient_ids
+    )

@@ -53,7 +53,7 @@ def compare(
         raise one_of("split", split, ("test", "val"))
     read = [finished.read(path, split) for path in finished.find(runs)]
     left_out = finished.unfinished(runs)
-    candidates, collected, warnings = finished.grouped(read)
+    candidates, collected, warnings = finished.group_runs(read)
     warnings = [*left_out, *warnings]
     if len(read) < 2:
         raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))

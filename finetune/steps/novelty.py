@@ -33,11 +33,11 @@ def keep(
     training = pooled("train")
     if len(training) < 2:
         return
-    typical = FeatureGaussian.fit(training)
+    gaussian = FeatureGaussian.fit(training)
     if len(data.rows("val")):
-        typical = replace(typical, usual=np.sort(typical.distance(pooled("val"))))
+        gaussian = replace(gaussian, val_distances=np.sort(gaussian.distance(pooled("val"))))
     of_weights = own_file.tensors_hash(network.state_dict())
-    typical.save(run.path, of_weights)
+    gaussian.save(run.path, of_weights)
     if test is not None:
         kept, _ = novelty.read(run.path, of_weights)
         write(run.novelty("test"), of(network, data, data.rows("test"), data.table.kind, kept, most, seed, accelerator))
@@ -48,17 +48,17 @@ def of(
     data: ImageData,
     rows: np.ndarray,
     kind: str,
-    typical: FeatureGaussian | None,
+    gaussian: FeatureGaussian | None,
     most: int,
     seed: int,
     accelerator: str,
 ) -> pd.DataFrame:
     """The novelty of at most `most` of these rows to a network whose labels are of `kind`."""
     rows = drawn(rows, most, seed)
-    ask = with_distances(network, typical)
+    ask = with_distances(network, gaussian)
     index, answers = predict(network, data.rows_loader(rows), best_device(accelerator), ask)
     frame = data.table.frame.iloc[index]
-    logits, distances = (answers, None) if typical is None else (answers[:, :-1], answers[:, -1])
+    logits, distances = (answers, None) if gaussian is None else (answers[:, :-1], answers[:, -1])
     return novelty.table(frame["path"].tolist(), frame["patient"].tolist(), logits, kind, distances)
 
 
@@ -85,7 +85,7 @@ def against_own(
 
     None where its run kept nothing to compare with.
     """
-    run = RunFolder.of(model)
+    run = RunFolder.of_model(model)
     if run is None or not run.novelty("test").is_file():
         return None
     try:
@@ -95,8 +95,8 @@ def against_own(
         say(f"{run.novelty('test')} cannot be read ({error}): nothing is said of novelty.")
         return None
     own = (model.provenance.get("data") or {}).get("name")
-    typical, _ = novelty.read(run.path, model.weights_hash)
-    other = of(model.network, data, rows, model.kind, typical, most, seed, accelerator)
+    gaussian, _ = novelty.read(run.path, model.weights_hash)
+    other = of(model.network, data, rows, model.kind, gaussian, most, seed, accelerator)
     write(path, other)
     told = novelty.separation_auroc(kept, other)
     for name, found in told.items():

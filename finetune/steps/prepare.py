@@ -15,7 +15,7 @@ from finetune.data import splits
 from finetune.data.audit import audit as audits
 from finetune.data.audit import near_pairs
 from finetune.data.cache.image_cache import ImageCache
-from finetune.data.class_map import in_classes_of
+from finetune.data.class_map import to_model_classes
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
@@ -98,7 +98,7 @@ def images(
     near = cache.near_copies() if data.audit.near else []
     copies = [(p.first, p.second) for p in near if p.certainty == "certain"]
     copies += [pair for group in audits.equal_images(cache) for pair in pairwise(group)]
-    mended = splits.mend(table, copies)
+    mended = splits.keep_copies_together(table, copies)
     for sentence in mended.notes[len(table.notes) :]:
         say(sentence)
     found = audits.audit_images(audits.audit_table(mended), mended, cache, near)
@@ -215,8 +215,8 @@ def counts(table: SampleTable) -> str:
 
 
 def renamed(table: SampleTable, classes: list[str], kind: str, mapping: Any = None) -> SampleTable:
-    """The table in a model's classes, by their names and what `data.map` says: see `in_classes_of`."""
-    return in_classes_of(table, classes, kind, mapping)
+    """The table in a model's classes, by their names and what `data.map` says: see `to_model_classes`."""
+    return to_model_classes(table, classes, kind, mapping)
 
 
 def asked(
@@ -230,10 +230,10 @@ def asked(
     Raises:
         FinetuneError: the split is empty, or the classes do not meet.
     """
-    own = model.path is not None and known_images.is_own(model, source)
+    own = model.path is not None and known_images.is_table_of_fit(model, source)
     if not_asked := split is None:
         split = "test" if own else "all"
-    recorded = RunFolder.of(model) if own else None
+    recorded = RunFolder.of_model(model) if own else None
     read = table(source, data, say, split=split != "all", recorded=recorded)
     named = renamed(read, model.classes, model.kind, data.map)
     for sentence in named.notes[len(read.notes) :]:

@@ -66,7 +66,7 @@ def make_network(
     wanted = settings.backbone.weights
     if wanted in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
-        if frozen := build.plan(settings).never_learns(list(network.parts()), network.new_parts):
+        if frozen := build.plan(settings).never_trained(list(network.parts()), network.new_parts):
             say(
                 f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
                 "Use pretrained weights (backbone.weights=default), or finetuning=full."

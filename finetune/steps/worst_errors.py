@@ -17,7 +17,7 @@ from finetune.files import write_json_atomic
 from finetune.network import Network
 from finetune.runs.folder import RunFolder
 
-SIDE, MOST_BYTES = 256, 14000  # of an image: twelve errors stay under 450 kB
+SIDE, MAX_BYTES = 256, 14000  # of an image: twelve errors stay under 450 kB
 
 
 def worst_errors(
@@ -48,8 +48,8 @@ def worst_errors(
         told.append(
             {
                 **one.to_dict(predictions),
-                "image": overlays.jpeg(image, SIDE, MOST_BYTES),
-                "heat": overlays.jpeg(overlays.heated(image, heat[number]), SIDE, MOST_BYTES)
+                "image": overlays.jpeg(image, SIDE, MAX_BYTES),
+                "heat": overlays.jpeg(overlays.heated(image, heat[number]), SIDE, MAX_BYTES)
                 if np.ptp(heat[number]) > 0
                 else "",  # the same everywhere: it would be the image once more
             }
@@ -71,7 +71,7 @@ def shown(data: ImageData, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S,
 
 def inputs(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> (N, C, S, S)
     """Normalised pictures."""
-    return data.plain.__getitems__(list(rows))["image"]
+    return data.eval_dataset.__getitems__(list(rows))["image"]
 
 
 def heat_maps(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune.backbones import Backbone
 from finetune.backbones.build import MODELS, build
 from finetune.errors import FinetuneError
-from finetune.weights.files import some
+from finetune.weights.files import shorten
 from finetune.weights.layouts import LAYOUTS, to_timm
 
 BOOKKEEPING = re.compile(r"(^|\.)(num_batches_tracked|total_ops|total_params|op_threshs)$")
@@ -29,7 +29,7 @@ class Fit:
     """In the file, but not loaded: other prefixes, a classifier of another size, bookkeeping."""
     adapted: list[str] = field(default_factory=list)
     """Loaded after a change: a first convolution folded to another number of channels."""
-    fresh: list[str] = field(default_factory=list)
+    random_init: list[str] = field(default_factory=list)
     """Not in the file (or dropped): left as initialised."""
 
 
@@ -70,21 +70,21 @@ def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], F
             unexpected.append(key)
 
     report.used = list(fitted)
-    report.fresh = [name for name in own if name not in fitted]
+    report.random_init = [name for name in own if name not in fitted]
     mismatched = {line.split(" is ")[0] for line in shapes}
     missing = [
         name
-        for name in report.fresh
+        for name in report.random_init
         if name not in mismatched and not is_classifier(name, net) and not BOOKKEEPING.search(name)
     ]
     if missing or unexpected or shapes:
         sides = [
-            f"not in the file: {some(missing)}" if missing else "",
-            f"only in the file: {some(unexpected)}" if unexpected else "",
-            f"of another shape: {some(shapes, 2)}" if shapes else "",
+            f"not in the file: {shorten(missing)}" if missing else "",
+            f"only in the file: {shorten(unexpected)}" if unexpected else "",
+            f"of another shape: {shorten(shapes, 2)}" if shapes else "",
         ]
         raise FinetuneError("; ".join(filter(None, sides)) + ".")
-    return {**{name: own[name] for name in report.fresh}, **fitted}, report
+    return {**{name: own[name] for name in report.random_init}, **fitted}, report
 
 
 def find_layout(keys: list[str], known_names: set[str]) -> tuple[str, str]:
@@ -136,13 +136,15 @@ def fold_channels(weight: Tensor, channels: int) -> Tensor:
     return (repeated * (old / channels)).to(weight.dtype)
 
 
-PLACE = re.compile(r"(?:layer|stages\.|denseblock|block|backbone\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\.")
+STAGE_AND_BLOCK = re.compile(
+    r"(?:layer|stages\.|denseblock|block|backbone\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\."
+)
 """Stage and block in a tensor's name, in all layouts."""
 
 
 def depths(keys: Iterable[str]) -> tuple[int, ...]:
     """How many blocks each stage has, judged by the names: (3, 4, 6, 3) for a ResNet-50."""
-    places = {match.groups() for key in keys if (match := PLACE.search(key))}
+    places = {match.groups() for key in keys if (match := STAGE_AND_BLOCK.search(key))}
     return tuple(count for _, count in sorted(Counter(int(stage) for stage, _ in places).items()))
 
 

@@ -135,7 +135,20 @@ def _changed_stream(r: random.Random, raw: bytes) -> bytes:
     )
 
 
-NAMES = [*png.PLAIN, b"PLTE", b"tRNS", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"acTL", b"fcTL", b"fdAT", b"vpAg", b"IDOT"]
+NAMES = [
+    *png.ALLOWED_CHUNKS,
+    b"PLTE",
+    b"tRNS",
+    b"zTXt",
+    b"iTXt",
+    b"eXIf",
+    b"iCCP",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+    b"vpAg",
+    b"IDOT",
+]
 
 
 def _changed_chunks(r: random.Random, parts: list[Chunk]) -> list[Chunk]:

@@ -117,7 +117,7 @@ def test_each_set_is_split_as_it_would_be_alone(tmp_path):
             assert splits[name] == assign_splits(own[name].table(), seed=0).frame["split"].tolist()
         few = assign_splits(Joint({name: own[name] for name in names}, findings=["Edema"]).table(), seed=0)
         assert few.frame["split"].equals(found.frame["split"])
-        assert found.drawn == ("train", "val", "test")
+        assert found.generated_splits == ("train", "val", "test")
     classes = assign_splits(Joint({"c": own["c"]}).table(), seed=0)  # no patients: by the paths in the set's own folder
     assert classes.frame["split"].equals(assign_splits(own["c"].table(), seed=0).frame["split"])
 

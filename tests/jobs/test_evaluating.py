@@ -222,12 +222,14 @@ def test_patients_of_the_same_name_are_a_warning_and_blank_images_tell_nothing(p
     model = finetune.load("runs/first")
     table = CsvTable("ward/table.csv", label=["Nodule"], patient="patient").table()
     images = ImageCache.build(table, model.preprocessing, "off")
-    met = seen.again(model, table, images, np.arange(12))
+    met = seen.find(model, table, images, np.arange(12))
     common = len({str(n) for n in range(12)} & set(made.loc[made["split"] == "train", "patient"]))
-    assert (met.known, met.same_set, met.images) == (True, False, {})
-    assert met.namesakes.startswith(f"{common} of 12 patients are called as patients that the model was trained on")
+    assert (met.known, met.same_set, met.sentences) == (True, False, {})
+    assert met.same_patient_ids.startswith(
+        f"{common} of 12 patients are called as patients that the model was trained on"
+    )
     assert seen.digests(images).tolist()[0] == ""
-    assert met.stop("all", "stop") == [met.namesakes]
+    assert met.stop("all", "stop") == [met.same_patient_ids]
 
 
 def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):

@@ -19,7 +19,7 @@ from finetune.data.audit import other_targets
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.data.targets import LEARNED, types_in_words
 from finetune.errors import FinetuneError, one_of
@@ -27,7 +27,7 @@ from finetune.errors import FinetuneError, one_of
 if TYPE_CHECKING:
     from finetune.data.cache.image_cache import ImageCache
 
-FEW = 10  # positives below which a class's score in a split says little
+MIN_POSITIVES = 10  # positives below which a class's score in a split says little
 FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
 DARK = 32  # of 255: a set whose images never get brighter was scaled wrongly
@@ -104,7 +104,7 @@ def audit_table(table: SampleTable) -> Audit:
     """The checks that need no image; the table's splits are assigned."""
     audit = Audit(table.name, table.hash(), table.has_patients, counts(table), notes=list(table.notes))
     for check in TABLE_CHECKS:
-        _file(audit, check(table))
+        _add_results(audit, check(table))
     return audit
 
 
@@ -124,8 +124,8 @@ def audit_images(early: Audit, table: SampleTable, images: ImageCache, near: Seq
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
     for check in IMAGE_CHECKS:
-        _file(audit, check(table, images))
-    _file(audit, near_copies(table, near))
+        _add_results(audit, check(table, images))
+    _add_results(audit, near_copies(table, near))
     for found in audit.shortcuts:
         if found.low > STRONG:
             auroc = f"{found.auroc:.2f} ({found.low:.2f}–{found.high:.2f})"
@@ -153,15 +153,17 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: every label of the {len(train):,} train images is unknown.")
     if table.kind != "multiclass":
         if not (targets[train] > 0).any():
-            raise FinetuneError(f"table {table.name}: no train image is positive for any of {some(table.classes, 5)}.")
+            raise FinetuneError(
+                f"table {table.name}: no train image is positive for any of {shorten(table.classes, 5)}."
+            )
         return
     shown = np.nan_to_num(targets[train]).sum(axis=0) > 0
     for split in ("val", "test"):
         positive = np.nan_to_num(targets[table.rows(split)]).sum(axis=0) > 0
         if never := [name for name, seen, there in zip(table.classes, shown, positive, strict=True) if there > seen]:
             raise FinetuneError(
-                f"table {table.name}: class {some(never)} is in {split} but never in train, so it cannot be learned. "
-                "Add train images of it, or leave its images out."
+                f"table {table.name}: class {shorten(never)} is in {split} but never in train, so it cannot be "
+                "learned. Add train images of it, or leave its images out."
             )
     if shown.sum() < 2:
         raise FinetuneError(f"table {table.name}: all train images are of one class; there is nothing to tell apart.")
@@ -206,11 +208,11 @@ def patients_in_two_splits(table: SampleTable) -> Iterator[Leak | str]:
     members = {split: set(patients[table.rows(split)]) for split in SPLITS}
     for one, other in combinations(SPLITS, 2):
         if both := sorted(members[one] & members[other]):
-            text = f"{len(both):,} patient(s) are in both {one} and {other}: {some(both)}."
+            text = f"{len(both):,} patient(s) are in both {one} and {other}: {shorten(both)}."
             yield Leak("patient", [one, other], len(both), both[:EXAMPLES], text)
 
 
-def too_few(table: SampleTable) -> Iterator[Leak | str]:
+def rare_classes(table: SampleTable) -> Iterator[Leak | str]:
     """Classes that a split shows too rarely, or never, to be learned or scored."""
     found = counts(table)
     for split in SPLITS:
@@ -221,15 +223,15 @@ def too_few(table: SampleTable) -> Iterator[Leak | str]:
         classes = found[split]["classes"]
         never = [name for name, n in classes.items() if n["positive"] == 0]
         always = [name for name, n in classes.items() if n["negative"] == 0 and n["positive"] > 0]
-        few = [f"{name} ({n['positive']})" for name, n in classes.items() if 0 < n["positive"] < FEW]
+        few = [f"{name} ({n['positive']})" for name, n in classes.items() if 0 < n["positive"] < MIN_POSITIVES]
         end = "it cannot be learned" if split == "train" else "its AUROC is undefined there"
         if never:
-            yield f"{split} has no positive image for {some(never, 20)}: {end}."
+            yield f"{split} has no positive image for {shorten(never, 20)}: {end}."
         if always:
-            yield f"{split} has no negative image for {some(always, 20)}: {end}."
+            yield f"{split} has no negative image for {shorten(always, 20)}: {end}."
         if few:
             what = "little to learn from" if split == "train" else "their scores say little"
-            yield f"{split} has fewer than {FEW} positive images for {some(few, 20)}: {what}."
+            yield f"{split} has fewer than {MIN_POSITIVES} positive images for {shorten(few, 20)}: {what}."
 
 
 # -- checks of the decoded images -----------------------------------------------------------------------------------
@@ -254,7 +256,7 @@ def same_images(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
             if first[one] is not None and first[other] is not None:
                 pairs.append([paths[first[one]], paths[first[other]]])
         if pairs:
-            shown = some(f"{a} = {b}" for a, b in sorted(pairs))
+            shown = shorten(f"{a} = {b}" for a, b in sorted(pairs))
             text = f"{len(pairs):,} image(s) are in both {one} and {other}, equal to the last pixel: {shown}."
             yield Leak("image", [one, other], len(pairs), sorted(pairs)[:EXAMPLES], text)
     again = sum(len(group) - len({splits[row] for row in group}) for group in groups)
@@ -272,7 +274,7 @@ def same_images(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
         if (known.any(axis=0) & (high != low)).any():
             torn.append(paths[group[0]])
     if torn:
-        yield f"{len(torn):,} image(s) are there several times with contradicting labels: {some(sorted(torn))}."
+        yield f"{len(torn):,} image(s) are there several times with contradicting labels: {shorten(sorted(torn))}."
 
 
 def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str]:
@@ -290,12 +292,12 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
             if {splits[pair.first], splits[pair.second]} == {one, other}
         )
         if divided:
-            shown = some(f"{a} ~ {b}" for a, b, _ in divided)
+            shown = shorten(f"{a} ~ {b}" for a, b, _ in divided)
             text = f"{len(divided):,} pair(s) of near copies are divided between {one} and {other}: {shown}."
             yield Leak("near", [one, other], len(divided), divided[:EXAMPLES], text)
     within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
     if within:
-        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
+        shown = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
         yield f"{len(within):,} pair(s) of near copies are in the same split: {shown}."
     if table.has_patients:
         strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
@@ -304,7 +306,7 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
     possible = [pair for pair in near if pair.certainty == "possible"]
     if possible:
         across = [pair for pair in possible if splits[pair.first] != splits[pair.second]]
-        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
+        shown = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
         yield (
             f"{len(possible):,} pair(s) of images may be near copies, {len(across):,} of them in two splits: {shown}. "
             f"They are not certain: they stop no run and change no split. {SHEET} shows them, audit.json lists them."
@@ -318,11 +320,11 @@ def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]
     paths = table.frame["path"].to_numpy(object)
     blank = np.flatnonzero(good & (darkest == brightest))
     if len(blank):
-        yield f"{len(blank):,} image(s) are of one single colour: {some(paths[blank])}."
+        yield f"{len(blank):,} image(s) are of one single colour: {shorten(paths[blank])}."
     dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
     if len(dark) > DARK_SHARE * max(1, good.sum()):
         yield (
-            f"{len(dark):,} images are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
+            f"{len(dark):,} images are nearly black (no value above {DARK - 1} of 255): {shorten(paths[dark])}. Values "
             "of 10 or 12 bits stored in 16 look so where no PNG sBIT chunk or DICOM window says it; rescale them to "
             "the full range first."
         )
@@ -330,8 +332,8 @@ def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]
 
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
-    too_few,
-    other_targets.few_known,
+    rare_classes,
+    other_targets.rarely_known,
 )
 IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], ...] = (
     same_images,
@@ -340,7 +342,7 @@ IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], .
 )
 
 
-def _file(audit: Audit, found: Iterable[Leak | str]) -> None:
+def _add_results(audit: Audit, found: Iterable[Leak | str]) -> None:
     for item in found:
         if isinstance(item, Leak):
             audit.leaks.append(item)

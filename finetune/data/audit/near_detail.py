@@ -29,9 +29,9 @@ POSSIBLE_DETAIL = 0.65
 COLOURS = 0.97  # least correlation of slow shading and colours in a certain copy
 POSSIBLE_COLOURS = 0.90
 OTHER_COLOURS_DETAIL = 0.90  # least agreement of detail in a possible copy whose colours differ so much,
-PLAIN_DETAIL = 0.95  # and where detail does not cover the image
-PLAIN = 0.15  # part of the image with detail, below which detail proves nothing and disproves nothing
-FULL = 0.90  # part of the image with detail, from which detail is proof enough
+SPARSE_DETAIL = 0.95  # and where detail does not cover the image
+MIN_TEXTURE = 0.15  # part of the image with detail, below which detail proves nothing and disproves nothing
+FULL_TEXTURE = 0.90  # part of the image with detail, from which detail is proof enough
 LEFT = 1.5  # gray levels: the difference that is left in a copy of an image with less detail than that
 EQUAL_COLOURS = 0.999  # or, where contrast is high, this correlation of slow shading and colours
 
@@ -59,14 +59,14 @@ class Agreement:
         spots can agree, so that nothing may be left of the difference either.
         """
         equal = self.colours >= EQUAL_COLOURS or (self.colours >= COLOURS and self.left <= LEFT)
-        if self.textured < PLAIN:
+        if self.textured < MIN_TEXTURE:
             return "possible" if equal else None
-        full = self.colours >= COLOURS and self.textured >= FULL
+        full = self.colours >= COLOURS and self.textured >= FULL_TEXTURE
         if self.detail >= DETAIL and (equal or full):
             return "certain"
         if self.detail >= POSSIBLE_DETAIL and (equal or full):
             return "possible"
-        enough = OTHER_COLOURS_DETAIL if self.textured >= FULL else PLAIN_DETAIL
+        enough = OTHER_COLOURS_DETAIL if self.textured >= FULL_TEXTURE else SPARSE_DETAIL
         return "possible" if self.detail >= enough and self.colours >= POSSIBLE_COLOURS else None
 
 

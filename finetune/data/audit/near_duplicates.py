@@ -30,7 +30,7 @@ from finetune.data.audit.near_detail import SIDE, Certainty, agreement
 
 VERSION = 2  # raised whenever the search answers differently: pairs kept by an older one are not read
 SMALL, LARGE = 16, 64  # sides of the thumbnails for candidates and for the closer look, in pixels
-FEW = 50  # images of which all pairs are looked at
+MAX_ALL_PAIRS = 50  # images of which all pairs are looked at
 SAMPLE = 1000  # images of which copies are made
 FEATURES = 24
 TABLES = 16
@@ -39,7 +39,7 @@ NEAR = 0.85  # least cosine of two candidates' features
 ALIKE = 0.90  # least correlation of the edges of two images that are compared in detail
 VERY_ALIKE = 0.94  # least correlation of the edges of a certain copy
 ZOOMS = (1.0, 0.97, 0.94)
-AT_ONCE = 2048
+CHUNK = 2048
 
 
 class Images(Protocol):
@@ -77,7 +77,7 @@ def near_duplicates(
     rows = np.array(list(firsts.values()), np.int64)
     random = np.random.default_rng(seed)
     rows, features = features_of(images, rows, random)
-    pairs = combinations(range(len(rows)), 2) if len(rows) <= FEW else candidates(features, random)
+    pairs = combinations(range(len(rows)), 2) if len(rows) <= MAX_ALL_PAIRS else candidates(features, random)
     edges = Edges(images)
     found = []
     for i, j in pairs:
@@ -105,8 +105,8 @@ def features_of(
     directions = telling_directions(sample, random)
     features = np.empty((len(rows), FEATURES), np.float32)
     usable = np.zeros(len(rows), bool)
-    for start in range(0, len(rows), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
+    for start in range(0, len(rows), CHUNK):
+        part = slice(start, start + CHUNK)
         small = np.stack([thumbnail(gray(images[row])) for row in rows[part]])
         usable[part] = small.any(axis=1)
         features[part] = small @ directions

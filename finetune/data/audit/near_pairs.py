@@ -9,7 +9,7 @@ from finetune.data.audit.near_duplicates import Images, Pair
 from finetune.data.table import SampleTable
 
 SHEET = "near_copies.png"
-SHOWN = 16  # pairs in it
+MAX_PAIRS = 16  # pairs in it
 LISTED = 10_000  # pairs in audit.json
 
 
@@ -38,7 +38,7 @@ def draw(table: SampleTable, images: Images, near: Sequence[Pair], path: Path) -
     """The first pairs side by side, with certainty, split and file name under each image."""
     splits = table.frame["split"].to_numpy(object)
     rows, captions = [], []
-    for pair in in_order(table, near)[:SHOWN]:
+    for pair in in_order(table, near)[:MAX_PAIRS]:
         for row in (pair.first, pair.second):
             rows.append(row)
             captions.append(f"{pair.certainty} copy, {splits[row]}\n{Path(table.paths[row]).name}")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from finetune.data.audit.near_duplicates import VERSION, Pair, near_duplicates
-from finetune.data.cache.store import ImageStore, NoRoom, StoreFolder, file_size
+from finetune.data.cache.store import DiskFull, ImageStore, StoreFolder, file_size
 from finetune.data.decoding import containers
 from finetune.data.decoding.images import read_image, read_size
 from finetune.data.table import SampleTable
@@ -25,10 +25,10 @@ from finetune.errors import BadImage, FinetuneError, one_of
 from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 
-AT_ONCE = 256  # images handed to the threads between two reports
-TALK_EVERY = 10.0  # seconds between two sentences on how far it is
+CHUNK = 256  # images handed to the threads between two reports
+PROGRESS_SECONDS = 10.0  # seconds between two sentences on how far it is
 
-Say = Callable[[str], Any]
+Printer = Callable[[str], Any]
 
 
 class ImageCache:
@@ -62,7 +62,7 @@ class ImageCache:
         workers: int | None = None,
         on_bad: str = "stop",
         *,
-        say: Say | None = None,
+        say: Printer | None = None,
         progress: Callable[[int, int], Any] | None = None,
     ) -> ImageCache:
         """Decode what is not decoded yet, in `workers` threads (Pillow decodes outside Python's lock).
@@ -96,7 +96,7 @@ class ImageCache:
             raise BadImage(self.files[row], self.bad[row])
         if self.npy is not None:
             return self._stored()[row]
-        image = self.preprocessing.resize(read_image(self.files[row], self.preprocessing.enough))
+        image = self.preprocessing.resize(read_image(self.files[row], self.preprocessing.min_decode_side))
         if self.channels == 3 and image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
         return image
@@ -135,7 +135,7 @@ class ImageCache:
 class _Survey:
     """Reads each file once, into a store if there is one, and gathers the facts."""
 
-    def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Say, progress: Callable):
+    def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Printer, progress: Callable):
         self.files, self.preprocessing, self.workers = files, preprocessing, workers
         self.say, self.progress = say, progress
 
@@ -156,13 +156,13 @@ class _Survey:
                 need = file_size(len(self.files) * size * size)
                 self.say(f"Decoding {len(self.files):,} images once: {need} in {base}, three times that if coloured.")
                 with folder.begin(len(self.files), size, share=0.5 if auto else 1.0) as store:
-                    facts = self.read_all(store, quit_on_no_room=not auto)
+                    facts = self.read_all(store, stop_when_full=not auto)
                     if store.full:
                         self.say(f"Images are not cached: {store.full} They are decoded each time (data.cache=DIR).")
                         return facts, None
                     store.finish(facts)
                 return facts, folder.npy
-        except NoRoom as error:
+        except DiskFull as error:
             raise FinetuneError(f"data.cache={directory}: {error} Choose another folder or data.cache=off.") from None
         except OSError as error:  # a folder that cannot be written to
             if not auto:
@@ -170,17 +170,17 @@ class _Survey:
             self.say(f"Images are not cached ({error}); they are decoded each time (data.cache=DIR).")
             return self.read_all(None), None
 
-    def read_all(self, store: ImageStore | None, quit_on_no_room: bool = False) -> dict[str, Any]:
+    def read_all(self, store: ImageStore | None, stop_when_full: bool = False) -> dict[str, Any]:
         """Facts of all files: channels, digests, bad, extremes, sizes."""
         total = len(self.files)
         channels, bad = 1, {}
         digests, extremes, sizes = [""] * total, [[0, 0]] * total, [[0, 0]] * total
-        spoken = time.monotonic()
+        last_report = time.monotonic()
         with warnings.catch_warnings(), ThreadPoolExecutor(self.workers) as threads:
             for library in ("PIL", "pydicom"):  # of broken headers and the like, without the file's name
                 warnings.filterwarnings("ignore", module=library)
-            for start in range(0, total, AT_ONCE):
-                block = range(start, min(start + AT_ONCE, total))
+            for start in range(0, total, CHUNK):
+                block = range(start, min(start + CHUNK, total))
                 for row, (image, digest, extreme, size, reason) in zip(
                     block, threads.map(self.read_one, block), strict=True
                 ):
@@ -191,18 +191,18 @@ class _Survey:
                     channels = max(channels, 3 if image.ndim == 3 else 1)
                     if store is not None and not store.full:
                         store.put(row, image)
-                        if store.full and quit_on_no_room:
-                            raise NoRoom(store.full)
+                        if store.full and stop_when_full:
+                            raise DiskFull(store.full)
                 self.progress(block.stop, total)
-                if time.monotonic() - spoken > TALK_EVERY:
-                    spoken = time.monotonic()
+                if time.monotonic() - last_report > PROGRESS_SECONDS:
+                    last_report = time.monotonic()
                     self.say(f"Decoding images: {block.stop:,} of {total:,}.")
         return {"channels": channels, "digests": digests, "bad": bad, "extremes": extremes, "sizes": sizes}
 
     def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
         try:
-            image = read_image(self.files[row], self.preprocessing.enough)
-            size = self.size_of(self.files[row], image)
+            image = read_image(self.files[row], self.preprocessing.min_decode_side)
+            size = self.stored_size_in_file(self.files[row], image)
         except BadImage as error:
             return None, "", [0, 0], [0, 0], error.reason
         digest = hashlib.sha256(repr(image.shape).encode())
@@ -210,9 +210,9 @@ class _Survey:
         extreme = [int(image.min()), int(image.max())]
         return self.preprocessing.resize(image), digest.hexdigest()[:32], extreme, size, ""
 
-    def size_of(self, file: Path, image: np.ndarray) -> list[int]:
+    def stored_size_in_file(self, file: Path, image: np.ndarray) -> list[int]:
         """Height and width in the file: a large JPEG was decoded at a part of them."""
-        if min(image.shape[:2]) < self.preprocessing.enough or containers.member(file) is not None:
+        if min(image.shape[:2]) < self.preprocessing.min_decode_side or containers.member(file) is not None:
             return list(image.shape[:2])
         return list(read_size(file) or image.shape[:2])
 

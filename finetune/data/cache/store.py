@@ -22,7 +22,7 @@ except ImportError:  # Windows: two runs at once may decode twice, the rename st
 COPY_ROWS = 256
 
 
-class NoRoom(Exception):
+class DiskFull(Exception):
     """The disk is too full for the images; the text says how full."""
 
 
@@ -90,7 +90,7 @@ class ImageStore:
                     coloured[start:stop] = self._images[start:stop, ..., None]
                 self._images = coloured
                 (self.part / "1.npy").unlink()
-        except NoRoom as error:
+        except DiskFull as error:
             self.full, self._images = str(error), None
             return
         self._images[row] = image if image.ndim == self._images.ndim - 1 else image[..., None]
@@ -116,7 +116,7 @@ class ImageStore:
         need, free = int(np.prod(shape)), shutil.disk_usage(self.part).free
         if need > self.share * free:
             limit = "half of " if self.share == 0.5 else ""
-            raise NoRoom(
+            raise DiskFull(
                 f"the images need {file_size(need)}, more than {limit}the {file_size(free)} free in {self.path.parent}."
             )
         file = self.part / f"{channels[0] if channels else 1}.npy"
@@ -127,7 +127,7 @@ class ImageStore:
                     os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
-                        raise NoRoom(f"the disk of {self.path.parent} is full.") from None
+                        raise DiskFull(f"the disk of {self.path.parent} is full.") from None
         return images
 
 

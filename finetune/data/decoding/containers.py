@@ -20,7 +20,7 @@ import numpy as np
 from finetune.errors import BadImage, MissingExtra
 
 NPZ, H5 = (".npz",), (".h5", ".hdf5")
-KEEP = 4  # arrays held open per process: train, validation and test of one set, and one more
+MAX_OPEN = 4  # arrays held open per process: train, validation and test of one set, and one more
 
 _path = lru_cache(64)(Path)  # of the one container that 100,000 images name
 _FORM = re.compile(r"(?s)(.+)::(.+)/(\d+)")
@@ -71,7 +71,7 @@ def length(file: Path, key: str) -> int:
     Raises:
         BadImage: a file or an array that cannot be read.
     """
-    return int(_shape(_found(file, key))[0])
+    return int(_shape(_array_of(file, key))[0])
 
 
 def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 2, 3 or 4)
@@ -80,7 +80,7 @@ def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 
     Raises:
         BadImage: a file, array, index or type of values that cannot be read.
     """
-    array = _found(member.file, member.key)
+    array = _array_of(member.file, member.key)
     shape, dtype = _shape(array), array.dtype
     if dtype not in (np.uint8, np.uint16, np.bool_):
         raise BadImage(member.path, f"holds {dtype} values, which have no fixed range: save it as uint8 or uint16")
@@ -126,7 +126,7 @@ def _values(array: Any) -> Any:
         return array.values
 
 
-def _found(file: Path, key: str) -> Any:
+def _array_of(file: Path, key: str) -> Any:
     """The array of a file, opened once while it is in use and does not change."""
     is_h5 = file.suffix.lower() in H5
     # An open HDF5 file must not be shared with a forked worker, so the process is part of the name.
@@ -141,7 +141,7 @@ def _found(file: Path, key: str) -> Any:
         if not _shape(array):
             raise BadImage(f"{file}::{key}", "is a single number, not an array of images")
         _arrays[name] = array
-        while len(_arrays) > KEEP:
+        while len(_arrays) > MAX_OPEN:
             _arrays.popitem(last=False)
         return array
 

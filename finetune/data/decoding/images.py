@@ -41,7 +41,7 @@ SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX":
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
 
 
-def read_image(path: str | os.PathLike[str], enough: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
+def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
     """Decode one image: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
 
     Gray is what has gray pixels, whatever the file's mode: an RGB file with R = G = B everywhere comes back (H, W).
@@ -51,7 +51,7 @@ def read_image(path: str | os.PathLike[str], enough: int | None = None) -> np.nd
     32-bit values have no fixed range and are refused, as is anything cut short. How DICOM becomes 8 bits stands in
     finetune/data/dicom.py; an array in a container is an image of 8 or 16 bits.
 
-    A JPEG whose shorter side stays at least `enough` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
+    A JPEG whose shorter side stays at least `min_side` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
     part of the time.
     """
     path = Path(path)
@@ -61,7 +61,7 @@ def read_image(path: str | os.PathLike[str], enough: int | None = None) -> np.nd
             pixels = containers.read(member)
             return np.ascontiguousarray(_plain(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
         with _open(path if member is None else member.file) as file:
-            return _decode(path, file, None if member is None else member.place, enough)
+            return _decode(path, file, None if member is None else member.place, min_side)
     except (BadImage, MissingExtra):
         raise
     except MemoryError:
@@ -118,7 +118,7 @@ def _open(path: Path) -> BinaryIO:
         raise BadImage(path, "is a link that leads in a circle" if looped else f"cannot be opened ({error})") from None
 
 
-def _decode(path: Path, file: BinaryIO, frame: int | None, enough: int | None) -> np.ndarray:
+def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None) -> np.ndarray:
     head = file.read(132)
     if head[128:132] == b"DICM":
         return np.ascontiguousarray(_plain(dicom.read(path, file, frame, MAX_PIXELS)))
@@ -141,8 +141,8 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, enough: int | None) -
         raise BadImage(path, f"claims {claim}, more than the {MAX_PIXELS // 10**6} that are read")
     turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
     bits, shift = _depth(image, file)
-    if enough and isinstance(image, JpegImagePlugin.JpegImageFile):
-        image.draft("", (enough, enough))  # the JPEG's own frequencies, cut off: as good as an average over pixels
+    if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft("", (min_side, min_side))  # the JPEG's own frequencies, cut off: as good as an average over pixels
     image.load()
     if reader is PngImagePlugin.PngImageFile:
         _check_png_end(path, file)

@@ -22,7 +22,7 @@ from finetune import c_extensions
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type -> bytes per pixel: gray, RGB, gray and alpha, RGBA
-PLAIN: dict[bytes, tuple[int, ...] | None] = {
+ALLOWED_CHUNKS: dict[bytes, tuple[int, ...] | None] = {
     b"IHDR": (13,),
     b"IDAT": None,
     b"IEND": (0,),
@@ -36,7 +36,7 @@ PLAIN: dict[bytes, tuple[int, ...] | None] = {
     b"sBIT": (1, 2, 3, 4),
 }
 """Chunks that do not change what Pillow's pixels are, with the lengths they may have (None: any)."""
-MOST_TEXT = 2**20
+MAX_TEXT = 2**20
 """Bytes of text in a file; Pillow refuses files with very much of it."""
 
 
@@ -95,11 +95,11 @@ def chunks(data: bytes) -> tuple[bytes, bytes]:
     while previous != b"IEND":
         length, name = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])
         end = place + 8 + length
-        if name not in PLAIN or end + 4 > len(data):
+        if name not in ALLOWED_CHUNKS or end + 4 > len(data):
             raise ValueError("not plain, or cut short")
-        lengths = PLAIN[name]
+        lengths = ALLOWED_CHUNKS[name]
         text += length if name == b"tEXt" else 0
-        if (lengths is not None and length not in lengths) or text > MOST_TEXT:
+        if (lengths is not None and length not in lengths) or text > MAX_TEXT:
             raise ValueError("a chunk of an odd length")
         if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ValueError("damaged")

@@ -16,7 +16,7 @@ from finetune.preprocessing import Preprocessing
 
 
 @dataclass
-class Places:
+class PlacedTargets:
     """Of one row, beside its image."""
 
     mask: np.ndarray | None
@@ -46,7 +46,7 @@ class AnnotatedTargets:
         annotated = {"mask", "boxes"} & set(table.other_targets.values())
         return cls(table, preprocessing, sizes) if annotated else None
 
-    def cached(self, row: int) -> Places:
+    def cached(self, row: int) -> PlacedTargets:
         """In pixels of the cached square."""
         height, width = (int(side) for side in self.sizes[row])
         placement = self.preprocessing.cached_placement(height, width)
@@ -63,7 +63,7 @@ class AnnotatedTargets:
             known = self.boxes[row]
             corners = known.corners if isinstance(known, Boxes) else np.zeros((0, 4))
             boxes = placement.to_square(corners.reshape(-1, 2, 2)).reshape(-1, 4)
-        return Places(mask, boxes)
+        return PlacedTargets(mask, boxes)
 
     def batch(
         self, rows: list[int], masks: list[np.ndarray], boxes: list[PlacedBoxes]

@@ -61,8 +61,8 @@ class ImageData(L.LightningDataModule):
         self.seed = seed
         self.sampler = sampler
         targets, annotated = table.targets(), AnnotatedTargets.of(table, preprocessing, images.sizes)
-        self.training = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
-        self.plain = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
+        self.train_dataset = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
+        self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of the readable samples of `split`."""
@@ -91,7 +91,7 @@ class ImageData(L.LightningDataModule):
             rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights,
             accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
         )  # fmt: skip
-        loader = self._loader(self.training, sampler)
+        loader = self._loader(self.train_dataset, sampler)
         if trainer is not None:
             # `processed`, not current_epoch: after a resume the loader begins before that one is counted up
             progress: Any = trainer.fit_loop.epoch_progress.current
@@ -110,7 +110,9 @@ class ImageData(L.LightningDataModule):
 
     def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader:
         """These rows of the table, as they are shown to a network that is asked."""
-        return self._loader(self.plain, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size))
+        return self._loader(
+            self.eval_dataset, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size)
+        )
 
     def _loader(self, dataset: ImageDataset, sampler: EpochBatchSampler | EvalBatchSampler) -> "EpochLoader":
         return EpochLoader(

@@ -10,7 +10,7 @@ import pandas as pd
 
 from finetune.data.annotations import Annotations
 from finetune.data.findings import canonical
-from finetune.data.labels import read_marks
+from finetune.data.labels import read_raw_labels
 from finetune.data.sources.listing import absent_note, need_columns, present
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError, one_of
@@ -24,7 +24,7 @@ def check_views(views: str) -> None:
         raise one_of("data.views", views, VIEWS)
 
 
-def of_views(view: pd.Series, views: str) -> tuple[np.ndarray, list[str]]:
+def select_views(view: pd.Series, views: str) -> tuple[np.ndarray, list[str]]:
     """Which rows show the wanted view, and the sentence on the others."""
     kept = np.ones(len(view), bool) if views == "all" else (view == views).to_numpy(copy=True)
     if not kept.any():
@@ -33,7 +33,7 @@ def of_views(view: pd.Series, views: str) -> tuple[np.ndarray, list[str]]:
     return kept, [f"{left:,} images are no {views} views and are left out (data.views={views})."] if left else []
 
 
-def there(root: Path, paths: Sequence[str], listing: Path, hint: str) -> tuple[np.ndarray, list[str]]:
+def filter_present(root: Path, paths: Sequence[str], listing: Path, hint: str) -> tuple[np.ndarray, list[str]]:
     """Which of the listed images are present, and the sentence on the others; none at all is an error with `hint`."""
     found = np.array(present(root, paths), dtype=bool)
     if not found.any():
@@ -43,19 +43,19 @@ def there(root: Path, paths: Sequence[str], listing: Path, hint: str) -> tuple[n
     return found, absent_note(int(found.sum()), len(paths), root)
 
 
-def marks_of(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, K)
+def read_finding_columns(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, K)
     """The columns of the findings as marks, whatever the file calls them."""
     column = {canonical(str(name)): str(name) for name in rows.columns}
     for finding in findings:
         need_columns(rows, {"data.findings": column.get(finding, finding)}, file)
-    return np.stack([read_marks(rows[column[finding]], file) for finding in findings], axis=1)
+    return np.stack([read_raw_labels(rows[column[finding]], file) for finding in findings], axis=1)
 
 
-def shown(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, L) bool
+def positive_findings(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, L) bool
     """Where the table says yes to a finding; to one that it has no column of, nowhere. Splits are balanced over it."""
     has = {canonical(str(name)) for name in rows.columns}
     blank = np.zeros(len(rows), bool)
-    return np.stack([marks_of(rows, [f], file)[:, 0] == 1 if f in has else blank for f in findings], axis=1)
+    return np.stack([read_finding_columns(rows, [f], file)[:, 0] == 1 if f in has else blank for f in findings], axis=1)
 
 
 def text(column: pd.Series) -> pd.Series:

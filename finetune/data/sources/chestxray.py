@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.annotations import BOXES, Annotations, Boxes
-from finetune.data.findings import NO_FINDING, check_one_truth, chosen
+from finetune.data.findings import NO_FINDING, check_one_truth, select_findings
 from finetune.data.phantom.dataset import is_phantom
 from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
-from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
@@ -61,7 +61,7 @@ class ChestXray:
     def table(self) -> SampleTable:
         """One row per image that is present."""
         root = Path(self.root)
-        findings = chosen(self.findings, (*FINDINGS, NO_FINDING), default=FINDINGS)
+        findings = select_findings(self.findings, (*FINDINGS, NO_FINDING), default=FINDINGS)
         listing = self._listing(root)
         rows = read_rows(listing)
         rows = rows.rename(columns={"Patient Sex": "Patient Gender"})
@@ -135,14 +135,14 @@ class ChestXray:
     def _official(self, root: Path, names: pd.Series) -> tuple[pd.Series | None, list[str]]:
         there = {split: (root / name).is_file() for split, name in LISTS.items()}
         if self.official_split and not all(there.values()):
-            lacking = some(LISTS[split] for split in LISTS if not there[split])
+            lacking = shorten(LISTS[split] for split in LISTS if not there[split])
             raise FinetuneError(f"official_split=true needs {lacking} in {root}; get it at {WHERE} or leave it out.")
         if self.official_split is False or not all(there.values()):
             note = f"Only one of {' and '.join(LISTS.values())} is in {root}: the official split is not used."
             return None, [note] if any(there.values()) and self.official_split is None else []
         stems = {s: {Path(line).stem for line in (root / n).read_text().split()} for s, n in LISTS.items()}
         if both := sorted(stems["train"] & stems["test"]):
-            raise FinetuneError(f"{len(both):,} images are in both lists of {root}: {some(both)}.")
+            raise FinetuneError(f"{len(both):,} images are in both lists of {root}: {shorten(both)}.")
         of = dict.fromkeys(stems["train"], "train") | dict.fromkeys(stems["test"], "test")
         return names.map(lambda name: of.get(name.rpartition(".")[0])), ["The official test list is the test split."]
 
@@ -160,7 +160,7 @@ def _targets(labels: pd.Series, findings: list[str], listing: Path) -> np.ndarra
         names = {name.strip() for name in text.split("|")}
         if unknown := sorted(names - {*FINDINGS, NO_FINDING}):
             line = labels.index[np.flatnonzero(codes == i)[0]] + 2
-            raise FinetuneError(f"{listing}, line {line}: Finding Labels {text!r} holds unknown {some(unknown)}.")
+            raise FinetuneError(f"{listing}, line {line}: Finding Labels {text!r} holds unknown {shorten(unknown)}.")
         table[i] = [name in names for name in findings]
     return table[codes]
 

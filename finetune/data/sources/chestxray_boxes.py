@@ -37,7 +37,7 @@ def read_boxes(root: Path, where: Mapping[str, str], *, scale: bool = True) -> t
         return boxes, []
     other = 0
     for path, found in list(boxes.items()):
-        size = size_of(root / path)
+        size = image_size(root / path)
         if size is None:  # decoding will say what is wrong with it
             del boxes[path]
         elif size != (PUBLISHED, PUBLISHED):
@@ -71,7 +71,7 @@ def _box(cells: list[str], file: Path, line: int) -> tuple[str, str, tuple[float
     return name, finding, (left, top, width, height)
 
 
-def size_of(file: Path) -> tuple[int, int] | None:  # -> (H, W)
+def image_size(file: Path) -> tuple[int, int] | None:  # -> (H, W)
     """Of an image, from its header where that is PNG or JPEG; None of one that cannot be read."""
     try:
         with file.open("rb") as opened:

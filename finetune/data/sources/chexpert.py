@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import NO_FINDING, chosen
-from finetune.data.labels import Policies, policies, settle
+from finetune.data.findings import NO_FINDING, select_findings
+from finetune.data.labels import Policies, apply_policies, policies
 from finetune.data.sources import chest
 from finetune.data.sources.listing import list_files, need_columns, read_rows
 from finetune.data.table import SampleTable
@@ -35,7 +35,7 @@ FINDINGS = [  # the order of the table, in the names that all sets share
     "Support_Devices",
 ]
 TABLES = {"train": "train.csv", "valid": "valid.csv"}
-PLACES = (".", "CheXpert-v1.0-small", "CheXpert-v1.0")
+PREFIXES = (".", "CheXpert-v1.0-small", "CheXpert-v1.0")
 BATCH = "CheXpert-v1.0 batch "  # "batch 2 (train 1)" holds patients, "batch 1 (validate & csv)" the tables and valid/
 COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
 WHERE = "https://stanfordmlgroup.github.io/competitions/chexpert"
@@ -68,19 +68,19 @@ class CheXpert:
         chest.check_views(self.views)
         if self.valid not in VALID:
             raise one_of("data.valid", self.valid, VALID)
-        self._findings = chosen(self.findings, FINDINGS)
+        self._findings = select_findings(self.findings, FINDINGS)
         for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, given, FINDINGS)
 
     def table(self) -> SampleTable:
         """One row per image that is present."""
         root = Path(self.root)
-        places = [*PLACES, *(name for name in list_files(root) if name.startswith(BATCH))]
+        places = [*PREFIXES, *(name for name in list_files(root) if name.startswith(BATCH))]
         listings = self._listings(root, places)
         parts = [self._rows(file, folder) for folder, file in listings.items()]
         frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
         marks, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-        kept, notes = chest.of_views(frame["view"], self.views)
+        kept, notes = chest.select_views(frame["view"], self.views)
         frame, marks, shown = frame[kept], marks[kept], shown[kept]
         homes = _homes(root, places)
         frame["path"] = [
@@ -88,9 +88,11 @@ class CheXpert:
             for folder, patient, rest in zip(frame.pop("folder"), frame["patient"], frame["path"], strict=True)
         ]
         hint = f"Unpack the archive from {WHERE} there, or set data.root=DIR to the folder with train.csv."
-        found, absent = chest.there(root, list(frame["path"]), next(iter(listings.values())), hint)
+        found, absent = chest.filter_present(root, list(frame["path"]), next(iter(listings.values())), hint)
         frame, marks, shown = frame[found], marks[found], shown[found]
-        targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
+        targets = apply_policies(
+            marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS
+        )
         notes += absent
         return chest.sample_table(frame, targets, self._findings, root=root, name="chexpert", notes=notes, strata=shown)
 
@@ -124,7 +126,11 @@ class CheXpert:
         frame["age"] = pd.to_numeric(rows["Age"], errors="coerce").astype(float)
         frame["sex"] = chest.sex(rows["Sex"])
         frame = frame.astype({"split": object, "study": object})
-        return frame, chest.marks_of(rows, self._findings, file), chest.shown(rows, FINDINGS, file)
+        return (
+            frame,
+            chest.read_finding_columns(rows, self._findings, file),
+            chest.positive_findings(rows, FINDINGS, file),
+        )
 
 
 def _homes(root: Path, places: list[str]) -> dict[tuple[str, str], str]:

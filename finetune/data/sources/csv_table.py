@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
-from finetune.data.labels import BLANK, WORDS, Policies, policies, read_marks, settle
+from finetune.data.labels import BLANK, WORDS, Policies, apply_policies, policies, read_raw_labels
 from finetune.data.sources.headers import contradictions, patients_by_header
-from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, some
+from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, shorten
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
 NO_FINDING = "no finding"
-FEW_STRATA, MOST_STRATA = 10, 200  # names in a column that splits are balanced over
-UNSAID: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies that change nothing
+MIN_STRATA_NAMES, MAX_STRATA_NAMES = 10, 200  # names in a column that splits are balanced over
+NO_OP_POLICIES: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies that change nothing
 
 
 @dataclass
@@ -66,7 +66,7 @@ class CsvTable:
                 raise FinetuneError(f"data=csv needs {setting}.")
         for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, given, None if isinstance(self.label, str) else list(self.label or []))
-            if isinstance(self.label, str) and given not in UNSAID:
+            if isinstance(self.label, str) and given not in NO_OP_POLICIES:
                 raise FinetuneError(
                     f"{setting}={given} speaks of 0/1 columns, data.label={self.label} is one column of names. "
                     f"data.label=[{self.label}] reads it as a 0/1 column."
@@ -118,8 +118,8 @@ class CsvTable:
         else:
             kind, classes = "multilabel", columns
             alone = "A column of class names goes alone: data.label={}."
-            marks = np.stack([read_marks(rows[c], file, alone.format(c)) for c in columns], axis=1)
-            targets = settle(marks, list(frame["path"]), columns, self.uncertain, self.missing)
+            marks = np.stack([read_raw_labels(rows[c], file, alone.format(c)) for c in columns], axis=1)
+            targets = apply_policies(marks, list(frame["path"]), columns, self.uncertain, self.missing)
         frame = pd.concat(
             [frame, pd.DataFrame(targets, columns=[f"target_{c}" for c in classes], index=frame.index)], axis=1
         )
@@ -130,7 +130,8 @@ class CsvTable:
         used = {self.path, self.patient, self.split, *columns, *self._metadata}
         if unused := [str(name) for name in rows.columns if name not in used]:
             notes.append(
-                f"Columns not used: {some(unused, 12)} (data.metadata=[{','.join(unused[:2])}] gives scores by them)."
+                f"Columns not used: {shorten(unused, 12)} "
+                f"(data.metadata=[{','.join(unused[:2])}] gives scores by them)."
             )
         return SampleTable(
             frame=frame.reset_index(drop=True),
@@ -221,8 +222,8 @@ class CsvTable:
             names = {name for cell in cells for name in cell if name.lower() not in BLANK}
             pairs = pd.DataFrame({"cell": codes, "patient": patients.to_numpy()}).drop_duplicates()["cell"]
             shown = np.array([len(cell) for cell in cells])[pairs].sum()  # by how many patients, summed over the names
-            several = shown >= (2 if len(names) <= FEW_STRATA else 5) * len(names)
-            if 1 < len(names) <= MOST_STRATA and several and not doubt(names, len(rows)):
+            several = shown >= (2 if len(names) <= MIN_STRATA_NAMES else 5) * len(names)
+            if 1 < len(names) <= MAX_STRATA_NAMES and several and not doubt(names, len(rows)):
                 labels.append(np.array([[name in cell for name in sorted(names)] for cell in cells])[codes])
         return Strata(np.concatenate(labels, axis=1))
 

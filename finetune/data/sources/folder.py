@@ -11,7 +11,7 @@ import pandas as pd
 
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.headers import patients_by_header
-from finetune.data.sources.listing import list_files, some
+from finetune.data.sources.listing import list_files, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
@@ -52,7 +52,7 @@ class Folder:
                 found += [(f"{prefix}/{image}", label, split) for image in images]
         if not found:
             raise FinetuneError(
-                f"data.root={self.root} has no images in class folders; its folders are: {some(top) or 'none'}. "
+                f"data.root={self.root} has no images in class folders; its folders are: {shorten(top) or 'none'}. "
                 f"Expected DIR/<class>/ or DIR/train/<class>/ with files {', '.join(IMAGE_SUFFIXES)}."
             )
         paths, labels, splits = zip(*found, strict=True)
@@ -62,9 +62,9 @@ class Folder:
                 "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."
             )
         if empty := sorted(classes - set(labels)):
-            notes.append(f"Class folder(s) without images are left out: {some(empty)}.")
+            notes.append(f"Class folder(s) without images are left out: {shorten(empty)}.")
         if given and (others := [name for name in top if name not in branches]):
-            notes.append(f"Folder(s) beside train, val and test are left out: {some(others)}.")
+            notes.append(f"Folder(s) beside train, val and test are left out: {shorten(others)}.")
         notes += [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
         names = sorted(set(labels))
         targets = (np.array(labels, dtype=object)[:, None] == np.array(names, dtype=object)).astype(float)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from finetune.data.decoding import containers, dicom
 from finetune.data.decoding.images import IMAGE_SUFFIXES
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 
 NOBODY = ("anonymous", "anonymized", "anonymised", "anon", "unknown", "none", "null", "n/a", "na", "0", "removed")
 """What stands for a PatientID that was taken out."""
@@ -60,7 +60,7 @@ def contradictions(root: Path, paths: Sequence[str], patients: Sequence[str], co
         return []
     return [
         f"{len(shared):,} PatientID(s) of the DICOM headers belong to several patients of data.patient={column}, the "
-        f"first to {some(shared[0])}: images of one person may be in two splits."
+        f"first to {shorten(shared[0])}: images of one person may be in two splits."
     ]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from finetune.data.classes import check_classes, check_type
 from finetune.data.sources.assemble import assemble
-from finetune.data.sources.listing import need_columns, present, read_rows, some
+from finetune.data.sources.listing import need_columns, present, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, MissingExtra
 
@@ -112,7 +112,7 @@ class HuggingFace:
         used = {name: SPLITS[name] for name in parts if name in SPLITS} or {next(iter(parts)): ""}
         notes = []
         if left := [name for name in parts if name not in used]:
-            notes.append(f"Splits that are neither train, validation nor test are left out: {some(left)}.")
+            notes.append(f"Splits that are neither train, validation nor test are left out: {shorten(left)}.")
         if len(used) == 1:  # a single part is no split yet
             used = dict.fromkeys(used, "")
         try:

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.decoding.images import IMAGE_SUFFIXES
-from finetune.data.labels import read_marks
+from finetune.data.labels import read_raw_labels
 from finetune.data.sources.assemble import assemble, need_root
-from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, list_files, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
@@ -23,8 +23,8 @@ CLASSES = ["MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC"]  # the challenge's 
 SPLIT_WORDS = {"train": "train", "val": "val", "test": "test"}  # as they stand in the files' names
 EMPTY = ("UNK",)  # a column of 2019 without an image
 WHERE = "https://doi.org/10.7910/DVN/DBW86T (HAM10000) or https://challenge.isic-archive.com/data"
-WANTED = f"HAM10000_metadata.csv or *_GroundTruth.csv, and the images below it. Get them at {WHERE}"
-KEPT = {  # our name -> theirs
+LAYOUT = f"HAM10000_metadata.csv or *_GroundTruth.csv, and the images below it. Get them at {WHERE}"
+METADATA_COLUMNS = {  # our name -> theirs
     "age": ("age", "age_approx"),
     "sex": ("sex",),
     "site": ("localization", "anatom_site_general"),
@@ -41,15 +41,16 @@ class Isic:
 
     def table(self) -> SampleTable:
         """One row per image that is present; images of a lesion share their `patient`."""
-        root = need_root(self.root, "isic", WANTED)
+        root = need_root(self.root, "isic", LAYOUT)
         where, tables = _walk(root)
         truths = _truths(tables)
         if not truths:
-            raise FinetuneError(f"data.root={self.root} has no table of labels. Wanted: {WANTED}.")
+            raise FinetuneError(f"data.root={self.root} has no table of labels. Wanted: {LAYOUT}.")
         rows = pd.concat([_labels(root / file).assign(split=split) for file, split in truths], ignore_index=True)
         if len(twice := rows.index[rows["image"].duplicated()]):
             raise FinetuneError(
-                f"{rows['image'][twice[0]]} is listed twice in {some(file for file, _ in truths)}; remove one of them."
+                f"{rows['image'][twice[0]]} is listed twice in {shorten(file for file, _ in truths)}; "
+                "remove one of them."
             )
         for file in tables:
             if file.lower().endswith(("_metadata.csv", "lesiongroupings.csv")) and file not in [t for t, _ in truths]:
@@ -57,7 +58,7 @@ class Isic:
         there = rows["image"].isin(where.keys()).to_numpy()
         if not there.any():
             raise FinetuneError(
-                f"data.root={self.root}: none of the {len(rows):,} listed images is below it. Wanted: {WANTED}."
+                f"data.root={self.root}: none of the {len(rows):,} listed images is below it. Wanted: {LAYOUT}."
             )
         notes = absent_note(int(there.sum()), len(rows), root)
         rows = rows[there].reset_index(drop=True)
@@ -86,7 +87,7 @@ class Isic:
             targets,
             splits=rows["split"].tolist(),
             patients=[lesion or path for lesion, path in zip(lesions, paths, strict=True)] if known else None,
-            metadata={name: rows[name] for name in KEPT if name in rows},
+            metadata={name: rows[name] for name in METADATA_COLUMNS if name in rows},
             notes=notes,
         )
 
@@ -143,7 +144,7 @@ def _labels(file: Path) -> pd.DataFrame:
         return pd.concat([_facts(rows, frame), marks], axis=1)
     need_columns(rows, {"image": "image", "class": CLASSES[0]}, file)
     names = [name for name in rows.columns if name != "image" and name.isupper()]
-    marks = rows[names].apply(lambda column: read_marks(column, file))
+    marks = rows[names].apply(lambda column: read_raw_labels(column, file))
     if (wrong := ~marks.isin((0, 1)).all(axis=1) | (marks.sum(axis=1) > 1)).any():
         line = int(wrong.to_numpy().argmax())
         raise FinetuneError(f"{file}, line {line + 2}: exactly one of {', '.join(names)} must be 1, the others 0.")
@@ -153,7 +154,7 @@ def _labels(file: Path) -> pd.DataFrame:
 def _facts(rows: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     """`frame` with the lesion and the metadata that `rows` has."""
     found = {"lesion": rows["lesion_id"].str.strip()} if "lesion_id" in rows else {}
-    for name, theirs in KEPT.items():
+    for name, theirs in METADATA_COLUMNS.items():
         for column in (c for c in theirs if c in rows):
             text = rows[column].str.strip()
             found[name] = pd.to_numeric(text, errors="coerce") if name == "age" else text

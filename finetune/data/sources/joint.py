@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.annotations import Annotations, MaskFile
-from finetune.data.findings import canonical, chosen
-from finetune.data.sources.listing import some
+from finetune.data.findings import canonical, select_findings
+from finetune.data.sources.listing import shorten
 from finetune.data.splits import assign_splits
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
@@ -69,10 +69,10 @@ class Joint:
         union = list(dict.fromkeys(label for table in tables.values() for label in table.classes))
         if self.findings is not None and kind == "multiclass":
             raise FinetuneError(f"data.findings={self.findings}: the sources have classes that exclude one another.")
-        findings = chosen(self.findings, union)
+        findings = select_findings(self.findings, union)
         tables, notes = self._split(tables)
         root = Path(os.path.commonpath([os.path.abspath(table.root) for table in tables.values()]))
-        extra = [_told_apart(column) for table in tables.values() for column in table.metadata]
+        extra = [_metadata_name(column) for table in tables.values() for column in table.metadata]
         metadata = list(dict.fromkeys(["source", *extra]))
         frames = [self._frame(name, table, findings, root) for name, table in tables.items()]
         frame = pd.concat(frames, ignore_index=True)
@@ -93,7 +93,7 @@ class Joint:
 
     def _strata(self, tables: dict[str, SampleTable]) -> Strata:
         """Each set is split by itself, as it would be alone, unless patients are shared between them."""
-        each = [table.drawn_by() for table in tables.values()]
+        each = [table.split_strata() for table in tables.values()]
         labels = np.zeros((sum(map(len, each)), sum(strata.labels.shape[1] for strata in each)), bool)
         row = column = 0
         for strata in each:
@@ -116,10 +116,12 @@ class Joint:
         gives = {name for name, table in tables.items() if table.frame["split"].notna().any()}
         without = [name for name in tables if name not in gives]
         if self.own_split and without:
-            raise FinetuneError(f"data.own_split=true: {some(without)} give(s) no split. Leave it out or set it false.")
+            raise FinetuneError(
+                f"data.own_split=true: {shorten(without)} give(s) no split. Leave it out or set it false."
+            )
         if without or self.own_split is False:
-            why = f"{some(without)} give(s) none" if without and self.own_split is None else "data.own_split=false"
-            notes = [f"The split of {some(sorted(gives))} is not used: {why}."] if gives else []
+            why = f"{shorten(without)} give(s) none" if without and self.own_split is None else "data.own_split=false"
+            notes = [f"The split of {shorten(sorted(gives))} is not used: {why}."] if gives else []
             return {name: table.with_split([None] * len(table)) for name, table in tables.items()}, notes
         whole = {}
         for name, table in tables.items():
@@ -131,7 +133,7 @@ class Joint:
 
     def _frame(self, name: str, table: SampleTable, findings: list[str], root: Path) -> pd.DataFrame:
         if not set(findings) & set(table.classes):
-            raise FinetuneError(f"data.sources.{name} labels none of {some(findings, 20)}: leave it out.")
+            raise FinetuneError(f"data.sources.{name} labels none of {shorten(findings, 20)}: leave it out.")
         prefix = os.path.relpath(os.path.abspath(table.root), root).replace(os.sep, "/")
         paths = table.frame["path"] if prefix == "." else prefix + "/" + table.frame["path"]
         who = table.frame["patient"] if self.shared_patients else name + ":" + table.frame["patient"]
@@ -144,7 +146,7 @@ class Joint:
             column = f"target_{finding}"
             frame[column] = table.frame[column] if finding in table.classes else unlabelled
         for column in table.metadata:
-            frame[_told_apart(column)] = table.frame[column]
+            frame[_metadata_name(column)] = table.frame[column]
         return frame
 
 
@@ -165,7 +167,7 @@ def _entries(table: SampleTable, name: str, root: Path) -> list[Any]:
     ]
 
 
-def _told_apart(column: str) -> str:
+def _metadata_name(column: str) -> str:
     return "source_" if column == "source" else column
 
 
@@ -173,6 +175,6 @@ def _in_shared_names(name: str, table: SampleTable) -> SampleTable:
     """The table with its findings in the vocabulary's names."""
     of = {label: canonical(label) for label in table.classes}
     if len(set(of.values())) < len(of):
-        raise FinetuneError(f"data.sources.{name} has two classes of one meaning among {some(table.classes, 20)}.")
+        raise FinetuneError(f"data.sources.{name} has two classes of one meaning among {shorten(table.classes, 20)}.")
     columns = {f"target_{label}": f"target_{shared}" for label, shared in of.items()}
     return replace(table, frame=table.frame.rename(columns=columns), classes=list(of.values()))

@@ -16,14 +16,14 @@ import numpy as np
 
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.assemble import assemble, need_root
-from finetune.data.sources.listing import list_files, some
+from finetune.data.sources.listing import list_files, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
 CLASSES = {"two": ["NORMAL", "PNEUMONIA"], "three": ["NORMAL", "BACTERIA", "VIRUS"], "finding": ["Pneumonia"]}
 SPLITS = ("train", "val", "test")
 WHERE = "https://data.mendeley.com/datasets/rscbjbr9sj (or Kaggle, paultimothymooney/chest-xray-pneumonia)"
-WANTED = f"train/ and test/, each with NORMAL/ and PNEUMONIA/. Get it at {WHERE}"
+LAYOUT = f"train/ and test/, each with NORMAL/ and PNEUMONIA/. Get it at {WHERE}"
 NAMES = (  # how files are named -> patient, cause
     re.compile(r"(?P<patient>person\d+_(?P<cause>bacteria|virus))(_\d+)+"),
     re.compile(r"(?P<patient>(NORMAL2-)?IM-\d+)(-\d+)+"),
@@ -53,10 +53,10 @@ class Kermany:
 
     def table(self) -> SampleTable:
         """One row per image, in the order of splits, classes and names."""
-        root = need_root(self.root, "kermany", WANTED)
+        root = need_root(self.root, "kermany", LAYOUT)
         inside = next((f for f in ("", "chest_xray/", "chest_xray/chest_xray/") if (root / f / "train").is_dir()), None)
         if inside is None:
-            raise FinetuneError(f"data.root={self.root} has no train/. Wanted: {WANTED}.")
+            raise FinetuneError(f"data.root={self.root} has no train/. Wanted: {LAYOUT}.")
         rows = [
             (f"{folder}/{name}", split, label, *_read_name(name))
             for split in SPLITS
@@ -66,13 +66,15 @@ class Kermany:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
         if not rows:
-            raise FinetuneError(f"data.root={self.root} has no images in train/ and test/. Wanted: {WANTED}.")
+            raise FinetuneError(f"data.root={self.root} has no images in train/ and test/. Wanted: {LAYOUT}.")
         notes = []
         if self.classes == "three" and (unnamed := [r[0] for r in rows if r[2] == "PNEUMONIA" and not r[4]]):
-            notes.append(f"{len(unnamed):,} images say neither bacteria nor virus and are left out: {some(unnamed)}.")
+            notes.append(
+                f"{len(unnamed):,} images say neither bacteria nor virus and are left out: {shorten(unnamed)}."
+            )
             rows = [row for row in rows if row[2] == "NORMAL" or row[4]]
         if strange := [row[0] for row in rows if not row[3]]:
-            notes.append(f"{len(strange):,} names tell no patient; each counts as its own: {some(strange)}.")
+            notes.append(f"{len(strange):,} names tell no patient; each counts as its own: {shorten(strange)}.")
         small = sum(row[1] == "val" for row in rows)
         if small and self.official_split and not self.official_val:
             notes.append(

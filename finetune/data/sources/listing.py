@@ -119,7 +119,7 @@ def absent_note(there: int, listed: int, root: Path) -> list[str]:
     ]
 
 
-def some(items: Iterable[object], limit: int = 3) -> str:
+def shorten(items: Iterable[object], limit: int = 3) -> str:
     """The first few of many, for a message: a, b, c, ..."""
     items = list(items)
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")

@@ -10,7 +10,7 @@ import numpy as np
 from finetune.data.decoding import containers
 from finetune.data.sources.assemble import assemble, need_root
 from finetune.data.sources.chestxray import FINDINGS
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.errors import BadImage, FinetuneError, MissingExtra, one_of
 
@@ -98,7 +98,7 @@ class MedMnist:
             if self.download:
                 _fetch(root, self.name, size)
             if not (root / names[size]).is_file():
-                have = f" There is {some(names[s] for s in there)}: leave out data.size." if there else ""
+                have = f" There is {shorten(names[s] for s in there)}: leave out data.size." if there else ""
                 raise FinetuneError(
                     f"data.root={self.root} has no {names[size]}.{have} Get it at {WHERE}, or type data.download=true."
                 )

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import chosen
-from finetune.data.labels import Policies, policies, settle
+from finetune.data.findings import select_findings
+from finetune.data.labels import Policies, apply_policies, policies
 from finetune.data.sources import chest
 from finetune.data.sources.chexpert import FINDINGS
 from finetune.data.sources.listing import list_files, need_columns, read_rows
@@ -45,7 +45,7 @@ class MimicCxr:
 
     def __post_init__(self) -> None:
         chest.check_views(self.views)
-        self._findings = chosen(self.findings, FINDINGS)
+        self._findings = select_findings(self.findings, FINDINGS)
         for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, given, FINDINGS)
 
@@ -63,7 +63,7 @@ class MimicCxr:
         frame = pd.DataFrame({"path": paths, "patient": patient, "split": None, "study": study}, dtype=object)
         frame["projection"] = chest.text(rows["ViewPosition"])
         frame["view"] = frame["projection"].map(VIEW).fillna("").astype(object)
-        kept, notes = chest.of_views(frame["view"], self.views)
+        kept, notes = chest.select_views(frame["view"], self.views)
         split = self._split(root, image)
         if split is not None:
             frame["split"] = split
@@ -76,11 +76,13 @@ class MimicCxr:
             raise FinetuneError(f"{labels} labels none of the studies of {listing.name}: are they of one release?")
         frame, of_study = frame[kept], of_study[kept]
         hint = f"Get the files at {WHERE}, or set data.root=DIR to the folder that holds files/."
-        found, absent = chest.there(root, list(frame["path"]), listing, hint)
+        found, absent = chest.filter_present(root, list(frame["path"]), listing, hint)
         frame, of_study = frame[found], of_study[found]
-        marks = chest.marks_of(studies, self._findings, labels)[of_study]
-        targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
-        shown = chest.shown(studies, FINDINGS, labels)[of_study]
+        marks = chest.read_finding_columns(studies, self._findings, labels)[of_study]
+        targets = apply_policies(
+            marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS
+        )
+        shown = chest.positive_findings(studies, FINDINGS, labels)[of_study]
         notes += absent
         return chest.sample_table(frame, targets, self._findings, root=root, name="mimic", notes=notes, strata=shown)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import canonical, chosen
-from finetune.data.labels import Policies, policies, settle
+from finetune.data.findings import canonical, select_findings
+from finetune.data.labels import Policies, apply_policies, policies
 from finetune.data.sources import chest, chestxray
 from finetune.data.sources.listing import list_files, need_columns, read_rows
 from finetune.data.table import SampleTable
@@ -97,9 +97,9 @@ class PadChest:
                 raise FinetuneError(f"{listing}, line {line}: Labels {cell[:80]!r} is not a list like ['nodule'].")
             named.append(names)
         known = _known(named)
-        findings = chosen(self.findings, known, default=FINDINGS)
+        findings = select_findings(self.findings, known, default=FINDINGS)
         view = chest.text(rows["Projection"]).map(VIEW).fillna("")
-        kept, notes = chest.of_views(view, self.views)
+        kept, notes = chest.select_views(view, self.views)
         useless = np.array([USELESS in names for names in named])[codes]
         if dropped := int((kept & useless).sum()):
             notes.append(f"{dropped:,} images are labelled {USELESS!r} and are left out.")
@@ -118,10 +118,10 @@ class PadChest:
             raise FinetuneError(f"{listing}, line {blank[0] + 2}: PatientID is blank in {len(blank):,} row(s).")
         frame["path"] = self._paths(root, rows)
         hint = f"Unpack the archives from {WHERE} there, or set data.root=DIR."
-        found, absent = chest.there(root, list(frame["path"]), listing, hint)
+        found, absent = chest.filter_present(root, list(frame["path"]), listing, hint)
         frame, codes = frame[found], codes[found]
         marks = np.array([_marks(names, findings) for names in named])[codes]
-        targets = settle(marks, list(frame["path"]), findings, "ignore", self.missing, known=known)
+        targets = apply_policies(marks, list(frame["path"]), findings, "ignore", self.missing, known=known)
         shown = _shown(named, known)[codes]
         notes += absent
         return chest.sample_table(frame, targets, findings, root=root, name="padchest", notes=notes, strata=shown)

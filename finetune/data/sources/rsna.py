@@ -15,9 +15,9 @@ import pandas as pd
 
 from finetune.data.annotations import BOXES, Box, Boxes
 from finetune.data.findings import canonical
-from finetune.data.labels import read_marks
+from finetune.data.labels import read_raw_labels
 from finetune.data.sources import chest
-from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -60,10 +60,10 @@ class Rsna:
         rows = read_rows(listing)
         need_columns(rows, {c: c for c in ("patientId", "Target", *SIDES)}, listing)
         boxes = self._boxes(rows, listing)
-        image, target = rows["patientId"].str.strip(), pd.Series(read_marks(rows["Target"], listing))
+        image, target = rows["patientId"].str.strip(), pd.Series(read_raw_labels(rows["Target"], listing))
         per_image = target.groupby(image.to_numpy(), sort=False)
         if torn := sorted(per_image.nunique().loc[lambda n: n != 1].index):
-            raise FinetuneError(f"{listing}: Target is blank or differs between the rows of {some(torn)}.")
+            raise FinetuneError(f"{listing}: Target is blank or differs between the rows of {shorten(torn)}.")
         marks = per_image.first()
         where = by_stem(root, (IMAGES,))
         kept = np.array([name in where for name in marks.index])

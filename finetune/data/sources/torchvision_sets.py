@@ -19,7 +19,7 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
 
-class Known(NamedTuple):
+class SetInfo(NamedTuple):
     """How a set is asked for."""
 
     kind: str
@@ -34,14 +34,14 @@ class Known(NamedTuple):
 
 TRAIN_TEST: dict[Any, str | None] = {True: "train", False: "test"}
 SETS = {
-    "cifar10": Known("CIFAR10", "train", TRAIN_TEST, None),
-    "cifar100": Known("CIFAR100", "train", TRAIN_TEST, None),
-    "fashion_mnist": Known("FashionMNIST", "train", TRAIN_TEST, None),
-    "pets": Known("OxfordIIITPet", "split", {"trainval": "train", "test": "test"}, "_images"),
-    "flowers102": Known("Flowers102", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
-    "food101": Known("Food101", "split", {"train": "train", "test": "test"}, "_image_files"),
-    "dtd": Known("DTD", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
-    "eurosat": Known("EuroSAT", None, {None: None}, "samples"),
+    "cifar10": SetInfo("CIFAR10", "train", TRAIN_TEST, None),
+    "cifar100": SetInfo("CIFAR100", "train", TRAIN_TEST, None),
+    "fashion_mnist": SetInfo("FashionMNIST", "train", TRAIN_TEST, None),
+    "pets": SetInfo("OxfordIIITPet", "split", {"trainval": "train", "test": "test"}, "_images"),
+    "flowers102": SetInfo("Flowers102", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
+    "food101": SetInfo("Food101", "split", {"train": "train", "test": "test"}, "_image_files"),
+    "dtd": SetInfo("DTD", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
+    "eurosat": SetInfo("EuroSAT", None, {None: None}, "samples"),
 }
 
 

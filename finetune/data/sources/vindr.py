@@ -14,10 +14,10 @@ import pandas as pd
 
 from finetune.data.annotations import BOXES, Annotations, Boxes
 from finetune.data.decoding.dicom import SUFFIXES
-from finetune.data.findings import FINDINGS, canonical, chosen
+from finetune.data.findings import FINDINGS, canonical, select_findings
 from finetune.data.sources import chest
-from finetune.data.sources.chestxray_boxes import size_of
-from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.sources.chestxray_boxes import image_size
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -63,7 +63,7 @@ class VinDr:
         tables = {split: read_rows(file) for split, file in listings.items()}
         columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
         known = list(dict.fromkeys(canonical(column) for column in columns))
-        findings = chosen(self.findings, known)
+        findings = select_findings(self.findings, known)
         published = [name for name in known if name in FINDINGS]
         read = list(dict.fromkeys([*findings, *published]))
         parts, listed, notes = [], 0, []
@@ -108,13 +108,13 @@ class VinDr:
         has = [f for f in findings if f in {canonical(str(column)) for column in rows.columns}]
         marks = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
         if has:
-            marks[has] = chest.marks_of(rows, has, file)
+            marks[has] = chest.read_finding_columns(rows, has, file)
         if (marks < 0).any(axis=None):
             raise FinetuneError(f"{file} holds -1; VinDr-CXR knows 0 and 1 only.")
         readers = marks.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
         several = readers.size() > 1
         if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
-            raise FinetuneError(f"{file}: {some(several.index[several])} is there twice, without a column rad_id.")
+            raise FinetuneError(f"{file}: {shorten(several.index[several])} is there twice, without a column rad_id.")
         return readers.mean()
 
 
@@ -161,7 +161,7 @@ def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
 
 def _beyond(boxes: Boxes, image: Path) -> bool:
     """Whether a box reaches out of an image that is no DICOM; by a pixel it may."""
-    size = None if image.suffix.lower() in SUFFIXES else size_of(image)
+    size = None if image.suffix.lower() in SUFFIXES else image_size(image)
     if size is None:
         return False
     return bool((boxes.corners[:, 2:] > np.array([size[1], size[0]]) + 1).any())

@@ -24,7 +24,7 @@ P = Preprocessing(image_size=4)
 def reads(monkeypatch):
     """Counts how often an image is decoded."""
     seen = []
-    monkeypatch.setattr(caches, "read_image", lambda path, enough: seen.append(path.name) or read_image(path))
+    monkeypatch.setattr(caches, "read_image", lambda path, min_side: seen.append(path.name) or read_image(path))
     return seen
 
 
@@ -231,8 +231,8 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
 
 def test_progress_and_long_waits_are_told(tmp_path, monkeypatch):
     table = make_images(tmp_path, 5)
-    monkeypatch.setattr(caches, "AT_ONCE", 2)
-    monkeypatch.setattr(caches, "TALK_EVERY", -1)
+    monkeypatch.setattr(caches, "CHUNK", 2)
+    monkeypatch.setattr(caches, "PROGRESS_SECONDS", -1)
     steps, said = [], []
     ImageCache.build(table, P, "off", say=said.append, progress=lambda *a: steps.append(a))
     assert steps == [(2, 5), (4, 5), (5, 5)]

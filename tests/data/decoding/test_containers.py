@@ -126,10 +126,10 @@ def test_an_array_is_unpacked_once_for_all_threads(tmp_path, monkeypatch):
 
 
 def test_few_arrays_stay_open(tmp_path):
-    for i in range(containers.KEEP + 3):
+    for i in range(containers.MAX_OPEN + 3):
         np.savez(tmp_path / f"{i}.npz", a=GRAY)
         read_image(f"{tmp_path}/{i}.npz::a/0")
-    assert len(containers._arrays) == containers.KEEP
+    assert len(containers._arrays) == containers.MAX_OPEN
 
 
 def test_presence_is_a_matter_of_the_file_and_the_length(box):

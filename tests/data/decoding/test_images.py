@@ -270,7 +270,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_where_that_is_enough(tmp_
     image = np.clip(128 + 60 * image / image.std(), 0, 255).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "a.jpg", quality=95)
     preprocessing = Preprocessing(image_size=96, fit="crop")
-    whole, part = read_image(tmp_path / "a.jpg"), read_image(tmp_path / "a.jpg", preprocessing.enough)
+    whole, part = read_image(tmp_path / "a.jpg"), read_image(tmp_path / "a.jpg", preprocessing.min_decode_side)
     assert (whole.shape, part.shape) == ((1200, 1600), (300, 400))
     assert read_size(tmp_path / "a.jpg") == (1200, 1600)
     difference = preprocessing.resize(whole).astype(int) - preprocessing.resize(part)
