@@ -41,7 +41,7 @@ def sentence(error: ValidationError) -> str:
     count = error.error_count()
     if count > 100:  # to list them would take more memory than the text
         return f"{count:,} values in it are not what they must be."
-    first, *others = error.errors(include_url=False)
+    first, *further = error.errors(include_url=False)
     where = one_line(".".join(str(part) for part in first["loc"]), 100)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     if first["type"] == "json_invalid":
@@ -53,11 +53,11 @@ def sentence(error: ValidationError) -> str:
     elif first["type"] != "value_error":
         message = f"{reprlib.repr(first['input'])}, {message[:1].lower()}{message[1:]}"
     message = one_line(message)
-    more = f" ({len(others)} more)" if others else ""
+    more = f" ({len(further)} more)" if further else ""
     return f"{where + ': ' if where else ''}{message}{more}."
 
 
-def one_line(text: object, most: int = 300) -> str:
+def one_line(text: object, limit: int = 300) -> str:
     """The text without line breaks, its end cut off where it is long: values from a file may be anything."""
     line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[:most]} ..."
+    return line if len(line) <= limit else f"{line[:limit]} ..."

@@ -122,9 +122,9 @@ def source(settings: Settings) -> Any:
 
 def _check_source(settings: Settings) -> None:
     """The settings of data that the source takes have the types of its arguments."""
-    node, own = source_node(settings.data.arguments, settings.trust), settings.data.source
-    takes = target(node["_target_"], settings.trust, "data.source._target_")
-    check_call("data", {key: value for key, value in node.items() if key not in own}, takes)
+    node, source = source_node(settings.data.arguments, settings.trust), settings.data.source
+    receiver = target(node["_target_"], settings.trust, "data.source._target_")
+    check_call("data", {key: value for key, value in node.items() if key not in source}, receiver)
 
 
 def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
@@ -133,8 +133,8 @@ def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
     node = data["source"]
     if "_target_" not in node:
         raise FinetuneError("data.source has no _target_, the class that lists the images.")
-    takes = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
-    return {**{key: value for key, value in data.items() if key in takes}, **node}
+    parameters = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
+    return {**{key: value for key, value in data.items() if key in parameters}, **node}
 
 
 def plan(settings: Settings) -> Plan:

@@ -74,20 +74,20 @@ def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
     if not isinstance(sources, dict):
         raise FinetuneError(f"data.sources={sources} must be names of data sets, or name: root, in brackets or braces.")
     nodes = {}
-    for name, given in sources.items():
+    for name, entry in sources.items():
         where = f"data.sources.{name}"
-        if not isinstance(given, dict | str | None):
-            raise FinetuneError(f"{where}={given} must be the set's root, or its options: {{data: NAME, root: DIR}}.")
-        options = dict(given) if isinstance(given, dict) else {} if given is None else {"root": given}
+        if not isinstance(entry, dict | str | None):
+            raise FinetuneError(f"{where}={entry} must be the set's root, or its options: {{data: NAME, root: DIR}}.")
+        options = dict(entry) if isinstance(entry, dict) else {} if entry is None else {"root": entry}
         data = options.pop("data", name)
-        known = [choice for choice in choices()["data"] if choice != "joint"]
-        if data not in known:
-            raise one_of("data.sources" if data == name else f"{where}.data", data, known)
+        data_sets = [choice for choice in choices()["data"] if choice != "joint"]
+        if data not in data_sets:
+            raise one_of("data.sources" if data == name else f"{where}.data", data, data_sets)
         config = composed([f"data={data}"])
-        takes = source_keys(data)
+        accepted = source_keys(data)
         for key, value in options.items():
-            if key not in takes:
-                raise unknown_key(where, key, value, ["data", *takes])
+            if key not in accepted:
+                raise unknown_key(where, key, value, ["data", *accepted])
             OmegaConf.update(config, f"data.{key}", value, force_add=True)
         settings = OmegaConf.to_container(config.data, resolve=True)
         assert isinstance(settings, dict)
@@ -98,8 +98,8 @@ def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
 def source_keys(choice: str) -> list[str]:
     """The options of a data set: the keys of its own file of conf/data, and its root. Batch size and the like, which
     every data set has, belong to the whole."""
-    own = yaml.safe_load(data_file(choice).read_text(encoding="utf-8"))
-    return sorted({"root", *(key for key in own if key not in (*shared_keys(), "defaults", "name", "source"))})
+    settings = yaml.safe_load(data_file(choice).read_text(encoding="utf-8"))
+    return sorted({"root", *(key for key in settings if key not in (*shared_keys(), "defaults", "name", "source"))})
 
 
 def shared_keys() -> list[str]:
@@ -171,12 +171,14 @@ def inherit_data(config: DictConfig, words: list[str]) -> None:
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
         return
-    kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
+    typed_values = {
+        key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")
+    }
     if data_group(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
         shared = {key: config.data[key] for key in config.data if key in shared_keys()}
         OmegaConf.update(config, "data", {**shared, **data}, merge=False, force_add=True)
     adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
-    for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *kept.items()]:
+    for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *typed_values.items()]:
         try:
             OmegaConf.update(config, key, value, force_add=True)
         except (OmegaConfBaseException, TypeError, AttributeError):
@@ -197,9 +199,9 @@ def remove_if_empty(folder: Path) -> None:
     if folder.resolve() == Path.cwd():
         return
     home = Path("outputs").resolve()
-    for place in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
+    for directory in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
         try:
-            place.rmdir()  # never one that holds something
+            directory.rmdir()  # never one that holds something
         except OSError:
             return
 
@@ -210,7 +212,7 @@ def run(
     run_job: Callable[[dict[str, Any], Path, list[str]], Any],
     *,
     multirun: bool = False,
-    around: AbstractContextManager[None] | None = None,
+    context: AbstractContextManager[None] | None = None,
 ) -> None:
     """Let Hydra make the run folder, or one after the other, and start the job in it.
 
@@ -226,16 +228,18 @@ def run(
     sweep = Sweep(words) if multirun else None
 
     def job(config: DictConfig, folder: Path) -> None:
-        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
+        run_words = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         try:
-            if config.job in JOBS_REUSING_DATA:  # in a sweep Hydra's words have the group that `expand` added
-                chose = any(override.key_or_group == "data" for override in parse(add_force_prefix(typed)))
-                given = mine if multirun else add_force_prefix(mine)  # Hydra has the words of a sweep opened
-                inherit_data(config, given if chose else [word for word in given if not word.startswith("data=")])
+            if config.job in JOBS_REUSING_DATA:
+                # In a sweep Hydra has prefixed the words already, and they have the group that `expand` added.
+                words_of_run = run_words if multirun else add_force_prefix(run_words)
+                if not any(override.key_or_group == "data" for override in parse(add_force_prefix(typed))):
+                    words_of_run = [word for word in words_of_run if not word.startswith("data=")]
+                inherit_data(config, words_of_run)
             resolved = plain(config)
             if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
                 build.check(resolved)
-            run_job(resolved, folder, mine)
+            run_job(resolved, folder, run_words)
         except FinetuneError:
             remove_if_empty(folder)
             raise
@@ -261,7 +265,7 @@ def run(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
-        with around or nullcontext():
+        with context or nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
     except _JobFailed as ended:
         raise ended.error from None

@@ -66,20 +66,22 @@ def config_dirs() -> list[Path]:
         FinetuneError: a folder that does not exist, or that holds a choice of a name that conf/ has already: it would
             never be read.
     """
-    own = conf_dir()
+    builtin = conf_dir()
     further = [Path(name).resolve() for name in os.environ.get(CONFIG_DIRS, "").split(os.pathsep) if name]
     for folder in further:
         if not folder.is_dir():
             raise FinetuneError(f"--config-dir={folder} is not a folder.")
-        if shadowed := sorted(str(f.relative_to(folder)) for f in folder.rglob("*.yaml") if _exists(own, folder, f)):
+        if shadowed := sorted(
+            str(f.relative_to(folder)) for f in folder.rglob("*.yaml") if _exists(builtin, folder, f)
+        ):
             raise FinetuneError(
                 f"--config-dir={folder}: {shadowed[0]} has the name of a file in conf/, which is read first. Rename it."
             )
-    return [own, *further]
+    return [builtin, *further]
 
 
-def _exists(own: Path, folder: Path, file: Path) -> bool:
-    return (own / file.relative_to(folder)).exists()
+def _exists(builtin: Path, folder: Path, file: Path) -> bool:
+    return (builtin / file.relative_to(folder)).exists()
 
 
 def search_path() -> list[str]:
@@ -159,18 +161,18 @@ def decoded(config: DictConfig) -> DictConfig:
     for name in FREE_KEYS:
         node = OmegaConf.select(config, name)
         if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
-            plain = OmegaConf.to_container(node, resolve=False)
-            OmegaConf.update(config, name, _plain_keys(plain), merge=False)
+            encoded = OmegaConf.to_container(node, resolve=False)
+            OmegaConf.update(config, name, _decode_keys(encoded), merge=False)
     return config
 
 
-def _plain_keys(value: Any) -> Any:
+def _decode_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {_plain_key(str(key)): _plain_keys(inner) for key, inner in value.items()}
+    return {_decode_key(str(key)): _decode_keys(inner) for key, inner in value.items()}
 
 
-def _plain_key(key: str) -> str:
+def _decode_key(key: str) -> str:
     return bytes.fromhex(key.removeprefix(ENCODED)).decode() if key.startswith(ENCODED) else key
 
 
@@ -225,9 +227,9 @@ def _check_groups(parsed: list[Override]) -> None:
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
         if key in groups and not override.is_sweep_override() and not override.is_delete():
-            for chosen in value if isinstance(value, list) and value else [value]:
-                if not isinstance(chosen, str) or chosen not in groups[key]:
-                    raise one_of(key, "null" if chosen is None else chosen, groups[key])
+            for choice in value if isinstance(value, list) and value else [value]:
+                if not isinstance(choice, str) or choice not in groups[key]:
+                    raise one_of(key, "null" if choice is None else choice, groups[key])
 
 
 def _is_free_key(override: Override) -> bool:
@@ -236,17 +238,17 @@ def _is_free_key(override: Override) -> bool:
 
 def _check_free_keys(words: list[str], parsed: list[Override]) -> None:
     """What is written into an open mapping must find it in the configuration: nothing else would read it."""
-    mine = [override for override in parsed if _is_free_key(override)]
-    if not mine:
+    free = [override for override in parsed if _is_free_key(override)]
+    if not free:
         return
-    others = composed([word for word, override in zip(words, parsed, strict=True) if override not in mine])
-    for override in mine:
+    base = composed([word for word, override in zip(words, parsed, strict=True) if override not in free])
+    for override in free:
         name = next(open_name for open_name in FREE_KEYS if f"{override.key_or_group}.".startswith(f"{open_name}."))
-        if OmegaConf.select(others, name, default="absent") == "absent":
+        if OmegaConf.select(base, name, default="absent") == "absent":
             raise FinetuneError(f"{_typed(override)!r}: there is no key {name} here.{_having(name)}")
         if isinstance(override.value(), list) and name == override.key_or_group and name != "data.sources":
-            wanted = "a policy, or finding: policy" if name in POLICIES else "NAME: value"
-            raise FinetuneError(f"{_typed(override)!r} must be {wanted} in braces.")
+            expected = "a policy, or finding: policy" if name in POLICIES else "NAME: value"
+            raise FinetuneError(f"{_typed(override)!r} must be {expected} in braces.")
 
 
 def _having(key: str) -> str:
@@ -262,23 +264,23 @@ def _having(key: str) -> str:
 
 
 def _typed(override: Override) -> str:
-    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _plain_key(key[0]), str(override.input_line).lstrip("+"))
+    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _decode_key(key[0]), str(override.input_line).lstrip("+"))
 
 
 def _explain(error: Exception, words: list[str]) -> FinetuneError:
     """Hydra's message in terms of the key, its value and the choices."""
-    found = re.search(r"Could not (?:override|append to|delete from)(?: config)?[^']*'([^']+)'", str(error))
-    if not found:
+    match = re.search(r"Could not (?:override|append to|delete from)(?: config)?[^']*'([^']+)'", str(error))
+    if not match:
         cause = error.__cause__ or error
         return FinetuneError(f"The configuration cannot be composed: {str(cause).splitlines()[0]}")
-    key = found.group(1).split("=")[0].lstrip("+~")
+    key = match.group(1).split("=")[0].lstrip("+~")
     word = next((w for w in words if w.lstrip("+~").startswith(f"{key}=")), key)
-    others = [w for w in words if w != word]
-    known = list(dict.fromkeys([*sorted(leaf_keys(composed(others))), *choices()]))
+    other_words = [w for w in words if w != word]
+    known_keys = list(dict.fromkeys([*sorted(leaf_keys(composed(other_words))), *choices()]))
     parent, _, last = key.rpartition(".")
-    same_name = [name for name in known if name.rpartition(".")[2] == last and name != key]
-    near = same_name[:1] if len(same_name) == 1 else difflib.get_close_matches(key, known, n=1)
-    beside = [name for name in known if name.rpartition(".")[0] == parent]
+    same_name = [name for name in known_keys if name.rpartition(".")[2] == last and name != key]
+    near = same_name[:1] if len(same_name) == 1 else difflib.get_close_matches(key, known_keys, n=1)
+    beside = [name for name in known_keys if name.rpartition(".")[0] == parent]
     owners = _having(key) if parent in choices() else ""
     hint = f" Did you mean {near[0]}?" if near and not owners else ""
     return FinetuneError(
@@ -288,10 +290,10 @@ def _explain(error: Exception, words: list[str]) -> FinetuneError:
 
 def leaf_keys(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all values that can be set."""
-    plain = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
+    values = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
     names: list[str] = []
-    assert isinstance(plain, dict)
-    for key, value in ((str(k), v) for k, v in plain.items()):
+    assert isinstance(values, dict)
+    for key, value in ((str(k), v) for k, v in values.items()):
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             names += leaf_keys(value, f"{name}.")

@@ -93,10 +93,10 @@ class Sweep:
         print(f"\n{self.table()}", flush=True)
         fits = [o.folder for o in self.outcomes if o.job == "fit" and o.error is None]
         if len(fits) > 1:
-            whole = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
+            is_whole_folder = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
             runs = (
                 str(relative_to_cwd(fits[0].parent))
-                if whole
+                if is_whole_folder
                 else f"[{','.join(str(relative_to_cwd(path)) for path in fits)}]"
             )
             print(f"compare them: python -m finetune job=compare {shlex.quote(f'runs={runs}')}", flush=True)
@@ -108,8 +108,8 @@ class Sweep:
         """A line per run: its folder, what sets it apart, and its first scores with their intervals."""
         rows = [["run", "set by", *(columns := self.columns())]]
         for outcome in self.outcomes:
-            told = {} if outcome.error is not None else headline(outcome.folder)
-            cells = ["failed"] if outcome.error is not None else [told.get(column, "-") for column in columns]
+            scores = {} if outcome.error is not None else headline(outcome.folder)
+            cells = ["failed"] if outcome.error is not None else [scores.get(column, "-") for column in columns]
             rows.append([str(relative_to_cwd(outcome.folder)), outcome.label or "-", *cells])
         widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
@@ -126,14 +126,14 @@ def headline(folder: Path) -> dict[str, str]:
     path = RunFolder(folder).scores
     if not path.is_file():
         return {}
-    told = {}
+    texts = {}
     for split, scores in json.loads(path.read_text(encoding="utf-8")).items():
         for group, metric, name in (("macro", "auroc", "macro AUROC"), ("overall", "accuracy", "accuracy")):
             score: dict[str, Any] | None = (scores.get(group) or {}).get(metric)
             if score and score["value"] is not None:
                 interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
-                told[f"{split} {name}"] = f"{score['value']:.3f}{interval}"
-    return told
+                texts[f"{split} {name}"] = f"{score['value']:.3f}{interval}"
+    return texts
 
 
 def relative_to_cwd(folder: Path) -> Path:

@@ -67,7 +67,7 @@ def check(trainer: TrainerSettings) -> None:
 def _build(trainer: TrainerSettings) -> None:
     """Build a Trainer of one process once: it has checks of its own, and says what is wrong."""
     aside = ("deterministic", "benchmark", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary")
-    options: dict[str, Any] = {key: value for key, value in trainer.given.items() if key not in aside}
+    options: dict[str, Any] = {key: value for key, value in trainer.set_arguments.items() if key not in aside}
     options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1}
     log = logging.getLogger("lightning.pytorch")
     level = log.level

@@ -119,7 +119,7 @@ def measure(task: Any, data: ImageData, settings: PreviewSettings, run: RunFolde
     steps, batches = WARM_UP + settings.steps, len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // settings.data.batch_size)
     clock = Clock()
-    arguments = settings.trainer.given
+    arguments = settings.trainer.set_arguments
     arguments |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
     arguments |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
     task.plan = replace(task.plan, phases={phase: replace(task.plan.phases[phase], epoch=0)})

@@ -22,9 +22,9 @@ def check_samples(run: RunFolder, table: SampleTable) -> None:
     Raises:
         FinetuneError: naming images that are gone.
     """
-    known = _samples(run)
-    if known is not None:
-        _refuse(run, _gone(known, set(table.paths)))
+    recorded = _samples(run)
+    if recorded is not None:
+        _refuse(run, _gone(recorded, set(table.paths)))
 
 
 def check_data(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
@@ -35,14 +35,14 @@ def check_data(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
     """
     readable = table.frame.loc[~table.frame.index.isin(images.bad), ["path", "patient", "split"]]
     readable = readable.assign(digest=known_images.digests(images)).astype(str).set_index("path")
-    known = _samples(run)
+    recorded = _samples(run)
     changes = []
-    if known is not None:
-        new = [name for name in readable.index if name not in known.index]
-        changes = [*_gone(known, set(readable.index)), *([f"{_count(new)} new"] if new else [])]
-        now, then = readable.reindex(known.index), known
+    if recorded is not None:
+        new = [name for name in readable.index if name not in recorded.index]
+        changes = [*_gone(recorded, set(readable.index)), *([f"{_count(new)} new"] if new else [])]
+        now, then = readable.reindex(recorded.index), recorded
         for column, what in (("patient", "another patient"), ("digest", "other pixels"), ("split", "another split")):
-            differing = [str(name) for name in known.index[(now[column] != then[column]) & now[column].notna()]]
+            differing = [str(name) for name in recorded.index[(now[column] != then[column]) & now[column].notna()]]
             if differing and not (column == "split" and changes):  # of a table that changed, the split does too
                 changes.append(f"{_count(differing)} with {what}")
     if not changes and table.hash() != table_hash(run):
@@ -65,8 +65,8 @@ def _samples(run: RunFolder) -> pd.DataFrame | None:
         raise FinetuneError(f"{path} cannot be read: {str(error).splitlines()[0]}. Begin a new fit.") from None
 
 
-def _gone(known: pd.DataFrame, names: set[str]) -> list[str]:
-    gone = [str(name) for name in known.index if name not in names]
+def _gone(recorded: pd.DataFrame, names: set[str]) -> list[str]:
+    gone = [str(name) for name in recorded.index if name not in names]
     return [f"{_count(gone)} gone"] if gone else []
 
 

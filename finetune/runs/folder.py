@@ -227,8 +227,8 @@ class RunFolder:
         if self.scores.is_file() and not self._longer.is_file():
             write_text_atomic(self._longer, "training")
         self.write_config(config)
-        again = {"when": now(), "command": command(words), **environment_facts()}
-        self.note(resumed=[*self.read_environment().get("resumed", []), again])
+        resumption = {"when": now(), "command": command(words), **environment_facts()}
+        self.note(resumed=[*self.read_environment().get("resumed", []), resumption])
 
     def begin_log(self, words: list[str]) -> None:
         """From now on what is printed is kept in log.txt, with all that was printed before."""

@@ -42,10 +42,10 @@ class KnownImages:
         """
         if not self.known:
             return ["There is no samples.csv beside the model: whether it was made with these images is not known."]
-        unasked = [sentence for of, sentence in self.sentences.items() if of != split]
-        if unasked and on_leak == "stop":
+        leaks = [sentence for known_split, sentence in self.sentences.items() if known_split != split]
+        if leaks and on_leak == "stop":
             raise FinetuneError(
-                f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
+                f"{' '.join(leaks)} Use the split of its own fit (leave data.* away, or give the same), or other "
                 "images; data.audit.on_leak=warn scores them all the same."
             )
         return [*self.sentences.values(), *([self.same_patient_ids] if self.same_patient_ids else [])]
@@ -89,16 +89,20 @@ def recorded_split(run: RunFolder, table: SampleTable, data: Mapping[str, Any]) 
     try:
         config = run.read_config()["data"]
         record = pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
-        same = all(config[key] == data[key] for key in DRAWING)
+        same_drawing = all(config[key] == data[key] for key in DRAWING)
     except (FinetuneError, OSError, ValueError, KeyError, TypeError):
         return table
-    if not table.generated_splits or not same:
+    if not table.generated_splits or not same_drawing:
         return table
     now = table.frame["split"]
-    of_patient = record.groupby("patient")["split"].first()
-    then = table.frame["path"].map(record.set_index("sample")["split"]).fillna(table.frame["patient"].map(of_patient))
-    drawn = now.isin(table.generated_splits) & then.isin(table.generated_splits)
-    return table.with_split(then.where(drawn, now).tolist())
+    split_of_patient = record.groupby("patient")["split"].first()
+    then = (
+        table.frame["path"]
+        .map(record.set_index("sample")["split"])
+        .fillna(table.frame["patient"].map(split_of_patient))
+    )
+    is_generated = now.isin(table.generated_splits) & then.isin(table.generated_splits)
+    return table.with_split(then.where(is_generated, now).tolist())
 
 
 def is_table_of_fit(model: Model, table: SampleTable) -> bool:
@@ -109,12 +113,12 @@ def is_table_of_fit(model: Model, table: SampleTable) -> bool:
     data = model.provenance.get("data") or {}
     if data.get("name") != table.name:
         return False
-    made = samples_of_fit(model)
-    if made is None:
+    fit_samples = samples_of_fit(model)
+    if fit_samples is None:
         return data.get("root") == table.root.name
-    mine = set(zip(made["sample"], made["patient"], strict=True))
+    fit_rows = set(zip(fit_samples["sample"], fit_samples["patient"], strict=True))
     rows = set(zip(table.frame["path"], table.frame["patient"], strict=True))
-    return bool(mine) and mine <= rows and 2 * len(mine) >= len(rows)
+    return bool(fit_rows) and fit_rows <= rows and 2 * len(fit_rows) >= len(rows)
 
 
 def find(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray) -> KnownImages:
@@ -122,32 +126,32 @@ def find(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray)
 
     Images are compared by their pixels, whatever they are called.
     """
-    made = samples_of_fit(model)
-    if made is None:
+    fit_samples = samples_of_fit(model)
+    if fit_samples is None:
         return KnownImages(known=False)
-    every = digests(images)
-    told = every != ""
-    pairs = set(zip(made["sample"], made["digest"], strict=True))
-    same_set = bool(set(zip(table.frame["path"][told], every[told], strict=True)) & pairs)
-    asked, patients = every.iloc[rows], table.frame["patient"].iloc[rows]
-    found, same_patient_ids = {}, ""
+    all_digests = digests(images)
+    has_digest = all_digests != ""
+    pairs = set(zip(fit_samples["sample"], fit_samples["digest"], strict=True))
+    same_set = bool(set(zip(table.frame["path"][has_digest], all_digests[has_digest], strict=True)) & pairs)
+    row_digests, patients = all_digests.iloc[rows], table.frame["patient"].iloc[rows]
+    sentences, same_patient_ids = {}, ""
     for split, verb in ROLE_OF_SPLIT.items():
-        there = made[made["split"] == split]
-        same = int((asked.isin(set(there["digest"])) & (asked != "")).sum())
-        people = len(set(patients) & set(there["patient"])) if table.has_patients else 0
-        if same:
-            found[split] = f"{same:,} of {len(rows):,} images are those that the model was {verb}, "
+        split_samples = fit_samples[fit_samples["split"] == split]
+        n_same = int((row_digests.isin(set(split_samples["digest"])) & (row_digests != "")).sum())
+        people = len(set(patients) & set(split_samples["patient"])) if table.has_patients else 0
+        if n_same:
+            sentences[split] = f"{n_same:,} of {len(rows):,} images are those that the model was {verb}, "
         elif people and same_set:
-            found[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
+            sentences[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
         elif people and not same_patient_ids:
             same_patient_ids = (
                 f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
                 "if they are the same people, the scores are too good."
             )
-    of_test = made[made["split"] == "test"]
-    tested = int((asked.isin(set(of_test["digest"])) & (asked != "")).sum())
+    test_samples = fit_samples[fit_samples["split"] == "test"]
+    tested = int((row_digests.isin(set(test_samples["digest"])) & (row_digests != "")).sum())
     if same_set:  # images in one colour have no digest: there the name must do
-        tested += int((table.frame["path"].iloc[rows].isin(set(of_test["sample"])) & (asked == "")).sum())
+        tested += int((table.frame["path"].iloc[rows].isin(set(test_samples["sample"])) & (row_digests == "")).sum())
     return KnownImages(
-        True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, tested, same_patient_ids
+        True, same_set, {k: f"{v}so the scores are too good." for k, v in sentences.items()}, tested, same_patient_ids
     )

@@ -124,7 +124,7 @@ def train(
         checkpoint,
         *build.extra_callbacks(settings, monitor),
     ]
-    arguments = settings.trainer.given
+    arguments = settings.trainer.set_arguments
     end = ending.Ending(arguments.pop("max_steps"), arguments.pop("max_time", None))
     callbacks += end.callbacks()
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and sys.stdout.isatty()

@@ -75,13 +75,13 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     try:
         state, fit_report = fit(tensors, net)
     except FinetuneError as error:
-        other = looks_like(tensors)
-        hint = f" They look like those of {other}." if other and other != name else ""
+        likely_model = looks_like(tensors)
+        hint = f" They look like those of {likely_model}." if likely_model and likely_model != name else ""
         raise FinetuneError(f"weights={file.path} do not fit {name}: {error}{hint}") from None
     net.load_state_dict(state, strict=True)
     preprocessing = None
     if net.in_channels in (1, 3):
-        preprocessing = file.preprocessing or stated or usual_preprocessing(name, tensors, fit_report)
+        preprocessing = file.preprocessing or stated or default_preprocessing(name, tensors, fit_report)
         preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
     return LoadReport(
         source=str(file.path),
@@ -93,7 +93,7 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     )
 
 
-def usual_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit) -> Preprocessing:
+def default_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit) -> Preprocessing:
     """How images were prepared for weights of unknown origin: what is known of such tensors, or usual for the model."""
     if is_xrayvision(tensors):
         return XRAYVISION
@@ -103,7 +103,7 @@ def usual_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit) 
         return CIFAR_RESNET
     if name.startswith("densenet_"):
         return CIFAR_DENSENET
-    return sources.usual_preprocessing(name) or IMAGENET
+    return sources.default_preprocessing(name) or IMAGENET
 
 
 def stated_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:

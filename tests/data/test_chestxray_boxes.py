@@ -56,7 +56,7 @@ def test_boxes_shrink_with_the_image(tmp_path):
         ("00000001_000.png,Mass,1,2,3,x", "line 2"),
         ("00000001_000.png,Mass,1,2,3,0", "is no box"),
         ("00000001_000.png,Mass,-1,2,3,4", "is no box"),
-        ("00000001_000.png,Masses,1,2,3,4", "'Masses' is not a finding that is known here"),
+        ("00000001_000.png,Masses,1,2,3,4", "'Masses' is an unknown finding"),
     ],
 )
 def test_a_line_that_is_no_box_is_named(tmp_path, line, message):

@@ -22,7 +22,7 @@ def test_a_multiclass_model_is_asked_about_a_finding(tmp_path):
     asked = to_model_classes(table, ["NORMAL", "PNEUMONIA"], "multiclass", {"PNEUMONIA": "Pneumonia"}).check()
     assert (asked.classes, asked.kind) == (["PNEUMONIA"], "multilabel")
     np.testing.assert_array_equal(asked.targets()[:, 0], [1, 0, NAN])
-    assert "scored by itself, PNEUMONIA against Pneumonia" in asked.notes[-1]
+    assert "scored separately, PNEUMONIA against Pneumonia" in asked.notes[-1]
 
 
 def test_a_multilabel_model_is_asked_about_classes(tmp_path):

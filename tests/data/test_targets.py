@@ -66,7 +66,7 @@ def test_the_table_knows_the_type_of_each_target():
         ({"a": [1, 2]}, {"a": "number"}, {}, "target_a must be float, not int64"),
         ({}, {"a": "number"}, {}, r"\['target_a'\] are missing"),
         ({"a": [1.0, 2.0]}, {"a": "grades"}, {}, "the type of target a=grades is not known. Did you mean grade"),
-        ({"a": [1.0, 2.0]}, {" ": "grade"}, {}, "target ' ' must have a name of its own"),
+        ({"a": [1.0, 2.0]}, {" ": "grade"}, {}, "target ' ' must have a unique name"),
         (
             {},
             {"a": "boxes"},
@@ -140,7 +140,7 @@ def test_the_audit_counts_them():
     assert months["low"] < months["quartiles"][0] < months["quartiles"][1] < months["high"]
     assert audit.counts["train"]["targets"]["stage"]["grades"] == {"0": 50, "1": 50, "2": 50}
     assert audit.counts["train"]["classes"] == {}
-    assert "val has 9 image(s) with a known months (number): its scores say little." in audit.warnings
+    assert "val has 9 image(s) with a known months (number): its scores are uncertain." in audit.warnings
     assert "val has grades of stage that no train image has: 3." in audit.warnings
     flat = only(make_table(ROOT, targets=[[0]] * 2, splits=["train"] * 2), {"a": [7.0, 7.0]}, a="number")
     assert "train has one value of a alone: 7." in audit_table(flat).warnings

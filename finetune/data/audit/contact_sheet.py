@@ -19,8 +19,8 @@ def write_sheet(path: Path, images: Sequence[np.ndarray], captions: Sequence[str
     height = TILE + GAP + LINE * max((caption.count("\n") + 1 for caption in captions), default=1)
     sheet = Image.new("RGBA", (columns * (TILE + GAP) - GAP, rows * height - GAP // 2), (0, 0, 0, 0))
     pen = ImageDraw.Draw(sheet)
-    for place, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left, top = place % columns * (TILE + GAP), place // columns * height
+    for position, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = position % columns * (TILE + GAP), position // columns * height
         sheet.paste(Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR), (left, top))
         for number, line in enumerate(caption.split("\n")):
             while line and pen.textlength(line, font_size=11) > TILE:

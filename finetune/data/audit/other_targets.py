@@ -52,7 +52,7 @@ def rarely_known(table: SampleTable) -> Iterator[str]:
         counts = {split: _counts(table, name, target_type, rows) for split in SPLITS if len(rows := table.rows(split))}
         for split, of_split in counts.items():
             if of_split["known"] < MIN_KNOWN:
-                what = "there is little to learn from" if split == "train" else "its scores say little"
+                what = "there is little to learn from" if split == "train" else "its scores are uncertain"
                 yield f"{split} has {of_split['known']} image(s) with a known {name} ({target_type}): {what}."
             if target_type == "number" and of_split["known"] > 1 and of_split["low"] == of_split["high"]:
                 yield f"{split} has one value of {name} alone: {of_split['low']:g}."

@@ -25,20 +25,20 @@ from finetune.errors import BadImage, FinetuneError, one_of
 from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 
-CHUNK = 256  # images handed to the threads between two reports
-PROGRESS_SECONDS = 10.0  # seconds between two sentences on how far it is
+CHUNK = 256  # images between two progress reports
+PROGRESS_SECONDS = 10.0  # seconds between two progress messages
 
 Printer = Callable[[str], Any]
 
 
 class ImageCache:
-    """Images of a table at `preprocessing.stored_size`: `cache[row]` is uint8 (S, S), or (S, S, 3) for all rows as
-    soon as one of them is coloured.
+    """Images of a table at `preprocessing.stored_size`: `cache[row]` is uint8 (S, S), or (S, S, 3) for all rows if
+    any of them is coloured.
 
-    Built by `build`, which reads every file once and so knows: `bad` (row -> why it cannot be read), `digests` (of the
+    Made by `build`, which reads every file once and records `bad` (row -> why it cannot be read), `digests` (of the
     decoded pixels before resizing, "" for bad rows), `extremes` ((N, 2) darkest and brightest value), `sizes` ((N, 2)
     height and width before resizing). With
-    directory="off" nothing is kept and images are decoded each time they are asked for; the answers are the same.
+    directory="off" nothing is stored and each access decodes the image; the results are the same.
     """
 
     def __init__(self, files: Sequence[Path], preprocessing: Preprocessing, facts: dict[str, Any], npy: Path | None):
@@ -50,7 +50,7 @@ class ImageCache:
         self.extremes = np.array(facts["extremes"], np.uint8).reshape(-1, 2)
         self.sizes = np.array(facts["sizes"], np.int64).reshape(-1, 2)
         self.npy = npy
-        """The file of images, None where nothing is kept."""
+        """The file of images, None where nothing is stored."""
         self._images: np.ndarray | None = None
 
     @classmethod
@@ -65,11 +65,11 @@ class ImageCache:
         say: Printer | None = None,
         progress: Callable[[int, int], Any] | None = None,
     ) -> ImageCache:
-        """Decode what is not decoded yet, in `workers` threads (Pillow decodes outside Python's lock).
+        """Decode all images that are not cached, in `workers` threads (Pillow decodes outside Python's lock).
 
         `directory` is "off", "auto" ($FINETUNE_CACHE or ~/.cache/finetune, unless that would take more than half of
         the free disk) or a folder. Unreadable images are collected first; then on_bad="stop" raises one error that
-        names them and on_bad="skip" goes on without them. `progress` is called with (done, total).
+        names them and on_bad="skip" leaves them out. `progress` is called with (done, total).
         """
         if on_bad not in ("stop", "skip"):
             raise one_of("data.on_bad", on_bad, ("stop", "skip"))
@@ -79,12 +79,14 @@ class ImageCache:
         facts, npy = survey.facts_in(directory)
         cache = cls(files, preprocessing, facts, npy)
         if cache.bad:
-            shown = "".join(f"\n  {table.paths[row]}: {reason}" for row, reason in sorted(cache.bad.items())[:5])
+            first_reasons = "".join(
+                f"\n  {table.paths[row]}: {reason}" for row, reason in sorted(cache.bad.items())[:5]
+            )
             count = f"{len(cache.bad):,} of {len(files):,} images cannot be read"
             if on_bad == "stop" or len(cache.bad) == len(files):
-                way = "\ndata.on_bad=skip goes on without them." if len(cache.bad) < len(files) else ""
-                raise FinetuneError(f"{count}, first:{shown}{way}")
-            say(f"{count} and are left out, first:{shown}")
+                way = "\ndata.on_bad=skip leaves them out." if len(cache.bad) < len(files) else ""
+                raise FinetuneError(f"{count}, first:{first_reasons}{way}")
+            say(f"{count} and are left out, first:{first_reasons}")
         return cache
 
     def __len__(self) -> int:
@@ -108,19 +110,19 @@ class ImageCache:
         return self._stored()[np.asarray(rows)]
 
     def near_copies(self) -> list[Pair]:
-        """Pairs of near copies (`near.near_duplicates`), looked for once and kept beside the images.
+        """Pairs of near copies (`near_duplicates`), searched once and stored beside the images.
 
-        All processes of a run must see the same pairs, to the last one, whatever their number of threads. What an older
-        version of the search left there is not read.
+        All processes of a run must get exactly the same pairs, whatever their number of threads. The results of an
+        older version of the search are not read.
         """
-        kept = self.npy.with_name(f"near_{VERSION}.json") if self.npy is not None else None
-        if kept is not None and kept.is_file():
-            return [Pair(*pair) for pair in json.loads(kept.read_text())]
-        found = near_duplicates(self, self.digests, self.sizes)
-        if kept is not None:
+        file = self.npy.with_name(f"near_{VERSION}.json") if self.npy is not None else None
+        if file is not None and file.is_file():
+            return [Pair(*pair) for pair in json.loads(file.read_text())]
+        pairs = near_duplicates(self, self.digests, self.sizes)
+        if file is not None:
             with contextlib.suppress(OSError):  # a cache that may only be read
-                write_json_atomic(kept, [astuple(pair) for pair in found])
-        return found
+                write_json_atomic(file, [astuple(pair) for pair in pairs])
+        return pairs
 
     def _stored(self) -> np.ndarray:
         if self._images is None:
@@ -133,7 +135,7 @@ class ImageCache:
 
 
 class _Survey:
-    """Reads each file once, into a store if there is one, and gathers the facts."""
+    """Reads each file once, into a store if there is one, and collects the facts."""
 
     def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Printer, progress: Callable):
         self.files, self.preprocessing, self.workers = files, preprocessing, workers
@@ -149,7 +151,7 @@ class _Survey:
             folder = StoreFolder(base, cache_key(self.files, self.preprocessing))
             if (facts := folder.facts()) is not None:
                 return facts, folder.npy
-            with folder.locked(lambda: self.say(f"Waiting for another process that fills {folder.path}.")):
+            with folder.locked(lambda: self.say(f"Waiting for another process that writes {folder.path}.")):
                 if (facts := folder.facts()) is not None:
                     return facts, folder.npy
                 size = self.preprocessing.stored_size
@@ -182,7 +184,7 @@ class _Survey:
             for start in range(0, total, CHUNK):
                 block = range(start, min(start + CHUNK, total))
                 for row, (image, digest, extreme, size, reason) in zip(
-                    block, threads.map(self.read_one, block), strict=True
+                    block, threads.map(self.read_row, block), strict=True
                 ):
                     if image is None:
                         bad[row] = reason
@@ -199,7 +201,7 @@ class _Survey:
                     self.say(f"Decoding images: {block.stop:,} of {total:,}.")
         return {"channels": channels, "digests": digests, "bad": bad, "extremes": extremes, "sizes": sizes}
 
-    def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
+    def read_row(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
         try:
             image = read_image(self.files[row], self.preprocessing.min_decode_side)
             size = self.stored_size_in_file(self.files[row], image)
@@ -211,7 +213,7 @@ class _Survey:
         return self.preprocessing.resize(image), digest.hexdigest()[:32], extreme, size, ""
 
     def stored_size_in_file(self, file: Path, image: np.ndarray) -> list[int]:
-        """Height and width in the file: a large JPEG was decoded at a part of them."""
+        """Height and width in the file: a large JPEG was decoded at a fraction of them."""
         if min(image.shape[:2]) < self.preprocessing.min_decode_side or containers.member(file) is not None:
             return list(image.shape[:2])
         return list(read_size(file) or image.shape[:2])
@@ -223,21 +225,21 @@ def default_directory() -> Path:
 
 
 def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
-    """Names the images by their files' place, size and times, and by all that resizing depends on.
+    """A hash of the files' paths, sizes and times, and of all settings that resizing depends on.
 
-    The time of the last change of status is in it: files unpacked over others keep size and date more often than not.
+    It includes the time of the last status change: unpacking over old files often keeps size and date.
     """
     import PIL
 
     p = preprocessing
     digest = hashlib.sha256(f"3 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
-    known: dict[Path, str] = {}  # containers: one look for all the images in them
+    container_states: dict[Path, str] = {}  # containers: one look for all the images in them
     for file in files:
         if (member := containers.member(file)) is None:
             text = _state(file)
         else:
-            text = known.get(member.file) or known.setdefault(member.file, _state(member.file))
-            text += f"\x1f{member.key}/{member.place}"
+            text = container_states.get(member.file) or container_states.setdefault(member.file, _state(member.file))
+            text += f"\x1f{member.key}/{member.number}"
         digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 

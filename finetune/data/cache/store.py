@@ -1,4 +1,4 @@
-"""The files of the image cache: one .npy of equal squares beside its facts, complete or not there at all."""
+"""The files of the image cache: one .npy of equal squares beside its facts, complete or absent."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COPY_ROWS = 256
 
 
 class DiskFull(Exception):
-    """The disk is too full for the images; the text says how full."""
+    """The disk has no space for the images; the message says how much is free."""
 
 
 class StoreFolder:
-    """base/key: `pictures.npy` and `facts.json`. It appears by one rename, so a killed run leaves none half-filled."""
+    """base/key: `pictures.npy` and `facts.json`. It appears by one rename, so a killed run leaves no partial folder."""
 
     def __init__(self, base: Path, key: str):
         self.base, self.key = base, key
@@ -36,7 +36,7 @@ class StoreFolder:
         self._is_locked = False
 
     def facts(self) -> dict[str, Any] | None:
-        """What is known of the images; None when they are not there or damaged."""
+        """What is known of the images; None when they are absent or damaged."""
         try:
             facts = json.loads((self.path / "facts.json").read_text(encoding="utf-8"))
             return facts if list(np.load(self.npy, mmap_mode="r").shape) == facts["shape"] else None
@@ -45,7 +45,7 @@ class StoreFolder:
 
     @contextmanager
     def locked(self, on_wait: Callable[[], Any]) -> Iterator[None]:
-        """Alone among the processes that want this folder; a lock ends with its process, however that ends."""
+        """Exclusive access among processes; the lock ends with its process."""
         self.base.mkdir(parents=True, exist_ok=True)
         with (self.base / f"{self.key}.lock").open("a") as file:
             self._is_locked = _lock(file, on_wait)
@@ -56,8 +56,8 @@ class StoreFolder:
 
     @contextmanager
     def begin(self, rows: int, size: int, share: float) -> Iterator[ImageStore]:
-        """A store beside the folder, which takes its place with `finish()` and is removed otherwise."""
-        if self._is_locked:  # nobody else is at work here: what lies about was left by a killed run
+        """A store beside the folder: `finish()` moves it there, otherwise it is removed."""
+        if self._is_locked:  # no other process writes here: leftovers are from a killed run
             for left in (*self.base.glob(f"{self.key}.part-*"), self.path):
                 shutil.rmtree(left, ignore_errors=True)
         part = self.base / f"{self.key}.part-{os.getpid()}-{secrets.token_hex(3)}"
@@ -74,7 +74,7 @@ class ImageStore:
     def __init__(self, part: Path, path: Path, rows: int, size: int, share: float):
         self.part, self.path, self.rows, self.size, self.share = part, path, rows, size, share
         self.full = ""
-        """Why the store was given up; empty as long as it was not."""
+        """Why writing stopped; empty while it continues."""
         self._images: np.memmap | None = None
         self._end = 0  # rows beyond it are untouched
 
@@ -147,5 +147,5 @@ def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:
 
 
 def file_size(count: int) -> str:
-    """Bytes in words."""
+    """Bytes as text."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

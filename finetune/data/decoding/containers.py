@@ -35,7 +35,7 @@ class Member(NamedTuple):
     """The container."""
     key: str
     """Name of the array in it, or `frame`."""
-    place: int
+    number: int
     """Which of its images."""
 
     @property
@@ -46,7 +46,7 @@ class Member(NamedTuple):
     @property
     def path(self) -> str:
         """The form it was written in."""
-        return f"{self.file}::{self.key}/{self.place}"
+        return f"{self.file}::{self.key}/{self.number}"
 
 
 def member(path: str | os.PathLike[str]) -> Member | None:
@@ -54,10 +54,10 @@ def member(path: str | os.PathLike[str]) -> Member | None:
     text = os.fspath(path)
     if "::" not in text:
         return None
-    found = _FORM.fullmatch(text)
-    if found is None or not (is_array_file(found[1]) or found[2] == "frame"):
+    match = _FORM.fullmatch(text)
+    if match is None or not (is_array_file(match[1]) or match[2] == "frame"):
         return None  # a file whose name happens to hold ::
-    return Member(_path(found[1]), found[2], int(found[3]))
+    return Member(_path(match[1]), match[2], int(match[3]))
 
 
 def is_array_file(file: str | os.PathLike[str]) -> bool:
@@ -86,9 +86,9 @@ def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 
         raise BadImage(member.path, f"holds {dtype} values, which have no fixed range: save it as uint8 or uint16")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 2, 3, 4)) or 0 in shape[1:]:
         raise BadImage(member.path, f"has the shape {shape}; wanted is (N, H, W) or (N, H, W, channels)")
-    if member.place >= shape[0]:
+    if member.number >= shape[0]:
         raise BadImage(member.path, f"is missing: {member.key} has {shape[0]:,} images, counted from 0")
-    image = np.asarray(_values(array)[member.place])
+    image = np.asarray(_values(array)[member.number])
     image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
     return image * np.uint8(255) if dtype == np.bool_ else image
 

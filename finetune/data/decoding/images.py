@@ -59,9 +59,9 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
     try:
         if member is not None and not member.is_frame:
             pixels = containers.read(member)
-            return np.ascontiguousarray(_plain(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
+            return np.ascontiguousarray(_without_alpha(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
         with _open(path if member is None else member.file) as file:
-            return _decode(path, file, None if member is None else member.place, min_side)
+            return _decode(path, file, None if member is None else member.number, min_side)
     except (BadImage, MissingExtra):
         raise
     except MemoryError:
@@ -86,7 +86,7 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H,
 def as_image(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
     """A Pillow image or a uint8 array as `read_image` would give it from a file."""
     if isinstance(image, np.ndarray):
-        return np.ascontiguousarray(_plain(check_image(image)))
+        return np.ascontiguousarray(_without_alpha(check_image(image)))
     if not isinstance(image, Image.Image):
         raise FinetuneError(f"an image must be a path, a Pillow image or a uint8 array, not {type(image).__name__}.")
     path = Path(getattr(image, "filename", "") or "image")
@@ -94,7 +94,7 @@ def as_image(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) 
         image.load()
         turn = 1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image)
         bits = 16 if image.mode in DEEP_GRAY else 8
-        return np.ascontiguousarray(_turned(_plain(_to_8_bit(_pixels(path, image, bits), bits, 0)), turn))
+        return np.ascontiguousarray(_turned(_without_alpha(_to_8_bit(_pixels(path, image, bits), bits, 0)), turn))
     except OSError as error:
         raise BadImage(path, f"is damaged or cut short ({error})") from None
 
@@ -121,18 +121,18 @@ def _open(path: Path) -> BinaryIO:
 def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None) -> np.ndarray:
     head = file.read(132)
     if head[128:132] == b"DICM":
-        return np.ascontiguousarray(_plain(dicom.read(path, file, frame, MAX_PIXELS)))
+        return np.ascontiguousarray(_without_alpha(dicom.read(path, file, frame, MAX_PIXELS)))
     if frame is not None:
         raise BadImage(path, "is not DICOM, and only that has frames to choose from")
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
     if reader is None:
-        known = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
-        raise BadImage(path, f"is not an image in a known format ({known}); it begins with {head[:12]!r}")
+        formats = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
+        raise BadImage(path, f"is not an image in a known format ({formats}); it begins with {head[:12]!r}")
     file.seek(0)
     if reader is PngImagePlugin.PngImageFile:
         pixels = png.decode(file.read(), MAX_PIXELS)
         if pixels is not None:
-            return np.ascontiguousarray(_plain(pixels))
+            return np.ascontiguousarray(_without_alpha(pixels))
         file.seek(0)
     image = reader(file)
     width, height = image.size
@@ -154,7 +154,7 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
         pixels = _pixels(path, image, bits)
         if reader is TiffImagePlugin.TiffImageFile:
             turn = 1  # Pillow has turned what it decoded
-    return np.ascontiguousarray(_turned(_plain(_to_8_bit(pixels, bits, shift)), turn))
+    return np.ascontiguousarray(_turned(_without_alpha(_to_8_bit(pixels, bits, shift)), turn))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -237,7 +237,7 @@ def _to_8_bit(pixels: np.ndarray, bits: int, shift: int) -> np.ndarray:
     return ((np.minimum(values, top) * 255 + top // 2) // top).astype(np.uint8)  # round(v * 255 / top)
 
 
-def _plain(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4]) -> (H, W) or (H, W, 3)
+def _without_alpha(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4]) -> (H, W) or (H, W, 3)
     """Without alpha, and gray where the image is gray."""
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         alpha = pixels[..., -1:]

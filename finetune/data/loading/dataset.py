@@ -81,11 +81,11 @@ class ImageDataset(Dataset):
         return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index}
 
     def _together(self, annotated: AnnotatedTargets, epoch: int, row: int) -> Augmented:
-        places, image, p = annotated.cached(row), self.images[row], self.preprocessing
+        placed, image, p = annotated.cached(row), self.images[row], self.preprocessing
         if self.augment is not None:
-            return self.augment.together(image, (self.seed, epoch, row), mask=places.mask, boxes=places.boxes)
-        mask = None if places.mask is None else p.crop(places.mask)
-        boxes = None if places.boxes is None else cut_boxes(places.boxes - p.crop_start, p.image_size)
+            return self.augment.together(image, (self.seed, epoch, row), mask=placed.mask, boxes=placed.boxes)
+        mask = None if placed.mask is None else p.crop(placed.mask)
+        boxes = None if placed.boxes is None else cut_boxes(placed.boxes - p.crop_start, p.image_size)
         return Augmented(p.crop(image), mask, boxes)
 
     @staticmethod

@@ -101,6 +101,6 @@ def _finish(image: NDArray[np.uint8], exposure: Exposure) -> NDArray[np.uint8]:
         return image
     canvas = Image.fromarray(image)
     across = 0.9 * size - left if exposure.marker == "L" else 0.07 * size + left  # the patient faces us
-    place = (round(across), round(0.05 * size) + top)
-    ImageDraw.Draw(canvas).text(place, exposure.marker, fill=245, font_size=size * 0.055)
+    position = (round(across), round(0.05 * size) + top)
+    ImageDraw.Draw(canvas).text(position, exposure.marker, fill=245, font_size=size * 0.055)
     return np.asarray(canvas)

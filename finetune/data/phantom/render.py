@@ -155,6 +155,6 @@ def render(study: Study, seed: int, size: int) -> Rendered:
     wide = np.random.default_rng((seed, 1, study.patient, 1)).uniform(*CTR_ENLARGED)
     chest = build_chest(anatomy, pose, size, FIELD, wide if "Cardiomegaly" in study.findings else None)
     lungs, boxes = draw(chest, study.findings, key)
-    total, reference = attenuation(lungs, anatomy.air), attenuation(Lungs.of(chest), anatomy.air)
+    total, reference = attenuation(lungs, anatomy.air), attenuation(Lungs.from_chest(chest), anatomy.air)
     image = expose(total, reference, chest, exposure, np.random.default_rng((*key, 98)))
     return Rendered(image, np.uint8(255) * chest.lung_mask, boxes, total, chest.ctr)

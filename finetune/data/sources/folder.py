@@ -37,25 +37,25 @@ class Folder:
         if not root.is_dir():
             raise FinetuneError(f"data.root={self.root} is not a folder (looked at {root.absolute()}).")
         top = _folders(root)
-        given = "train" in top
-        branches = {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if given else {"": None}
+        has_split = "train" in top
+        branches = {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if has_split else {"": None}
         ignored: Counter[str] = Counter()
-        found: list[tuple[str, str, str | None]] = []  # path, class, split
+        entries: list[tuple[str, str, str | None]] = []  # path, class, split
         classes: set[str] = set()
         for branch, split in branches.items():
             names = _folders(root / branch)
             classes |= set(names)
             for label in names:
                 prefix = f"{branch}/{label}" if branch else label
-                images, other = _images(root / prefix)
-                ignored += other
-                found += [(f"{prefix}/{image}", label, split) for image in images]
-        if not found:
+                images, other_files = _images(root / prefix)
+                ignored += other_files
+                entries += [(f"{prefix}/{image}", label, split) for image in images]
+        if not entries:
             raise FinetuneError(
                 f"data.root={self.root} has no images in class folders; its folders are: {shorten(top) or 'none'}. "
                 f"Expected DIR/<class>/ or DIR/train/<class>/ with files {', '.join(IMAGE_SUFFIXES)}."
             )
-        paths, labels, splits = zip(*found, strict=True)
+        paths, labels, splits = zip(*entries, strict=True)
         patients, notes = patients_by_header(root, paths)
         if patients is None:
             notes.append(
@@ -63,8 +63,8 @@ class Folder:
             )
         if empty := sorted(classes - set(labels)):
             notes.append(f"Class folder(s) without images are left out: {shorten(empty)}.")
-        if given and (others := [name for name in top if name not in branches]):
-            notes.append(f"Folder(s) beside train, val and test are left out: {shorten(others)}.")
+        if has_split and (extra_folders := [name for name in top if name not in branches]):
+            notes.append(f"Folder(s) beside train, val and test are left out: {shorten(extra_folders)}.")
         notes += [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
         names = sorted(set(labels))
         targets = (np.array(labels, dtype=object)[:, None] == np.array(names, dtype=object)).astype(float)
@@ -86,15 +86,15 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Names of the images straight in a folder, and what else lies there, counted."""
-    images, other = [], Counter[str]()
+    """Names of the images directly in a folder, and counts of other entries."""
+    images, other_files = [], Counter[str]()
     for name in list_files(folder):
         if name.startswith("."):
-            other["hidden files"] += 1
+            other_files["hidden files"] += 1
         elif name.lower().endswith(IMAGE_SUFFIXES):
             images.append(name)
         elif (folder / name).is_dir():
-            other["folders inside class folders (with all that is in them)"] += 1
+            other_files["folders inside class folders (with all that is in them)"] += 1
         else:
-            other[f"files that are no images ({Path(name).suffix or 'no suffix'})"] += 1
-    return images, other
+            other_files[f"files that are no images ({Path(name).suffix or 'no suffix'})"] += 1
+    return images, other_files

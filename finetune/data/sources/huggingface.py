@@ -1,4 +1,4 @@
-"""An image data set of the Hugging Face hub: its images are written out once as files, then the hub is not needed.
+"""An image data set of the Hugging Face hub: its images are written once as files, then the hub is not needed.
 
 Only data are fetched: `datasets` 4 and later runs no code from the hub.
 """
@@ -59,21 +59,21 @@ class HuggingFace:
             if not value:
                 raise FinetuneError(f"data=huggingface needs {setting}.")
         root = Path(str(self.root))
-        asked = {key: value for key, value in asdict(self).items() if key not in ("root", "label_type")}
+        request = {key: value for key, value in asdict(self).items() if key not in ("root", "label_type")}
         facts = _facts(root)
-        if facts is None or facts["asked"] != asked:
+        if facts is None or facts["asked"] != request:
             if facts is not None:
                 raise FinetuneError(
-                    f"data.root={root} holds {facts['asked']['repo']} as asked for otherwise ({FACTS} there says how). "
+                    f"data.root={root} holds {facts['asked']['repo']} with other settings, see {FACTS} there. "
                     "Choose another folder."
                 )
-            facts = self._write_out(root, asked)
+            facts = self._write_out(root, request)
         rows = read_rows(root / LISTING, ",")
         need_columns(rows, {name: name for name in ("path", "split", "labels", "patient")}, root / LISTING)
-        there = np.array(present(root, rows["path"].tolist()))
-        if not there.all():
+        is_present = np.array(present(root, rows["path"].tolist()))
+        if not is_present.all():
             raise FinetuneError(
-                f"{int((~there).sum()):,} of {len(rows):,} images of {self.repo} are gone from {root}. Remove "
+                f"{int((~is_present).sum()):,} of {len(rows):,} images of {self.repo} are gone from {root}. Remove "
                 f"{root / IMAGES} to have them written again."
             )
         several = facts["kind"] == "multilabel"
@@ -100,11 +100,9 @@ class HuggingFace:
             notes=notes,
         )
 
-    def _write_out(self, root: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    def _write_out(self, root: Path, request: dict[str, Any]) -> dict[str, Any]:
         if (root / IMAGES).exists():
-            raise FinetuneError(
-                f"{root / IMAGES} is in the way: it is not from data=huggingface. Choose another data.root."
-            )
+            raise FinetuneError(f"{root / IMAGES} exists but is not from data=huggingface. Choose another data.root.")
         parts = self._load()
         first = next(iter(parts.values()))
         image, label = self._columns(first.features)
@@ -130,7 +128,7 @@ class HuggingFace:
                         values = row[label] if kind == "multilabel" else [row[label]]
                         numbers = " ".join(str(number_of.get(value, -1)) for value in values or ())
                         writer.writerow([f"{IMAGES}/{path}", split, numbers, self._patient(row)])
-            facts = {"asked": asked, "kind": kind, "classes": classes, "notes": notes}
+            facts = {"asked": request, "kind": kind, "classes": classes, "notes": notes}
             (part / Path(FACTS).name).write_text(json.dumps(facts, indent=1), encoding="utf-8")
             part.rename(root / IMAGES)
         except OSError as error:
@@ -153,19 +151,19 @@ class HuggingFace:
 
         images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
         labels = [name for name, kind in features.items() if _names(kind) is not None]
-        chosen = []
-        for setting, wanted, found in (("image", self.image, images), ("label", self.label, labels)):
-            if wanted is not None and wanted not in features:
-                raise FinetuneError(f"data.{setting}={wanted} is not a column of {self.repo}: {', '.join(features)}.")
-            if wanted is None and len(found) != 1:
-                what = f"several such columns ({', '.join(found)})" if found else "no such column by itself"
+        selected = []
+        for setting, name, candidates in (("image", self.image, images), ("label", self.label, labels)):
+            if name is not None and name not in features:
+                raise FinetuneError(f"data.{setting}={name} is not a column of {self.repo}: {', '.join(features)}.")
+            if name is None and len(candidates) != 1:
+                what = f"several such columns ({', '.join(candidates)})" if candidates else "no such column"
                 raise FinetuneError(f"{self.repo} has {what}: name it, data.{setting}=, one of {', '.join(features)}.")
-            chosen.append(wanted or found[0])
-        if chosen[0] not in images:
-            raise FinetuneError(f"data.image={chosen[0]} of {self.repo} holds no images but {features[chosen[0]]}.")
+            selected.append(name or candidates[0])
+        if selected[0] not in images:
+            raise FinetuneError(f"data.image={selected[0]} of {self.repo} holds no images but {features[selected[0]]}.")
         if self.patient is not None and self.patient not in features:
             raise FinetuneError(f"data.patient={self.patient} is not a column of {self.repo}: {', '.join(features)}.")
-        return chosen[0], chosen[1]
+        return selected[0], selected[1]
 
     def _patient(self, row: dict[str, Any]) -> str:
         return "" if self.patient is None else str(row[self.patient])

@@ -1,8 +1,8 @@
 """Kermany's chest X-rays of children: normal, bacterial and viral pneumonia (Kermany et al., Cell 2018).
 
-The patient stands in the file's name. `person7_bacteria_24.jpeg` and `person7_virus_12.jpeg` are two people: each
-disease counts its own. `IM-0115-0001.jpeg` and `NORMAL2-IM-0115-0001.jpeg` are two people as well. Read so, train and
-test of the published set use ranges of numbers that do not meet; by the bare number they would seem to share patients.
+The patient is part of the file name. `person7_bacteria_24.jpeg` and `person7_virus_12.jpeg` are two people: each
+disease counts its own. `IM-0115-0001.jpeg` and `NORMAL2-IM-0115-0001.jpeg` are two people as well. Read this way, the
+published train and test share no patient; by the bare number they would seem to.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class Kermany:
         notes = []
         if self.classes == "three" and (unnamed := [r[0] for r in rows if r[2] == "PNEUMONIA" and not r[4]]):
             notes.append(
-                f"{len(unnamed):,} images say neither bacteria nor virus and are left out: {shorten(unnamed)}."
+                f"{len(unnamed):,} file names have neither bacteria nor virus and are left out: {shorten(unnamed)}."
             )
             rows = [row for row in rows if row[2] == "NORMAL" or row[4]]
         if strange := [row[0] for row in rows if not row[3]]:
-            notes.append(f"{len(strange):,} names tell no patient; each counts as its own: {shorten(strange)}.")
+            notes.append(f"{len(strange):,} file names have no patient; each counts as its own: {shorten(strange)}.")
         small = sum(row[1] == "val" for row in rows)
         if small and self.official_split and not self.official_val:
             notes.append(
-                f"The published val of {small:,} images is too small to choose by and counts as train "
+                f"The published val of {small:,} images is too small for choosing a model and counts as train "
                 "(data.official_val=true keeps it)."
             )
             rows = [(r[0], "train" if r[1] == "val" else r[1], *r[2:]) for r in rows]
@@ -95,21 +95,23 @@ class Kermany:
             strata=np.array([[row[2] == "NORMAL", row[4] == "bacteria", row[4] == "virus"] for row in rows]),
         )
 
-    def _labels(self, said: Sequence[tuple[str, str]]) -> np.ndarray:
+    def _labels(self, folder_causes: Sequence[tuple[str, str]]) -> np.ndarray:
         """Numbers of the classes for (folder, cause); one column of 0 and 1 for a finding."""
         if self.classes == "finding":
-            return np.array([[label == "PNEUMONIA"] for label, _ in said], dtype=float)
+            return np.array([[label == "PNEUMONIA"] for label, _ in folder_causes], dtype=float)
         names = CLASSES[self.classes]
         causes = {"bacteria": "BACTERIA", "virus": "VIRUS"}
         three = self.classes == "three"
-        return np.array([names.index(causes[cause] if three and label != "NORMAL" else label) for label, cause in said])
+        return np.array(
+            [names.index(causes[cause] if three and label != "NORMAL" else label) for label, cause in folder_causes]
+        )
 
 
 def _read_name(name: str) -> tuple[str, str]:
     """Patient and cause (bacteria, virus or "") of a file name; no patient for a name of another kind."""
     for form in NAMES:
-        if found := form.fullmatch(name.rpartition(".")[0]):
-            parts = found.groupdict()
+        if match := form.fullmatch(name.rpartition(".")[0]):
+            parts = match.groupdict()
             cause = (parts.get("cause") or "").lower()
             return parts["patient"], cause if cause != "normal" else ""
     return "", ""

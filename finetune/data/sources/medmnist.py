@@ -92,13 +92,17 @@ class MedMnist:
 
     def _file(self, root: Path) -> Path:
         names = {size: f"{self.name}{'' if size == 28 else f'_{size}'}.npz" for size in SIZES}
-        there = [size for size in reversed(SIZES) if (root / names[size]).is_file()]
-        size = self.size or (there[0] if there else 28)
-        if size not in there:
+        sizes_present = [size for size in reversed(SIZES) if (root / names[size]).is_file()]
+        size = self.size or (sizes_present[0] if sizes_present else 28)
+        if size not in sizes_present:
             if self.download:
                 _fetch(root, self.name, size)
             if not (root / names[size]).is_file():
-                have = f" There is {shorten(names[s] for s in there)}: leave out data.size." if there else ""
+                have = (
+                    f" There is {shorten(names[s] for s in sizes_present)}: leave out data.size."
+                    if sizes_present
+                    else ""
+                )
                 raise FinetuneError(
                     f"data.root={self.root} has no {names[size]}.{have} Get it at {WHERE}, or type data.download=true."
                 )

@@ -57,7 +57,7 @@ def test_counts_by_hand():
     assert "train has no positive image for c1: it cannot be learned." in audit.warnings
     assert "train has no negative image for c0: it cannot be learned." in audit.warnings
     assert "val has no positive image for c0: its AUROC is undefined there." in audit.warnings
-    assert "val has fewer than 10 positive images for c1 (1): their scores say little." in audit.warnings
+    assert "val has fewer than 10 positive images for c1 (1): their scores are uncertain." in audit.warnings
     assert json.loads(json.dumps(audit.to_dict())) == audit.to_dict()
 
 
@@ -99,7 +99,7 @@ def test_the_same_image_in_two_splits_is_a_leak():
         ("image", ["train", "test"], 1),
     ]
     assert audit.leaks[1].examples == [["0000.png", "0002.png"]]
-    assert "1 image(s) are there several times with contradicting labels: 0000.png." in audit.warnings
+    assert "1 image(s) appear several times with contradicting labels: 0000.png." in audit.warnings
     assert early.leaks == []  # the first audit stays what it was
 
 
@@ -123,7 +123,7 @@ def test_single_colours_are_no_copies_and_dark_sets_are_noticed():
     table = make_table(ROOT, None, None, ["train", "test", "train", "train"])
     blank = audit_images(audit_table(table), table, facts("aabc", extremes=[[0, 0], [0, 0], [0, 255], [3, 90]]))
     assert blank.leaks == []
-    assert "2 image(s) are of one single colour: 0000.png, 0001.png." in blank.warnings
+    assert "2 image(s) are of a single colour: 0000.png, 0001.png." in blank.warnings
     dark = audit_images(audit_table(table), table, facts("abcd", extremes=[[0, 15], [0, 12], [0, 15], [3, 90]]))
     assert any("3 images are nearly black" in sentence and "sBIT" in sentence for sentence in dark.warnings)
 
@@ -172,8 +172,8 @@ def test_the_error_of_a_leak_says_where_to_look_and_what_to_type():
     assert "1 pair(s) of near copies are divided between train and test: 0000.png ~ 0001.png." in message
     assert "outputs/toy/near_copies.png" in message
     assert "outputs/toy/audit.json" in message
-    assert "data.audit.near=false goes on without the search for near copies; patients and equal images" in message
-    assert "data.audit.on_leak=warn goes on in spite of every leak, real ones too." in message
+    assert "data.audit.near=false continues without the search for near copies; patients and equal images" in message
+    assert "data.audit.on_leak=warn continues despite all leaks." in message
     patients = audit_table(make_table(ROOT, ["p", "p"], None, ["train", "test"]))
     with pytest.raises(FinetuneError) as caught:
         patients.stop_on_leak("stop", Path("outputs/toy"))

@@ -95,7 +95,7 @@ def test_unreadable_images_stop_with_one_message(tmp_path):
     with pytest.raises(FinetuneError, match=r"(?s)7 of 8 images cannot be read.*0001.png: is empty.*0005") as caught:
         ImageCache.build(table, P)
     assert "0006" not in str(caught.value)
-    assert str(caught.value).endswith("data.on_bad=skip goes on without them.")
+    assert str(caught.value).endswith("data.on_bad=skip leaves them out.")
 
 
 @pytest.mark.parametrize("directory", ["auto", "off"])
