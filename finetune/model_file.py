@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from finetune import inference, model_header
-from finetune.data.decoding.images import as_picture, read_picture, read_size
+from finetune.data.decoding.images import as_image, read_image, read_size
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation import novelty
 from finetune.evaluation.answers import Answers
@@ -46,7 +46,9 @@ class Model:
     """What the outputs mean, with what was fitted on val; its class is that of the model's task."""
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    _typical: tuple[FeatureGaussian | None, str] | None = field(default=None, init=False, repr=False, compare=False)
+    _feature_gaussian: tuple[FeatureGaussian | None, str] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
 
     @property
     def task(self) -> str:
@@ -68,16 +70,16 @@ class Model:
         return f"Model({'; '.join([*parts, *self.answers.describe()])}{f'; {self.path}' if self.path else ''})"
 
     @property
-    def typical(self) -> tuple[FeatureGaussian | None, str]:
+    def feature_gaussian(self) -> tuple[FeatureGaussian | None, str]:
         """What is typical of the model's own images, from the file beside it; else None and the reason."""
         if self.path is None:
             return None, "the model has not been saved"
-        if self._typical is None:
+        if self._feature_gaussian is None:
             known, reason = novelty.read(self.path.parent, self.weights_hash)
-            if known is not None and (n := len(known.usual)) < novelty.MIN_VAL_IMAGES:
+            if known is not None and (n := len(known.val_distances)) < novelty.MIN_VAL_IMAGES:
                 reason = f"{novelty.FILE} is of {n} validation images, {novelty.MIN_VAL_IMAGES} are needed"
-            self._typical = (None if reason else known), reason
-        return self._typical
+            self._feature_gaussian = (None if reason else known), reason
+        return self._feature_gaussian
 
     def predict(
         self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
@@ -119,7 +121,7 @@ class Model:
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        typical, _ = self.typical
+        typical, _ = self.feature_gaussian
         bad: dict[int, str] = {}
         batches = self._batches(images, batch_size, bad, progress or (lambda done, total: None))
         ask = inference.with_distances(self.network, typical)
@@ -138,7 +140,7 @@ class Model:
         import pandas as pd
 
         columns = pd.DataFrame(self.answers.columns(outputs, batch["placement"]))
-        typical, _ = self.typical
+        typical, _ = self.feature_gaussian
         if typical is not None:
             distances = np.zeros(0) if distances is None else distances
             columns["novelty"] = typical.percentile(distances).astype(float)
@@ -155,7 +157,7 @@ class Model:
         for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
-                picture = read_picture(image, self.preprocessing.enough) if path else as_picture(image)
+                picture = read_image(image, self.preprocessing.min_decode_side) if path else as_image(image)
             except BadImage as error:
                 bad[row] = error.reason
                 continue
@@ -271,7 +273,7 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Header, Answer
         FinetuneError: the path and what is wrong.
     """
     try:
-        text = own_file.text_of(metadata)
+        text = own_file.header_text(metadata)
         read = None if text is None else model_header.read(text)
     except FinetuneError as error:
         raise FinetuneError(f"model={path} {error}") from None

@@ -226,16 +226,16 @@ def test_evaluation_adopts_the_data_of_its_run_and_keeps_what_was_typed(tmp_path
     (tmp_path / "config.yaml").write_text(compose.as_yaml(run))
     typed = ["job=evaluate", f"model={tmp_path}", "data.uncertain.Edema=one", "data.audit.on_leak=warn"]
     config = compose.compose(compose.expand(typed))
-    compose.adopt_data(config, typed)
+    compose.inherit_data(config, typed)
     assert config.data.uncertain == {"default": "ignore", "Edema": "one", "Mass": "one"}
     assert (config.data.views, config.data.audit.on_leak) == ("all", "warn")
     whole = ["job=evaluate", f"model={tmp_path}", "data.uncertain={default: one}"]
     config = compose.compose(compose.expand(whole))
-    compose.adopt_data(config, whole)
+    compose.inherit_data(config, whole)
     assert config.data.uncertain == {"default": "one"}
     torn = ["job=evaluate", f"model={tmp_path}", "data.views.x=all"]
     with pytest.raises(FinetuneError, match=r"there is no key data.views.x|does not go with"):
-        compose.adopt_data(compose.compose(compose.expand(torn)), torn)
+        compose.inherit_data(compose.compose(compose.expand(torn)), torn)
 
 
 def test_each_value_of_a_sweep_is_checked():

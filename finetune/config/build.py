@@ -48,13 +48,13 @@ def check(config: Mapping[str, Any]) -> Settings:
     plan(settings).check(list(network.parts()), settings.trainer.max_epochs, network.new_parts)
     task(settings)
     schedule(settings)
-    check_type("optimizer", _one_number(settings), torch.optim.Optimizer)
+    check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)
     extra_callbacks(settings, "val/loss", higher_is_better=False)
     return settings
 
 
-def _one_number(settings: Settings) -> Any:
+def _optimizer_of_one_number(settings: Settings) -> Any:
     """The optimizer of one number: torch checks its own settings, and says what is wrong."""
     try:
         return optimizer(settings)([torch.nn.Parameter(torch.zeros(1))])
@@ -119,9 +119,9 @@ def source(settings: Settings) -> Any:
 
 def _check_source(settings: Settings) -> None:
     """The settings of data that the source takes have the types of its arguments."""
-    node, own = source_node(settings.data.arguments, settings.trust), settings.data.source
-    takes = target(node["_target_"], settings.trust, "data.source._target_")
-    check_call("data", {key: value for key, value in node.items() if key not in own}, takes)
+    node, source = source_node(settings.data.arguments, settings.trust), settings.data.source
+    receiver = target(node["_target_"], settings.trust, "data.source._target_")
+    check_call("data", {key: value for key, value in node.items() if key not in source}, receiver)
 
 
 def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
@@ -130,8 +130,8 @@ def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
     node = data["source"]
     if "_target_" not in node:
         raise FinetuneError("data.source has no _target_, the class that lists the images.")
-    takes = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
-    return {**{key: value for key, value in data.items() if key in takes}, **node}
+    parameters = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
+    return {**{key: value for key, value in data.items() if key in parameters}, **node}
 
 
 def plan(settings: Settings) -> Plan:
@@ -167,7 +167,7 @@ def task(settings: Settings) -> Any:
 
 
 def augment(settings: Settings) -> Augment | None:
-    """The augmentation of training pictures; None where the group is `none`."""
+    """The augmentation of training images; None where the group is `none`."""
     if not settings.transforms:
         return None
     return make(settings, "transforms", settings.transforms, image_size=settings.data.image_size)
@@ -197,7 +197,7 @@ def network_spec(settings: Settings, num_classes: int) -> NetworkSpec:
 
 
 def preprocessing(settings: Settings, of_weights: Preprocessing | None) -> Preprocessing:
-    """How pictures reach the network: what the weights were trained with, at the configuration's size."""
+    """How images reach the network: what the weights were trained with, at the configuration's size."""
     data, channels = settings.data, settings.backbone.in_channels
     base = of_weights or Preprocessing()
     base = base if base.in_channels == channels else base.with_channels(channels)

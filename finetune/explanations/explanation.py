@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from finetune.data.decoding import containers
-from finetune.data.decoding.images import as_picture, read_picture, read_size
+from finetune.data.decoding.images import as_image, read_image, read_size
 from finetune.errors import FinetuneError, one_of
 from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.explanations import overlays
@@ -100,7 +100,7 @@ def explain(
     names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
     inputs, sizes = [], []
     for image in images:
-        pixels, size = _read(image, preprocessing.enough)
+        pixels, size = _read(image, preprocessing.min_decode_side)
         sizes.append(size)
         inputs.append(preprocessing.crop(preprocessing.resize(pixels)))
     target_device = best_device(device)
@@ -146,9 +146,9 @@ def class_number(classes: Sequence[str], name: str) -> int:
 def _read(image: Any, min_side: int) -> tuple[np.ndarray, tuple[int, int]]:
     """An image as model.predict reads it, and its height and width in the file: large JPEGs are decoded downscaled."""
     if not isinstance(image, str | Path):
-        pixels = as_picture(image)
+        pixels = as_image(image)
         return pixels, (pixels.shape[0], pixels.shape[1])
-    pixels = read_picture(image, min_side)
+    pixels = read_image(image, min_side)
     in_file = None if containers.member(Path(image)) is not None else read_size(image)
     return pixels, in_file or (pixels.shape[0], pixels.shape[1])
 

@@ -7,12 +7,12 @@ from finetune.runs.environment import command
 from finetune.runs.folder import RunFolder
 from finetune.steps.compare import compare as compare_runs
 
-MOST_RESAMPLES = 1000
+MAX_RESAMPLES = 1000
 
 
 def compare(settings: CompareSettings, run: RunFolder, words: list[str]) -> None:
     """Read the runs' predictions, say which is better and by how much, write compare.json and compare.html."""
-    n_boot = min(settings.evaluation.get("resamples", MOST_RESAMPLES), MOST_RESAMPLES)
+    n_boot = min(settings.evaluation.get("resamples", MAX_RESAMPLES), MAX_RESAMPLES)
     found = compare_runs(settings.runs, split=settings.split, n_boot=n_boot, seed=settings.seed)
     run.begin_log(words)
     for number, folds in enumerate(found.folds):

@@ -29,10 +29,10 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
     task.check(table)
     if first:
         run.begin(settings.resolved, words)
-    table, pictures, _ = prepare.pictures(settings.data, table, model.preprocessing, say, run if first else None)
-    data = prepare.batches(settings.data, settings.seed, table, pictures, model.preprocessing)
+    table, images, _ = prepare.images(settings.data, table, model.preprocessing, say, run if first else None)
+    data = prepare.batches(settings.data, settings.seed, table, images, model.preprocessing)
     rows = data.rows(wanted)
-    met = known_images.again(model, table, pictures, rows)
+    met = known_images.find(model, table, images, rows)
     too_good = met.stop(split, settings.data.audit.on_leak)
     subject = Subject(model.network, data, rows, split, model, settings.trainer.accelerator, settings.seed)
     with ranks.launched(settings.resolved, run.path):
@@ -42,7 +42,7 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
     run.note(model=scoring.about(settings.model, model), data=data_facts(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
     fitted = task.shipped(model, table)
-    if split == "val" and ("val" in met.pictures or not met.known):
+    if split == "val" and ("val" in met.sentences or not met.known):
         fitted = task.unfitted()  # val is what the fitted values know
     opened = scoring.count_opening(model, table.name, written, met, words, say)
     scores = task.evaluate(written, fitted, subject)

@@ -37,19 +37,17 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
     preprocessing = build.preprocessing(settings, of_weights)
     if first and not resumed:
         run.begin(settings.resolved, words)
-    table, pictures, _ = prepare.pictures(
-        settings.data, table, preprocessing, say, run if first and not recorded else None
-    )
+    table, images, _ = prepare.images(settings.data, table, preprocessing, say, run if first and not recorded else None)
     if recorded:
-        data_record.check_data(run, table, pictures)
+        data_record.check_data(run, table, images)
     if first and resumed:
         run.go_on(settings.resolved, words)
         say(f"going on in {run}")
     if first and not (recorded and run.samples.is_file()):
-        known_images.keep(run, table, pictures)
+        known_images.write_samples(run, table, images)
     if first and not recorded:
         run.note(weights=source, data=data_facts(table))
-    data = prepare.batches(settings.data, settings.seed, table, pictures, preprocessing, build.augment(settings))
+    data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     subject = Subject(
         network, data, data.rows("val"), "val", accelerator=settings.trainer.accelerator, seed=settings.seed
     )

@@ -6,7 +6,7 @@ import pandas as pd
 
 from finetune import model_file
 from finetune.config.settings import PredictSettings
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.errors import FinetuneError
 from finetune.files import write_text_atomic
 from finetune.runs.folder import RunFolder
@@ -29,11 +29,11 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     paths = image_files(settings.input)
     model = model_file.load(settings.model)
     say = prepare.sayer(True)
-    say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {settings.input}")
+    say(f"{model.spec.backbone} of {shorten(model.classes, 6)}: {counted(len(paths), 'image')} of {settings.input}")
     if others := other_files(settings.input):
         say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
     say(f"decision: {model.answers.decision()}")
-    typical, reason = model.typical
+    typical, reason = model.feature_gaussian
     if typical is None:
         say(f"No novelty: {reason}. Nothing says whether these images are like those that the model was made with.")
     with prepare.progress("Predicting", say) as progress:
@@ -59,7 +59,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
         more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
         say(f"{len(bad):,} of {counted(len(table), 'image')} cannot be read, see the column error:{listed}{more}")
     if typical is not None:
-        say(unusual(table, len(typical.usual)))
+        say(unusual(table, len(typical.val_distances)))
     say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
 
 

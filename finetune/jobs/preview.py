@@ -44,8 +44,8 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     given = settings.data
     warn_only = given.audit.model_copy(update={"on_leak": "warn"})
     lenient = given.model_copy(update={"on_bad": "skip", "audit": warn_only})
-    table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
-    data = prepare.batches(given, settings.seed, table, pictures, preprocessing, build.augment(settings))
+    table, images, audit = prepare.images(lenient, table, preprocessing, say, run)
+    data = prepare.batches(given, settings.seed, table, images, preprocessing, build.augment(settings))
     show_batch(task, data, run.first_batch, preprocessing)
     module = training.make_module(settings, task, network, data)
     learns = what_learns(module, settings.trainer.max_epochs)
@@ -120,7 +120,7 @@ def measure(
     steps, batches = WARM_UP + settings.steps, len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // settings.data.batch_size)
     clock = Clock()
-    arguments = settings.trainer.given
+    arguments = settings.trainer.set_arguments
     arguments |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
     arguments |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
     module.plan = replace(module.plan, phases={phase: replace(module.plan.phases[phase], epoch=0)})

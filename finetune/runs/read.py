@@ -33,9 +33,9 @@ class Run:
     openings: list[dict[str, Any]] = field(default_factory=list)
     """When and by which command the scores of the test split were seen."""
     near_copies: str | None = None
-    """A PNG in base64: pairs of pictures that the audit found to be near copies."""
+    """A PNG in base64: pairs of images that the audit found to be near copies."""
     errors: list[dict[str, Any]] = field(default_factory=list)
-    """The surest wrong answers, with small pictures."""
+    """The most confident errors, with small images."""
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
@@ -48,18 +48,18 @@ class Run:
                 problems.append(f"{path.name} is missing.")
                 return empty
             try:
-                found = parse(path) or empty
-                if not isinstance(found, type(empty)) or not well_formed(found):
+                content = parse(path) or empty
+                if not isinstance(content, type(empty)) or not well_formed(content):
                     raise ValueError("it holds something else than was written")
-                return found
+                return content
             except (FinetuneError, ValueError, OSError) as error:
                 problems.append(f"{path.name} cannot be read: {wording.shortened(str(error))}")
                 return empty
 
-        def well_formed(found: Any) -> bool:
+        def well_formed(content: Any) -> bool:
             """Entries of a list are mappings, or the tables that were read."""
             tables = (dict, pd.DataFrame, PredictionsTable)
-            return not isinstance(found, list) or all(isinstance(x, tables) for x in found)
+            return not isinstance(content, list) or all(isinstance(x, tables) for x in content)
 
         def parse_json(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -69,10 +69,11 @@ class Run:
 
         config = load(run.config, lambda _: run.read_config(), {})
         environment = load(run.environment, lambda _: run.read_environment(), {})
-        asked = config.get("job") == "evaluate"  # it trained nothing, and of a table of probabilities it saw no image
-        audit = {} if asked and config.get("predictions") else load(run.audit, parse_json, {})
+        # An evaluation trained nothing, and of a table of probabilities it saw no image.
+        is_evaluation = config.get("job") == "evaluate"
+        audit = {} if is_evaluation and config.get("predictions") else load(run.audit, parse_json, {})
         none = [pd.DataFrame()]
-        metrics = none[0] if asked else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
+        metrics = none[0] if is_evaluation else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
             scores = load(run.scores, lambda path: current_scores(parse_json(path)), {})
         predictions: dict[str, Any] = {}

@@ -32,7 +32,7 @@ def keep(folder: RunFolder, task: Task, subject: Subject, max_images: int, *, te
         return
     distribution = FeatureGaussian.fit(training)
     if len(data.rows("val")):
-        distribution = replace(distribution, usual=np.sort(distribution.distance(pooled("val"))))
+        distribution = replace(distribution, val_distances=np.sort(distribution.distance(pooled("val"))))
     weights_hash = own_file.tensors_hash(network.state_dict())
     distribution.save(folder.path, weights_hash)
     if test:
@@ -82,7 +82,7 @@ def against_own(task: Task, subject: Subject, path: Path, max_images: int, say: 
     None where its run kept nothing to compare with.
     """
     model = subject.model
-    folder = None if model is None else RunFolder.of(model)
+    folder = None if model is None else RunFolder.of_model(model)
     if model is None or folder is None or not folder.novelty("test").is_file():
         return None
     try:

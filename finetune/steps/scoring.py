@@ -25,7 +25,7 @@ def count_opening(
     model: Model,
     name: str,
     predictions: PredictionsTable,
-    met: known_images.Met,
+    met: known_images.KnownImages,
     words: list[str],
     say: Callable[[str], None],
 ) -> RunFolder | None:
@@ -33,7 +33,7 @@ def count_opening(
 
     They are known by their pixels; of a run that kept none of them by their names in a data set of its name.
     """
-    own = RunFolder.of(model)
+    own = RunFolder.of_model(model)
     if own is None or not (own.scores.is_file() and own.environment.is_file()):
         return None
     images = met.tested

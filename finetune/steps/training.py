@@ -67,7 +67,7 @@ def make_network(
     wanted = settings.backbone.weights
     if wanted in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
-        if frozen := build.plan(settings).never_learns(list(network.parts()), network.new_parts):
+        if frozen := build.plan(settings).never_trained(list(network.parts()), network.new_parts):
             say(
                 f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
                 "Use pretrained weights (backbone.weights=default), or finetuning=full."
@@ -123,7 +123,7 @@ def train(
         checkpoint,
         *build.extra_callbacks(settings, monitor, higher_is_better=higher_is_better),
     ]
-    arguments = settings.trainer.given
+    arguments = settings.trainer.set_arguments
     end = ending.Ending(arguments.pop("max_steps"), arguments.pop("max_time", None))
     callbacks += end.callbacks()
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and sys.stdout.isatty()

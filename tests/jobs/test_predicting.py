@@ -75,14 +75,14 @@ def test_a_model_by_itself_says_that_it_knows_no_novelty(place, capsys):
 
 
 def test_what_is_usual_of_too_few_images_is_not_said(tmp_path):
-    typical = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(19.0))
-    typical.save(tmp_path, "mine")
+    gaussian = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(19.0))
+    gaussian.save(tmp_path, "mine")
     read, reason = novelty.read(tmp_path, "mine")
-    assert (read.usual.tolist(), reason) == (list(range(19)), "")
+    assert (read.val_distances.tolist(), reason) == (list(range(19)), "")
     many = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(1.0, 201))
     assert many.percentile(np.array([0.5, 100.5, 999])).tolist() == [0, 50, 100]
     assert many.unusual(np.array([199.0, 199.5])).tolist() == [False, True]  # 199 is the 99th percentile of 1 to 200
-    assert typical.unusual(np.array([18.0, 18.1])).tolist() == [False, True]  # of few: beyond all of them
+    assert gaussian.unusual(np.array([18.0, 18.1])).tolist() == [False, True]  # of few: beyond all of them
 
 
 def test_a_decision_by_the_thresholds_that_are_shipped():

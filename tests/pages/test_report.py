@@ -308,7 +308,7 @@ def test_run_reads_what_is_there(multilabel_run):
 def test_near_copies_and_telling_metadata_are_shown(multilabel_run, tmp_path):
     folder = shutil.copytree(multilabel_run, tmp_path / "run")
     assert "Near copies" not in write_report(folder).read_text()
-    (folder / "near_copies.png").write_bytes(b"as good as a picture")
+    (folder / "near_copies.png").write_bytes(b"as good as an image")
     audit = json.loads((folder / "audit.json").read_text())
     audit["shortcuts"] = [{"column": "site", "label": "Mass", "auroc": 0.8, "low": 0.7, "high": 0.9, "images": 1234}]
     (folder / "audit.json").write_text(json.dumps(audit))

@@ -44,7 +44,7 @@ def reference(batch_size: int) -> tuple[dict[str, torch.Tensor], float]:
         sampler.set_epoch(epoch)
         total, count = 0.0, 0
         for keys in sampler:
-            batch = data.training.__getitems__(keys)
+            batch = data.train_dataset.__getitems__(keys)
             losses, known = task.objective.loss(task.network(batch["image"].double()), batch["target"].double())
             optimizer.zero_grad()
             (losses / known).backward()

@@ -78,7 +78,7 @@ def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
         network = build.network_spec(parse(compose.plain(compose.compose(words))), 2).build()
     plan = build.plan(parse(compose.plain(compose.compose([f"backbone={name}", "finetuning=gradual"]))))
     trained = [
-        [p for p, s in plan.at(e, list(network.parts()), network.new_parts).items() if s.learns] for e in range(8)
+        [p for p, s in plan.at(e, list(network.parts()), network.new_parts).items() if s.trainable] for e in range(8)
     ]
     stages = network.backbone.num_stages
     assert trained[0] == trained[1] == ["head"]

@@ -21,30 +21,30 @@ from finetune.training.schedules import Cosine
 SIZE = 16
 
 
-class Pictures:
-    """Decoded pictures in memory, as the cache gives them."""
+class Images:
+    """Decoded images in memory, as the cache gives them."""
 
-    def __init__(self, pictures: np.ndarray):
-        self.pictures, self.bad = pictures, {}
-        self.sizes = np.tile(pictures.shape[1:3], (len(pictures), 1))
+    def __init__(self, images: np.ndarray):
+        self.images, self.bad = images, {}
+        self.sizes = np.tile(images.shape[1:3], (len(images), 1))
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.pictures[row]
+        return self.images[row]
 
     def take(self, rows) -> np.ndarray:
-        return self.pictures[np.asarray(rows)]
+        return self.images[np.asarray(rows)]
 
 
-def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[SampleTable, Pictures]:
+def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[SampleTable, Images]:
     """Gray noise, brighter on the left (class a) or at the top (class b)."""
     rng = np.random.default_rng(0)
     target = rng.integers(0, 2, (n, 2)).astype(float)
     if kind == "multiclass":
         target[:, 1] = 1 - target[:, 0]
-    pictures = rng.integers(0, 120, (n, SIZE, SIZE)).astype(np.uint8)
-    pictures[target[:, 0] == 1, :, : SIZE // 2] += 100
+    images = rng.integers(0, 120, (n, SIZE, SIZE)).astype(np.uint8)
+    images[target[:, 0] == 1, :, : SIZE // 2] += 100
     if kind == "multilabel":
-        pictures[target[:, 1] == 1, : SIZE // 2] += 30
+        images[target[:, 1] == 1, : SIZE // 2] += 30
         target[rng.random(target.shape) < unknown] = np.nan
     frame = pd.DataFrame(
         {
@@ -56,13 +56,13 @@ def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[
         }
     )
     made = SampleTable(frame, ["a", "b"], kind, Path(), "tiny", [], True, [])
-    return made, Pictures(pictures)
+    return made, Images(images)
 
 
 def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageData:
-    made, pictures = table(n, **options)
+    made, images = table(n, **options)
     preprocessing = Preprocessing(image_size=SIZE, in_channels=1, mean=(0.5,), std=(0.25,))
-    return ImageData(made, pictures, preprocessing, augment, batch_size=batch_size)
+    return ImageData(made, images, preprocessing, augment, batch_size=batch_size)
 
 
 def module(

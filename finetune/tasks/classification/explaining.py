@@ -13,7 +13,7 @@ from finetune.config import build
 from finetune.config.settings import ExplainSettings
 from finetune.data.annotations import BOXES, Boxes
 from finetune.data.audit.contact_sheet import write_sheet
-from finetune.data.findings import same
+from finetune.data.findings import same_finding
 from finetune.data.loading.module import ImageData
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
@@ -39,11 +39,11 @@ from finetune.tasks.classification.worst_errors import heat_maps, inputs, shown,
 if TYPE_CHECKING:
     from finetune.tasks.classification.task import Classification
 
-MOST_FILES = 200  # pictures that one page takes
+MAX_FILES = 200  # pictures that one page takes
 TESTED = {"grad_cam": 64, "grad_cam_pp": 64}  # images of the randomisation test; other methods are slow
 TESTED_SLOWLY = 24
 BOXED = 8  # findings with boxes that are shown
-MOST_RESAMPLES = 1000
+MAX_RESAMPLES = 1000
 
 
 def explain(
@@ -75,8 +75,8 @@ def of_files(
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Chosen pictures, each for `finding` or its most probable class."""
     files = image_files(settings.images, "images")
-    if len(files) > MOST_FILES:
-        raise FinetuneError(f"images={settings.images} names {len(files):,} pictures; a page takes {MOST_FILES}.")
+    if len(files) > MAX_FILES:
+        raise FinetuneError(f"images={settings.images} names {len(files):,} pictures; a page takes {MAX_FILES}.")
     run.begin(settings.resolved, words)
     found = explain_images(
         model, files, finding=settings.finding, method=settings.method, device=settings.trainer.accelerator
@@ -117,9 +117,9 @@ def of_data(
     if finding is not None:
         class_number(table.classes, finding)
     run.begin(settings.resolved, words)
-    table, pictures, _ = prepare.pictures(settings.data, table, model.preprocessing, say, run)
-    data = prepare.batches(settings.data, settings.seed, table, pictures, model.preprocessing)
-    met = known_images.again(model, table, pictures, data.rows(wanted))
+    table, images, _ = prepare.images(settings.data, table, model.preprocessing, say, run)
+    data = prepare.batches(settings.data, settings.seed, table, images, model.preprocessing)
+    met = known_images.find(model, table, images, data.rows(wanted))
     known = met.stop(split, "warn")
     for sentence in known:
         say(sentence)
@@ -139,7 +139,7 @@ def of_data(
         "wrong": worst_errors.count(found, limits, finding),
         "rule": rule(found, fitted.operating_points, finding),
         "errors": [],
-        "seen": bool(met.pictures),
+        "seen": bool(met.sentences),
         "known": known,
     }
     figures = []
@@ -153,7 +153,7 @@ def of_data(
         figures.append(page.Figure.make("errors", about, shown(data, row), heat, boxes))
     held, boxed = located(settings, model, data, found)
     if held:
-        n_boot = min(task.assessment.resamples, MOST_RESAMPLES)
+        n_boot = min(task.assessment.resamples, MAX_RESAMPLES)
         told["localisation"] = localise(held, n_boot=n_boot, seed=settings.seed)
         told["located"] = []
         for number in spread(len(held), BOXED):
@@ -202,8 +202,8 @@ def corners(data: ImageData, row: int, finding: str) -> list[Corners]:
     boxes = data.table.annotations[BOXES][row] if BOXES in data.table.annotations else None
     if not isinstance(boxes, Boxes):
         return []
-    of_finding = boxes.corners[np.array([same(label, finding) for label in boxes.labels], bool)]
-    height, width = (int(side) for side in data.pictures.sizes[row])
+    of_finding = boxes.corners[np.array([same_finding(label, finding) for label in boxes.labels], bool)]
+    height, width = (int(side) for side in data.images.sizes[row])
     return as_corners(data.preprocessing.boxes_to_input(of_finding, height, width).corners)
 
 

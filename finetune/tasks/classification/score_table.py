@@ -12,10 +12,10 @@ from scipy.special import logit
 
 from finetune import model_file
 from finetune.config.settings import EvaluateSettings
-from finetune.data.class_map import in_braces, in_classes_of, match, proposals, read_map
+from finetune.data.class_map import in_braces, match, proposals, read_map, to_model_classes
 from finetune.data.findings import canonical
-from finetune.data.labels import UNCERTAIN, number_hint, read_marks
-from finetune.data.sources.listing import need_columns, read_rows, some
+from finetune.data.labels import UNCERTAIN, number_hint, read_raw_labels
+from finetune.data.sources.listing import need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
@@ -80,7 +80,10 @@ def score_file(task: Classification, settings: EvaluateSettings, run: RunFolder,
             )
     both = [c for c in answers.columns[1:] if c in labels.columns and c != image]
     if both:
-        say(f"{some(both, 8)} of predictions={settings.predictions} is not read: labels={settings.labels} has it too.")
+        say(
+            f"{shorten(both, 8)} of predictions={settings.predictions} is not read: labels={settings.labels} has "
+            "it too."
+        )
     given = read_answers(answers, settings, model, say)
     found, way = match_images(given.images, labels[image].tolist())
     if not (found >= 0).any():
@@ -150,12 +153,13 @@ def read_answers(
     where = f"predictions={settings.predictions}"
     columns = {str(c).removeprefix("prob_"): str(c) for c in table.columns if str(c).startswith("prob_")}
     if not columns:
-        raise FinetuneError(f"{where} has no column prob_<class>: {some(table.columns, 8)}.")
+        raise FinetuneError(f"{where} has no column prob_<class>: {shorten(table.columns, 8)}.")
     if model is not None:
         if set(columns) != set(model.classes):
             raise FinetuneError(
-                f"{where} has probabilities of {some(columns, 8)}, model={settings.model} knows "
-                f"{some(model.classes, 8)}: its calibration and thresholds are of its own classes. Leave model= away."
+                f"{where} has probabilities of {shorten(columns, 8)}, model={settings.model} knows "
+                f"{shorten(model.classes, 8)}: its calibration and thresholds are of its own classes. Leave model= "
+                "away."
             )
         columns = {name: columns[name] for name in model.classes}
     blank = (table[list(columns.values())].apply(lambda column: column.str.strip()) == "").all(axis=1)
@@ -189,8 +193,8 @@ def truth(
     if label is None and FINDINGS in others:
         if own:
             raise FinetuneError(
-                f"labels={file} has {FINDINGS} and {some(own, 8)}, which both say what is true: label='{FINDINGS}' or "
-                f"'label=[{', '.join(own)}]' chooses."
+                f"labels={file} has {FINDINGS} and {shorten(own, 8)}, which both say what is true: label='{FINDINGS}' "
+                f"or 'label=[{', '.join(own)}]' chooses."
             )
         label = FINDINGS
     if isinstance(label, str):
@@ -208,7 +212,7 @@ def truth(
     block = pd.DataFrame(targets, columns=[f"target_{name}" for name in known])
     frame = pd.concat([frame, block, pd.DataFrame(metadata)], axis=1)
     table = SampleTable(frame, known, kind, file.parent, file.stem, list(metadata), patient is not None)
-    table = in_classes_of(table, given.classes, given.kind, settings.data.map)
+    table = to_model_classes(table, given.classes, given.kind, settings.data.map)
     for sentence in table.notes:
         say(sentence)
     return table
@@ -260,7 +264,7 @@ def of_columns(
 
 def nothing_known(given: Answers, labels: pd.DataFrame, columns: list[str], file: Path) -> str:
     """The sentence for a table of labels without a column for any class, with what to type."""
-    said = f"labels={file} says nothing of {some(given.classes, 8)}. It has: {some(labels.columns, 8)}."
+    said = f"labels={file} says nothing of {shorten(given.classes, 8)}. It has: {shorten(labels.columns, 8)}."
     names = {name.casefold() for name in given.classes}
     of_classes = [column for column in columns if names & set(labels[column].str.strip().str.casefold())]
     if of_classes:
@@ -272,7 +276,7 @@ def nothing_known(given: Answers, labels: pd.DataFrame, columns: list[str], file
 
 def hard(column: pd.Series, file: Path) -> np.ndarray:  # (N,) of 1, 0 and NaN
     """A column of labels; -1 is unknown, and so is blank."""
-    marks = read_marks(column, f"labels={file}", soft=False)
+    marks = read_raw_labels(column, f"labels={file}", soft=False)
     return np.where(marks == UNCERTAIN, np.nan, marks)
 
 
@@ -299,7 +303,7 @@ def answered(
         known = ~np.isnan(table.targets()).all(axis=0)
         left = [name for name, there in zip(classes, known, strict=True) if not there]
         if left:
-            say(f"No labels for {some(left, 20)}: left out.")
+            say(f"No labels for {shorten(left, 20)}: left out.")
         classes = [name for name in classes if name not in left] or classes
     logits = logits[:, [given.classes.index(name) for name in classes]]
     frame = table.frame

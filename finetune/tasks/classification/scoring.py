@@ -9,9 +9,7 @@ from finetune.evaluation.classification.assessment import Assessment, FittedOnVa
 from finetune.evaluation.classification.predictions import Predictions
 
 
-def scores(
-    tables: Mapping[str, Predictions], assessment: Assessment, fitted: FittedOnVal, seed: int
-) -> dict[str, Any]:
+def scores(tables: Mapping[str, Predictions], assessment: Assessment, fitted: FittedOnVal, seed: int) -> dict[str, Any]:
     """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there.
 
     What speaks against the run is said once, of test where there is one.

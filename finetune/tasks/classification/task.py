@@ -14,7 +14,7 @@ from finetune import losses
 from finetune.config import build
 from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit.audit import check_trainable
-from finetune.data.class_map import in_classes_of
+from finetune.data.class_map import to_model_classes
 from finetune.data.table import SampleTable
 from finetune.evaluation.answers import CLASSIFY
 from finetune.evaluation.classification.answers import ClassAnswers
@@ -135,8 +135,8 @@ class Classification:
         return self.settings.prevalence if isinstance(self.settings, EvaluateSettings) else None
 
     def match(self, table: SampleTable, model: Model) -> SampleTable:
-        """By the names of the classes and `data.map`: see `in_classes_of`."""
-        return in_classes_of(table, model.classes, class_answers(model).kind, self.settings.data.map)
+        """By the names of the classes and `data.map`: see `to_model_classes`."""
+        return to_model_classes(table, model.classes, class_answers(model).kind, self.settings.data.map)
 
     def shipped(self, model: Model, table: SampleTable) -> FittedOnVal:
         return shipped(model, table.kind)
