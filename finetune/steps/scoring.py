@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
-from finetune.evaluation import wording
+from finetune.evaluation import metrics, wording
 from finetune.evaluation.classification.assessment import Assessment, FittedOnVal
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import log_odds
@@ -161,11 +161,11 @@ def show(scores: dict[str, Any], synthetic: bool, say: Callable[[str], None]) ->
     """The numbers that matter, each with its interval and what an answer that looks at no image gets."""
     made_up = " (SYNTHETIC images)" if synthetic else ""
     for split, of_split in scores.items():
-        for group, metric in (("macro", "auroc"), ("overall", "accuracy"), ("overall", "balanced_accuracy")):
+        for group, metric in metrics.HEADLINES:
             found = (of_split.get(group) or {}).get(metric)
             if found and found["value"] is not None:
                 interval = f" [{found['low']:.3f}, {found['high']:.3f}] (95 %)" if found["low"] is not None else ""
-                name = "macro AUROC" if metric == "auroc" else metric.replace("_", " ")
+                name = metrics.metric(metric).in_group(group)
                 trivial = wording.baseline(of_split, group, metric)
                 say(f"{split}: {name} {found['value']:.3f}{interval}{'; ' + trivial if trivial else ''}{made_up}")
         for name, score in of_split.get("own_metrics", {}).items():
