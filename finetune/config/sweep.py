@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from finetune.config.overrides import parse
 from finetune.errors import FinetuneError
+from finetune.evaluation import metrics
 from finetune.runs.folder import RunFolder
 
 MAX_NAME_LENGTH = 80  # characters of a folder's name after its number
@@ -128,11 +129,11 @@ def headline(folder: Path) -> dict[str, str]:
         return {}
     texts = {}
     for split, scores in json.loads(path.read_text(encoding="utf-8")).items():
-        for group, metric, name in (("macro", "auroc", "macro AUROC"), ("overall", "accuracy", "accuracy")):
-            score: dict[str, Any] | None = (scores.get(group) or {}).get(metric)
+        for group, name in metrics.BRIEF:
+            score: dict[str, Any] | None = (scores.get(group) or {}).get(name)
             if score and score["value"] is not None:
                 interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
-                texts[f"{split} {name}"] = f"{score['value']:.3f}{interval}"
+                texts[f"{split} {metrics.metric(name).in_group(group)}"] = f"{score['value']:.3f}{interval}"
     return texts
 
 

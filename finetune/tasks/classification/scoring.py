@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetune.evaluation import wording
+from finetune.evaluation import metrics, wording
 from finetune.evaluation.classification.assessment import Assessment, FittedOnVal
 from finetune.evaluation.classification.predictions import Predictions
 
@@ -35,11 +35,11 @@ def lines(scores: Mapping[str, Any], synthetic: bool) -> list[str]:
     made_up = " (SYNTHETIC images)" if synthetic else ""
     result = []
     for split, of_split in scores.items():
-        for group, metric in (("macro", "auroc"), ("overall", "accuracy"), ("overall", "balanced_accuracy")):
+        for group, metric in metrics.HEADLINES:
             score = (of_split.get(group) or {}).get(metric)
             if score and score["value"] is not None:
                 interval = f" [{score['low']:.3f}, {score['high']:.3f}] (95 %)" if score["low"] is not None else ""
-                name = "macro AUROC" if metric == "auroc" else metric.replace("_", " ")
+                name = metrics.metric(metric).in_group(group)
                 trivial = wording.baseline(of_split, group, metric)
                 result.append(
                     f"{split}: {name} {score['value']:.3f}{interval}{'; ' + trivial if trivial else ''}{made_up}"
