@@ -131,8 +131,8 @@ def register_task(name: str, answers: type[Answers]) -> None:
         raise FinetuneError(f"{where}: this name stands for {taken} already. Choose another.")
     if not is_dataclass(answers) or "classes" not in answers.__dataclass_fields__:
         raise FinetuneError(f"{where}: {shown} must be a dataclass with the field classes.")
-    members = ("task", "needs_size", "check", "to_dict", "describe", "columns", "read_table")
-    if lacking := [member for member in members if not hasattr(answers, member)]:
+    members = [name for name in (*vars(Answers), *Answers.__annotations__) if not name.startswith("_")]
+    if lacking := [member for member in members if member != "classes" and not hasattr(answers, member)]:
         raise FinetuneError(f"{where}: {shown} has no {', '.join(lacking)}.")
     if answers.task != name:
         raise FinetuneError(f"{where}: {shown}.task must be {name!r}, not {answers.task!r}.")

@@ -78,17 +78,17 @@ def predict(
     return np.concatenate(indices), np.concatenate(outputs)
 
 
-def with_distances(network: Network, typical: FeatureGaussian | None) -> Ask:
-    """What to ask `network` for its outputs and how far its features lie from what is typical (N,), None where that is
-    not known."""
+def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Ask:
+    """What to ask `network` for its outputs and the distances of its features from those of the training images (N,),
+    None where these are not known."""
 
     def ask(images: Tensor) -> tuple[Any, Tensor | None]:
         last = network.run(images, stop="head")
-        output = network.head(last)
-        if typical is None:
+        output = network.run(last, start="head")
+        if gaussian is None:
             return output, None
         features = network.head.features(last).float().cpu().numpy()  # type: ignore[operator]
-        return output, torch.from_numpy(typical.distance(features)).float()
+        return output, torch.from_numpy(gaussian.distance(features)).float()
 
     return ask
 

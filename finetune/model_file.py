@@ -19,7 +19,7 @@ from finetune import inference, model_header
 from finetune.data.decoding.images import as_image, read_image, read_size
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation import novelty
-from finetune.evaluation.answers import Answers
+from finetune.evaluation.answers import Answers, Writer
 from finetune.evaluation.novelty import FeatureGaussian
 from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.model_header import Header
@@ -71,7 +71,7 @@ class Model:
 
     @property
     def feature_gaussian(self) -> tuple[FeatureGaussian | None, str]:
-        """What is typical of the model's own images, from the file beside it; else None and the reason."""
+        """The distribution of the features of its training images, from the file beside it; else None and the reason."""
         if self.path is None:
             return None, "the model has not been saved"
         if self._feature_gaussian is None:
@@ -112,39 +112,49 @@ class Model:
         return table.drop(columns="error")
 
     def predict_all(
-        self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
+        self,
+        images: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        device: str = "auto",
+        progress: Progress | None = None,
+        writer: Writer | None = None,
     ) -> "pd.DataFrame":
-        """As `predict`, with a last column `error`: why an image cannot be read, whose other cells are then blank."""
+        """As `predict`, with a last column `error`: why an image cannot be read, whose other cells are then blank.
+
+        `writer` (`answers.writer`) takes the answers that are no columns, batch by batch.
+        """
         import pandas as pd
 
         images = as_list(images)
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        typical, _ = self.feature_gaussian
+        gaussian, _ = self.feature_gaussian
         bad: dict[int, str] = {}
         batches = self._batches(images, batch_size, bad, progress or (lambda done, total: None))
-        ask = inference.with_distances(self.network, typical)
-        tables = [
-            self._rows(batch, *output)
-            for batch, output in inference.run(self.network, batches, inference.best_device(device), ask)
-        ]
+        ask = inference.with_distances(self.network, gaussian)
+        tables = []
+        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), ask):
+            if writer is not None:
+                writer.add([names[row] for row in batch["row"]], outputs, batch["placement"])
+            tables.append(self._rows(batch["placement"], outputs, distances))
         readable = [row for row in range(len(names)) if row not in bad]
-        answered = pd.concat(tables, ignore_index=True) if tables else self._rows({"placement": []}, self._none(), None)
+        answered = pd.concat(tables, ignore_index=True) if tables else self._rows([], self._none(), None)
         table = answered.set_axis(readable, axis=0).reindex(range(len(names)))
         table.insert(0, "path", pd.Series(names, dtype=str))
         return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
 
-    def _rows(self, batch: Mapping[str, Any], outputs: Any, distances: np.ndarray | None) -> "pd.DataFrame":
+    def _rows(self, placements: Sequence[Placement], outputs: Any, distances: np.ndarray | None) -> "pd.DataFrame":
         """The columns of a batch: what the task answers, and novelty where it is known."""
         import pandas as pd
 
-        columns = pd.DataFrame(self.answers.columns(outputs, batch["placement"]))
-        typical, _ = self.feature_gaussian
-        if typical is not None:
+        columns = pd.DataFrame(self.answers.columns(outputs, placements))
+        gaussian, _ = self.feature_gaussian
+        if gaussian is not None:
             distances = np.zeros(0) if distances is None else distances
-            columns["novelty"] = typical.percentile(distances).astype(float)
-            columns["unusual"] = np.where(typical.unusual(distances), "yes", "no")
+            columns["novelty"] = gaussian.percentile(distances).astype(float)
+            columns["unusual"] = np.where(gaussian.unusual(distances), "yes", "no")
         return columns
 
     def _none(self) -> np.ndarray:
@@ -154,6 +164,7 @@ class Model:
     def _batches(self, images: Sequence[Any], size: int, bad: dict[int, str], progress: Progress):
         pending: list[torch.Tensor] = []
         placements: list[Placement] = []
+        rows: list[int] = []
         for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
@@ -164,12 +175,13 @@ class Model:
             pending.append(self.preprocessing(picture))
             height, width = stored_size(image, picture) if self.answers.needs_size else picture.shape[:2]
             placements.append(self.preprocessing.placement(height, width))
+            rows.append(row)
             if len(pending) == size:
-                yield {"image": torch.stack(pending), "placement": placements}
-                pending, placements = [], []
+                yield {"image": torch.stack(pending), "placement": placements, "row": rows}
+                pending, placements, rows = [], [], []
                 progress(row + 1, len(images))
         if pending:
-            yield {"image": torch.stack(pending), "placement": placements}
+            yield {"image": torch.stack(pending), "placement": placements, "row": rows}
         progress(len(images), len(images))
 
     def save(self, path: str | Path) -> Path:

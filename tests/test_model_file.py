@@ -270,4 +270,4 @@ def test_what_predict_does_not_take_is_answered_by_what_it_takes(saved, images, 
 
 
 def test_a_model_that_was_not_saved_knows_nothing_of_its_images():
-    assert cases.multilabel().typical == (None, "the model has not been saved")
+    assert cases.multilabel().feature_gaussian == (None, "the model has not been saved")

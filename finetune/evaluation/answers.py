@@ -32,6 +32,18 @@ class PredictionsTable(Protocol):
         ...
 
 
+class Writer(Protocol):
+    """Writes answers as they come, such as masks, so that they need no memory."""
+
+    def add(self, names: Sequence[str], outputs: Any, placements: Sequence[Placement]) -> None:
+        """The answers of N images, called by their paths."""
+        ...
+
+    def close(self) -> str:
+        """Finish, and say in a sentence what was written where."""
+        ...
+
+
 class Answers(Protocol):
     """How the outputs of a network become columns of a table, with what was fitted on val.
 
@@ -66,6 +78,10 @@ class Answers(Protocol):
 
     def record(self) -> dict[str, Any]:
         """What environment.json of a prediction says of the rule."""
+        ...
+
+    def writer(self, output: Path) -> Writer | None:
+        """What writes the answers that are no columns beside the table `output`; None where there are none."""
         ...
 
     def columns(self, outputs: Any, placements: Sequence[Placement]) -> dict[str, Any]:

@@ -34,16 +34,16 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
     rows = data.rows(wanted)
     met = known_images.find(model, table, images, rows)
     too_good = met.stop(split, settings.data.audit.on_leak)
+    fitted = task.shipped(model, table)
+    if split == "val" and ("val" in met.sentences or not met.known):
+        fitted = task.unfitted()  # the fitted values know val
     subject = Subject(model.network, data, rows, split, model, settings.trainer.accelerator, settings.seed)
     with ranks.launched(settings.resolved, run.path):
-        predictions = task.predict(subject)
+        predictions = task.predict(subject, fitted)
     if not first:
         return
     run.note(model=scoring.about(settings.model, model), data=data_facts(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
-    fitted = task.shipped(model, table)
-    if split == "val" and ("val" in met.sentences or not met.known):
-        fitted = task.unfitted()  # val is what the fitted values know
     opened = scoring.count_opening(model, table.name, written, met, words, say)
     scores = task.evaluate(written, fitted, subject)
     scores["warnings"] = [*too_good, *scores["warnings"]]

@@ -53,10 +53,10 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
     )
     with ranks.launched(settings.resolved, run.path) as place:
         result = training.train(settings, run, task, network, data, say, place)
-        tables = assess.predict_splits(task, subject)
+        tables, fitted = assess.predict_splits(task, subject)
     if not first:
         return result
-    scores = assess.assess(run, task, spec, subject, tables, words)
+    scores = assess.assess(run, task, spec, subject, tables, fitted, words)
     if debug:
         say(f"{wording.DEBUG} outputs/latest stays as it was.")
     else:

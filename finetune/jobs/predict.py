@@ -33,12 +33,17 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     if others := other_files(settings.input):
         say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
     say(f"decision: {model.answers.decision()}")
-    typical, reason = model.feature_gaussian
-    if typical is None:
+    gaussian, reason = model.feature_gaussian
+    if gaussian is None:
         say(f"No novelty: {reason}. Nothing says whether these images are like those that the model was made with.")
+    writer = model.answers.writer(output)
     with prepare.progress("Predicting", say) as progress:
         table = model.predict_all(
-            paths, batch_size=settings.batch_size, device=settings.trainer.accelerator, progress=progress
+            paths,
+            batch_size=settings.batch_size,
+            device=settings.trainer.accelerator,
+            progress=progress,
+            writer=writer,
         )
     bad = table[table["error"] != ""]
     run.begin_log(words)
@@ -49,6 +54,8 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
         **model.answers.record(),
         unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
     )
+    if writer is not None:
+        say(writer.close())
     if len(bad) == len(table):
         raise FinetuneError(
             f"input={settings.input}: none of {counted(len(paths), 'image')} can be read, e.g. {bad['path'].iloc[0]}: "
@@ -58,8 +65,8 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
         listed = "".join(f"\n  {row.path}: {row.error}" for row in bad.head(SHOWN).itertuples())
         more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
         say(f"{len(bad):,} of {counted(len(table), 'image')} cannot be read, see the column error:{listed}{more}")
-    if typical is not None:
-        say(unusual(table, len(typical.val_distances)))
+    if gaussian is not None:
+        say(unusual(table, len(gaussian.val_distances)))
     say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
 
 

@@ -8,14 +8,23 @@ from finetune.evaluation.answers import PredictionsTable
 from finetune.model_file import Model
 from finetune.network import NetworkSpec
 from finetune.runs.folder import RunFolder
-from finetune.steps import novelty, scoring
+from finetune.steps import novelty, prediction, scoring
 from finetune.steps.task import Subject, Task
 
 
-def predict_splits(task: Task, subject: Subject) -> dict[str, PredictionsTable | None]:
-    """The predictions of val, and of test where the fit may open it; None on all ranks but the first."""
-    splits = [split for split in ("val", *(["test"] if task.test else [])) if len(subject.data.rows(split))]
-    return {split: task.predict(of_split(subject, split)) for split in splits}
+def predict_splits(task: Task, subject: Subject) -> tuple[dict[str, PredictionsTable | None], Any]:
+    """The predictions of val, and of test where the fit may open it, None on all ranks but the first; and what is
+    fitted on val, which the predictions of test may need.
+
+    Nothing is ever fitted on test.
+    """
+    tables: dict[str, PredictionsTable | None] = {}
+    if len(subject.data.rows("val")):
+        tables["val"] = task.predict(of_split(subject, "val"), task.unfitted())
+    fitted = prediction.of_first_rank(lambda: task.fit(tables.get("val")))
+    if task.test and len(subject.data.rows("test")):
+        tables["test"] = task.predict(of_split(subject, "test"), fitted)
+    return tables, fitted
 
 
 def of_split(subject: Subject, split: str) -> Subject:
@@ -29,17 +38,16 @@ def assess(
     spec: NetworkSpec,
     subject: Subject,
     tables: Mapping[str, PredictionsTable | None],
+    fitted: Any,
     words: list[str],
 ) -> dict[str, Any]:
     """Write all that a complete run holds, scores.json last; the scores.
 
-    Everything is fitted on val. The test split is predicted, scored and counted as opened only with
-    `evaluation.test=true`.
+    The test split is predicted, scored and counted as opened only with `evaluation.test=true`.
     """
     data = subject.data
     run.begin_results()
     written = scoring.write(run, tables)
-    fitted = task.fit(written.get("val"))  # nothing is ever fitted on test
     closed = len(data.rows("test")) if "test" not in written else 0
     if closed:
         fitted = replace(fitted, notes=[*fitted.notes, closed_test_note(run, closed)])

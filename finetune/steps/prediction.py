@@ -44,6 +44,15 @@ def place() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 
 
+def of_first_rank(make: Callable[[], Any]) -> Any:
+    """What `make` gives on the first rank, on all of them."""
+    rank, world = place()
+    made = [make() if rank == 0 else None]
+    if world > 1:
+        dist.broadcast_object_list(made, src=0)
+    return made[0]
+
+
 def gather(part: Any, world: int) -> list[Any]:
     """The parts of all processes, in their order."""
     gathered: list[Any] = [None] * world

@@ -73,8 +73,11 @@ class Task(Protocol):
 
     # -- predictions and what follows from them
 
-    def predict(self, subject: Subject) -> PredictionsTable | None:
-        """Every readable image of the rows once, whatever the number of ranks; None on all ranks but the first."""
+    def predict(self, subject: Subject, fitted: Any) -> PredictionsTable | None:
+        """Every readable image of the rows once, whatever the number of ranks; None on all ranks but the first.
+
+        `fitted` is what was fitted on val, or `unfitted()`: a task may need it to make its answers, such as masks.
+        """
         ...
 
     def energy(self, outputs: Any, subject: Subject) -> np.ndarray | None:

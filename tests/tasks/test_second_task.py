@@ -78,6 +78,9 @@ class BrightnessAnswers:
     def record(self):
         return {"shift": self.shift}
 
+    def writer(self, output):
+        return None
+
     def columns(self, outputs, placements):
         return {"brightness": outputs[:, 0] + self.shift}
 
@@ -119,7 +122,7 @@ class Brightness(Task):
     def captions(self, batch, table):
         return [f"{value:.2f}" for value in batch["target"][:, 0].tolist()]
 
-    def predict(self, subject):
+    def predict(self, subject, fitted):
         if (predicted := predict_arrays(subject)) is None:
             return None
         rows = subject.data.table.frame.iloc[predicted[0]]
@@ -185,7 +188,7 @@ def test_it_is_trained_resumed_evaluated_predicted_and_reported(photos, tmp_path
     model = finetune.load("run")
     assert (model.task, model.classes) == ("brightness", ["mean"])
 
-    main(["job=evaluate", "model=run", *own, "split=test", "hydra.run.dir=again", *data[4:]])
+    main(["job=evaluate", "model=run", *own, "split=test", "hydra.run.dir=again", *data])
     again = json.loads(Path("again/scores.json").read_text())["test"]
     assert again["error"] == pytest.approx(scores["test"]["error"], abs=1e-6)
     main(["job=predict", "model=run", trust, f"input={photos}", "output=out.csv"])

@@ -130,6 +130,10 @@ class ClassAnswers:
         """The thresholds, for the record of a prediction."""
         return {"thresholds": self.thresholds}
 
+    def writer(self, output: Path) -> None:
+        """All answers are columns."""
+        return None
+
     def columns(self, outputs: np.ndarray, placements: Sequence[Placement] = ()) -> dict[str, Any]:
         """prob_, calibrated_, the sets and the decision, of logits (N, K)."""
         logits = np.asarray(outputs).reshape(len(outputs), len(self.classes))

@@ -126,12 +126,12 @@ def of_data(
     model.network.to(best_device(settings.trainer.accelerator))
     accelerator = settings.trainer.accelerator
     subject = Subject(model.network, data, data.rows(wanted), split, model, accelerator, settings.seed)
-    found = task.predict(subject)
+    fitted = task.shipped(model, table)
+    found = task.predict(subject, fitted)
     assert found is not None  # a single process
     opened = scoring.count_opening(model, table.name, found, met, words, say)
     if opened is not None:
         task.report(opened.path)  # it shows how often the test split was opened
-    fitted = task.shipped(model, table)
     limits = worst_errors.thresholds_of(fitted.operating_points, found.classes)
     wrong = worst_errors.worst(found, settings.worst, limits, finding)
     told: dict[str, Any] = {

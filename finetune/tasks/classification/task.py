@@ -77,7 +77,7 @@ class Classification:
 
     # -- predictions and what follows from them
 
-    def predict(self, subject: Subject) -> Predictions | None:
+    def predict(self, subject: Subject, fitted: FittedOnVal) -> Predictions | None:
         """A row per image. A multiclass model that is asked about its classes as findings answers with their log odds,
         so that their sigmoid is the model's own probability."""
         predicted = predict_arrays(subject)
