@@ -18,6 +18,7 @@ from finetune.evaluation.detection.frames import (
     SIDES,
     SIZES,
     box_area,
+    box_lines,
     image_table,
     quoted,
     read_frame,
@@ -144,24 +145,33 @@ class Detections:
         true, boxes = replace(true, image=number[true.image]), replace(boxes, image=number[boxes.image])
         return Detections(self.images[rows].reset_index(drop=True), true, boxes, self.classes, self.metadata)
 
+    def reordered(self, place: np.ndarray) -> Detections:
+        """The table with image i in row place[i], (N,); boxes keep their order within it."""
+        images = self.images.iloc[np.argsort(place)].reset_index(drop=True)
+        true = replace(self.truths, image=place[self.truths.image])
+        boxes = replace(self.boxes, image=place[self.boxes.image])
+        true = true.take(np.argsort(true.image, kind="stable"))
+        boxes = boxes.take(np.argsort(boxes.image, kind="stable"))
+        return Detections(images, true, boxes, self.classes, self.metadata)
+
     def write(self, path: str | Path) -> Path:
         """Write a csv with a row per class, image, true box and detected box, which the column `kind` tells apart.
 
         Every float is in full precision: reading it back gives the same bits.
         """
-        names, samples = np.array(self.classes, object), self.images["sample"].to_numpy(object)
-        images = self.images[["sample", "patient", *SIZES, *self.metadata]]
-        true = _box_frame("truth", samples[self.truths.image], names[self.truths.label], self.truths.corners)
-        true["ignored"] = np.where(self.truths.ignored, "1", "")
-        own_area = self.truths.area != box_area(self.truths.corners)
-        true["area"] = np.where(own_area, self.truths.area, np.nan)
-        boxes = _box_frame("detection", samples[self.boxes.image], names[self.boxes.label], self.boxes.corners)
-        boxes["score"] = self.boxes.score
         columns = ["kind", "sample", "patient", *BOX_COLUMNS, *SIZES, *self.metadata]
         text = io.StringIO()
-        text.write(",".join(quoted(name) for name in columns) + "\n")
-        for part in (pd.DataFrame({"kind": "class", "label": names}), images.assign(kind="image"), true, boxes):
+        text.write(",".join(map(quoted, columns)) + "\n")
+        images = self.images[["sample", "patient", *SIZES, *self.metadata]].assign(kind="image")
+        for part in (pd.DataFrame({"kind": "class", "label": self.classes}), images):
             part.reindex(columns=columns).to_csv(text, index=False, header=False, lineterminator="\n")
+        true, boxes, samples = self.truths, self.boxes, list(map(quoted, self.images["sample"]))
+        names, blank = list(map(quoted, self.classes)), "," * (len(SIZES) + len(self.metadata))
+        area = np.where(true.area != box_area(true.corners), true.area, np.nan)
+        about = [np.full(len(true), np.nan), true.ignored, area]
+        text.writelines(box_lines("truth", true.image, true.label, true.corners, about, samples, names, blank))
+        about = [boxes.score, np.zeros(len(boxes), bool), np.full(len(boxes), np.nan)]
+        text.writelines(box_lines("detection", boxes.image, boxes.label, boxes.corners, about, samples, names, blank))
         return write_text_atomic(path, text.getvalue())
 
     @classmethod
@@ -289,8 +299,3 @@ def _joined(
         return image, (np.zeros((0, 4)), np.zeros(0), np.zeros(0))
     corners, first, second = (np.concatenate(column) for column in columns)
     return image, (corners, first, second)
-
-
-def _box_frame(kind: str, samples: np.ndarray, labels: np.ndarray, corners: np.ndarray) -> pd.DataFrame:
-    sides = {side: corners[:, i] for i, side in enumerate(SIDES)}
-    return pd.DataFrame({"kind": kind, "sample": samples, "label": labels, **sides})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,30 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
 def box_area(corners: np.ndarray) -> np.ndarray:
     """(M, 4) left, top, right, bottom -> (M,)."""
     return np.asarray((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]))
+
+
+def box_lines(
+    kind: str,
+    image: np.ndarray,
+    label: np.ndarray,
+    corners: np.ndarray,
+    about: Sequence[np.ndarray],
+    samples: Sequence[str],
+    names: Sequence[str],
+    blank: str,
+) -> Iterator[str]:
+    """Lines of a csv, in the order of RESERVED; pandas takes five times as long for their floats.
+
+    Args:
+        about: score, ignored and area (M,) each; NaN and False are blank.
+        samples, names: quoted names of the images and of the classes.
+        blank: the end of each line.
+    """
+    rows = zip(image.tolist(), label.tolist(), corners.tolist(), *(column.tolist() for column in about), strict=True)
+    for i, k, (left, top, right, bottom), score, ignored, area in rows:
+        score, area = ("" if number != number else repr(number) for number in (score, area))
+        flag = "1" if ignored else ""
+        yield f"{kind},{samples[i]},,{names[k]},{left!r},{top!r},{right!r},{bottom!r},{score},{flag},{area}{blank}\n"
 
 
 def quoted(name: str) -> str:
