@@ -25,7 +25,8 @@ def to_coco(detections: Detections) -> tuple[dict[str, Any], list[dict[str, Any]
     """The truth and the results, in plain values."""
     images = []
     for i, row in enumerate(detections.images.to_dict("records")):
-        sides = {} if np.isnan(row[SIZES[0]]) else {"width": int(row[SIZES[0]]), "height": int(row[SIZES[1]])}
+        width, height = (row[name] for name in SIZES)
+        sides = {"width": int(width), "height": int(height)} if np.isfinite([width, height]).all() else {}
         extra = {"metadata": {name: row[name] for name in detections.metadata}} if detections.metadata else {}
         images.append({"id": i + 1, "file_name": row["sample"], **sides, "patient": row["patient"], **extra})
     true, boxes = detections.truths, detections.boxes

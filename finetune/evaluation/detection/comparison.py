@@ -111,7 +111,7 @@ def check_same(a: Detections, b: Detections, name: str, other: str) -> None:
             if part
         ]
         raise differ(f"of their images {' and '.join(only)}")
-    b = aligned(b, a)
+    a, b = aligned(a, a), aligned(b, a)
     if (a.patients != b.patients).any():
         raise differ("their patients differ")
     for i, sample in enumerate(a.images["sample"]):

@@ -19,7 +19,9 @@ from finetune.evaluation.detection.frames import (
     SIZES,
     box_area,
     box_lines,
+    flags,
     image_table,
+    numbered,
     quoted,
     read_frame,
     typed,
@@ -78,8 +80,9 @@ class DetectedBoxes:
 
 @dataclass(eq=False)
 class Detections:
-    """Images with their true and detected boxes. Build it by `from_arrays` or `read`, which check what the other
-    methods rely on. An image without any box is a row of `images`; an image whose boxes nobody drew has no place here.
+    """Images with their true and detected boxes. Build it by `from_arrays` or `read`, which check them.
+
+    An image without any box is a row of `images`; an image whose boxes nobody drew has no place here.
 
     Example:
         >>> test = Detections.read("outputs/latest/predictions_test.csv")
@@ -211,12 +214,12 @@ class Detections:
         numbers = {name: i for i, name in enumerate(classes)}
 
         def arrays(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            image = _numbered(frame["sample"], rows, "image of the table", where)
-            label = _numbered(frame["label"], numbers, f"class; the classes are {', '.join(classes)}", where)
+            image = numbered(frame["sample"], rows, "image of the table", where)
+            label = numbered(frame["label"], numbers, f"class; the classes are {', '.join(classes)}", where)
             return image, label, frame[list(SIDES)].to_numpy(np.float64)
 
         image, label, corners = arrays(true)
-        ignored = _flags(true["ignored"], where) if "ignored" in true else np.zeros(len(true), bool)
+        ignored = flags(true["ignored"], where) if "ignored" in true else np.zeros(len(true), bool)
         area = true["area"].to_numpy(np.float64) if "area" in true else np.full(len(true), np.nan)
         truths = TrueBoxes(image, label, corners, ignored, np.where(np.isnan(area), box_area(corners), area))
         boxes = DetectedBoxes(*arrays(detected), detected["score"].to_numpy(np.float64))
@@ -261,21 +264,6 @@ class Detections:
             i = int(np.flatnonzero(bad)[0])
             raise FinetuneError(f"{where}: area={self.truths.area[i]} of a true box must be a number of 0 or more.")
         return self
-
-
-def _numbered(column: pd.Series, values: dict[str, int], what: str, where: str) -> np.ndarray:
-    numbers = column.map(values)
-    if (unknown := numbers.isna()).any():
-        raise FinetuneError(f"{where}: a box is of {column.name} {column[unknown].iloc[0]!r}, which is no {what}.")
-    return numbers.to_numpy(np.int64)
-
-
-def _flags(column: pd.Series, where: str) -> np.ndarray:
-    """Text of 1, 0, true, false or blank -> bool."""
-    text = column.fillna("").astype(str).str.strip().str.lower()
-    if unknown := sorted(set(text) - {"", "0", "1", "false", "true"}):
-        raise FinetuneError(f"{where}: ignored={unknown[0]!r} must be 1, 0 or blank.")
-    return text.isin(["1", "true"]).to_numpy(bool)
 
 
 def _joined(

@@ -73,6 +73,22 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def numbered(column: pd.Series, values: dict[str, int], what: str, where: str) -> np.ndarray:
+    """(M,) the number of each name; `what` it must be, for the error."""
+    numbers = column.map(values)
+    if (unknown := numbers.isna()).any():
+        raise FinetuneError(f"{where}: a box is of {column.name} {column[unknown].iloc[0]!r}, which is no {what}.")
+    return numbers.to_numpy(np.int64)
+
+
+def flags(column: pd.Series, where: str) -> np.ndarray:
+    """Text of 1, 0, true, false or blank -> bool."""
+    text = column.fillna("").astype(str).str.strip().str.lower()
+    if unknown := sorted(set(text) - {"", "0", "1", "0.0", "1.0", "false", "true"}):
+        raise FinetuneError(f"{where}: ignored={unknown[0]!r} must be 1, 0 or blank.")
+    return text.isin(["1", "1.0", "true"]).to_numpy(bool)
+
+
 def box_area(corners: np.ndarray) -> np.ndarray:
     """(M, 4) left, top, right, bottom -> (M,)."""
     return np.asarray((corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]))
@@ -88,7 +104,7 @@ def box_lines(
     names: Sequence[str],
     blank: str,
 ) -> Iterator[str]:
-    """Lines of a csv, in the order of RESERVED; pandas takes five times as long for their floats.
+    """Lines of a csv, in the order of RESERVED, every float in full precision.
 
     Args:
         about: score, ignored and area (M,) each; NaN and False are blank.
@@ -103,4 +119,5 @@ def box_lines(
 
 
 def quoted(name: str) -> str:
+    """The name as a cell of a csv."""
     return '"' + name.replace('"', '""') + '"' if any(c in name for c in ',"\n\r') else name

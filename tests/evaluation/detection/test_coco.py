@@ -54,7 +54,7 @@ def assert_equal(detections):
         np.testing.assert_allclose(macro[metric][0], theirs["all"][metric], rtol=0, atol=1e-9)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(detections=worlds())
 def test_equals_pycocotools(detections):
     assert_equal(detections)

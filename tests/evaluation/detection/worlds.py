@@ -32,7 +32,7 @@ def random_table(rng, images=120, patients=40, classes=2, hit_rate=0.7, false=2.
         true, boxes_of_image = [], []
         for k in range(classes):
             for cell in range(rng.poisson(0.6)):
-                left, top, size = 100 * cell, 100 * k, rng.uniform(20, 40)
+                left, top, size = 100 * cell + rng.uniform(0, 50), 100 * k + rng.uniform(0, 50), rng.uniform(20, 40)
                 corners = (left, top, left + size, top + size)
                 true.append((corners, k))
                 if rng.random() < hit_rate:
