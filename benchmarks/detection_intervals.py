@@ -1,5 +1,5 @@
-"""How often the 95 % intervals of AP50 and mean FROC sensitivity hold the truth in simulated worlds, and their cost; writes
-DETECTION_INTERVALS.md.
+"""How often the 95 % intervals of AP50 and mean FROC sensitivity hold the truth in simulated worlds, and their cost.
+Writes DETECTION_INTERVALS.md.
 
 python benchmarks/detection_intervals.py [--worlds 400]
 """
