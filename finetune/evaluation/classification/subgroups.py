@@ -105,7 +105,7 @@ def banded(numbers: np.ndarray, column: str = "") -> np.ndarray:
 
 def _of_column(predictions: Predictions, group: np.ndarray, n_boot: int, seed: int) -> dict[str, Any]:
     everyone, patient = np.unique(predictions.patients.astype(str), return_inverse=True)
-    names = _ordered(group)
+    names = ordered(group)
     scorers, owners = {}, {}
     for name in names:
         rows = np.flatnonzero(group == name)
@@ -151,7 +151,7 @@ def _gaps(
                 for name, (value, resampled) in scores.items()
                 if not few[name, c]
             }
-            if gap := _gap(metric, scores_of_groups):
+            if gap := widest_gap(metric, scores_of_groups):
                 gaps["classes"][c][metric] = gap
         for name, (value, resampled) in alike.items():
             mean = float(mean_of_defined(value.classes[metric][shared, 0]))
@@ -160,7 +160,7 @@ def _gaps(
             own_classes = [Interval(**groups[name]["classes"][classes[k]][metric]) for k in shared]
             interval = macro_interval(metric, mean, own_classes, samples, groups[name]["patients"])
             groups[name].setdefault("compared", {})[metric] = interval.as_dict()
-        if gap := _gap(metric, means.get(metric, {})):
+        if gap := widest_gap(metric, means.get(metric, {})):
             gaps["macro"][metric] = {**gap, "classes": [classes[k] for k in shared]}
     for metric in ("accuracy", "kappa", "log_loss"):
         scores_of_groups = {
@@ -168,7 +168,7 @@ def _gaps(
             for name, (value, resampled) in scores.items()
             if metric in value.overall
         }
-        if gap := _gap(metric, scores_of_groups):
+        if gap := widest_gap(metric, scores_of_groups):
             gaps["overall"][metric] = gap
     return gaps
 
@@ -191,7 +191,7 @@ def _comparable(
     return (alike, shared) if shared else ({}, [])
 
 
-def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, Any] | None:
+def widest_gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, Any] | None:
     """The most distant two of the groups in which the score is defined."""
     defined = {name: pair for name, pair in scores.items() if not np.isnan(pair[0])}
     if len(defined) < 2:
@@ -205,7 +205,7 @@ def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, 
     return {"worst": worst, "best": best, **interval.as_dict(), "pairs": pairs}
 
 
-def _ordered(group: np.ndarray) -> list[str]:
+def ordered(group: np.ndarray) -> list[str]:
     """Bands by their numbers, other groups by name; `other` and `unknown` last."""
 
     def key(name: str) -> tuple[int, float, str]:
