@@ -10,11 +10,27 @@ from torch import nn
 
 from finetune.errors import FinetuneError, one_of
 from finetune.heads.classify import ClassifyHead
+from finetune.heads.detect import FasterRCNNHead, RetinaNetHead
+from finetune.heads.detection import Detections
 from finetune.heads.features import FeatureInfo
 
-__all__ = ["HEADS", "NECKS", "ClassifyHead", "FeatureInfo", "head_named", "neck_named"]
+__all__ = [
+    "HEADS",
+    "NECKS",
+    "ClassifyHead",
+    "Detections",
+    "FasterRCNNHead",
+    "FeatureInfo",
+    "RetinaNetHead",
+    "head_named",
+    "neck_named",
+]
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"classify": ClassifyHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "classify": ClassifyHead,
+    "faster_rcnn": FasterRCNNHead,
+    "retinanet": RetinaNetHead,
+}
 """Name in a model file -> head: called with the channels of the last map (where it takes "maps", with a list of
 FeatureInfo), the number of classes, and options."""
 
