@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError
-from finetune.heads.features import FeatureInfo
+from finetune.heads.features import FeatureInfo, at_least
 
 
 class Detections(NamedTuple):
@@ -168,10 +168,9 @@ def check_targets(boxes: list[Tensor], labels: list[Tensor], images: int, num_cl
 
 
 def check_counts(**options: int) -> None:
-    """Options of a head that are 1 or more."""
+    """Options of a head that are whole numbers of 1 or more."""
     for name, value in options.items():
-        if value < 1:
-            raise FinetuneError(f"head.{name}={value} must be a whole number of 1 or more.")
+        at_least(1, f"head.{name}", value)
 
 
 def check_shares(**options: float) -> None:
@@ -182,7 +181,7 @@ def check_shares(**options: float) -> None:
 
 
 def check_positive(**options: Sequence[float]) -> None:
-    """Options of a head that list finite numbers above 0."""
+    """Options of a head that list 1 to 16 finite numbers above 0."""
     for name, values in options.items():
-        if not len(values) or not all(0 < value < math.inf for value in values):
-            raise FinetuneError(f"head.{name}={list(values)} must list numbers above 0.")
+        if not 1 <= len(values) <= 16 or not all(0 < value < math.inf for value in values):
+            raise FinetuneError(f"head.{name}={list(values[:17])} must list 1 to 16 numbers above 0.")
