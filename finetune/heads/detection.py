@@ -62,8 +62,8 @@ class DetectionHead(nn.Module):
         if not len(maps[0]):
             return []
         return [
-            Detections(found["boxes"], found["scores"], found["labels"] - self.first_label)
-            for found in self._detect(maps, self._side(maps, side))
+            Detections(image["boxes"], image["scores"], image["labels"] - self.first_label)
+            for image in self._detect(maps, self._side(maps, side))
         ]
 
     def losses(
@@ -89,13 +89,13 @@ class DetectionHead(nn.Module):
             FinetuneError: a box without area or not finite, a label that is no class, or lists of other lengths.
         """
         side = self._side(maps, side)
-        if known is not None and not bool(known.all()):
-            rows = known.nonzero()[:, 0].tolist()
+        rows = list(range(len(maps[0]))) if known is None else known.nonzero()[:, 0].tolist()
+        if not rows:
+            zero = torch.stack([x[:0].sum().float() for x in [*maps, *self.parameters()]]).sum()  # no NaN enters
+            return dict.fromkeys(self.loss_names, zero)
+        if len(rows) < len(maps[0]):
             boxes, labels = [boxes[row] for row in rows], [labels[row] for row in rows]
-            if not rows:
-                zero = torch.stack([x[:0].sum().float() for x in [*maps, *self.parameters()]]).sum()  # no NaN enters
-                return dict.fromkeys(self.loss_names, zero)
-            maps = [m[known] for m in maps]
+            maps = [m[rows] for m in maps]
         check_targets(boxes, labels, len(maps[0]), self.num_classes)
         dtype = torch.float64 if maps[0].dtype == torch.float64 else torch.float32
         targets = [
