@@ -8,17 +8,35 @@ from collections.abc import Callable
 
 from torch import nn
 
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import one_of
 from finetune.heads.classify import ClassifyHead
+from finetune.heads.detect import FasterRCNNHead, RetinaNetHead
+from finetune.heads.detection import Detections
 from finetune.heads.features import FeatureInfo
+from finetune.heads.pyramid import Pyramid
 
-__all__ = ["HEADS", "NECKS", "ClassifyHead", "FeatureInfo", "head_named", "neck_named"]
+__all__ = [
+    "HEADS",
+    "NECKS",
+    "ClassifyHead",
+    "Detections",
+    "FasterRCNNHead",
+    "FeatureInfo",
+    "Pyramid",
+    "RetinaNetHead",
+    "head_named",
+    "neck_named",
+]
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"classify": ClassifyHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "classify": ClassifyHead,
+    "faster_rcnn": FasterRCNNHead,
+    "retinanet": RetinaNetHead,
+}
 """Name in a model file -> head: called with the channels of the last map (where it takes "maps", with a list of
 FeatureInfo), the number of classes, and options."""
 
-NECKS: dict[str, Callable[..., nn.Module]] = {}
+NECKS: dict[str, Callable[..., nn.Module]] = {"pyramid": Pyramid}
 """Name in a model file -> neck: called with a list of FeatureInfo, one for each map that it reads, and options. Its
 `forward` returns a map or a list of maps, and its attribute `feature_info` lists the FeatureInfo of each."""
 
@@ -40,11 +58,6 @@ def neck_named(name: str, argument: str = "neck") -> Callable[..., nn.Module]:
     Raises:
         FinetuneError: there is none; the message begins with `argument`.
     """
-    if not NECKS:
-        raise FinetuneError(
-            f"{argument}={name} is not known: no neck is registered. finetune.register_neck makes one known, in a "
-            "module that trust=[...] names."
-        )
     if name not in NECKS:
         raise one_of(argument, name, NECKS)
     return NECKS[name]

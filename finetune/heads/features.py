@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from finetune.errors import one_of
+from finetune.errors import FinetuneError, one_of
 
 
 class FeatureInfo(NamedTuple):
@@ -48,3 +48,13 @@ def neck_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo
 def head_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo]) -> list[FeatureInfo] | int:
     """What the head is made from, of the maps of a neck or backbone: all of them, or the channels of the last one."""
     return list(features) if takes(make) == "maps" else features[-1].num_chs
+
+
+def at_least(least: int, argument: str, value: object) -> None:
+    """Refuse an option of a neck or head that is no whole number of at least `least`.
+
+    Raises:
+        FinetuneError: naming the argument and its value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise FinetuneError(f"{argument}={value!r} must be a whole number of {least} or more.")

@@ -1,0 +1,187 @@
+"""What detection heads share: the answer, the checks of targets and options, and the loss as a sum and a count."""
+
+import math
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import FinetuneError
+from finetune.heads.features import FeatureInfo, at_least
+
+
+class Detections(NamedTuple):
+    """What a detection head sees in an image, the highest score first."""
+
+    boxes: Tensor
+    """(M, 4) left, top, right, bottom in pixels of the square that the network reads."""
+    scores: Tensor
+    """(M,) from 0 to 1."""
+    labels: Tensor
+    """(M,) int64, from 0 to K - 1."""
+
+
+Targets = list[dict[str, Tensor]]
+"""Boxes and labels of each image, as torchvision reads them."""
+
+
+class DetectionHead(nn.Module):
+    """Maps of a pyramid -> detections, and the losses that train it. A subclass says what these are.
+
+    Images are squares of one size that the program has normalised: nothing is resized or normalised again.
+    """
+
+    takes = "maps"
+    name: ClassVar[str]
+    """The choice in the configuration."""
+    first_label: ClassVar[int] = 0
+    """The label that torchvision gives class 0."""
+    loss_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, features: Sequence[FeatureInfo], num_classes: int):
+        super().__init__()
+        if num_classes < 1:
+            raise FinetuneError(f"head={self.name} has num_classes={num_classes}: it needs one class or more.")
+        channels = [info.num_chs for info in features]
+        if len(set(channels)) != 1:
+            raise FinetuneError(
+                f"head={self.name} reads maps of one width, these have {channels} channels. Add neck=pyramid."
+            )
+        self.num_classes = num_classes
+        self.reduction = features[0].reduction
+
+    def forward(self, maps: list[Tensor], side: int | None = None) -> list[Detections]:
+        """The detections of each image, in training mode as well.
+
+        Args:
+            maps: the neck's maps (N, C, H, W), the finest first.
+            side: of the images, in pixels, by which boxes are clipped; None for the finest map's side times its
+                reduction, which is the image's where that is a multiple of the reduction.
+        """
+        if not len(maps[0]):
+            return []
+        return [
+            Detections(image["boxes"], image["scores"], image["labels"] - self.first_label)
+            for image in self._detect(maps, self._side(maps, side))
+        ]
+
+    def losses(
+        self,
+        maps: list[Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        known: Tensor | None = None,
+        side: int | None = None,
+    ) -> dict[str, Tensor]:
+        """torchvision's losses of the batch by name: their sum is what is trained. In eval mode as well.
+
+        Args:
+            maps: the neck's maps (N, C, H, W), the finest first.
+            boxes: of each image (M, 4) left, top, right, bottom in pixels of its square; without boxes the whole image
+                is background.
+            labels: of each image (M,) int64, from 0 to K - 1.
+            known: (N,) bool, whether the image's boxes are known. Others count for nothing; without any known image
+                every loss is 0, with a gradient of 0 for every parameter.
+            side: as in `forward`.
+
+        Raises:
+            FinetuneError: a box without area or not finite, a label that is no class, or lists of other lengths.
+        """
+        side = self._side(maps, side)
+        rows = list(range(len(maps[0]))) if known is None else known.nonzero()[:, 0].tolist()
+        if not rows:
+            zero = torch.stack([x[:0].sum().float() for x in [*maps, *self.parameters()]]).sum()  # no NaN enters
+            return dict.fromkeys(self.loss_names, zero)
+        if len(rows) < len(maps[0]):
+            boxes, labels = [boxes[row] for row in rows], [labels[row] for row in rows]
+            maps = [m[rows] for m in maps]
+        check_targets(boxes, labels, len(maps[0]), self.num_classes)
+        dtype = torch.float64 if maps[0].dtype == torch.float64 else torch.float32
+        targets = [
+            {"boxes": b.to(maps[0].device, dtype).reshape(-1, 4), "labels": n.to(maps[0].device) + self.first_label}
+            for b, n in zip(boxes, labels, strict=True)
+        ]
+        return self._losses(maps, targets, side)
+
+    def loss(
+        self,
+        maps: list[Tensor],
+        boxes: list[Tensor],
+        labels: list[Tensor],
+        known: Tensor | None = None,
+        side: int | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of `losses` times the number of known images, and that number: their quotient over several batches
+        or ranks is the mean over images.
+
+        For RetinaNet it is the loss of all images in one batch, exactly: torchvision's is a mean over images. Faster
+        R-CNN's terms are means over the anchors and proposals that were sampled. The quotient is the same where every
+        batch samples as many per image, as it does wherever an image has enough of both; otherwise each image counts
+        the same here, and each sample in one large batch. Which are sampled depends on torch's generator.
+        """
+        terms = self.losses(maps, boxes, labels, known, side)
+        count = torch.tensor(len(maps[0]), device=maps[0].device) if known is None else known.sum().to(maps[0].device)
+        return torch.stack(list(terms.values())).sum() * count, count
+
+    def _detect(self, maps: list[Tensor], side: int) -> list[dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def _losses(self, maps: list[Tensor], targets: Targets, side: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _side(self, maps: list[Tensor], side: int | None) -> int:
+        return maps[0].shape[-1] * self.reduction if side is None else side
+
+
+def check_targets(boxes: list[Tensor], labels: list[Tensor], images: int, num_classes: int) -> None:
+    """Refuses what a detection head cannot learn from.
+
+    Raises:
+        FinetuneError: names the image of the batch, the box or label, and what is wrong.
+    """
+    if not images == len(boxes) == len(labels):
+        raise FinetuneError(f"{images} images have {len(boxes)} entries of boxes and {len(labels)} of box_labels.")
+    for image, (corners, names) in enumerate(zip(boxes, labels, strict=True)):
+        if corners.numel() != 4 * len(names) or (len(names) and corners.shape != (len(names), 4)):
+            raise FinetuneError(
+                f"Image {image} of the batch has boxes of shape {tuple(corners.shape)} and {len(names)} box_labels: "
+                "boxes must be (M, 4), with a label each."
+            )
+    if wrong := [n.dtype for n in labels if n.dtype != torch.int64]:
+        raise FinetuneError(f"box_labels must be int64, not {wrong[0]}.")
+    corners, names = torch.cat([b.reshape(-1, 4) for b in boxes]), torch.cat(labels)
+    good = (corners[:, 2:] > corners[:, :2]).all(dim=1) & corners.isfinite().all(dim=1)
+    good &= (names >= 0) & (names < num_classes)
+    if bool(good.all()):  # the one wait for the device
+        return
+    first = int((~good).nonzero()[0, 0])
+    ends = torch.tensor([len(n) for n in labels]).cumsum(0)
+    image = int((ends <= first).sum())
+    box, label = corners[first].tolist(), int(names[first])
+    if not 0 <= label < num_classes:
+        raise FinetuneError(f"Image {image} of the batch has box_labels={label}: it must be 0 to {num_classes - 1}.")
+    raise FinetuneError(
+        f"Image {image} of the batch has the box {box}: left, top, right and bottom must be finite, right "
+        "above left and bottom above top."
+    )
+
+
+def check_counts(**options: int) -> None:
+    """Options of a head that are whole numbers of 1 or more."""
+    for name, value in options.items():
+        at_least(1, f"head.{name}", value)
+
+
+def check_shares(**options: float) -> None:
+    """Options of a head that lie between 0 and 1."""
+    for name, value in options.items():
+        if not 0 <= value <= 1:
+            raise FinetuneError(f"head.{name}={value} must lie between 0 and 1.")
+
+
+def check_positive(**options: Sequence[float]) -> None:
+    """Options of a head that list 1 to 16 finite numbers above 0."""
+    for name, values in options.items():
+        if not 1 <= len(values) <= 16 or not all(0 < value < math.inf for value in values):
+            raise FinetuneError(f"head.{name}={list(values[:17])} must list 1 to 16 numbers above 0.")

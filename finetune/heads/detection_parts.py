@@ -1,0 +1,151 @@
+"""torchvision's detectors without their backbone and their preprocessing: what the heads of `detect` are made of.
+
+Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are three things: the
+anchors have the exact stride of their map, boxes and losses are computed in 32 bits whatever the network's precision,
+and the scale of a map is its reduction instead of a guess from the first batch.
+
+It is imported when a detection head is made: torchvision takes two seconds.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import initLevelMapper
+
+from finetune.errors import FinetuneError
+from finetune.heads.features import FeatureInfo
+
+COARSEST_POOLED = 32
+"""Boxes are pooled from maps up to this reduction; coarser ones only propose (as torchvision's map `pool`)."""
+
+
+def full(x: Tensor) -> Tensor:
+    """In 32 bits, or 64 where it has them: 16 bits place a box of 300 px to the nearest pixel or two."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class Anchors(AnchorGenerator):
+    """Anchors of `scale * reduction` pixels for every scale and aspect ratio (height / width), by map.
+
+    The stride is the map's reduction. torchvision divides the image's side by the map's, which is another number where
+    the side is no multiple of the reduction (96 px at reduction 64: 48 for 64).
+
+    Raises:
+        FinetuneError: an anchor has no area after rounding to whole pixels.
+    """
+
+    def __init__(self, features: Sequence[FeatureInfo], scales: Sequence[float], ratios: Sequence[float]):
+        self.reductions = [info.reduction for info in features]
+        sizes = tuple(tuple(int(scale * reduction) for scale in scales) for reduction in self.reductions)
+        super().__init__(sizes, (tuple(ratios),) * len(sizes))
+        for reduction, cells in zip(self.reductions, self.cell_anchors, strict=True):
+            if (cells[:, 2:] <= cells[:, :2]).any():
+                raise FinetuneError(
+                    f"head.anchor_scales={list(scales)} with head.aspect_ratios={list(ratios)} make anchors below one "
+                    f"pixel on the map of reduction {reduction}. Raise anchor_scales."
+                )
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        first = feature_maps[0]
+        self.set_cell_anchors(torch.float64 if first.dtype == torch.float64 else torch.float32, first.device)
+        strides = [[reduction, reduction] for reduction in self.reductions]
+        anchors = torch.cat(self.grid_anchors([m.shape[-2:] for m in feature_maps], strides))
+        return [anchors] * len(image_list.image_sizes)
+
+
+class FullRPNHead(RPNHead):
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(x)
+        return [full(m) for m in logits], [full(m) for m in deltas]
+
+
+class FullRoIAlign(MultiScaleRoIAlign):
+    """Pools each box from the map that its size asks for (Lin et al., 2017, eq. 1); maps by name, of these reductions.
+
+    Raises:
+        FinetuneError: the reductions do not double from map to map.
+    """
+
+    def __init__(self, reductions: dict[str, int]):
+        super().__init__(list(reductions), output_size=7, sampling_ratio=2)
+        values = list(reductions.values())
+        levels = [reduction.bit_length() - 1 for reduction in values]
+        if values != [2**level for level in range(levels[0], levels[0] + len(levels))]:
+            raise FinetuneError(
+                f"head=faster_rcnn pools boxes from maps whose reductions double from map to map, not {values}."
+            )
+        self.scales = [1 / value for value in values]
+        self.map_levels = initLevelMapper(levels[0], levels[-1])
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        return super().forward({name: full(m) for name, m in x.items()}, boxes, image_shapes)
+
+
+class BoxHead(TwoMLPHead):
+    def forward(self, x: Tensor) -> Tensor:  # (boxes, C, 7, 7) -> (boxes, D)
+        return super().forward(x.to(self.fc6.weight.dtype))
+
+
+class FullPredictor(FastRCNNPredictor):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        logits, deltas = super().forward(x)
+        return full(logits), full(deltas)
+
+
+class FullRetinaNetHead(RetinaNetHead):
+    def forward(self, x: list[Tensor]) -> dict[str, Tensor]:
+        return {name: full(value) for name, value in super().forward(x).items()}
+
+
+class NoBackbone(nn.Identity):
+    """What torchvision's constructors want to know of a backbone."""
+
+    def __init__(self, out_channels: int):
+        super().__init__()
+        self.out_channels = out_channels
+
+
+def pooled(features: Sequence[FeatureInfo]) -> dict[str, int]:
+    """Name and reduction of the maps that boxes are pooled from; of several maps of one reduction the last."""
+    names = {info.reduction: str(number) for number, info in enumerate(features)}
+    chosen = {name: reduction for reduction, name in names.items() if reduction <= COARSEST_POOLED}
+    return chosen or {"0": features[0].reduction}
+
+
+def faster_rcnn(
+    features: Sequence[FeatureInfo], num_classes: int, anchors: Anchors, hidden: int, **options: Any
+) -> tuple[RegionProposalNetwork, RoIHeads]:
+    """The region proposal network and the box heads of Faster R-CNN; `num_classes` does not count the background."""
+    channels, pool = features[0].num_chs, FullRoIAlign(pooled(features))
+    made = FasterRCNN(
+        NoBackbone(channels),
+        rpn_anchor_generator=anchors,
+        rpn_head=FullRPNHead(channels, anchors.num_anchors_per_location()[0]),
+        box_roi_pool=pool,
+        box_head=BoxHead(channels * pool.output_size[0] ** 2, hidden),
+        box_predictor=FullPredictor(hidden, num_classes + 1),
+        **options,
+    )
+    return made.rpn, made.roi_heads
+
+
+def retinanet(features: Sequence[FeatureInfo], num_classes: int, anchors: Anchors, **options: Any) -> RetinaNet:
+    """RetinaNet, of which the head, the matching and the choice of detections are used."""
+    channels = features[0].num_chs
+    head = FullRetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes)
+    return RetinaNet(NoBackbone(channels), num_classes, anchor_generator=anchors, head=head, **options)
+
+
+def image_list(maps: list[Tensor], side: int) -> ImageList:
+    """Of square images of `side` pixels: their sizes; torchvision's heads read no pixel."""
+    images = len(maps[0])
+    return ImageList(maps[0].new_empty(1).expand(images, 1, side, side), [(side, side)] * images)
