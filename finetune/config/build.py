@@ -1,5 +1,5 @@
-"""From configuration to objects. What a configuration may build is a short list, and every value is held against the
-signature that receives it before anything is read."""
+"""From configuration to objects: every class is on a short list, and every value is compared with the signature that
+receives it, before any data are read."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -37,7 +37,7 @@ def check(config: Mapping[str, Any]) -> Settings:
         raise FinetuneError(
             f"data.map={settings.data.map} names classes of a finished model: job=evaluate and job=explain read it."
         )
-    from finetune.config import trainer  # Lightning takes a second, and a fit alone needs it here
+    from finetune.config import trainer  # Lightning takes a second, and only a fit needs it here
 
     trainer.check(settings.trainer)
     _check_targets(settings.resolved, trust)
@@ -59,7 +59,7 @@ def check(config: Mapping[str, Any]) -> Settings:
 
 
 def _optimizer_of_one_number(settings: Settings) -> Any:
-    """The optimizer of one number: torch checks its own settings, and says what is wrong."""
+    """The optimizer of one number: torch checks its settings and reports errors."""
     try:
         return optimizer(settings)([torch.nn.Parameter(torch.zeros(1))])
     except FinetuneError:
@@ -95,7 +95,7 @@ def check_part(group: str, part: HeadSettings | NeckSettings, named: Callable[[s
 def make(settings: Settings, key: str, node: Node, **more: Any) -> Any:
     """What `node`, which stands at `key`, describes, its classes compared with the list of what may be built.
 
-    Hydra's instantiate, with its wrapping taken off what went wrong inside.
+    Hydra's instantiate, but with the original error instead of its wrapper.
     """
     _check_targets(node, settings.trust, key)
     try:
@@ -128,8 +128,8 @@ def _check_source(settings: Settings) -> None:
 
 
 def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
-    """The node of the source among the settings `data`, with every argument that it does not give itself from the
-    setting of the same name."""
+    """The node of the source among the settings `data`, with every missing argument taken from the setting
+    of the same name."""
     node = data["source"]
     if "_target_" not in node:
         raise FinetuneError("data.source has no _target_, the class that lists the images.")
@@ -151,7 +151,7 @@ def schedule(settings: Settings) -> Any:
 
 
 def loss(settings: Settings, kind: str) -> losses.Loss:
-    """The loss, refused where it does not go with the labels."""
+    """The loss; an error if it does not fit the labels."""
     built = make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
     losses.check_kind(built, kind)
     return built
@@ -169,7 +169,7 @@ def augment(settings: Settings) -> Augment | None:
 
 
 def assessment(settings: Settings) -> Assessment:
-    """What is wished of the evaluation."""
+    """The evaluation: its scores, operating points and intervals."""
     if not settings.evaluation:
         return Assessment()  # a run from before the group
     built: Assessment = make(settings, "evaluation", settings.evaluation)

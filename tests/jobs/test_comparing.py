@@ -82,12 +82,12 @@ def test_unfinished_runs_in_a_folder_are_left_out_and_named(place, capsys):
     assert [len(candidate["seeds"]) for candidate in told["candidates"]] == [2, 1]
     with pytest.raises(SystemExit):  # named itself it is no oversight
         main(["job=compare", "runs=[runs/seeds/7,runs/slow]", "hydra.run.dir=runs/named"])
-    assert "Go on with it by resume=runs/seeds/7" in capsys.readouterr().err
+    assert "Continue it by resume=runs/seeds/7" in capsys.readouterr().err
     Path("runs/stopped/a b").mkdir(parents=True)
     Path("runs/stopped/a b/config.yaml").write_text("job: fit\n")
     with pytest.raises(SystemExit):
         main(["job=compare", "runs=runs/stopped", "hydra.run.dir=runs/named"])
-    assert "holds no finished run. Go on with one by 'resume=runs/stopped/a b'" in capsys.readouterr().err
+    assert "holds no finished run. Continue one by 'resume=runs/stopped/a b'" in capsys.readouterr().err
 
 
 def test_one_run_alone_is_not_compared(place, capsys):

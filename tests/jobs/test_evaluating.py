@@ -226,7 +226,7 @@ def test_patients_of_the_same_name_are_a_warning_and_blank_images_tell_nothing(p
     common = len({str(n) for n in range(12)} & set(made.loc[made["split"] == "train", "patient"]))
     assert (met.known, met.same_set, met.sentences) == (True, False, {})
     assert met.same_patient_ids.startswith(
-        f"{common} of 12 patients are called as patients that the model was trained on"
+        f"{common} of 12 patients have the ids of patients that the model was trained on"
     )
     assert seen.digests(images).tolist()[0] == ""
     assert met.stop("all", "stop") == [met.same_patient_ids]
