@@ -44,7 +44,7 @@ def test_the_published_layout(root):
     assert not audit_table(table).leaks
 
 
-def test_the_small_val_is_train_unless_it_is_asked_for(root):
+def test_the_small_val_is_train_by_default(root):
     table = Kermany(root).table()
     assert table.frame["split"].value_counts().to_dict() == {"train": 8, "test": 3}
     assert table.notes == [

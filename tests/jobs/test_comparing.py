@@ -40,7 +40,7 @@ def test_folds_of_one_table_are_collected(place, capsys):
     assert told["out_of_fold"][0]["pooled"]["n"] == 160
 
 
-def test_a_run_of_several_tells_its_own_command(place):
+def test_a_run_of_a_multirun_has_its_own_command(place):
     """Of seed=0,1 each has one: typed again, it is that run."""
     for seed in (0, 1):
         command = json.loads(Path(f"runs/seeds/{seed}_seed_{seed}/environment.json").read_text())["command"]
