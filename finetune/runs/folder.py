@@ -100,6 +100,11 @@ class RunFolder:
         return self.path / "worst_errors.json"
 
     @property
+    def cases(self) -> Path:
+        """Of masks and boxes: what the report shows of single images (`pages/cases.py`)."""
+        return self.path / "cases.json"
+
+    @property
     def test_openings(self) -> Path:
         """One line per opening of the test split."""
         return self.path / "test_openings.jsonl"
