@@ -114,7 +114,7 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, nea
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
-        counts=counts(table, without=bad),
+        counts=counts(table, bad, pictures.sizes),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
@@ -141,6 +141,7 @@ def check_trainable(table: SampleTable) -> None:
 
     A multilabel finding without a positive in train is only warned of by the audit: the others can be learned.
     """
+    other_targets.check_boxes(table)
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
             f"table {table.name}: nothing here learns {types_in_words(unlearned)} yet, only classes and findings."
@@ -167,7 +168,7 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: all train images are of one class; there is nothing to tell apart.")
 
 
-def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, Any]:
+def counts(table: SampleTable, without: list[int] | None = None, sizes: np.ndarray | None = None) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     found: dict[str, Any] = {}
@@ -191,7 +192,7 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
             },
         }
         if table.other_targets:
-            found[split]["targets"] = other_targets.target_counts(table, rows)
+            found[split]["targets"] = other_targets.target_counts(table, rows, sizes)
     return found
 
 
@@ -331,7 +332,7 @@ def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | 
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
     too_few,
-    other_targets.few_known,
+    *other_targets.TABLE_CHECKS,
 )
 PICTURE_CHECKS: tuple[Callable[[SampleTable, PictureCache], Iterable[Leak | str]], ...] = (
     same_pictures,

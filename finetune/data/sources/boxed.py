@@ -23,6 +23,8 @@ from finetune.data.table import SampleTable
 from finetune.data.targets import NO_CLASSES, box_labels
 from finetune.errors import BadImage, FinetuneError, one_of
 
+TARGETS = ("class", "boxes")
+"""data.target of sources that have both."""
 OVER = 1.0  # pixels that a box may reach over the border of its image: it is cut there, and nothing is said
 SPLITS_OF = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLITS_OF |= {"test": "test", "testing": "test"}
