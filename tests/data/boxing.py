@@ -40,12 +40,10 @@ def coco_json(drawn: Drawn = DRAWN, **more) -> dict:
     return {**content, **more}
 
 
-def make_coco(
-    root: Path, drawn: Drawn = DRAWN, content: dict | None = None, name: str = "annotations/all.json"
-) -> Path:
+def make_coco(root: Path, drawn: Drawn = DRAWN, content: dict | None = None) -> Path:
     images(root, "images", drawn)
-    (root / name).parent.mkdir(parents=True, exist_ok=True)
-    (root / name).write_text(json.dumps(coco_json(drawn) if content is None else content))
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations/all.json").write_text(json.dumps(coco_json(drawn) if content is None else content))
     return root
 
 

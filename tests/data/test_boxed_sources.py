@@ -120,7 +120,7 @@ def test_up_to_a_pixel_over_the_border_is_cut():
     assert entry.corners.tolist() == [[0, 3, 40, 30]]
     assert entry.complete
     assert faults.settle() == []
-    with pytest.raises(FinetuneError, match="data.on_bad=maybe is not known"):
+    with pytest.raises(FinetuneError, match=r"data.on_bad=maybe is not known"):
         Faults("maybe")
 
 
@@ -151,7 +151,7 @@ def test_coco_files_named_as_splits_are_the_splits(tmp_path):
     with pytest.raises(FinetuneError, match=r"2 files of annotations, and other.json does not say which split"):
         Coco(tmp_path).table()
     chosen = Coco(annotations=tmp_path / "annotations/train.json")
-    with pytest.raises(FinetuneError, match="none of the 3 images of train.json is there"):
+    with pytest.raises(FinetuneError, match=r"none of the 3 images of train.json is there"):
         chosen.table()
     images(tmp_path, "train", "ab")
     table = chosen.table()
@@ -188,7 +188,7 @@ def test_coco_crowds_are_ignored_and_patients_are_read(tmp_path):
     (tmp_path / "who.csv").write_text("path,patient\na.png,p\na.png,q\n")
     with pytest.raises(FinetuneError, match=r"gives several patients \(p, q\) for images/a.png"):
         patients_from(tmp_path / "who.csv", ["images/a.png"])
-    with pytest.raises(FinetuneError, match="gives no patient for images/b.png"):
+    with pytest.raises(FinetuneError, match=r"gives no patient for images/b.png"):
         patients_from(tmp_path / "who.csv", ["images/b.png"])
 
 
@@ -259,7 +259,7 @@ def test_coco_without_data(tmp_path):
     ):
         with pytest.raises(FinetuneError, match=message):
             Coco(**options).table()
-    with pytest.raises(FinetuneError, match="data.target=mask: data=coco gives boxes"):
+    with pytest.raises(FinetuneError, match=r"data.target=mask: data=coco gives boxes"):
         Coco(tmp_path, target="mask")
 
 
@@ -296,7 +296,7 @@ def test_voc_lists_are_the_splits_and_difficult_objects_are_ignored(tmp_path):
     assert isinstance(entry, Boxes)
     assert entry.ignored == (True, False)
     (tmp_path / "ImageSets/Main/test.txt").write_text("b\n")
-    with pytest.raises(FinetuneError, match="b is in test.txt and in train.txt or val.txt"):
+    with pytest.raises(FinetuneError, match=r"b is in test.txt and in train.txt or val.txt"):
         Voc(tmp_path).table()
 
 
@@ -333,11 +333,11 @@ def test_faults_of_voc(tmp_path, old, new, kind):
 
 
 def test_voc_without_data(tmp_path):
-    with pytest.raises(FinetuneError, match="has no XML files in Annotations"):
+    with pytest.raises(FinetuneError, match=r"has no XML files in Annotations"):
         Voc(tmp_path).table()
     make_voc(tmp_path)
     (tmp_path / "JPEGImages/a.png").unlink()
-    with pytest.raises(FinetuneError, match="1 annotations without an image, the first: .*a.xml, no a with .png"):
+    with pytest.raises(FinetuneError, match=r"1 annotations without an image, the first: .*a.xml, no a with .png"):
         Voc(tmp_path).table()
     assert Voc(tmp_path, on_bad="skip").table().paths == ["JPEGImages/b.png", "JPEGImages/c.png"]
 
@@ -360,7 +360,7 @@ def test_yolo_folders_are_the_splits(tmp_path, form):
     assert table.frame["split"].tolist() == ["train", "train", "val"]
     assert "1 images have no file in labels/: they are negatives, as the format has it." in table.notes
     Image.new("L", (4, 4)).save(images(tmp_path, "images", ["d"]) / "images/d.png")
-    with pytest.raises(FinetuneError, match="images/d.png lies in no folder train, val or test, but others do"):
+    with pytest.raises(FinetuneError, match=r"images/d.png lies in no folder train, val or test, but others do"):
         Yolo(tmp_path).table()
 
 
@@ -402,9 +402,9 @@ def test_names_of_yolo(tmp_path):
         (tmp_path / name).unlink()
     with pytest.raises(FinetuneError, match=r"has none of data.yaml, dataset.yaml, classes.txt"):
         Yolo(tmp_path).table()
-    with pytest.raises(FinetuneError, match="has no images below a folder images/"):
-        (tmp_path / "x").mkdir()
-        (tmp_path / "x/classes.txt").write_text("a")
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/classes.txt").write_text("a")
+    with pytest.raises(FinetuneError, match=r"has no images below a folder images/"):
         Yolo(tmp_path / "x").table()
 
 
@@ -476,8 +476,8 @@ def test_the_form_of_a_box_is_told_by_its_columns():
         assert form_of(columns, None) == "sides"
     for columns in (["x1", "y1", "x2", "y2"], ["x0", "y0", "x1", "y1"], ["xmin", "ymin", "xmax", "ymax"]):
         assert form_of(columns, None) == "corners"
-    with pytest.raises(FinetuneError, match="is c a width or a right border"):
+    with pytest.raises(FinetuneError, match=r"is c a width or a right border"):
         form_of(["a", "b", "c", "d"], None)
     assert form_of(["a", "b", "c", "d"], "corners") == "corners"
-    with pytest.raises(FinetuneError, match="data.box_form=side is not known"):
+    with pytest.raises(FinetuneError, match=r"data.box_form=side is not known"):
         form_of(["a", "b", "c", "d"], "side")
