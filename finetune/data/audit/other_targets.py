@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data.annotations import Boxes
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.data.targets import COLUMNS, box_labels
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
-    from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.image_cache import ImageCache
 
-FEW_KNOWN = 10  # images of a split with a known value, below which a score says little
+MIN_KNOWN = 10  # images of a split with a known value, below which a score says little
 
 
 def target_counts(table: SampleTable, rows: np.ndarray, sizes: np.ndarray | None = None) -> dict[str, dict[str, Any]]:
@@ -80,20 +80,20 @@ def _box_counts(entries: Sequence[object], sizes: np.ndarray | None) -> dict[str
     }
 
 
-def few_known(table: SampleTable) -> Iterator[str]:
+def rarely_known(table: SampleTable) -> Iterator[str]:
     """Targets that a split knows too rarely, numbers that never vary, grades that train never shows."""
     for name, target_type in table.other_targets.items():
         counts = {split: _counts(table, name, target_type, rows) for split in SPLITS if len(rows := table.rows(split))}
         for split, of_split in counts.items():
-            if of_split["known"] < FEW_KNOWN:
-                what = "there is little to learn from" if split == "train" else "its scores say little"
+            if of_split["known"] < MIN_KNOWN:
+                what = "there is little to learn from" if split == "train" else "its scores are uncertain"
                 yield f"{split} has {of_split['known']} image(s) with a known {name} ({target_type}): {what}."
             if target_type == "number" and of_split["known"] > 1 and of_split["low"] == of_split["high"]:
                 yield f"{split} has one value of {name} alone: {of_split['low']:g}."
             if target_type == "grade" and "train" in counts:
                 absent = [grade for grade in of_split["grades"] if grade not in counts["train"]["grades"]]
                 if absent:
-                    yield f"{split} has grades of {name} that no train image has: {some(absent)}."
+                    yield f"{split} has grades of {name} that no train image has: {shorten(absent)}."
 
 
 def labels_lacking(table: SampleTable) -> Iterator[str]:
@@ -104,7 +104,7 @@ def labels_lacking(table: SampleTable) -> Iterator[str]:
         for split, labels in shown.items():
             if lacking := sorted(set(box_labels(table.annotations[name])) - labels):
                 end = "it cannot be learned" if split == "train" else "its average precision is undefined there"
-                yield f"{split} has no box of {some(lacking, 20)} ({name}): {end}."
+                yield f"{split} has no box of {shorten(lacking, 20)} ({name}): {end}."
 
 
 def equal_boxes(table: SampleTable) -> Iterator[str]:
@@ -117,7 +117,7 @@ def equal_boxes(table: SampleTable) -> Iterator[str]:
                 count += len(entry) - distinct
                 rows += [row] * (distinct < len(entry))
         if rows:
-            paths = some(table.frame["path"].iloc[rows])
+            paths = shorten(table.frame["path"].iloc[rows])
             yield f"{count:,} boxes of {name} equal another one of their image and label, in {len(rows):,}: {paths}."
 
 
@@ -137,19 +137,19 @@ def _boxes(table: SampleTable) -> list[str]:
     return [name for name, target_type in table.other_targets.items() if target_type == "boxes"]
 
 
-def boxes_outside(table: SampleTable, pictures: PictureCache) -> Iterator[str]:
+def boxes_outside(table: SampleTable, images: ImageCache) -> Iterator[str]:
     """Boxes of a target that reach out of their image by more than a pixel."""
     for name in _boxes(table):
         outside = []
         for row, entry in enumerate(table.annotations[name]):
-            if isinstance(entry, Boxes) and len(entry) and row not in pictures.bad:
-                height, width = pictures.sizes[row].tolist()
+            if isinstance(entry, Boxes) and len(entry) and row not in images.bad:
+                height, width = images.sizes[row].tolist()
                 corners = entry.corners
                 if (corners[:, :2] < -1).any() or (corners[:, 2:] > np.array([width + 1, height + 1])).any():
                     outside.append(table.paths[row])
         if outside:
-            yield f"{len(outside):,} image(s) have boxes of {name} that reach out of them: {some(outside)}."
+            yield f"{len(outside):,} image(s) have boxes of {name} that reach out of them: {shorten(outside)}."
 
 
-TABLE_CHECKS: tuple[Callable[[SampleTable], Iterator[str]], ...] = (few_known, labels_lacking, equal_boxes)
+TABLE_CHECKS: tuple[Callable[[SampleTable], Iterator[str]], ...] = (rarely_known, labels_lacking, equal_boxes)
 """What the audit checks of other targets without an image."""

@@ -24,7 +24,7 @@ from finetune.data.sources.boxed import (
     patients_from,
     split_of,
 )
-from finetune.data.sources.listing import absent_note, list_files, present, some
+from finetune.data.sources.listing import absent_note, list_files, present, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
@@ -87,7 +87,7 @@ class Coco:
             notes += _add_file(file, split, root, images, boxes, faults)
         if not images.paths:
             raise FinetuneError(
-                f"data.root={root}: none of the {images.listed:,} images of {some(f.name for f in files)} is there. "
+                f"data.root={root}: none of the {images.listed:,} images of {shorten(f.name for f in files)} is there. "
                 "Set data.root=DIR to the folder that their file_name starts from."
             )
         notes += absent_note(len(images.paths), images.listed, root)
@@ -136,7 +136,7 @@ def _splits(files: list[Path]) -> list[str | None]:
     splits = [split_of(file.stem) or split_of(file.parent.name) for file in files]
     if lacking := [file.name for file, split in zip(files, splits, strict=True) if split is None]:
         raise FinetuneError(
-            f"{files[0].parent} has {len(files)} files of annotations, and {some(lacking)} does not say which split "
+            f"{files[0].parent} has {len(files)} files of annotations, and {shorten(lacking)} does not say which split "
             "it is. Name them train, val and test, or choose one with data.annotations=FILE."
         )
     return splits
@@ -153,7 +153,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise FinetuneError(f"{file} is no whole JSON file, it may have been cut short: {error}.") from None
     names = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in names):
-        has = some(content, 8) if isinstance(content, dict) else type(content).__name__
+        has = shorten(content, 8) if isinstance(content, dict) else type(content).__name__
         wanted = ", ".join(names)
         raise FinetuneError(f"{file} is not in the format of COCO: it needs the lists {wanted}; it has {has}.")
     return content
@@ -164,7 +164,7 @@ def _entries(content: dict[str, Any], name: str, keys: Iterable[str], file: Path
     seen = set()
     for place, entry in enumerate(content[name]):
         if not isinstance(entry, dict) or (lacking := [key for key in keys if key not in entry]):
-            what = f"without {some(lacking)}" if isinstance(entry, dict) else "that are no objects"
+            what = f"without {shorten(lacking)}" if isinstance(entry, dict) else "that are no objects"
             faults.add(f"{name} {what}", f"{file.name}, {name}[{place}]")
             continue
         if (number := entry.get("id")) is not None:
@@ -182,7 +182,9 @@ def _add_file(file: Path, split: str | None, root: Path, images: _Listed, boxes:
     labels = {repr(entry["id"]): str(entry["name"]) for entry in categories}
     if len(set(labels.values())) < len(labels):
         twice = sorted({name for name in labels.values() if list(labels.values()).count(name) > 1})
-        raise FinetuneError(f"{file} has several categories with the name {some(twice)}; give each a name of its own.")
+        raise FinetuneError(
+            f"{file} has several categories with the name {shorten(twice)}; give each a name of its own."
+        )
     entries = list(_entries(content, "images", ("id", "file_name"), file, faults))
     paths = _paths([str(entry["file_name"]) for entry in entries], file, split, root)
     images.listed += len(entries)
@@ -216,7 +218,7 @@ def _add_file(file: Path, split: str | None, root: Path, images: _Listed, boxes:
             used.add(label)
             boxes.add(row, label, _corners(entry["bbox"]), place, ignored=bool(entry.get("iscrowd")))
     unused = sorted(set(labels.values()) - used)
-    return [f"{file.name}: {len(unused)} categories have no box: {some(unused, 8)}."] if unused else []
+    return [f"{file.name}: {len(unused)} categories have no box: {shorten(unused, 8)}."] if unused else []
 
 
 def _paths(names: list[str], file: Path, split: str | None, root: Path) -> list[str | None]:
