@@ -99,7 +99,7 @@ class Coco:
         entries = boxes.per_image(sizes, faults)
         for row in resized:
             entries[row] = None
-        patients, said = self._patients(images)
+        patients, patient_notes = self._patients(images)
         return boxed_table(
             root,
             "coco" if not self.annotations else Path(self.annotations).stem,
@@ -107,7 +107,7 @@ class Coco:
             entries,
             splits=images.splits,
             patients=patients,
-            notes=[*notes, *said, *faults.settle()],
+            notes=[*notes, *patient_notes, *faults.settle()],
         )
 
     def _patients(self, images: _Listed) -> tuple[list[str] | None, list[str]]:
