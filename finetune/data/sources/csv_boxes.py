@@ -20,7 +20,7 @@ THIRD = {SIDES: r"^w|w$|width", CORNERS: r"x[_ ]?[12]$|max|right"}
 
 
 def form_of(columns: Sequence[str], form: str | None) -> str:
-    """sides (x, y, w, h) or corners (x1, y1, x2, y2), by the name of the third column where it is not form.
+    """sides (x, y, w, h) or corners (x1, y1, x2, y2), by the name of the third column where `form` is None.
 
     Raises:
         FinetuneError: not four columns, or names that do not say it.
