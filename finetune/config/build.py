@@ -121,6 +121,11 @@ def _check_source(settings: Settings) -> None:
     """The settings of data that the source takes have the types of its arguments."""
     node, source = source_node(settings.data.arguments, settings.trust), settings.data.source
     receiver = target(node["_target_"], settings.trust, "data.source._target_")
+    if settings.data.target != "class" and "target" not in inspect.signature(receiver).parameters:
+        raise FinetuneError(
+            f"data.target={settings.data.target}: data={settings.data.name} gives classes only. Leave data.target out, "
+            "or choose a data set that has it (data=csv takes your own)."
+        )
     check_call("data", {key: value for key, value in node.items() if key not in source}, receiver)
 
 

@@ -79,6 +79,7 @@ class DataSettings(OpenGroup):
     map: dict[ClassName, ClassName | list[ClassName]] | None = None
     cache: str
     on_bad: Literal["stop", "skip"]
+    target: Literal["class", "mask", "boxes"] = "class"
     audit: AuditSettings
     source: Node
 

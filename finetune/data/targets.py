@@ -63,15 +63,14 @@ def annotation_strata(entries: Sequence[Annotation | None]) -> np.ndarray:  # (N
     columns = [[entry is not None for entry in entries]]
     if any(isinstance(entry, MaskFile) for entry in entries):
         columns.append([isinstance(entry, MaskFile) and bool(entry.rle and entry.rle.strip()) for entry in entries])
-    columns += [
-        [isinstance(entry, Boxes) and label in entry.labels for entry in entries] for label in box_labels(entries)
-    ]
+    shown = [set(entry.target_labels) if isinstance(entry, Boxes) else set() for entry in entries]
+    columns += [[label in labels for labels in shown] for label in box_labels(entries)]
     return np.array(columns, bool).T
 
 
 def box_labels(entries: Sequence[Annotation | None]) -> list[str]:
-    """All labels of the boxes, in alphabetical order: their places are the numbers in a batch."""
-    return sorted({label for entry in entries if isinstance(entry, Boxes) for label in entry.labels})
+    """All labels of the boxes that are targets, in alphabetical order: their places are the numbers in a batch."""
+    return sorted({label for entry in entries if isinstance(entry, Boxes) for label in entry.target_labels})
 
 
 def types_in_words(types: dict[str, str]) -> str:

@@ -114,7 +114,7 @@ def audit_images(early: Audit, table: SampleTable, images: ImageCache, near: Seq
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
-        counts=counts(table, without=bad),
+        counts=counts(table, bad, images.sizes),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": images.bad[row]} for row in bad],
@@ -141,6 +141,7 @@ def check_trainable(table: SampleTable) -> None:
 
     A multilabel finding without a positive in train gives only a warning in the audit: the others can be learned.
     """
+    other_targets.check_boxes(table)
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
             f"table {table.name}: nothing here learns {types_in_words(unlearned)} yet, only classes and findings."
@@ -153,16 +154,14 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: every label of the {len(train):,} train images is unknown.")
     if table.kind != "multiclass":
         if not (targets[train] > 0).any():
-            raise FinetuneError(
-                f"table {table.name}: no train image is positive for any of {shorten(table.classes, 5)}."
-            )
+            names = shorten(table.classes, 5)
+            raise FinetuneError(f"table {table.name}: no train image is positive for any of {names}.")
         return
     in_train = np.nan_to_num(targets[train]).sum(axis=0) > 0
     for split in ("val", "test"):
         positive = np.nan_to_num(targets[table.rows(split)]).sum(axis=0) > 0
-        if never := [
-            name for name, trained, present in zip(table.classes, in_train, positive, strict=True) if present > trained
-        ]:
+        classes = zip(table.classes, in_train, positive, strict=True)
+        if never := [name for name, trained, present in classes if present > trained]:
             raise FinetuneError(
                 f"table {table.name}: class {shorten(never)} is in {split} but never in train, so it cannot be "
                 "learned. Add train images of it, or leave its images out."
@@ -171,7 +170,7 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: all train images are of one class; two are needed.")
 
 
-def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, Any]:
+def counts(table: SampleTable, without: list[int] | None = None, sizes: np.ndarray | None = None) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     counts_by_split: dict[str, Any] = {}
@@ -195,7 +194,7 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
             },
         }
         if table.other_targets:
-            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows)
+            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows, sizes)
     return counts_by_split
 
 
@@ -329,7 +328,7 @@ def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
     rare_classes,
-    other_targets.rarely_known,
+    *other_targets.TABLE_CHECKS,
 )
 IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], ...] = (
     same_images,

@@ -38,7 +38,7 @@ READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
 PNG_END = b"IEND\xaeB`\x82"
 DEEP_GRAY = ("I;16", "I;16B", "I;16L")  # Pillow's modes of unsigned 16-bit gray
 SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}
-ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
+ORIENTATION, BITS, PHOTOMETRIC, WIDTH, LENGTH = 0x0112, 258, 262, 256, 257  # EXIF and TIFF tags
 
 
 def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
@@ -74,13 +74,47 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H, W)
-    """Full size of a JPEG from its header; None for every other file."""
+    """Full size of a JPEG, upright, from its header; None for every other file."""
     with open(path, "rb") as file:
         if not file.read(3).startswith(b"\xff\xd8\xff"):
             return None
         file.seek(0)
-        width, height = JpegImagePlugin.JpegImageFile(file).size
-        return height, width
+        return _upright_size(JpegImagePlugin.JpegImageFile(file))
+
+
+def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:  # -> (H, W)
+    """Of any image that `read_image` reads, upright, by its header alone: no pixel is decoded.
+
+    Raises:
+        BadImage: the file or its header cannot be read.
+    """
+    path, member = Path(path), containers.member(path)
+    try:
+        if member is not None and not member.is_frame:
+            return containers.size(member)
+        with _open(path if member is None else member.file) as file:
+            head = file.read(132)
+            if head[128:132] == b"DICM":
+                return dicom.read_size(path, file)
+            reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
+            if reader is None:
+                raise BadImage(path, f"is not an image in a known format; it begins with {head[:12]!r}")
+            file.seek(0)
+            return _upright_size(reader(file))
+    except (BadImage, MissingExtra):
+        raise
+    except Exception as error:  # readers raise nearly anything on damaged files
+        raise BadImage(path, f"is damaged or cut short ({' '.join(str(error).split())[:160]})") from None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width once EXIF orientation is applied."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = (int(image.tag_v2[side]) for side in (WIDTH, LENGTH))  # some releases of Pillow turn `size`
+    else:
+        width, height = image.size
+    known = "exif" in image.info or isinstance(image, TiffImagePlugin.TiffImageFile)  # else Pillow decodes a PNG for it
+    return (width, height) if known and _orientation(image) >= 5 else (height, width)
 
 
 def as_image(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
@@ -158,9 +192,10 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 is upright."""
+    """EXIF orientation 1..8; 1 is upright, and what anything else counts as."""
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
+        turn = int(image.getexif().get(ORIENTATION, 1))
+        return turn if 1 <= turn <= 8 else 1
     except Exception:  # broken EXIF does not prevent reading the pixels
         return 1
 
