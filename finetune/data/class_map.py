@@ -129,7 +129,9 @@ def in_classes_of(table: SampleTable, classes: Sequence[str], kind: str, given: 
     }
     frame = table.frame.drop(columns=table.target_columns).assign(**targets)
     new_kind = "multilabel" if "multilabel" in (kind, table.kind) else "multiclass"
-    return replace(table, frame=frame, classes=own, kind=new_kind, notes=[*table.notes, *notes], other_targets={})
+    return replace(
+        table, frame=frame, classes=own, kind=new_kind, notes=[*table.notes, *notes], other_targets={}, regions=None
+    )
 
 
 def _any(table: SampleTable, names: list[str]) -> np.ndarray:  # -> (N,)

@@ -26,6 +26,7 @@ from finetune.errors import FinetuneError, one_of
 
 if TYPE_CHECKING:
     from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.mask_cache import MaskCache
 
 FEW = 10  # positives below which a class's score in a split says little
 FILE = "audit.json"
@@ -114,7 +115,7 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, nea
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
-        counts=counts(table, without=bad),
+        counts=counts(table, bad, pictures.masks),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
@@ -167,7 +168,7 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: all train images are of one class; there is nothing to tell apart.")
 
 
-def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, Any]:
+def counts(table: SampleTable, without: list[int] | None = None, masks: MaskCache | None = None) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     found: dict[str, Any] = {}
@@ -191,7 +192,7 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
             },
         }
         if table.other_targets:
-            found[split]["targets"] = other_targets.target_counts(table, rows)
+            found[split]["targets"] = other_targets.target_counts(table, rows, masks)
     return found
 
 
@@ -337,6 +338,7 @@ PICTURE_CHECKS: tuple[Callable[[SampleTable, PictureCache], Iterable[Leak | str]
     same_pictures,
     odd_exposure,
     other_targets.boxes_outside,
+    other_targets.regions_shown,
 )
 
 

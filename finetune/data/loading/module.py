@@ -60,7 +60,8 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
-        targets, annotated = table.targets(), AnnotatedTargets.of(table, preprocessing, pictures.sizes)
+        targets = table.targets()
+        annotated = AnnotatedTargets.of(table, preprocessing, pictures.sizes, pictures.masks)
         self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed, annotated=annotated)
         self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed, annotated=annotated)
 

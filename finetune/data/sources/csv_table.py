@@ -1,9 +1,11 @@
-"""Any CSV or TSV file with a row per image: data=csv data.table=FILE data.label=COLUMN."""
+"""Any CSV or TSV file with a row per image: data=csv data.table=FILE data.label=COLUMN, or data.target=mask
+data.mask=COLUMN."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -11,9 +13,12 @@ import pandas as pd
 
 from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
 from finetune.data.labels import BLANK, WORDS, Policies, policies, read_marks, settle
+from finetune.data.sources.csv_masks import cell_masks
 from finetune.data.sources.headers import contradictions, patients_by_header
 from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, some
+from finetune.data.sources.masks import check_target, with_masks
 from finetune.data.table import SampleTable, Strata
+from finetune.data.targets import NO_CLASSES
 from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
@@ -30,6 +35,9 @@ class CsvTable:
     `label` decides what is learned. A list names columns of 1, 0, blank (unknown), -1 (uncertain) or values between:
     each is a finding by itself. A single column names each image's class; where any of its cells holds `a|b` the
     column lists findings instead, and blank or `No Finding` means none of them.
+
+    With target=mask, `mask` is the column with the path of each image's mask, or a list of columns with the path or the
+    runs of pixels (RLE) of a region each: see csv_masks.py.
 
     Without `patient`, DICOM headers say whose an image is. Splits are balanced over every column with few different
     cells, whichever of them is learned, so that another `label` moves nobody.
@@ -59,11 +67,24 @@ class CsvTable:
     """Further columns, or one, to keep for subgroups and for the predictions."""
     label_type: str | None = None
     """class takes whatever a label column holds for names of classes; null asks where it looks like numbers or text."""
+    target: str = "class"
+    """class: `label`; mask: `mask`."""
+    mask: str | list[str] | None = None
+    """Column with the mask, or a list of columns, one for each region."""
+    regions: list[str] | dict[str, int | list[int]] | None = None
+    """Names of the regions: of the columns, or of the values 0, 1, ... in the masks; or name -> value(s)."""
+    overlapping: bool | None = None
+    """Whether a pixel may be in several regions; None is true for a list of columns."""
 
     def __post_init__(self) -> None:
-        for value, setting in ((self.file, "data.table=FILE"), (self.label, "data.label=COLUMN")):
+        check_target(self.target, ("class", "mask"))
+        learned = ("label", self.label) if self.target == "class" else ("mask", self.mask)
+        for value, setting in ((self.file, "data.table=FILE"), (learned[1], f"data.{learned[0]}=COLUMN")):
             if not value:
-                raise FinetuneError(f"data=csv needs {setting}.")
+                hint = " data.mask is of data.target=mask." if self.mask and self.target == "class" else ""
+                raise FinetuneError(f"data=csv needs {setting}.{hint}")
+        if self.target == "mask" and self.label:
+            raise FinetuneError(f"data.label={self.label} is of data.target=class, not of mask. Leave it out.")
         for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, given, None if isinstance(self.label, str) else list(self.label or []))
             if isinstance(self.label, str) and given not in UNSAID:
@@ -83,11 +104,12 @@ class CsvTable:
         file = Path(str(self.file))
         rows = read_rows(file)
         root = Path(self.root) if self.root else file.parent
-        columns = [self.label] if isinstance(self.label, str) else list(self.label or [])
+        key, learned = ("data.label", self.label) if self.target == "class" else ("data.mask", self.mask)
+        columns = [learned] if isinstance(learned, str) else list(learned or [])
         wanted = {"data.path": self.path, "data.patient": self.patient, "data.split": self.split}
-        for setting, names in (*((s, [c]) for s, c in wanted.items() if c), ("data.label", columns)):
-            for name in names:
-                need_columns(rows, {setting: name}, file)
+        for setting, names in (*((s, [c]) for s, c in wanted.items() if c), (key, columns)):
+            for column in names:
+                need_columns(rows, {setting: column}, file)
         for name in self._metadata:
             need_columns(rows, {"data.metadata": name}, file)
         paths = self._paths(rows[self.path], root)
@@ -112,7 +134,9 @@ class CsvTable:
         frame["patient"] = pd.Series(patients or known, index=rows.index, dtype=object)
         frame["split"] = self._splits(rows[self.split], file) if self.split else None
         frame["split"] = frame["split"].astype(object)
-        if isinstance(self.label, str):
+        if self.target == "mask":
+            kind, classes, targets = NO_CLASSES, list[str](), np.zeros((len(rows), 0))
+        elif isinstance(self.label, str):
             kind, classes, targets, said = self._one_column(rows[self.label])
             notes += said
         else:
@@ -132,7 +156,7 @@ class CsvTable:
             notes.append(
                 f"Columns not used: {some(unused, 12)} (data.metadata=[{','.join(unused[:2])}] gives scores by them)."
             )
-        return SampleTable(
+        table = SampleTable(
             frame=frame.reset_index(drop=True),
             classes=classes,
             kind=kind,
@@ -142,17 +166,20 @@ class CsvTable:
             has_patients=patients is not None,
             notes=notes,
             strata=self._strata(rows, frame["patient"]),
-        ).check()
+        )
+        if self.target == "class":
+            return table.check()
+        relative = partial(_relative, prefixes=_prefixes(root))
+        masks, regions, said = cell_masks(rows, self.mask or "", self.regions, self.overlapping, root, relative)
+        return with_masks(replace(table, notes=[*table.notes, *said]), masks, regions)
 
     def _paths(self, column: pd.Series, root: Path) -> list[str]:
-        prefixes = {folder.as_posix().rstrip("/") + "/" for folder in (root.absolute(), root.resolve())}
+        prefixes = _prefixes(root)
         paths = []
         for line, cell in enumerate(column, start=2):
-            path = cell.strip().replace("\\", "/")
-            if not path:
+            if not cell.strip():
                 raise FinetuneError(f"{self.file}, line {line}: column {self.path} is blank.")
-            path = next((path.removeprefix(p) for p in prefixes if path.startswith(p)), path) + self.suffix
-            paths.append(str(PurePosixPath(path)) if "./" in path or "//" in path else path)
+            paths.append(_relative(cell, prefixes, self.suffix))
         return paths
 
     def _patients(self, column: pd.Series, file: Path) -> pd.Series:
@@ -225,6 +252,18 @@ class CsvTable:
             if 1 < len(names) <= MOST_STRATA and several and not doubt(names, len(rows)):
                 labels.append(np.array([[name in cell for name in sorted(names)] for cell in cells])[codes])
         return Strata(np.concatenate(labels, axis=1))
+
+
+def _prefixes(root: Path) -> set[str]:
+    """What absolute paths below root begin with."""
+    return {folder.as_posix().rstrip("/") + "/" for folder in (root.absolute(), root.resolve())}
+
+
+def _relative(cell: str, prefixes: set[str], suffix: str = "") -> str:
+    """The path in a cell, as it starts from root."""
+    path = cell.strip().replace("\\", "/")
+    path = next((path.removeprefix(p) for p in prefixes if path.startswith(p)), path) + suffix
+    return str(PurePosixPath(path)) if "./" in path or "//" in path else path
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:
