@@ -12,6 +12,7 @@ from finetune.errors import FinetuneError
 OWN = {
     "finetune.data.sources.chestxray.ChestXray",
     "finetune.data.sources.chexpert.CheXpert",
+    "finetune.data.sources.coco.Coco",
     "finetune.data.sources.csv_table.CsvTable",
     "finetune.data.sources.folder.Folder",
     "finetune.data.sources.huggingface.HuggingFace",
@@ -25,6 +26,8 @@ OWN = {
     "finetune.data.sources.rsna.Rsna",
     "finetune.data.sources.torchvision_sets.TorchvisionSet",
     "finetune.data.sources.vindr.VinDr",
+    "finetune.data.sources.voc.Voc",
+    "finetune.data.sources.yolo.Yolo",
     "finetune.data.loading.augment.Augment",
     "finetune.evaluation.classification.assessment.Assessment",
     "finetune.losses.Asymmetric",

@@ -38,14 +38,20 @@ class Boxes:
     complete: bool = True
     """Whether everything of these labels in the image has a box. False: without a box, nothing is known. It is a fact
     about the data set and no part of the table's hash."""
+    ignored: tuple[bool, ...] = ()
+    """Of each box, whether it is no target: a crowd, or what is too difficult. What lies there is neither right nor
+    wrong, in training and in scores. Empty: every box is a target."""
 
     def __post_init__(self) -> None:
         corners = np.array(self.corners, np.float64).reshape(-1, 4)
         corners.flags.writeable = False
         object.__setattr__(self, "corners", corners)
         object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "ignored", tuple(map(bool, self.ignored)) or (False,) * len(self.labels))
         if len(corners) != len(self.labels):
             raise FinetuneError(f"{len(corners)} boxes have {len(self.labels)} labels; each needs one.")
+        if len(corners) != len(self.ignored):
+            raise FinetuneError(f"{len(corners)} boxes have {len(self.ignored)} marks in `ignored`; each needs one.")
         wrong = ~np.isfinite(corners).all(axis=1) | (corners[:, 2:] < corners[:, :2]).any(axis=1)
         if wrong.any():
             raise FinetuneError(
@@ -67,6 +73,11 @@ class Boxes:
             for label, (left, top, right, bottom) in zip(self.labels, self.corners.tolist(), strict=True)
         ]
 
+    @property
+    def target_labels(self) -> list[str]:
+        """The labels of the boxes that are targets."""
+        return [label for label, ignored in zip(self.labels, self.ignored, strict=True) if not ignored]
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -75,7 +86,11 @@ class Boxes:
         resume."""
         if not self.labels:  # nearly every image
             return ""
-        return "; ".join(f"{label} " + " ".join(f"{side:.10g}" for side in sides) for label, *sides in self.sides())
+        marks = ("", " ignored")
+        return "; ".join(
+            f"{label} " + " ".join(f"{side:.10g}" for side in sides) + marks[ignored]
+            for (label, *sides), ignored in zip(self.sides(), self.ignored, strict=True)
+        )
 
 
 Annotation = Boxes | MaskFile

@@ -93,9 +93,9 @@ def test_values_are_mapped_and_wrong_ones_are_named(tmp_path):
     save(np.array([[0, 255], [7, 0]], np.uint8), tmp_path / "m.png")
     mapped = MaskFile("m.png", values=((0, 0), (7, 2), (255, 1)))
     assert mapped.read(tmp_path, LUNGS, (2, 2)).tolist() == [[0, 1], [2, 0]]
-    with pytest.raises(BadImage, match="m.png: holds 7, which data.regions names no region for; it has 0, 255"):
+    with pytest.raises(BadImage, match=r"m.png: holds 7, which data.regions names no region for; it has 0, 255"):
         MaskFile("m.png", values=((0, 0), (255, 1))).read(tmp_path, LUNGS)
-    with pytest.raises(BadImage, match="m.png: holds 7, which is no region of background, left, right"):
+    with pytest.raises(BadImage, match=r"m.png: holds 7, which is no region of background, left, right"):
         MaskFile("m.png").read(tmp_path, LUNGS)  # 255 is ignored
     with pytest.raises(BadImage, match="holds 7, 255, which is no region of lung, heart"):
         MaskFile("m.png").read(tmp_path, CHEST)
@@ -104,7 +104,7 @@ def test_values_are_mapped_and_wrong_ones_are_named(tmp_path):
 def test_another_size_than_the_image_is_named(tmp_path):
     save(np.zeros((2, 3), np.uint8), tmp_path / "m.png")
     for mask in (MaskFile("m.png"), MaskFile(layers=((0, Layer("m.png")),))):
-        with pytest.raises(BadImage, match="m.png: has 2 x 3 pixels, the image 4 x 6"):
+        with pytest.raises(BadImage, match=r"m.png: has 2 x 3 pixels, the image 4 x 6"):
             mask.read(tmp_path, CHEST, (4, 6))
     with pytest.raises(FinetuneError, match="its size is 2 x 2 pixels, the image has 4 x 6"):
         MaskFile(rle="1 1", size=(2, 2)).read(tmp_path, CHEST, (4, 6))

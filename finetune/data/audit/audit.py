@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.audit import other_targets
+from finetune.data.audit import exposure, other_targets
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
@@ -26,13 +26,10 @@ from finetune.errors import FinetuneError, one_of
 
 if TYPE_CHECKING:
     from finetune.data.cache.image_cache import PictureCache
-    from finetune.data.cache.mask_cache import MaskCache
 
 FEW = 10  # positives below which a class's score in a split says little
 FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
-DARK = 32  # of 255: a set whose pictures never get brighter was scaled wrongly
-DARK_SHARE = 0.5
 
 
 @dataclass
@@ -115,7 +112,7 @@ def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, nea
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
-        counts=counts(table, bad, pictures.masks),
+        counts=counts(table, bad, pictures),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
@@ -142,6 +139,7 @@ def check_trainable(table: SampleTable) -> None:
 
     A multilabel finding without a positive in train is only warned of by the audit: the others can be learned.
     """
+    other_targets.check_boxes(table)
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
             f"table {table.name}: nothing here learns {types_in_words(unlearned)} yet, only classes and findings."
@@ -168,7 +166,9 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: all train images are of one class; there is nothing to tell apart.")
 
 
-def counts(table: SampleTable, without: list[int] | None = None, masks: MaskCache | None = None) -> dict[str, Any]:
+def counts(
+    table: SampleTable, without: list[int] | None = None, pictures: PictureCache | None = None
+) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     found: dict[str, Any] = {}
@@ -192,7 +192,7 @@ def counts(table: SampleTable, without: list[int] | None = None, masks: MaskCach
             },
         }
         if table.other_targets:
-            found[split]["targets"] = other_targets.target_counts(table, rows, masks)
+            found[split]["targets"] = other_targets.target_counts(table, rows, pictures)
     return found
 
 
@@ -312,31 +312,14 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
         )
 
 
-def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
-    """Pictures of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
-    good = np.array([digest != "" for digest in pictures.digests])
-    darkest, brightest = pictures.extremes[:, 0], pictures.extremes[:, 1]
-    paths = table.frame["path"].to_numpy(object)
-    blank = np.flatnonzero(good & (darkest == brightest))
-    if len(blank):
-        yield f"{len(blank):,} picture(s) are of one single colour: {some(paths[blank])}."
-    dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
-    if len(dark) > DARK_SHARE * max(1, good.sum()):
-        yield (
-            f"{len(dark):,} pictures are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
-            "of 10 or 12 bits stored in 16 look so where no PNG sBIT chunk or DICOM window says it; rescale them to "
-            "the full range first."
-        )
-
-
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
     too_few,
-    other_targets.few_known,
+    *other_targets.TABLE_CHECKS,
 )
 PICTURE_CHECKS: tuple[Callable[[SampleTable, PictureCache], Iterable[Leak | str]], ...] = (
     same_pictures,
-    odd_exposure,
+    exposure.odd_exposure,
     other_targets.boxes_outside,
     other_targets.regions_shown,
 )

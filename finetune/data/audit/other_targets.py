@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from finetune.data.annotations import Boxes
 from finetune.data.regions import BACKGROUND
 from finetune.data.sources.listing import some
 from finetune.data.table import SPLITS, SampleTable
-from finetune.data.targets import COLUMNS
+from finetune.data.targets import COLUMNS, box_labels
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
 FEW_KNOWN = 10  # images of a split with a known value, below which a score says little
 
 
-def target_counts(table: SampleTable, rows: np.ndarray, masks: MaskCache | None = None) -> dict[str, dict[str, Any]]:
+def target_counts(
+    table: SampleTable, rows: np.ndarray, pictures: PictureCache | None = None
+) -> dict[str, dict[str, Any]]:
     """Name of the target -> type, known and unknown images, and: of numbers their mean, range and quartiles; of grades
-    images per grade; of boxes their number and boxes per label; of `masks` the empty ones, and per region the images
-    that it is known of, those that show it, and its share of the pixels of the former."""
-    return {name: _counts(table, name, kind, rows, masks) for name, kind in table.other_targets.items()}
+    images per grade; of boxes their number, images without one (negatives), ignored boxes, and per label images and
+    boxes. With `pictures`, of boxes also each label's median area in % of the image's; of masks the empty ones, and per
+    region the images that it is known of, those that show it, and its share of the pixels of the former."""
+    return {name: _counts(table, name, kind, rows, pictures) for name, kind in table.other_targets.items()}
 
 
 def _counts(
-    table: SampleTable, name: str, target_type: str, rows: np.ndarray, masks: MaskCache | None = None
+    table: SampleTable, name: str, target_type: str, rows: np.ndarray, pictures: PictureCache | None = None
 ) -> dict[str, Any]:
     details: dict[str, Any] = {}
     if target_type in COLUMNS:
@@ -47,11 +50,41 @@ def _counts(
         entries = [table.annotations[name][row] for row in rows.tolist()]
         known = sum(entry is not None for entry in entries)
         if target_type == "boxes":
-            labels = Counter(label for entry in entries if isinstance(entry, Boxes) for label in entry.labels)
-            details = {"boxes": labels.total(), "labels": dict(sorted(labels.items()))}
-        elif masks is not None:
-            details = _of_regions(masks, rows)
+            details = _box_counts(entries, None if pictures is None else pictures.sizes[rows])
+        elif pictures is not None and pictures.masks is not None:
+            details = _of_regions(pictures.masks, rows)
     return {"type": target_type, "known": known, "unknown": len(rows) - known, **details}
+
+
+def _box_counts(entries: Sequence[object], sizes: np.ndarray | None) -> dict[str, Any]:
+    boxes: defaultdict[str, int] = defaultdict(int)
+    images: defaultdict[str, int] = defaultdict(int)
+    areas: defaultdict[str, list[float]] = defaultdict(list)
+    negative = ignored = 0
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, Boxes):
+            continue
+        labels = entry.target_labels
+        negative += not labels
+        ignored += sum(entry.ignored)
+        for label in set(labels):
+            images[label] += 1
+        whole = np.nan if sizes is None else float(sizes[place].prod()) or np.nan  # 0 x 0 of an image that is not read
+        sides = entry.corners[:, 2:] - entry.corners[:, :2]
+        for label, out, area in zip(entry.labels, entry.ignored, sides.prod(axis=1).tolist(), strict=True):
+            if not out:
+                boxes[label] += 1
+                areas[label].append(100 * area / whole)
+    medians = {label: float(np.nanmedian(values)) for label, values in areas.items() if not np.isnan(values).all()}
+    return {
+        "boxes": sum(boxes.values()),
+        "negative": negative,
+        "ignored": ignored,
+        "labels": {
+            label: {"images": images[label], "boxes": boxes[label], "median_area": medians.get(label)}
+            for label in sorted(boxes)
+        },
+    }
 
 
 def _of_regions(masks: MaskCache, rows: np.ndarray) -> dict[str, Any]:
@@ -112,9 +145,50 @@ def few_known(table: SampleTable) -> Iterator[str]:
                     yield f"{split} has grades of {name} that no train image has: {some(absent)}."
 
 
+def labels_lacking(table: SampleTable) -> Iterator[str]:
+    """Labels of boxes that train, or a split that is scored, never shows."""
+    for name in _boxes(table):
+        split_rows = {split: rows for split in SPLITS if len(rows := table.rows(split))}
+        shown = {split: set(_counts(table, name, "boxes", rows)["labels"]) for split, rows in split_rows.items()}
+        for split, labels in shown.items():
+            if lacking := sorted(set(box_labels(table.annotations[name])) - labels):
+                end = "it cannot be learned" if split == "train" else "its average precision is undefined there"
+                yield f"{split} has no box of {some(lacking, 20)} ({name}): {end}."
+
+
+def equal_boxes(table: SampleTable) -> Iterator[str]:
+    """Boxes of one label that are there twice in an image: each would have to be found."""
+    for name in _boxes(table):
+        count, rows = 0, []
+        for row, entry in enumerate(table.annotations[name]):
+            if isinstance(entry, Boxes) and len(entry) > 1:
+                distinct = len({(label, *corners) for label, *corners in entry.sides()})
+                count += len(entry) - distinct
+                rows += [row] * (distinct < len(entry))
+        if rows:
+            paths = some(table.frame["path"].iloc[rows])
+            yield f"{count:,} boxes of {name} equal another one of their image and label, in {len(rows):,}: {paths}."
+
+
+def check_boxes(table: SampleTable) -> None:
+    """Raise a FinetuneError where boxes are to be learned and no train image has one."""
+    for name in _boxes(table):
+        counts = {split: _counts(table, name, "boxes", table.rows(split)) for split in SPLITS}
+        if not counts["train"]["boxes"]:
+            others = ", ".join(f"{counts[split]['boxes']:,} in {split}" for split in SPLITS[1:])
+            raise FinetuneError(
+                f"table {table.name}: no train image has a box of {name} ({others}), so there is nothing to learn. "
+                "Annotate train images, or have the splits drawn here (without data.split, data.official_split=false)."
+            )
+
+
+def _boxes(table: SampleTable) -> list[str]:
+    return [name for name, target_type in table.other_targets.items() if target_type == "boxes"]
+
+
 def boxes_outside(table: SampleTable, pictures: PictureCache) -> Iterator[str]:
     """Boxes of a target that reach out of their image by more than a pixel."""
-    for name in (name for name, target_type in table.other_targets.items() if target_type == "boxes"):
+    for name in _boxes(table):
         outside = []
         for row, entry in enumerate(table.annotations[name]):
             if isinstance(entry, Boxes) and len(entry) and row not in pictures.bad:
@@ -124,3 +198,7 @@ def boxes_outside(table: SampleTable, pictures: PictureCache) -> Iterator[str]:
                     outside.append(table.paths[row])
         if outside:
             yield f"{len(outside):,} image(s) have boxes of {name} that reach out of them: {some(outside)}."
+
+
+TABLE_CHECKS: tuple[Callable[[SampleTable], Iterator[str]], ...] = (few_known, labels_lacking, equal_boxes)
+"""What the audit checks of other targets without an image."""

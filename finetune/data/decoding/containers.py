@@ -74,6 +74,18 @@ def length(file: Path, key: str) -> int:
     return int(_shape(_found(file, key))[0])
 
 
+def size(member: Member) -> tuple[int, int]:  # -> (H, W)
+    """Of one picture, by its array's header alone.
+
+    Raises:
+        BadImage: a file or an array that cannot be read.
+    """
+    shape = _shape(_found(member.file, member.key))
+    if len(shape) not in (3, 4):
+        raise BadImage(member.path, f"has the shape {shape}; wanted is (N, H, W) or (N, H, W, channels)")
+    return int(shape[1]), int(shape[2])
+
+
 def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 2, 3 or 4)
     """One picture. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
 

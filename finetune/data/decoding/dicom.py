@@ -109,6 +109,25 @@ def read_patient(path: Path) -> str:
     return f"{issuer}:{patient}" if issuer and patient else patient
 
 
+def read_size(path: Path, file: BinaryIO) -> tuple[int, int]:  # -> (H, W)
+    """Rows and Columns of an open DICOM file, by its header.
+
+    Raises:
+        BadImage: the header has no size.
+        MissingExtra: pydicom is not installed.
+    """
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        raise MissingExtra(f"{path} is DICOM, which needs pydicom", EXTRA) from None
+    file.seek(0)
+    header = dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+    height, width = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    if height * width == 0:
+        raise BadImage(path, "is DICOM without Rows and Columns: it holds no image")
+    return height, width
+
+
 def gray_table(path: Path, header: Dataset, frame: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
     """The gray (uint8) of every value that `dtype` can hold, and the value that the first one stands for."""
     rules = _rules(header, frame)

@@ -74,13 +74,45 @@ def read_picture(path: str | os.PathLike[str], enough: int | None = None) -> np.
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H, W)
-    """Of a JPEG as it stands in the file, whatever size it was decoded at; None for everything else."""
+    """Of a JPEG as it stands in the file, upright, whatever size it was decoded at; None for everything else."""
     with open(path, "rb") as file:
         if not file.read(3).startswith(b"\xff\xd8\xff"):
             return None
         file.seek(0)
-        width, height = JpegImagePlugin.JpegImageFile(file).size
-        return height, width
+        return _upright_size(JpegImagePlugin.JpegImageFile(file))
+
+
+def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:  # -> (H, W)
+    """Of any image that `read_picture` reads, upright, by its header alone: no pixel is decoded.
+
+    Raises:
+        BadImage: the file or its header cannot be read.
+    """
+    path = Path(path)
+    member = containers.member(path)
+    try:
+        if member is not None and not member.is_frame:
+            return containers.size(member)
+        with _open(path if member is None else member.file) as file:
+            head = file.read(132)
+            if head[128:132] == b"DICM":
+                return dicom.read_size(path, file)
+            reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
+            if reader is None:
+                raise BadImage(path, f"is not an image in a known format; it begins with {head[:12]!r}")
+            file.seek(0)
+            return _upright_size(reader(file))
+    except (BadImage, MissingExtra):
+        raise
+    except Exception as error:  # readers raise nearly anything on damaged files
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise BadImage(path, f"is damaged or cut short ({reason})") from None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width once EXIF orientation is applied."""
+    (width, height), swapped = image.size, _orientation(image) >= 5
+    return (width, height) if swapped else (height, width)
 
 
 def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
@@ -158,9 +190,10 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, enough: int | None) -
 
 
 def _orientation(picture: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 is upright."""
+    """EXIF orientation 1..8; 1 is upright, and what anything else counts as."""
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        turn = int(picture.getexif().get(ORIENTATION, 1))
+        return turn if 1 <= turn <= 8 else 1
     except Exception:  # broken EXIF does not make the pixels unreadable
         return 1
 

@@ -14,6 +14,10 @@ from finetune.data.targets import box_labels
 from finetune.placement import PlacedBoxes
 from finetune.preprocessing import Preprocessing
 
+MIN_VISIBLE = 0.2
+"""Part of a box's area that must lie inside the square after augmentation and cutting. With less of it in view the box
+is no target, since nobody could say what is in it; what is left of it counts as background."""
+
 
 @dataclass
 class Places:
@@ -47,6 +51,7 @@ class AnnotatedTargets:
         self.boxes = table.annotations[names["boxes"]] if "boxes" in names else None
         self.labels = box_labels(self.boxes or ())
         """Names of the labels in a batch's `box_labels`."""
+        self._number = {label: number for number, label in enumerate(self.labels)}
         self.preprocessing, self.sizes = preprocessing, sizes
 
     @classmethod
@@ -71,23 +76,27 @@ class AnnotatedTargets:
         self, rows: list[int], masks: list[np.ndarray], boxes: list[PlacedBoxes]
     ) -> dict[str, torch.Tensor | list[torch.Tensor]]:
         """mask (n, S, S) uint8, S = image_size, and mask_known (n, K): whether anything is known of a region; boxes,
-        box_labels and box_visible, lists of n tensors (M, 4), (M,) and (M,), and boxes_known (n,): what lies outside of
-        the square is cut."""
+        box_labels and box_visible, lists of n tensors (M, 4), (M,) and (M,), ignored_boxes, a list of n tensors (K, 4)
+        of what is no target, and boxes_known (n,): what lies outside is cut, and boxes of which less than MIN_VISIBLE
+        is inside are left out."""
         out: dict[str, torch.Tensor | list[torch.Tensor]] = {}
         if self.masks is not None:
             out["mask"] = torch.as_tensor(np.stack(masks))
             out["mask_known"] = torch.as_tensor(self.masks.known[rows])
         if self.boxes is not None:
-            numbers = [self._label_numbers(row)[placed.numbers] for row, placed in zip(rows, boxes, strict=True)]
-            out["boxes"] = [torch.as_tensor(placed.corners.astype(np.float32)) for placed in boxes]
-            out["box_labels"] = [torch.as_tensor(of_row) for of_row in numbers]
-            out["box_visible"] = [
-                torch.as_tensor(placed.visible[placed.numbers].astype(np.float32)) for placed in boxes
-            ]
+            parts = [self._boxes_of(row, placed) for row, placed in zip(rows, boxes, strict=True)]
+            names = ("boxes", "box_labels", "box_visible", "ignored_boxes")
+            out |= {name: [torch.as_tensor(part[i]) for part in parts] for i, name in enumerate(names)}
             out["boxes_known"] = torch.tensor([self.boxes[row] is not None for row in rows])
         return out
 
-    def _label_numbers(self, row: int) -> np.ndarray:  # -> int64 (N,)
+    def _boxes_of(self, row: int, placed: PlacedBoxes) -> tuple[np.ndarray, ...]:
+        """Corners (M, 4), numbers of the labels (M,) and visible parts (M,) of the targets; corners (K, 4) of what is
+        ignored, however little of it is seen."""
         entry = self.boxes[row] if self.boxes is not None else None
-        labels = entry.labels if isinstance(entry, Boxes) else ()
-        return np.array([self.labels.index(label) for label in labels], np.int64)
+        labels, marks = (entry.labels, entry.ignored) if isinstance(entry, Boxes) else ((), ())
+        corners, visible = placed.corners.astype(np.float32), placed.visible[placed.numbers].astype(np.float32)
+        ignored = np.array(marks, bool)[placed.numbers]
+        chosen = ~ignored & (visible >= MIN_VISIBLE)
+        numbers = [self._number[labels[number]] for number in placed.numbers[chosen].tolist()]
+        return corners[chosen], np.array(numbers, np.int64), visible[chosen], corners[ignored]

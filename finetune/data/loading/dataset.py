@@ -15,7 +15,7 @@ from finetune.data.loading.sampling import Key
 from finetune.placement import cut_boxes
 from finetune.preprocessing import Preprocessing
 
-LISTED = ("boxes", "box_labels", "box_visible")  # of a batch: one tensor per image
+LISTED = ("boxes", "box_labels", "box_visible", "ignored_boxes")  # of a batch: one tensor per image
 
 
 class Pictures(Protocol):

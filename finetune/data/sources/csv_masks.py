@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
 from finetune.data.annotations import Layer, MaskFile, Regions
 from finetune.data.regions import BACKGROUND
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import below, some
 from finetune.data.sources.masks import Given, layered, layers_of, whole
 from finetune.errors import FinetuneError
 
@@ -24,11 +23,10 @@ def cell_masks(
     regions: Given,
     overlapping: bool | None,
     root: Path,
-    relative: Callable[[str], str],
 ) -> tuple[list[MaskFile | None], Regions, list[str]]:
     """The mask of each row, the regions, and sentences on them.
 
-    A cell is a path (`relative` makes it start from root), `start length start length ...` as in decode_rle, -1 for a
+    A cell is a path (from `root`, or absolute below it), `start length start length ...` as in decode_rle, -1 for a
     mask that is empty, or blank for one that is not known. With a list of columns each is a region; `regions` gives
     them names, else the columns do.
 
@@ -38,11 +36,8 @@ def cell_masks(
     if isinstance(mask, list):
         shared = layered(None, _names(regions, mask), overlapping, "columns")
         names = [name for name in shared.names if name != BACKGROUND]
-        cells = zip(*(rows[column].str.strip() for column in mask), strict=True)
-        masks = [
-            layers_of({name: _layer(cell, relative) for name, cell in zip(names, of_row, strict=True)}, shared)
-            for of_row in cells
-        ]
+        layers = [_layers(rows[column].str.strip(), root) for column in mask]
+        masks = [layers_of(dict(zip(names, of_row, strict=True)), shared) for of_row in zip(*layers, strict=True)]
         return masks, shared, []
     column = rows[mask].str.strip()
     runs = [RUNS.fullmatch(cell) is not None for cell in column if cell]
@@ -55,7 +50,7 @@ def cell_masks(
             f"data.mask={mask} holds paths in {runs.count(False):,} rows and runs of pixels in {runs.count(True):,}: "
             "it takes one of the two."
         )
-    paths = [relative(cell) if cell else "" for cell in column]
+    paths = below(root, column)
     files = whole(regions, overlapping, root, sorted({path for path in paths if path}))
     return [files.mask(path) if path else None for path in paths], files.regions, list(files.notes)
 
@@ -70,10 +65,12 @@ def _names(regions: Given, columns: list[str]) -> list[str]:
     return names
 
 
-def _layer(cell: str, relative: Callable[[str], str]) -> Layer | None:
-    if not cell:
-        return None
-    return Layer(rle=_runs(cell)) if RUNS.fullmatch(cell) else Layer(relative(cell))
+def _layers(column: pd.Series, root: Path) -> list[Layer | None]:
+    """One for each cell, None for a blank one."""
+    pairs = zip(column, below(root, column), strict=True)
+    return [
+        None if not cell else Layer(rle=_runs(cell)) if RUNS.fullmatch(cell) else Layer(path) for cell, path in pairs
+    ]
 
 
 def _runs(cell: str) -> str:

@@ -1,21 +1,21 @@
-"""Any CSV or TSV file with a row per image: data=csv data.table=FILE data.label=COLUMN, or data.target=mask
-data.mask=COLUMN."""
+"""Any CSV or TSV file with a row per image (of boxes, a row per box): data=csv data.table=FILE data.label=COLUMN."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
 from finetune.data.labels import BLANK, WORDS, Policies, policies, read_marks, settle
+from finetune.data.sources import csv_boxes
+from finetune.data.sources.boxed import Faults, header_sizes, with_boxes
 from finetune.data.sources.csv_masks import cell_masks
 from finetune.data.sources.headers import contradictions, patients_by_header
-from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, some
+from finetune.data.sources.listing import absent_note, below, need_columns, present, read_rows, some
 from finetune.data.sources.masks import check_target, with_masks
 from finetune.data.table import SampleTable, Strata
 from finetune.data.targets import NO_CLASSES
@@ -35,9 +35,6 @@ class CsvTable:
     `label` decides what is learned. A list names columns of 1, 0, blank (unknown), -1 (uncertain) or values between:
     each is a finding by itself. A single column names each image's class; where any of its cells holds `a|b` the
     column lists findings instead, and blank or `No Finding` means none of them.
-
-    With target=mask, `mask` is the column with the path of each image's mask, or a list of columns with the path or the
-    runs of pixels (RLE) of a region each: see csv_masks.py.
 
     Without `patient`, DICOM headers say whose an image is. Splits are balanced over every column with few different
     cells, whichever of them is learned, so that another `label` moves nobody.
@@ -68,23 +65,35 @@ class CsvTable:
     label_type: str | None = None
     """class takes whatever a label column holds for names of classes; null asks where it looks like numbers or text."""
     target: str = "class"
-    """class: `label`; mask: `mask`."""
+    """class; mask; or boxes: then a row is a box, `label` the column of what is in it (by default the one called
+    label), and rows of an image without a box leave the columns of `boxes` blank."""
     mask: str | list[str] | None = None
-    """Column with the mask, or a list of columns, one for each region."""
+    """Column with each image's mask, or a list of columns, one for each region: see csv_masks.py."""
     regions: list[str] | dict[str, int | list[int]] | None = None
-    """Names of the regions: of the columns, or of the values 0, 1, ... in the masks; or name -> value(s)."""
+    """Names of the regions: of these columns, or of the values 0, 1, ... in the masks; or name -> value(s)."""
     overlapping: bool | None = None
     """Whether a pixel may be in several regions; None is true for a list of columns."""
+    boxes: list[str] = field(default_factory=lambda: ["x", "y", "w", "h"])
+    """Columns of a box in pixels: left, top, width and height, or left, top, right and bottom."""
+    box_form: str | None = None
+    """sides (x, y, w, h) or corners (x1, y1, x2, y2); null tells it by the columns' names."""
+    on_bad: str = "stop"
+    """What a box that makes no sense does: stop, or skip."""
 
     def __post_init__(self) -> None:
-        check_target(self.target, ("class", "mask"))
-        learned = ("label", self.label) if self.target == "class" else ("mask", self.mask)
-        for value, setting in ((self.file, "data.table=FILE"), (learned[1], f"data.{learned[0]}=COLUMN")):
+        check_target(self.target, ("class", "mask", "boxes"))
+        Faults(self.on_bad)  # refuses another word
+        if self.target == "boxes":
+            self.label = "label" if self.label is None else self.label
+            self._form = csv_boxes.form_of(self.boxes, self.box_form)
+            if not isinstance(self.label, str):
+                raise FinetuneError(f"data.label={self.label} must be one column where data.target=boxes.")
+        for value, setting in ((self.file, "data.table"), (self._learned, self._key)):
             if not value:
-                hint = " data.mask is of data.target=mask." if self.mask and self.target == "class" else ""
-                raise FinetuneError(f"data=csv needs {setting}.{hint}")
+                hint = " data.mask is of data.target=mask." if self.mask else ""
+                raise FinetuneError(f"data=csv needs {setting}={'FILE' if value is self.file else 'COLUMN'}.{hint}")
         if self.target == "mask" and self.label:
-            raise FinetuneError(f"data.label={self.label} is of data.target=class, not of mask. Leave it out.")
+            raise FinetuneError(f"data.label={self.label} is of classes and boxes, not of data.target=mask.")
         for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, given, None if isinstance(self.label, str) else list(self.label or []))
             if isinstance(self.label, str) and given not in UNSAID:
@@ -104,12 +113,12 @@ class CsvTable:
         file = Path(str(self.file))
         rows = read_rows(file)
         root = Path(self.root) if self.root else file.parent
-        key, learned = ("data.label", self.label) if self.target == "class" else ("data.mask", self.mask)
-        columns = [learned] if isinstance(learned, str) else list(learned or [])
+        columns = [self._learned] if isinstance(self._learned, str) else list(self._learned or [])
+        boxed, faults = self.target == "boxes", Faults(self.on_bad)
         wanted = {"data.path": self.path, "data.patient": self.patient, "data.split": self.split}
-        for setting, names in (*((s, [c]) for s, c in wanted.items() if c), (key, columns)):
-            for column in names:
-                need_columns(rows, {setting: column}, file)
+        for setting, names in (*((s, [c]) for s, c in wanted.items() if c), (self._key, columns)):
+            for name in names:
+                need_columns(rows, {setting: name}, file)
         for name in self._metadata:
             need_columns(rows, {"data.metadata": name}, file)
         paths = self._paths(rows[self.path], root)
@@ -119,10 +128,16 @@ class CsvTable:
                 f"none of the {len(rows):,} images of {file} is under {root.absolute()}, e.g. {paths[0]}. "
                 "Set data.root=DIR to the folder that the paths start from, data.suffix=.jpg if they lack one."
             )
-        notes = absent_note(int(there.sum()), len(rows), root)
-        rows = rows[there]
-        frame = pd.DataFrame({"path": np.array(paths, dtype=object)[there]}, index=rows.index)
-        known = list(frame["path"])
+        rows, known = rows[there], np.array(paths, dtype=object)[there]
+        notes = absent_note(len(set(known)), len(set(paths)), root)
+        if boxed:
+            same = [name for name in (self.patient, self.split, *self._metadata) if name]
+            first, boxes = csv_boxes.per_image(
+                rows, known, self.boxes, columns[0], form=self._form, same=same, file=file, faults=faults
+            )
+            rows, known = rows.iloc[first], known[first]
+        frame = pd.DataFrame({"path": known}, index=rows.index)
+        known = list(known)
         if self.patient is None:
             patients, said = patients_by_header(root, known)
             if patients is None:
@@ -134,8 +149,9 @@ class CsvTable:
         frame["patient"] = pd.Series(patients or known, index=rows.index, dtype=object)
         frame["split"] = self._splits(rows[self.split], file) if self.split else None
         frame["split"] = frame["split"].astype(object)
-        if self.target == "mask":
-            kind, classes, targets = NO_CLASSES, list[str](), np.zeros((len(rows), 0))
+        if self.target != "class":
+            kind, targets = NO_CLASSES, np.zeros((len(rows), 0))
+            classes: list[str] = []
         elif isinstance(self.label, str):
             kind, classes, targets, said = self._one_column(rows[self.label])
             notes += said
@@ -151,7 +167,7 @@ class CsvTable:
             if name in frame.columns and name not in ("path", "patient", "split"):
                 raise FinetuneError(f"data.metadata={name} has the name of a target column; rename it in {file}.")
             frame[name if name not in frame.columns else f"{name}_"] = _numbers_or_text(rows[name])
-        used = {self.path, self.patient, self.split, *columns, *self._metadata}
+        used = {self.path, self.patient, self.split, *columns, *self._metadata, *self._box_columns}
         if unused := [str(name) for name in rows.columns if name not in used]:
             notes.append(
                 f"Columns not used: {some(unused, 12)} (data.metadata=[{','.join(unused[:2])}] gives scores by them)."
@@ -169,18 +185,32 @@ class CsvTable:
         )
         if self.target == "class":
             return table.check()
-        relative = partial(_relative, prefixes=_prefixes(root))
-        masks, regions, said = cell_masks(rows, self.mask or "", self.regions, self.overlapping, root, relative)
-        return with_masks(replace(table, notes=[*table.notes, *said]), masks, regions)
+        if self.target == "mask":
+            masks, regions, said = cell_masks(rows, self._learned or [], self.regions, self.overlapping, root)
+            return with_masks(replace(table, notes=[*notes, *said]), masks, regions)
+        sizes, shown = np.full((len(table), 2), np.nan), sorted(set(boxes.images))
+        sizes[shown] = header_sizes(root, [known[row] for row in shown])
+        entries = boxes.per_image(sizes, faults)
+        return with_boxes(replace(table, notes=[*notes, *faults.settle()]), entries)
+
+    @property
+    def _key(self) -> str:
+        """The setting of what is learned."""
+        return "data.mask" if self.target == "mask" else "data.label"
+
+    @property
+    def _learned(self) -> str | list[str] | None:
+        return self.mask if self.target == "mask" else self.label
+
+    @property
+    def _box_columns(self) -> list[str]:
+        return [*self.boxes, str(self.label)] if self.target == "boxes" else []
 
     def _paths(self, column: pd.Series, root: Path) -> list[str]:
-        prefixes = _prefixes(root)
-        paths = []
-        for line, cell in enumerate(column, start=2):
-            if not cell.strip():
-                raise FinetuneError(f"{self.file}, line {line}: column {self.path} is blank.")
-            paths.append(_relative(cell, prefixes, self.suffix))
-        return paths
+        blank = column.index[column.str.strip() == ""]
+        if len(blank):
+            raise FinetuneError(f"{self.file}, line {blank[0] + 2}: column {self.path} is blank.")
+        return below(root, column, self.suffix)
 
     def _patients(self, column: pd.Series, file: Path) -> pd.Series:
         column = column.str.strip()
@@ -241,7 +271,7 @@ class CsvTable:
         patients, by themselves or listed as a|b or a;b. No setting but those of paths and patients changes it."""
         labels = [np.zeros((len(rows), 0), bool)]
         for column in rows.columns:
-            if column in (self.path, self.patient):
+            if column in (self.path, self.patient, *self._box_columns):
                 continue
             codes, texts = pd.factorize(rows[column].str.strip())
             cells = [{class_name(name) for name in re.split("[|;]", text)} for text in texts]
@@ -252,18 +282,6 @@ class CsvTable:
             if 1 < len(names) <= MOST_STRATA and several and not doubt(names, len(rows)):
                 labels.append(np.array([[name in cell for name in sorted(names)] for cell in cells])[codes])
         return Strata(np.concatenate(labels, axis=1))
-
-
-def _prefixes(root: Path) -> set[str]:
-    """What absolute paths below root begin with."""
-    return {folder.as_posix().rstrip("/") + "/" for folder in (root.absolute(), root.resolve())}
-
-
-def _relative(cell: str, prefixes: set[str], suffix: str = "") -> str:
-    """The path in a cell, as it starts from root."""
-    path = cell.strip().replace("\\", "/")
-    path = next((path.removeprefix(p) for p in prefixes if path.startswith(p)), path) + suffix
-    return str(PurePosixPath(path)) if "./" in path or "//" in path else path
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:

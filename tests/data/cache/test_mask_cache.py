@@ -1,4 +1,4 @@
-"""Masks are decoded once, lie where their image lies, and are counted; what is wrong with one is wrong with its image."""
+"""Masks are decoded once, lie where their image lies, and are counted; a wrong one is wrong with its image."""
 
 import os
 import pickle
