@@ -9,6 +9,7 @@ from PIL import Image
 
 from finetune.data.annotations import Boxes, MaskFile
 from finetune.data.masks import decode_rle
+from finetune.data.targets import box_labels
 from finetune.errors import BadImage, FinetuneError
 from tests.data.making import make_table, save
 
@@ -28,13 +29,24 @@ def test_boxes_are_written_as_sides_and_held_as_corners():
     ("corners", "labels", "message"),
     [
         ([[0, 0, 1, 1]], ("a", "b"), "1 boxes have 2 labels"),
+        ([[0, 0, 1, 1]], ("a",), r"1 boxes have 2 marks in `ignored`"),
         ([[3, 0, 1, 1]], ("a",), r"\[3.0, 0.0, 1.0, 1.0\] is no box"),
         ([[0, 0, np.nan, 1]], ("a",), "is no box"),
     ],
 )
 def test_what_is_no_box_is_refused(corners, labels, message):
     with pytest.raises(FinetuneError, match=message):
-        Boxes(np.array(corners), labels)
+        Boxes(np.array(corners), labels, ignored=(True, True) if "ignored" in message else ())
+
+
+def test_ignored_boxes_change_the_content_and_name_no_class():
+    sides = [("mass", 1, 2, 3, 4), ("node", 0, 0, 1, 1)]
+    boxes = Boxes.from_sides(sides)
+    crowd = replace(boxes, ignored=(False, True))
+    assert boxes.ignored == (False, False)
+    assert (crowd.target_labels, crowd.labels) == (["mass"], ("mass", "node"))
+    assert box_labels([crowd]) == ["mass"]
+    assert crowd.content() == f"{boxes.content()} ignored"
 
 
 def test_masks_are_decoded_on_demand(tmp_path):

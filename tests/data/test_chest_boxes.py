@@ -16,6 +16,8 @@ from tests.data.making import save, save_dicom
 from tests.data.test_chest_sources import VINDR_DRAWN, VINDR_TEST, make_rsna, make_vindr, write
 from tests.data.test_chestxray_boxes import boxed
 
+TEST_HEADER = "image_id,class_name,x_min,y_min,x_max,y_max"
+
 
 def texts(table) -> list[str | None]:
     return [None if entry is None else entry.content() for entry in table.annotations["boxes"]]
@@ -48,9 +50,7 @@ def test_nih_images_are_known_where_every_finding_has_its_box(tmp_path):
 
 def test_nih_faults(tmp_path):
     root = boxed(tmp_path, "00000001_000.png,Cardiomegaly,900,200,300,400,,,", NIH[1])
-    with pytest.raises(
-        FinetuneError, match=r"1 box\(es\) that reach out of their image, the first: BBox.*00000001_000"
-    ):
+    with pytest.raises(FinetuneError, match=r"1 box\(es\) that reach out of their image, the first: .*00000001_000"):
         ChestXray(root, target="boxes").table()
     assert texts(ChestXray(root, target="boxes", on_bad="skip").table())[0] is None
     (root / "BBox_List_2017.csv").unlink()
@@ -132,7 +132,7 @@ def test_vindr_boxes_of_several_readers_are_merged(tmp_path):
     assert table.frame["split"].tolist() == ["train", "train", "test"]
     write(
         tmp_path / "annotations/annotations_test.csv",
-        "image_id,class_name,x_min,y_min,x_max,y_max",
+        TEST_HEADER,
         "002a34c58c,No finding,,,,",
     )
     assert texts(source.table())[2] == ""
@@ -152,9 +152,7 @@ def test_vindr_without_boxes_or_in_smaller_images(tmp_path):
     write(tmp_path / "annotations/annotations_train.csv", *VINDR_DRAWN)
     for file in tmp_path.rglob("*.png"):
         Image.new("L", (40, 40)).save(file)
-    with pytest.raises(
-        FinetuneError, match=r"in pixels of the DICOM, and train/000434271f.png is a smaller image, of 40"
-    ):
+    with pytest.raises(FinetuneError, match=r"pixels of the DICOM, and train/000434271f.png is a smaller image, of 40"):
         VinDr(tmp_path, target="boxes").table()
 
 
@@ -175,13 +173,11 @@ def test_merging_by_hand():
 
 
 def test_official_splits_without_boxes_in_train_stop_a_fit(tmp_path):
-    make_vindr(tmp_path)
-    save_dicom(tmp_path / "test/002a34c58c.dicom", np.zeros((60, 50), np.uint8))
     make_vindr(tmp_path, test=[VINDR_TEST[0], "002a34c58c,1,0,0,0"])
     save_dicom(tmp_path / "test/002a34c58c.dicom", np.zeros((60, 50), np.uint8))
     write(
         tmp_path / "annotations/annotations_test.csv",
-        "image_id,class_name,x_min,y_min,x_max,y_max",
+        TEST_HEADER,
         "002a34c58c,Nodule/Mass,0,0,5,7",
     )
     table = VinDr(tmp_path, target="boxes").table()

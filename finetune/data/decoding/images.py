@@ -38,7 +38,7 @@ READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
 PNG_END = b"IEND\xaeB`\x82"
 DEEP_GRAY = ("I;16", "I;16B", "I;16L")  # Pillow's modes of unsigned 16-bit gray
 SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}
-ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
+ORIENTATION, BITS, PHOTOMETRIC, WIDTH, LENGTH = 0x0112, 258, 262, 256, 257  # EXIF and TIFF tags
 
 
 def read_picture(path: str | os.PathLike[str], enough: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
@@ -111,8 +111,11 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:  # -> (H, W)
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """Height and width once EXIF orientation is applied."""
-    (width, height), swapped = image.size, _orientation(image) >= 5
-    return (width, height) if swapped else (height, width)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = (int(image.tag_v2[side]) for side in (WIDTH, LENGTH))  # some releases of Pillow turn `size`
+    else:
+        width, height = image.size
+    return (width, height) if _orientation(image) >= 5 else (height, width)
 
 
 def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB

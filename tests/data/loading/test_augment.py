@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from finetune.data.loading.augment import Augment
@@ -105,6 +107,43 @@ def test_masks_and_boxes_move_with_the_pixels(augment):
         # albumentations turns pixels about their centres and boxes about their edges: half a pixel in each transform
         assert x0 - 2 <= columns.min() <= columns.max() + 1 <= x1 + 2
         assert y0 - 2 <= rows.min() <= rows.max() + 1 <= y1 + 2
+
+
+@pytest.mark.parametrize("name", ["light", "natural"])
+def test_each_transform_of_the_presets_moves_boxes_with_the_pixels(name):
+    for key, transform in preset(name).transforms.items():
+        if key == "crop":
+            transform = albumentations.RandomResizedCrop(
+                (SIDE, SIDE), scale=transform.scale, ratio=transform.ratio, p=1
+            )
+        mover = Augment(SIDE, {key: transform})
+        for sample in range(30):
+            x, y = 20 + sample % 7, 30 + sample % 11
+            image = np.zeros((SIDE, SIDE, 3), np.uint8)
+            image[y : y + 20, x : x + 30] = 255
+            moved = mover.together(
+                image, (0, 0, sample), mask=image[..., 0] // 255, boxes=np.array([[x, y, x + 30.0, y + 20]])
+            )
+            rows, columns = np.nonzero(moved.mask)
+            if len(rows):  # a pixel at most: turned corners are rounded off, and resizing takes the nearest pixel
+                seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                np.testing.assert_allclose(moved.boxes.corners[0], seen, atol=1.5, err_msg=key)
+
+
+corner = st.floats(0, SIZE)
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes=st.lists(st.tuples(corner, corner, corner, corner), max_size=4))
+def test_flipped_twice_is_as_before(boxes):
+    corners = np.array([[min(x, u), min(y, v), max(x, u), max(y, v)] for x, y, u, v in boxes]).reshape(-1, 4)
+    flips = {name: albumentations.HorizontalFlip(p=1) for name in ("one", "two")}
+    once = Augment(SIZE, {"one": flips["one"]}).together(noise(SIZE, SIZE), (0, 0, 0), boxes=corners).boxes
+    twice = Augment(SIZE, flips).together(noise(SIZE, SIZE), (0, 0, 0), boxes=corners).boxes
+    with_area = (corners[:, 2:] - corners[:, :2] > 0).all(axis=1)
+    assert twice.numbers.tolist() == once.numbers.tolist() == np.flatnonzero(with_area).tolist()
+    np.testing.assert_allclose(twice.corners, corners[with_area], atol=1e-9)
+    np.testing.assert_allclose(once.corners[:, 0], SIZE - corners[with_area, 2], atol=1e-9)
 
 
 def test_a_turned_box_is_known_by_hand():
