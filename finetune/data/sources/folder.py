@@ -40,13 +40,15 @@ class Folder:
     the folders in masks/ to learn; None takes all that there are."""
     overlapping: bool | None = None
     """With target=mask: whether a pixel may be in several regions; None is true for a folder per region."""
+    patients: str | Path | None = None
+    """With target=mask, a CSV file with columns path and patient; None takes the headers of DICOM files."""
     on_bad: str = "stop"
     """With target=mask, what images without a mask do: stop, or skip."""
 
     def __post_init__(self) -> None:
         check_target(self.target, ("class", "mask"))
-        if self.target == "class" and (self.regions is not None or self.overlapping is not None):
-            raise FinetuneError("data.regions and data.overlapping are of masks: they need data.target=mask.")
+        if self.target == "class" and any(v is not None for v in (self.regions, self.overlapping, self.patients)):
+            raise FinetuneError("data.regions, data.overlapping and data.patients need data.target=mask.")
 
     def table(self) -> SampleTable:
         """One row per picture, by split and class in order of their names."""
@@ -62,7 +64,7 @@ class Folder:
             {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if given else {"": None}
         )
         if self.target == "mask":
-            return mask_folder(root, branches, self.regions, self.overlapping, self.on_bad)
+            return mask_folder(root, branches, self.regions, self.overlapping, self.patients, self.on_bad)
         ignored: Counter[str] = Counter()
         found: list[tuple[str, str, str | None]] = []  # path, class, split
         classes: set[str] = set()

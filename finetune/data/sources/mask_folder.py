@@ -12,15 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
 from finetune.data.annotations import Layer, MaskFile, Regions
 from finetune.data.decoding.images import IMAGE_SUFFIXES
-from finetune.data.sources.headers import patients_by_header
+from finetune.data.sources.boxed import bare_table, patients_from
 from finetune.data.sources.listing import list_files, some
 from finetune.data.sources.masks import Given, key_of, layered, layers_of, whole, with_masks
 from finetune.data.table import SampleTable
-from finetune.data.targets import NO_CLASSES
 from finetune.errors import FinetuneError
 
 IMAGES, MASKS = "images", "masks"
@@ -38,9 +35,15 @@ class _Listing:
 
 
 def mask_folder(
-    root: Path, branches: dict[str, str | None], regions: Given, overlapping: bool | None, on_bad: str
+    root: Path,
+    branches: dict[str, str | None],
+    regions: Given,
+    overlapping: bool | None,
+    patients: str | Path | None,
+    on_bad: str,
 ) -> SampleTable:
-    """The table of the images below root, by split and path. `branches`: folder of each split, blank for the root.
+    """The table of the images below root, by split and path. `branches`: folder of each split, blank for the root;
+    `patients`: a CSV file with columns path and patient.
 
     Raises:
         FinetuneError: no images/ or no masks/; masks of both kinds; two files of one name; images without a mask,
@@ -63,27 +66,21 @@ def mask_folder(
     notes = [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
     rows, more = _matched(root, listings, on_bad)
     if names == [""]:
-        found = whole(regions, overlapping, root, (files[""] for _, _, files in rows))
-        notes += found.notes
-        masks: list[MaskFile | None] = [found.mask(files[""]) for _, _, files in rows]
-        shared = found.regions
+        reader = whole(regions, overlapping, root, (files[""] for _, _, files in rows))
+        notes += reader.notes
+        masks: list[MaskFile | None] = [reader.mask(files[""]) for _, _, files in rows]
+        shared = reader.regions
     else:
         shared = layered(regions, names, overlapping, f"folders in {MASKS}/")
         masks = [_layers(files, shared) for _, _, files in rows]
     paths = [path for path, _, _ in rows]
-    patients, said = patients_by_header(root, paths)
-    if patients is None:
-        said.append("No patient is known: every image counts as its own patient; data=csv takes data.patient=COLUMN.")
-    splits = [split for _, split, _ in rows]
-    frame = pd.DataFrame({"path": paths, "patient": patients or paths, "split": splits}, dtype=object)
-    table = SampleTable(
-        frame,
-        [],
-        NO_CLASSES,
+    table = bare_table(
         root,
         root.absolute().name,
-        has_patients=patients is not None,
-        notes=[*notes, *more, *said],
+        paths,
+        splits=[split for _, split, _ in rows],
+        patients=None if patients is None else patients_from(patients, paths),
+        notes=[*notes, *more],
     )
     return with_masks(table, masks, shared)
 
