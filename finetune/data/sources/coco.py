@@ -7,7 +7,7 @@ Lin et al., ECCV 2014; https://cocodataset.org/#format-data. `bbox` is left, top
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -34,8 +34,8 @@ from finetune.errors import FinetuneError
 
 WANTED = "images/ and annotations/*.json in the format of COCO"
 NAN = float("nan")
-KEYS = {"boxes": "bbox", "mask": "segmentation"}
-"""Target -> key of an annotation."""
+KEYS = {"boxes": ("image_id", "category_id", "bbox"), "mask": ("image_id", "category_id")}
+"""Target -> what an annotation must have; without a segmentation its image is not known, so that it is not dropped."""
 Add = Callable[[int, str, dict[str, Any], str], None]
 """Takes the row of an image, a label, an annotation, and where that stands."""
 
@@ -192,9 +192,16 @@ def _entries(content: dict[str, Any], name: str, keys: Iterable[str], file: Path
 
 
 def _add_file(
-    file: Path, split: str | None, root: Path, images: _Listed, add: Add, key: str, faults: Faults, lost: set[int]
+    file: Path,
+    split: str | None,
+    root: Path,
+    images: _Listed,
+    add: Add,
+    keys: Sequence[str],
+    faults: Faults,
+    lost: set[int],
 ) -> list[str]:
-    """Add the images of a file, and with `add` the annotations that have the `key`; the sentences on it. `lost` gets
+    """Add the images of a file, and with `add` the annotations that have the `keys`; the sentences on it. `lost` gets
     the rows of images with an annotation of a category that is not listed."""
     content = _read(file)
     categories = _entries(content, "categories", ("id", "name"), file, faults)
@@ -224,7 +231,7 @@ def _add_file(
         patient = entry.get("patient_id")
         images.patients.append("" if patient is None else str(patient).strip())
     used = set()
-    for entry in _entries(content, "annotations", ("image_id", "category_id", key), file, faults):
+    for entry in _entries(content, "annotations", keys, file, faults):
         place = f"{file.name}, annotation {entry.get('id')}"
         label, image = labels.get(repr(entry["category_id"])), repr(entry["image_id"])
         if image not in row_of:
@@ -235,8 +242,8 @@ def _add_file(
         elif (row := row_of[image]) is not None:
             used.add(label)
             add(row, label, entry, place)
-    unused = sorted(set(labels.values()) - used)
-    return [f"{file.name}: {len(unused)} categories have no {key}: {some(unused, 8)}."] if unused else []
+    unused, what = sorted(set(labels.values()) - used), "box" if "bbox" in keys else "mask"
+    return [f"{file.name}: {len(unused)} categories have no {what}: {some(unused, 8)}."] if unused else []
 
 
 def _add_box(boxes: BoxList, row: int, label: str, entry: dict[str, Any], place: str) -> None:

@@ -32,10 +32,10 @@ class ShapeList:
 
     def add(self, row: int, label: str, entry: dict[str, Any], place: str) -> None:
         """The segmentation of an annotation."""
-        shape = entry["segmentation"]
+        shape = entry.get("segmentation")
         layer = layer_of(shape)
         if layer is None:
-            self.faults.append((WRONG if shape else "annotations with an empty segmentation", place))
+            self.faults.append((WRONG if shape else "annotations without a segmentation", place))
             self.lost.setdefault(row, set()).add(label)
             return
         if isinstance(shape, dict):
