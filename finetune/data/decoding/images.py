@@ -88,8 +88,7 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:  # -> (H, W)
     Raises:
         BadImage: the file or its header cannot be read.
     """
-    path = Path(path)
-    member = containers.member(path)
+    path, member = Path(path), containers.member(path)
     try:
         if member is not None and not member.is_frame:
             return containers.size(member)
@@ -105,8 +104,7 @@ def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:  # -> (H, W)
     except (BadImage, MissingExtra):
         raise
     except Exception as error:  # readers raise nearly anything on damaged files
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise BadImage(path, f"is damaged or cut short ({reason})") from None
+        raise BadImage(path, f"is damaged or cut short ({' '.join(str(error).split())[:160]})") from None
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -115,7 +113,8 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
         width, height = (int(image.tag_v2[side]) for side in (WIDTH, LENGTH))  # some releases of Pillow turn `size`
     else:
         width, height = image.size
-    return (width, height) if _orientation(image) >= 5 else (height, width)
+    known = "exif" in image.info or isinstance(image, TiffImagePlugin.TiffImageFile)  # else Pillow decodes a PNG for it
+    return (width, height) if known and _orientation(image) >= 5 else (height, width)
 
 
 def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
