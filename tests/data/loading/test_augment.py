@@ -130,7 +130,7 @@ def test_each_transform_of_the_presets_moves_boxes_with_the_pixels(name):
                 np.testing.assert_allclose(moved.boxes.corners[0], seen, atol=1.5, err_msg=key)
 
 
-corner = st.floats(0, SIZE)
+corner = st.floats(0, SIZE).map(lambda side: round(side, 4))  # albumentations drops boxes of 1e-40 pixels
 
 
 @settings(max_examples=30, deadline=None)
