@@ -39,7 +39,9 @@ def test_nih_images_are_known_where_every_finding_has_its_box(tmp_path):
     assert (table.kind, table.classes, table.other_targets) == ("none", [], {"boxes": "boxes"})
     assert table.metadata == ["age", "sex", "view", "follow_up"]
     assert "Of 1 images the boxes are not known: they teach nothing and are not scored." in table.notes
-    assert len(table.drawn_by().labels[0]) == 15 + 1 + 2  # its 15 labels as before, known, and a column for each label
+    assert (
+        len(table.split_strata().labels[0]) == 15 + 1 + 2
+    )  # its 15 labels as before, known, and a column for each label
     listing = root / "Data_Entry_2017_v2020.csv"
     listing.write_text(listing.read_text().replace("Cardiomegaly|Emphysema", "Cardiomegaly|Effusion"))
     partial = ChestXray(root, target="boxes").table()

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.config import build, compose
 from finetune.data.annotations import MaskFile
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.phantom.dataset import make_phantoms
 from finetune.data.sources.csv_table import CsvTable
 from finetune.data.sources.folder import Folder
@@ -257,7 +257,7 @@ def test_phantoms_are_read_split_and_cached_from_what_is_typed(phantoms, words):
     assert table.regions.names == ["lung", "heart"]
     split = assign_splits(table, seed=0)
     p = Preprocessing(image_size=48)
-    masks = PictureCache.build(split, p, "off").masks
+    masks = ImageCache.build(split, p, "off").masks
     assert masks.known.all()
     assert masks.shown.all()
     np.testing.assert_array_equal(masks[0], split.annotations["mask"][0].read(split.root, split.regions))

@@ -10,30 +10,28 @@ import numpy as np
 
 from finetune.data.annotations import Boxes
 from finetune.data.regions import BACKGROUND
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.data.targets import COLUMNS, box_labels
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
-    from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.image_cache import ImageCache
     from finetune.data.cache.mask_cache import MaskCache
 
-FEW_KNOWN = 10  # images of a split with a known value, below which a score says little
+MIN_KNOWN = 10  # images of a split with a known value, below which a score says little
 
 
-def target_counts(
-    table: SampleTable, rows: np.ndarray, pictures: PictureCache | None = None
-) -> dict[str, dict[str, Any]]:
+def target_counts(table: SampleTable, rows: np.ndarray, cache: ImageCache | None = None) -> dict[str, dict[str, Any]]:
     """Name of the target -> type, known and unknown images, and: of numbers their mean, range and quartiles; of grades
     images per grade; of boxes their number, images without one (negatives), ignored boxes, and per label images and
-    boxes. With `pictures`, of boxes also each label's median area in % of the image's; of masks the empty ones, and per
+    boxes. With `cache`, of boxes also each label's median area in % of the image's; of masks the empty ones, and per
     region the images that it is known of, those that show it, and its share of the pixels of the former."""
-    return {name: _counts(table, name, kind, rows, pictures) for name, kind in table.other_targets.items()}
+    return {name: _counts(table, name, kind, rows, cache) for name, kind in table.other_targets.items()}
 
 
 def _counts(
-    table: SampleTable, name: str, target_type: str, rows: np.ndarray, pictures: PictureCache | None = None
+    table: SampleTable, name: str, target_type: str, rows: np.ndarray, cache: ImageCache | None = None
 ) -> dict[str, Any]:
     details: dict[str, Any] = {}
     if target_type in COLUMNS:
@@ -50,9 +48,9 @@ def _counts(
         entries = [table.annotations[name][row] for row in rows.tolist()]
         known = sum(entry is not None for entry in entries)
         if target_type == "boxes":
-            details = _box_counts(entries, None if pictures is None else pictures.sizes[rows])
-        elif pictures is not None and pictures.masks is not None:
-            details = _of_regions(pictures.masks, rows)
+            details = _box_counts(entries, None if cache is None else cache.sizes[rows])
+        elif cache is not None and cache.masks is not None:
+            details = _of_regions(cache.masks, rows)
     return {"type": target_type, "known": known, "unknown": len(rows) - known, **details}
 
 
@@ -100,49 +98,50 @@ def _of_regions(masks: MaskCache, rows: np.ndarray) -> dict[str, Any]:
     return {"empty": int((known.any(axis=1) & ~masks.shown[rows].any(axis=1)).sum()), "regions": regions}
 
 
-def regions_shown(table: SampleTable, pictures: PictureCache) -> Iterator[str]:
+def regions_shown(table: SampleTable, images: ImageCache) -> Iterator[str]:
     """Regions that no image of a split shows, and those that few do.
 
     Raises:
         FinetuneError: no train image shows any region, so that nothing can be learned.
     """
-    if (masks := pictures.masks) is None:
+    if (masks := images.masks) is None:
         return
     for split in SPLITS:
-        rows = np.setdiff1d(table.rows(split), list(pictures.bad))
+        rows = np.setdiff1d(table.rows(split), list(images.bad))
         if not len(rows):
             continue
         of_regions = _of_regions(masks, rows)["regions"]
         never = [name for name, n in of_regions.items() if not n["images"]]
-        few = [f"{name} ({n['images']})" for name, n in of_regions.items() if 0 < n["images"] < FEW_KNOWN]
+        few = [f"{name} ({n['images']})" for name, n in of_regions.items() if 0 < n["images"] < MIN_KNOWN]
         if split == "train" and len(never) == len(of_regions):
             known = int(masks.known[rows].any(axis=1).sum())
             raise FinetuneError(
-                f"table {table.name}: no train image shows {some(never, 8)}: of {len(rows):,} train images {known:,} "
-                "have a known mask, and each is empty. Are the masks in the right place, and their values regions?"
+                f"table {table.name}: no train image shows {shorten(never, 8)}: of {len(rows):,} train images "
+                f"{known:,} have a known mask, and each is empty. Are the masks in the right place, and their values "
+                "regions?"
             )
         if never:
             end = "it cannot be learned" if split == "train" else "it has no score there"
-            yield f"{split} has no image with the region {some(never, 8)}: {end}."
+            yield f"{split} has no image with the region {shorten(never, 8)}: {end}."
         if few:
             what = "there is little to learn from" if split == "train" else "their scores say little"
-            yield f"{split} has fewer than {FEW_KNOWN} images with the region {some(few, 8)}: {what}."
+            yield f"{split} has fewer than {MIN_KNOWN} images with the region {shorten(few, 8)}: {what}."
 
 
-def few_known(table: SampleTable) -> Iterator[str]:
+def rarely_known(table: SampleTable) -> Iterator[str]:
     """Targets that a split knows too rarely, numbers that never vary, grades that train never shows."""
     for name, target_type in table.other_targets.items():
         counts = {split: _counts(table, name, target_type, rows) for split in SPLITS if len(rows := table.rows(split))}
         for split, of_split in counts.items():
-            if of_split["known"] < FEW_KNOWN:
-                what = "there is little to learn from" if split == "train" else "its scores say little"
+            if of_split["known"] < MIN_KNOWN:
+                what = "there is little to learn from" if split == "train" else "its scores are uncertain"
                 yield f"{split} has {of_split['known']} image(s) with a known {name} ({target_type}): {what}."
             if target_type == "number" and of_split["known"] > 1 and of_split["low"] == of_split["high"]:
                 yield f"{split} has one value of {name} alone: {of_split['low']:g}."
             if target_type == "grade" and "train" in counts:
                 absent = [grade for grade in of_split["grades"] if grade not in counts["train"]["grades"]]
                 if absent:
-                    yield f"{split} has grades of {name} that no train image has: {some(absent)}."
+                    yield f"{split} has grades of {name} that no train image has: {shorten(absent)}."
 
 
 def labels_lacking(table: SampleTable) -> Iterator[str]:
@@ -153,7 +152,7 @@ def labels_lacking(table: SampleTable) -> Iterator[str]:
         for split, labels in shown.items():
             if lacking := sorted(set(box_labels(table.annotations[name])) - labels):
                 end = "it cannot be learned" if split == "train" else "its average precision is undefined there"
-                yield f"{split} has no box of {some(lacking, 20)} ({name}): {end}."
+                yield f"{split} has no box of {shorten(lacking, 20)} ({name}): {end}."
 
 
 def equal_boxes(table: SampleTable) -> Iterator[str]:
@@ -166,7 +165,7 @@ def equal_boxes(table: SampleTable) -> Iterator[str]:
                 count += len(entry) - distinct
                 rows += [row] * (distinct < len(entry))
         if rows:
-            paths = some(table.frame["path"].iloc[rows])
+            paths = shorten(table.frame["path"].iloc[rows])
             yield f"{count:,} boxes of {name} equal another one of their image and label, in {len(rows):,}: {paths}."
 
 
@@ -186,19 +185,19 @@ def _boxes(table: SampleTable) -> list[str]:
     return [name for name, target_type in table.other_targets.items() if target_type == "boxes"]
 
 
-def boxes_outside(table: SampleTable, pictures: PictureCache) -> Iterator[str]:
+def boxes_outside(table: SampleTable, images: ImageCache) -> Iterator[str]:
     """Boxes of a target that reach out of their image by more than a pixel."""
     for name in _boxes(table):
         outside = []
         for row, entry in enumerate(table.annotations[name]):
-            if isinstance(entry, Boxes) and len(entry) and row not in pictures.bad:
-                height, width = pictures.sizes[row].tolist()
+            if isinstance(entry, Boxes) and len(entry) and row not in images.bad:
+                height, width = images.sizes[row].tolist()
                 corners = entry.corners
                 if (corners[:, :2] < -1).any() or (corners[:, 2:] > np.array([width + 1, height + 1])).any():
                     outside.append(table.paths[row])
         if outside:
-            yield f"{len(outside):,} image(s) have boxes of {name} that reach out of them: {some(outside)}."
+            yield f"{len(outside):,} image(s) have boxes of {name} that reach out of them: {shorten(outside)}."
 
 
-TABLE_CHECKS: tuple[Callable[[SampleTable], Iterator[str]], ...] = (few_known, labels_lacking, equal_boxes)
+TABLE_CHECKS: tuple[Callable[[SampleTable], Iterator[str]], ...] = (rarely_known, labels_lacking, equal_boxes)
 """What the audit checks of other targets without an image."""

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data.annotations import MaskFile, Regions
-from finetune.data.cache.store import NoRoom, PictureStore, Say, file_state, fill_once
+from finetune.data.cache.store import DiskFull, ImageStore, Printer, file_state, fill_once
 from finetune.data.decoding import containers
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError
 from finetune.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.image_cache import ImageCache
 
 VERSION = 1  # of what is stored
 AT_ONCE = 256  # masks handed to the threads at a time
@@ -63,21 +63,21 @@ class MaskCache:
         cls,
         table: SampleTable,
         preprocessing: Preprocessing,
-        images: PictureCache,
+        images: ImageCache,
         directory: str | Path,
         workers: int,
-        say: Say,
+        say: Printer,
     ) -> MaskCache | None:
         """The masks that are a target of the table, each read and compared with its image; None where none is.
 
-        `directory` is that of PictureCache.build. What is wrong with a mask is no error here but stands in `bad`.
+        `directory` is that of ImageCache.build. What is wrong with a mask is no error here but stands in `bad`.
         """
         if "mask" not in table.other_targets.values():
             return None
         plain = cls(table, preprocessing, images.sizes)
 
-        def read_all(store: PictureStore | None, quit_on_no_room: bool = False) -> dict[str, Any]:
-            return plain._read_all(store, quit_on_no_room, workers)
+        def read_all(store: ImageStore | None, stop_when_full: bool = False) -> dict[str, Any]:
+            return plain._read_all(store, stop_when_full, workers)
 
         shape = len(table), preprocessing.stored_size
         facts, npy = fill_once(directory, plain.key, shape, read_all, say, what="Masks")
@@ -144,7 +144,7 @@ class MaskCache:
         except FinetuneError as error:
             return np.zeros((0, 0), np.uint8), f"its mask: {error}"
 
-    def _read_all(self, store: PictureStore | None, quit_on_no_room: bool, workers: int) -> dict[str, Any]:
+    def _read_all(self, store: ImageStore | None, stop_when_full: bool, workers: int) -> dict[str, Any]:
         bad: dict[int, str] = {}
         pixels = np.zeros(self.known.shape, np.int64)
         with warnings.catch_warnings(), ThreadPoolExecutor(workers) as threads:
@@ -158,8 +158,8 @@ class MaskCache:
                     pixels[row] = self.regions.bits(square).sum(axis=(1, 2))
                     if store is not None and not store.full:
                         store.put(row, square)
-                        if store.full and quit_on_no_room:
-                            raise NoRoom(store.full)
+                        if store.full and stop_when_full:
+                            raise DiskFull(store.full)
         return {"bad": bad, "pixels": pixels.tolist()}
 
     def __getstate__(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ is no target, since nobody could say what is in it; what is left of it counts as
 
 
 @dataclass
-class Places:
+class PlacedTargets:
     """Of one row, beside its image."""
 
     mask: np.ndarray | None
@@ -55,22 +55,22 @@ class AnnotatedTargets:
         self.preprocessing, self.sizes = preprocessing, sizes
 
     @classmethod
-    def of(
+    def from_table(
         cls, table: SampleTable, preprocessing: Preprocessing, sizes: np.ndarray, masks: MaskCache | None = None
     ) -> AnnotatedTargets | None:
         """None where the table has no such targets."""
         annotated = {"mask", "boxes"} & set(table.other_targets.values())
         return cls(table, preprocessing, sizes, masks) if annotated else None
 
-    def cached(self, row: int) -> Places:
+    def cached(self, row: int) -> PlacedTargets:
         """In pixels of the cached square."""
         boxes = None
         if self.boxes is not None:
             placement = self.preprocessing.cached_placement(*map(int, self.sizes[row]))
-            known = self.boxes[row]
-            corners = known.corners if isinstance(known, Boxes) else np.zeros((0, 4))
+            boxes_of_row = self.boxes[row]
+            corners = boxes_of_row.corners if isinstance(boxes_of_row, Boxes) else np.zeros((0, 4))
             boxes = placement.to_square(corners.reshape(-1, 2, 2)).reshape(-1, 4)
-        return Places(None if self.masks is None else self.masks[row], boxes)
+        return PlacedTargets(None if self.masks is None else self.masks[row], boxes)
 
     def batch(
         self, rows: list[int], masks: list[np.ndarray], boxes: list[PlacedBoxes]

@@ -61,7 +61,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Lungs:
-    """What a picture's lungs hold while findings are drawn into them (mm along the ray)."""
+    """What an image's lungs hold while findings are drawn into them (mm along the ray)."""
 
     chest: Chest
     lung: Field
@@ -72,7 +72,7 @@ class Lungs:
     """Lung where no finding lies yet: a mass inside an effusion could not be seen."""
 
     @classmethod
-    def of(cls, chest: Chest) -> "Lungs":
+    def from_chest(cls, chest: Chest) -> "Lungs":
         """The lungs of a chest without findings."""
         return cls(chest, chest.lung, chest.gas, chest.bone, chest.vessels, chest.lung_mask.copy())
 
@@ -86,7 +86,7 @@ class Lungs:
 def draw(chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]) -> tuple[Lungs, list[tuple[str, Mask]]]:
     """The chest with the findings in it, and (finding, its pixels) per lesion; each looks the same whatever its
     company."""
-    lungs = Lungs.of(chest)
+    lungs = Lungs.from_chest(chest)
     lesions: list[tuple[str, Mask]] = []
     sides = np.random.default_rng((*seed, 99)).permutation([-1, 1])  # fluid on one side, air on the other
     for name, painter in PAINTERS.items():

@@ -18,7 +18,7 @@ import pandas as pd
 from finetune.data.annotations import BOXES, Boxes
 from finetune.data.decoding.images import header_size
 from finetune.data.sources.headers import THREADS, patients_by_header
-from finetune.data.sources.listing import need_columns, read_rows, some
+from finetune.data.sources.listing import need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.data.targets import NO_CLASSES, box_labels
 from finetune.errors import BadImage, FinetuneError, one_of
@@ -192,7 +192,7 @@ def patients_from(file: str | Path, paths: Sequence[str]) -> list[str]:
     for path in paths:
         names = known.get(path) or known.get(PurePosixPath(path).name) or set()
         if len(names) != 1 or "" in names:
-            what = f"several patients ({some(sorted(names))})" if len(names) > 1 else "no patient"
+            what = f"several patients ({shorten(sorted(names))})" if len(names) > 1 else "no patient"
             raise FinetuneError(f"data.patients={file} gives {what} for {path}. Every image needs one.")
         patients.append(next(iter(names)))
     return patients

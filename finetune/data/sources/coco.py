@@ -27,7 +27,7 @@ from finetune.data.sources.boxed import (
     split_of,
 )
 from finetune.data.sources.coco_masks import ShapeList
-from finetune.data.sources.listing import absent_note, list_files, present, some
+from finetune.data.sources.listing import absent_note, list_files, present, shorten
 from finetune.data.sources.masks import check_target, layered, with_masks
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -102,7 +102,7 @@ class Coco:
             notes += _add_file(file, split, root, images, add, KEYS[self.target], faults, boxes.lost)
         if not images.paths:
             raise FinetuneError(
-                f"data.root={root}: none of the {images.listed:,} images of {some(f.name for f in files)} is there. "
+                f"data.root={root}: none of the {images.listed:,} images of {shorten(f.name for f in files)} is there. "
                 "Set data.root=DIR to the folder that their file_name starts from."
             )
         notes += absent_note(len(images.paths), images.listed, root)
@@ -152,7 +152,7 @@ def _splits(files: list[Path]) -> list[str | None]:
     splits = [split_of(file.stem) or split_of(file.parent.name) for file in files]
     if lacking := [file.name for file, split in zip(files, splits, strict=True) if split is None]:
         raise FinetuneError(
-            f"{files[0].parent} has {len(files)} files of annotations, and {some(lacking)} does not say which split "
+            f"{files[0].parent} has {len(files)} files of annotations, and {shorten(lacking)} does not say which split "
             "it is. Name them train, val and test, or choose one with data.annotations=FILE."
         )
     return splits
@@ -169,7 +169,7 @@ def _read(file: Path) -> dict[str, Any]:
         raise FinetuneError(f"{file} is no whole JSON file, it may have been cut short: {error}.") from None
     names = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in names):
-        has = some(content, 8) if isinstance(content, dict) else type(content).__name__
+        has = shorten(content, 8) if isinstance(content, dict) else type(content).__name__
         wanted = ", ".join(names)
         raise FinetuneError(f"{file} is not in the format of COCO: it needs the lists {wanted}; it has {has}.")
     return content
@@ -180,7 +180,7 @@ def _entries(content: dict[str, Any], name: str, keys: Iterable[str], file: Path
     seen = set()
     for place, entry in enumerate(content[name]):
         if not isinstance(entry, dict) or (lacking := [key for key in keys if key not in entry]):
-            what = f"without {some(lacking)}" if isinstance(entry, dict) else "that are no objects"
+            what = f"without {shorten(lacking)}" if isinstance(entry, dict) else "that are no objects"
             faults.add(f"{name} {what}", f"{file.name}, {name}[{place}]")
             continue
         if (number := entry.get("id")) is not None:
@@ -208,7 +208,9 @@ def _add_file(
     labels = {repr(entry["id"]): str(entry["name"]) for entry in categories}
     if len(set(labels.values())) < len(labels):
         twice = sorted({name for name in labels.values() if list(labels.values()).count(name) > 1})
-        raise FinetuneError(f"{file} has several categories with the name {some(twice)}; give each a name of its own.")
+        raise FinetuneError(
+            f"{file} has several categories with the name {shorten(twice)}; give each a name of its own."
+        )
     images.categories += [label for label in labels.values() if label not in images.categories]
     entries = list(_entries(content, "images", ("id", "file_name"), file, faults))
     paths = _paths([str(entry["file_name"]) for entry in entries], file, split, root)
@@ -243,7 +245,7 @@ def _add_file(
             used.add(label)
             add(row, label, entry, place)
     unused, what = sorted(set(labels.values()) - used), "box" if "bbox" in keys else "mask"
-    return [f"{file.name}: {len(unused)} categories have no {what}: {some(unused, 8)}."] if unused else []
+    return [f"{file.name}: {len(unused)} categories have no {what}: {shorten(unused, 8)}."] if unused else []
 
 
 def _add_box(boxes: BoxList, row: int, label: str, entry: dict[str, Any], place: str) -> None:

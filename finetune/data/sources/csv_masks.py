@@ -9,7 +9,7 @@ import pandas as pd
 
 from finetune.data.annotations import Layer, MaskFile, Regions
 from finetune.data.regions import BACKGROUND
-from finetune.data.sources.listing import below, some
+from finetune.data.sources.listing import below, shorten
 from finetune.data.sources.masks import Given, layered, layers_of, whole
 from finetune.errors import FinetuneError
 
@@ -60,7 +60,7 @@ def _names(regions: Given, columns: list[str]) -> list[str]:
     if not isinstance(regions, list | None) or len(names) != len(columns):
         raise FinetuneError(
             f"data.regions={regions} must be {len(columns)} name(s), one for each column of "
-            f"data.mask=[{some(columns, 12).replace(' ', '')}]."
+            f"data.mask=[{shorten(columns, 12).replace(' ', '')}]."
         )
     return names
 

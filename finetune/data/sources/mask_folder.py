@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from finetune.data.annotations import Layer, MaskFile, Regions
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.boxed import bare_table, patients_from
-from finetune.data.sources.listing import list_files, some
+from finetune.data.sources.listing import list_files, shorten
 from finetune.data.sources.masks import Given, key_of, layered, layers_of, whole, with_masks
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -53,15 +53,15 @@ def mask_folder(
     parts = {branch: split for branch, split in branches.items() if (root / branch / IMAGES).is_dir()}
     if not parts:
         raise FinetuneError(
-            f"data.root={root} has no folder {IMAGES}/; it has: {some(list_files(root), 8) or 'nothing'}. With "
+            f"data.root={root} has no folder {IMAGES}/; it has: {shorten(list_files(root), 8) or 'nothing'}. With "
             f"data.target=mask it needs DIR/{IMAGES} and DIR/{MASKS}, or both in DIR/train, DIR/val and DIR/test."
         )
     listings = [_listed(root, branch, split, ignored) for branch, split in parts.items()]
     names = sorted({name for listing in listings for name in listing.masks})
     if "" in names and len(names) > 1:
         raise FinetuneError(
-            f"data.root={root}: {MASKS}/ has masks beside the folders {some(names[1:], 8)}. Put all masks of a region "
-            "into a folder of its own, or masks with all regions at the places of their images."
+            f"data.root={root}: {MASKS}/ has masks beside the folders {shorten(names[1:], 8)}. Put all masks of a "
+            "region into a folder of its own, or masks with all regions at the places of their images."
         )
     notes = [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
     rows, more = _matched(root, listings, on_bad)
@@ -141,14 +141,15 @@ def _matched(
         alone += [path for files in listing.masks.values() for key, path in files.items() if key not in listing.images]
     notes = []
     if lacking:
-        what = f"{len(lacking):,} of {len(lacking) + len(rows):,} images have no mask of their name: {some(lacking)}."
+        total = len(lacking) + len(rows)
+        what = f"{len(lacking):,} of {total:,} images have no mask of their name: {shorten(lacking)}."
         if on_bad == "stop" or not rows:
-            hint = f" Masks without an image: {some(sorted(alone))}." if alone else ""
+            hint = f" Masks without an image: {shorten(sorted(alone))}." if alone else ""
             way = " data.on_bad=skip leaves them out." if rows else ""
             raise FinetuneError(f"data.root={root}: {what}{hint}{way}")
         notes.append(f"Left out (data.on_bad=skip): {what}")
     if not rows:
         raise FinetuneError(f"data.root={root}: {IMAGES}/ holds no images ({', '.join(IMAGE_SUFFIXES)}).")
     if alone:
-        notes.append(f"{len(alone):,} masks have no image of their name: {some(sorted(alone))}.")
+        notes.append(f"{len(alone):,} masks have no image of their name: {shorten(sorted(alone))}.")
     return rows, notes

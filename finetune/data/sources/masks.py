@@ -11,7 +11,7 @@ from finetune.data.annotations import Layer, MaskFile, Regions
 from finetune.data.masks import LOSSY, read_mask, stored_values
 from finetune.data.phantom.dataset import is_phantom
 from finetune.data.regions import BACKGROUND, IGNORED
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError, one_of
 
@@ -48,7 +48,7 @@ def layered(given: Given, names: Sequence[str], overlapping: bool | None, what: 
     chosen = [str(name) for name in given or names if str(name) != BACKGROUND]
     if absent := [name for name in chosen if name not in names]:
         raise FinetuneError(
-            f"data.regions={list(given or ())}: {some(absent)} is none of the {what} {some(names, 12)}."
+            f"data.regions={list(given or ())}: {shorten(absent)} is none of the {what} {shorten(names, 12)}."
         )
     return Regions([BACKGROUND, *chosen]) if overlapping is False else Regions(chosen, overlapping=True)
 
@@ -79,8 +79,8 @@ class Whole:
         first = int(not self.regions.overlapping)
         if len(self.regions) - first != 1:
             raise FinetuneError(
-                f"{path}: a JPEG changes the values of a mask; masks of {some(self.regions.names, 8)} must be PNG or "
-                "TIFF."
+                f"{path}: a JPEG changes the values of a mask; masks of {shorten(self.regions.names, 8)} must be PNG "
+                "or TIFF."
             )
         return MaskFile(layers=((first, Layer(path)),))
 
@@ -108,7 +108,7 @@ def _named(given: Mapping[str, int | list[int]], overlapping: bool) -> Whole:
     values_of = {str(name): [value] if isinstance(value, int) else list(value) for name, value in given.items()}
     taken = [value for values in values_of.values() for value in values]
     if wrong := [value for value in taken if not 0 <= value <= 255]:
-        raise FinetuneError(f"data.regions={dict(given)}: {some(wrong)} is no value of a mask of 8 bits, 0 to 255.")
+        raise FinetuneError(f"data.regions={dict(given)}: {shorten(wrong)} is no value of a mask of 8 bits, 0 to 255.")
     if overlapping:
         regions = Regions(list(values_of), overlapping=True)
         bits: dict[int, int] = {} if 0 in taken else {0: 0}
@@ -118,7 +118,7 @@ def _named(given: Mapping[str, int | list[int]], overlapping: bool) -> Whole:
         return Whole(regions, tuple(sorted(bits.items())))
     if twice := sorted({value for value in taken if taken.count(value) > 1}):
         raise FinetuneError(
-            f"data.regions={dict(given)}: value {some(twice)} means two regions; data.overlapping=true allows that."
+            f"data.regions={dict(given)}: value {shorten(twice)} means two regions; data.overlapping=true allows that."
         )
     names = [BACKGROUND, *(name for name in values_of if name != BACKGROUND)]
     values_of.setdefault(BACKGROUND, [] if 0 in taken else [0])
@@ -147,11 +147,11 @@ def _by_values(root: Path, paths: list[str]) -> Whole:
         )
     if len(shown) > MOST_UNNAMED:
         raise FinetuneError(
-            f"the masks under {root} hold {len(shown)} values ({some(shown, 8)}), too many to take each for a region. "
-            "Name the regions: data.regions=[background,NAME,...] or data.regions={background: 0, NAME: VALUE}."
+            f"the masks under {root} hold {len(shown)} values ({shorten(shown, 8)}), too many to take each for a "
+            "region. Name the regions: data.regions=[background,NAME,...] or data.regions={background: 0, NAME: VALUE}."
         )
     names = [FOREGROUND] if len(shown) == 1 else [f"region_{value}" for value in shown]
-    each = some((f"{value} is {name}" for value, name in zip(shown, names, strict=True)), 12)
+    each = shorten((f"{value} is {name}" for value, name in zip(shown, names, strict=True)), 12)
     ignored = " 255 is left out." if IGNORED in values and IGNORED not in shown else ""
     note = f"Regions by the values of the masks: {each}.{ignored} data.regions={{NAME: VALUE}} names them."
     by_value = _named(dict(zip(names, shown, strict=True)), overlapping=False)
@@ -187,7 +187,7 @@ def _unknown(masks: Sequence[MaskFile | None], regions: Regions) -> list[str]:
     }
     if lacking := [f"{name} in {count:,}" for name, count in counts.items() if count]:
         end = "" if regions.overlapping else "; nothing of these is used, since the regions exclude each other"
-        notes.append(f"Some images have masks of some regions only: unknown is {some(lacking, 8)}{end}.")
+        notes.append(f"Some images have masks of some regions only: unknown is {shorten(lacking, 8)}{end}.")
     return notes
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.annotations import BOXES, Annotations
-from finetune.data.findings import FINDINGS, canonical, chosen
+from finetune.data.findings import FINDINGS, canonical, select_findings
 from finetune.data.sources import chest, vindr_boxes
 from finetune.data.sources.boxed import TARGETS, Faults, with_boxes
-from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -67,9 +67,9 @@ class VinDr:
             )
         tables = {split: read_rows(file) for split, file in listings.items()}
         columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
-        known = list(dict.fromkeys(canonical(column) for column in columns))
-        findings = chosen(self.findings, known)
-        published = [name for name in known if name in FINDINGS]
+        all_findings = list(dict.fromkeys(canonical(column) for column in columns))
+        findings = select_findings(self.findings, all_findings)
+        published = [name for name in all_findings if name in FINDINGS]
         read = list(dict.fromkeys([*findings, *published]))
         parts, listed, notes = [], 0, []
         for split, rows in tables.items():
@@ -82,7 +82,7 @@ class VinDr:
             frame = pd.DataFrame({"path": names.map(where), "patient": names.map(where), "split": split}, dtype=object)
             parts.append((frame, labels.to_numpy(), (share[published] > 0).to_numpy()))
         frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
-        targets, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+        targets, positives = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         if frame.empty:
             raise FinetuneError(
                 f"data.root={self.root}: none of the {listed:,} listed images is in {' or '.join(tables)}/. "
@@ -91,10 +91,10 @@ class VinDr:
         notes += absent_note(len(frame), listed, root)
         notes.append("No patient is published: every image counts as its own patient.")
         annotations: dict[str, Annotations] = {}
-        drawn = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
-        drawn = {split: file for split, file in drawn.items() if file.is_file()}
-        if drawn and self.target == "class":
-            annotations[BOXES], sentences = vindr_boxes.annotated(drawn, frame, targets, findings, root)
+        box_files = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
+        box_files = {split: file for split, file in box_files.items() if file.is_file()}
+        if box_files and self.target == "class":
+            annotations[BOXES], sentences = vindr_boxes.annotated(box_files, frame, targets, findings, root)
             notes += sentences
         table = chest.sample_table(
             frame,
@@ -104,30 +104,30 @@ class VinDr:
             name="vindr",
             notes=notes,
             has_patients=False,
-            strata=shown,
+            strata=positives,
             annotations=annotations,
         )
         if self.target == "class":
             return table
-        if not drawn:
+        if not box_files:
             raise FinetuneError(
-                f"data.target=boxes needs annotations/{some(ANNOTATIONS.values())} in data.root={root}."
+                f"data.target=boxes needs annotations/{shorten(ANNOTATIONS.values())} in data.root={root}."
             )
         faults = Faults(self.on_bad)
-        entries, sentences = vindr_boxes.as_targets(drawn, frame, targets, findings, root, faults)
+        entries, sentences = vindr_boxes.as_targets(box_files, frame, targets, findings, root, faults)
         return with_boxes(replace(table, notes=[*table.notes, *sentences, *faults.settle()]), entries)
 
     def _share(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
         """Image -> the share of its readers who saw each finding; one that this table does not have is unknown."""
         need_columns(rows, {"image_id": "image_id"}, file)
         has = [f for f in findings if f in {canonical(str(column)) for column in rows.columns}]
-        marks = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
+        raw_labels = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
         if has:
-            marks[has] = chest.marks_of(rows, has, file)
-        if (marks < 0).any(axis=None):
+            raw_labels[has] = chest.read_finding_columns(rows, has, file)
+        if (raw_labels < 0).any(axis=None):
             raise FinetuneError(f"{file} holds -1; VinDr-CXR knows 0 and 1 only.")
-        readers = marks.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
+        readers = raw_labels.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
         several = readers.size() > 1
         if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
-            raise FinetuneError(f"{file}: {some(several.index[several])} is there twice, without a column rad_id.")
+            raise FinetuneError(f"{file}: {shorten(several.index[several])} is there twice, without a column rad_id.")
         return readers.mean()

@@ -12,7 +12,7 @@ from finetune.data.annotations import Boxes
 from finetune.data.decoding.dicom import SUFFIXES
 from finetune.data.findings import canonical
 from finetune.data.sources.boxed import BoxList, Faults, header_sizes
-from finetune.data.sources.chestxray_boxes import size_of
+from finetune.data.sources.chestxray_boxes import image_size
 from finetune.data.sources.listing import need_columns, read_rows
 from finetune.errors import FinetuneError
 
@@ -46,7 +46,7 @@ def annotated(
     none = Boxes(np.zeros((0, 4)), ())
     if beyond:  # made smaller, and nobody knows from what size: not even those that fit can be trusted
         return [Boxes(np.zeros((0, 4)), (), complete=False)] * len(frame), [
-            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller picture."
+            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller image."
         ]
     return [boxes.get(row, none) for row in range(len(frame))], []
 
@@ -164,9 +164,9 @@ def _rows(file: Path, faults: Faults) -> list[Drawn]:
     ]
 
 
-def _beyond(boxes: Boxes, picture: Path) -> bool:
-    """Whether a box reaches out of a picture that is no DICOM; by a pixel it may."""
-    size = None if picture.suffix.lower() in SUFFIXES else size_of(picture)
+def _beyond(boxes: Boxes, image: Path) -> bool:
+    """Whether a box reaches out of an image that is no DICOM; by a pixel it may."""
+    size = None if image.suffix.lower() in SUFFIXES else image_size(image)
     if size is None:
         return False
     return bool((boxes.corners[:, 2:] > np.array([size[1], size[0]]) + 1).any())

@@ -24,7 +24,7 @@ from finetune.data.sources.boxed import (
     other_sizes,
     patients_from,
 )
-from finetune.data.sources.listing import by_stem, list_files, some
+from finetune.data.sources.listing import by_stem, list_files, shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.errors import FinetuneError
 
@@ -78,7 +78,7 @@ class Voc:
         listed: list[tuple[float, float]] = []
         for stem in stems:
             if (path := where.get(stem)) is None:
-                faults.add("annotations without an image", f"{files[stem]}, no {stem} with {some(IMAGE_SUFFIXES)}")
+                faults.add("annotations without an image", f"{files[stem]}, no {stem} with {shorten(IMAGE_SUFFIXES)}")
             elif (tree := _tree(files[stem], faults)) is not None:
                 for label, corners, ignored, place in _objects(tree, files[stem]):
                     if label:
@@ -92,7 +92,7 @@ class Voc:
             faults.settle()
             raise FinetuneError(f"data.root={root}: no XML file has its image in {', '.join(IMAGES)}.")
         sizes = np.array(listed, np.float64).reshape(-1, 2)
-        sizes[~(sizes > 0).all(axis=1)] = np.nan  # some tools write 0
+        sizes[~(sizes > 0).all(axis=1)] = np.nan  # shorten tools write 0
         shown = sorted(set(boxes.images))
         resized = other_sizes(root, paths, sizes, shown, faults)
         if unknown := [row for row in shown if np.isnan(sizes[row]).any()]:
@@ -118,7 +118,7 @@ def _splits(root: Path) -> tuple[dict[str, str], list[str]]:
     if "train" not in names and "trainval" not in names:
         return {}, []
     if twice := sorted(set(names.get("test", ())) & {*names.get("train", ()), *names.get("val", ())}):
-        raise FinetuneError(f"{root / LISTS}: {some(twice)} is in test.txt and in train.txt or val.txt.")
+        raise FinetuneError(f"{root / LISTS}: {shorten(twice)} is in test.txt and in train.txt or val.txt.")
     splits = dict.fromkeys(names.get("trainval", ()), "train")
     for split in SPLITS:
         splits |= dict.fromkeys(names.get(split, ()), split)

@@ -16,7 +16,7 @@ import yaml
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.assemble import need_root
 from finetune.data.sources.boxed import BoxList, Faults, boxed_table, header_sizes, only_boxes, patients_from, split_of
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
@@ -144,7 +144,9 @@ def _names(root: Path) -> list[str]:
     while names and not names[-1]:
         names.pop()
     if not names or "" in names or len(set(names)) < len(names):
-        raise FinetuneError(f"{file}: the names of the classes must be distinct and not blank, not {some(names, 8)}.")
+        raise FinetuneError(
+            f"{file}: the names of the classes must be distinct and not blank, not {shorten(names, 8)}."
+        )
     return names
 
 

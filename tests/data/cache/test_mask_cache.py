@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune.data.annotations import Layer, MaskFile, Regions
-from finetune.data.audit.audit import audit_pictures, audit_table
+from finetune.data.audit.audit import audit_images, audit_table
 from finetune.data.cache import mask_cache
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.cache.mask_cache import MaskCache
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
@@ -49,7 +49,7 @@ def reads(monkeypatch):
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
 def test_every_way_gives_the_mask_of_the_square(tmp_path, directory, fit):
     table, p = made(tmp_path), Preprocessing(image_size=8, fit=fit, crop_fraction=0.8 if fit == "crop" else 1.0)
-    masks = PictureCache.build(table, p, directory).masks
+    masks = ImageCache.build(table, p, directory).masks
     assert (masks.npy is None) == (directory == "off")
     assert len(masks) == 4
     for row in range(3):
@@ -64,10 +64,10 @@ def test_every_way_gives_the_mask_of_the_square(tmp_path, directory, fit):
 
 def test_masks_are_decoded_once_and_again_where_they_or_the_regions_change(tmp_path, reads):
     table, said = made(tmp_path / "data"), []
-    first = PictureCache.build(table, P, tmp_path / "cache", say=said.append).masks
+    first = ImageCache.build(table, P, tmp_path / "cache", say=said.append).masks
     assert reads == [0, 1, 2, 3]
     assert said[-1] == "Masks of background, left, right: 3 known, 1 of them empty."
-    again = PictureCache.build(table, P, tmp_path / "cache").masks
+    again = ImageCache.build(table, P, tmp_path / "cache").masks
     assert len(reads) == 4
     np.testing.assert_array_equal(again[2], first[2])
     assert again.pixels.tolist() == first.pixels.tolist()
@@ -75,9 +75,9 @@ def test_masks_are_decoded_once_and_again_where_they_or_the_regions_change(tmp_p
     info = file.stat()
     save(np.full((16, 24), 2, np.uint8), file)
     os.utime(file, ns=(info.st_atime_ns, info.st_mtime_ns))
-    assert (PictureCache.build(table, P, tmp_path / "cache").masks[2] == 2).all()
+    assert (ImageCache.build(table, P, tmp_path / "cache").masks[2] == 2).all()
     other = made(tmp_path / "data", regions=Regions(["background", "left", "right", "more"]))
-    assert PictureCache.build(other, P, tmp_path / "cache").masks.pixels.shape == (4, 4)
+    assert ImageCache.build(other, P, tmp_path / "cache").masks.pixels.shape == (4, 4)
     keys = {MaskCache(table, p, first.sizes).key() for p in (P, Preprocessing(image_size=9))}
     keys |= {MaskCache(table, Preprocessing(image_size=8, fit="pad"), first.sizes).key()}
     keys |= {MaskCache(other, P, first.sizes).key(), MaskCache(table, P, first.sizes + 1).key()}
@@ -93,14 +93,14 @@ def test_a_mask_that_does_not_fit_is_a_bad_image(tmp_path, directory):
     (tmp_path / "0003.png").unlink()
     for _ in range(2):  # from the files, then from the cache
         with pytest.raises(FinetuneError) as caught:
-            PictureCache.build(table, P, directory)
+            ImageCache.build(table, P, directory)
         text = str(caught.value)
         assert text.startswith("4 of 6 images or their masks cannot be read, first:")
         assert "0001.png: its mask m/1.png has 16 x 25 pixels, the image 16 x 24" in text
         assert "0002.png: its mask m/2.png holds 9, which is no region of background, left, right" in text
         assert "0003.png: is missing" in text
         assert "0004.png: its mask m/4.png cannot be read as a mask" in text
-    cache = PictureCache.build(table, P, directory, on_bad="skip")
+    cache = ImageCache.build(table, P, directory, on_bad="skip")
     assert sorted(cache.bad) == [1, 2, 3, 4]
     assert sorted(cache.unreadable) == [3]
     cache[1]  # its image is as good as any: near copies are looked for among all
@@ -117,7 +117,7 @@ def test_batches_say_what_is_known(tmp_path):
     ]
     save(np.ones((16, 24), np.uint8), tmp_path / "m/1.png")
     table = masked(layered, CHEST, tmp_path).with_split(["train"] * 4).check()
-    cache = PictureCache.build(table, P, "off")
+    cache = ImageCache.build(table, P, "off")
     batch = next(iter(ImageData(table, cache, P, None, batch_size=4).eval_loader("train")))
     assert batch["mask"].shape == (4, 8, 8)
     assert batch["mask"].dtype == torch.uint8
@@ -129,21 +129,21 @@ def test_batches_say_what_is_known(tmp_path):
 def test_the_augmented_mask_of_a_sample_is_the_same_whoever_asks(tmp_path):
     table = made(tmp_path)
     augment = Augment(8, {"move": albumentations.Affine(rotate=(-40, 40), scale=(0.5, 1.5), p=1)})
-    stored, decoded = (PictureCache.build(table, P, directory) for directory in ("auto", "off"))
+    stored, decoded = (ImageCache.build(table, P, directory) for directory in ("auto", "off"))
     first, other = (ImageData(table, cache, P, augment, batch_size=4, seed=1) for cache in (stored, decoded))
-    batch = first.training.__getitems__([(2, row) for row in range(4)])
-    again = other.training.__getitems__([(2, row) for row in (3, 1)])
+    batch = first.train_dataset.__getitems__([(2, row) for row in range(4)])
+    again = other.train_dataset.__getitems__([(2, row) for row in (3, 1)])
     assert torch.equal(batch["mask"][[3, 1]], again["mask"])
     assert torch.equal(batch["image"][[3, 1]], again["image"])
-    assert not torch.equal(batch["mask"][1], first.training[(3, 1)]["mask"])
+    assert not torch.equal(batch["mask"][1], first.train_dataset[(3, 1)]["mask"])
 
 
 def test_the_audit_counts_regions(tmp_path):
     table = made(tmp_path, 12).with_split(["train"] * 8 + ["val"] * 4)
     for row in range(8, 11):
         save(np.full((16, 24), row % 2, np.uint8), tmp_path / f"m/{row}.png")  # of val: none, left, none
-    cache = PictureCache.build(table, P, "off")
-    audit = audit_pictures(audit_table(table), table, cache)
+    cache = ImageCache.build(table, P, "off")
+    audit = audit_images(audit_table(table), table, cache)
     counts = audit.counts["val"]["targets"]["mask"]
     assert counts == {
         "type": "mask", "known": 3, "unknown": 1, "empty": 2,
@@ -160,24 +160,24 @@ def test_masks_that_mark_nothing_in_train_stop(tmp_path):
     table = made(tmp_path, 4)
     for row in range(3):
         save(np.zeros((16, 24), np.uint8), tmp_path / f"m/{row}.png")
-    cache = PictureCache.build(table, P, "off")
+    cache = ImageCache.build(table, P, "off")
     with pytest.raises(FinetuneError, match="no train image shows left, right: of 4 train images 3 have a known mask"):
-        audit_pictures(audit_table(table), table, cache)
+        audit_images(audit_table(table), table, cache)
     alone = table.with_split(["test"] * 4)  # to evaluate on: said, not stopped
-    assert "test has no image with the region left, right" in str(audit_pictures(audit_table(alone), alone, cache))
+    assert "test has no image with the region left, right" in str(audit_images(audit_table(alone), alone, cache))
 
 
 def test_a_full_disk_is_no_end(tmp_path, monkeypatch):
     table, said = made(tmp_path / "data"), []
-    PictureCache.build(table, P, tmp_path / "cache")
+    ImageCache.build(table, P, tmp_path / "cache")
     monkeypatch.setattr(mask_cache, "VERSION", -1)  # the images are there, the masks are not
     monkeypatch.setattr("finetune.data.cache.store.shutil.disk_usage", lambda _: Disk)
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
-    masks = PictureCache.build(table, P, "auto", say=said.append).masks
+    masks = ImageCache.build(table, P, "auto", say=said.append).masks
     assert masks.npy is None
     assert any(sentence.startswith("Masks are not cached: ") for sentence in said)
     with pytest.raises(FinetuneError, match=r"data.cache=.*Choose another folder or data.cache=off"):
-        PictureCache.build(table, P, tmp_path / "cache")
+        ImageCache.build(table, P, tmp_path / "cache")
 
 
 class Disk:
