@@ -73,7 +73,7 @@ def test_boxes_that_remain_lie_in_their_image_and_have_an_area(boxes):
     for number, corners in enumerate(boxes):
         listed.add(0, "a", corners, f"line {number}")
     (entry,) = listed.per_image(np.array([[HEIGHT, WIDTH]]), faults)
-    left_out = sum(map(len, faults.found.values()))
+    left_out = sum(map(len, faults.by_kind.values()))
     assert left_out == len(boxes) - (0 if entry is None else len(entry))
     assert (entry is None) == (0 < len(boxes) == left_out)
     if entry is not None:

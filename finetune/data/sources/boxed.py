@@ -40,7 +40,7 @@ class Faults:
     """
 
     on_bad: str = "stop"
-    found: dict[str, list[str]] = field(default_factory=dict)
+    by_kind: dict[str, list[str]] = field(default_factory=dict)
     """Kind -> where each stands."""
 
     def __post_init__(self) -> None:
@@ -49,7 +49,7 @@ class Faults:
 
     def add(self, kind: str, place: str) -> None:
         """One more of a kind (`box(es) without an area`), with the file, line, image or value that it is about."""
-        self.found.setdefault(kind, []).append(place)
+        self.by_kind.setdefault(kind, []).append(place)
 
     def settle(self) -> list[str]:
         """A sentence for each kind that is left out.
@@ -57,12 +57,12 @@ class Faults:
         Raises:
             FinetuneError: there are faults and on_bad=stop; names each kind, their number and the first.
         """
-        if not self.found:
+        if not self.by_kind:
             return []
-        said = [f"{len(places):,} {kind}, the first: {places[0]}" for kind, places in self.found.items()]
+        sentences = [f"{len(places):,} {kind}, the first: {places[0]}" for kind, places in self.by_kind.items()]
         if self.on_bad == "skip":
-            return [f"Left out (data.on_bad=skip): {what}." for what in said]
-        raise FinetuneError("; ".join(said) + ". Mend them, or leave them out with data.on_bad=skip.")
+            return [f"Left out (data.on_bad=skip): {what}." for what in sentences]
+        raise FinetuneError("; ".join(sentences) + ". Mend them, or leave them out with data.on_bad=skip.")
 
 
 @dataclass
@@ -224,8 +224,8 @@ def bare_table(
     """The table of images before it has a target. Without `patients`, DICOM headers say whose an image is."""
     notes = list(notes)
     if patients is None:
-        by_header, said = patients_by_header(root, paths)
-        patients, notes = by_header, notes + said
+        by_header, header_notes = patients_by_header(root, paths)
+        patients, notes = by_header, notes + header_notes
         if patients is None:
             notes.append("No patient is known: every image counts as its own patient (data.patients=FILE names them).")
     frame = pd.DataFrame({"path": list(paths), "patient": list(patients or paths), "split": list(splits)}, dtype=object)

@@ -107,8 +107,8 @@ class Coco:
             )
         notes += absent_note(len(images.paths), images.listed, root)
         name = "coco" if not self.annotations else Path(self.annotations).stem
-        patients, said = self._patients(images)
-        notes += said
+        patients, patient_notes = self._patients(images)
+        notes += patient_notes
         if self.target == "mask":
             shared = layered(self.regions, images.categories, self.overlapping, "categories")
             masks = shapes.per_image(images.sizes, shared, faults)

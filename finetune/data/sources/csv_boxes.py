@@ -19,19 +19,19 @@ THIRD = {SIDES: r"^w|w$|width", CORNERS: r"x[_ ]?[12]$|max|right"}
 """Form of a box -> what the third of its columns is called."""
 
 
-def form_of(columns: Sequence[str], given: str | None) -> str:
-    """sides (x, y, w, h) or corners (x1, y1, x2, y2), by the name of the third column where it is not given.
+def form_of(columns: Sequence[str], form: str | None) -> str:
+    """sides (x, y, w, h) or corners (x1, y1, x2, y2), by the name of the third column where `form` is None.
 
     Raises:
         FinetuneError: not four columns, or names that do not say it.
     """
-    if given not in (None, SIDES, CORNERS):
-        raise one_of("data.box_form", given, (SIDES, CORNERS))
+    if form not in (None, SIDES, CORNERS):
+        raise one_of("data.box_form", form, (SIDES, CORNERS))
     if len(columns) != 4 or len(set(columns)) != 4:
         raise FinetuneError(f"data.boxes={list(columns)} must be four columns: [x,y,w,h], or [x1,y1,x2,y2] of corners.")
-    forms = [form for form, pattern in THIRD.items() if re.search(pattern, columns[2].lower())]
-    if given or len(forms) == 1:
-        return given or forms[0]
+    forms = [name for name, pattern in THIRD.items() if re.search(pattern, columns[2].lower())]
+    if form or len(forms) == 1:
+        return form or forms[0]
     raise FinetuneError(
         f"data.boxes={list(columns)}: is {columns[2]} a width or a right border? Set data.box_form={SIDES} (x, y, "
         f"width, height) or data.box_form={CORNERS} (left, top, right, bottom)."

@@ -187,8 +187,8 @@ class CsvTable:
         if self.target == "class":
             return table.check()
         if self.target == "mask":
-            masks, regions, said = cell_masks(rows, self._learned or [], self.regions, self.overlapping, root)
-            return with_masks(replace(table, notes=[*notes, *said]), masks, regions)
+            masks, regions, mask_notes = cell_masks(rows, self._learned or [], self.regions, self.overlapping, root)
+            return with_masks(replace(table, notes=[*notes, *mask_notes]), masks, regions)
         sizes, shown = np.full((len(table), 2), np.nan), sorted(set(boxes.images))
         sizes[shown] = header_sizes(root, [present_paths[row] for row in shown])
         entries = boxes.per_image(sizes, faults)

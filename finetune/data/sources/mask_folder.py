@@ -61,7 +61,7 @@ def mask_folder(
     if "" in names and len(names) > 1:
         raise FinetuneError(
             f"data.root={root}: {MASKS}/ has masks beside the folders {shorten(names[1:], 8)}. Put all masks of a "
-            "region into a folder of its own, or masks with all regions at the places of their images."
+            "region into a folder of its regions, or masks with all regions at the places of their images."
         )
     notes = [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
     rows, more = _matched(root, listings, on_bad)
@@ -94,11 +94,11 @@ def _listed(root: Path, branch: str, split: str | None, ignored: Counter[str]) -
     if not (root / masks).is_dir():
         raise FinetuneError(f"data.root={root} has {images}/, but no folder {masks}/.")
     listing = _Listing(split, _by_key(root, images, ignored))
-    own = {name for name in list_files(root / masks) if (root / masks / name).is_dir() and not name.startswith(".")}
+    regions = {name for name in list_files(root / masks) if (root / masks / name).is_dir() and not name.startswith(".")}
     mirrored = {PurePosixPath(key).parts[0] for key in listing.images if len(PurePosixPath(key).parts) > 1}
-    for name in sorted(own - mirrored):
+    for name in sorted(regions - mirrored):
         listing.masks[name] = _by_key(root, masks / name, ignored)
-    if whole_masks := _by_key(root, masks, ignored, without=own - mirrored):
+    if whole_masks := _by_key(root, masks, ignored, without=regions - mirrored):
         listing.masks[""] = whole_masks
     return listing
 
@@ -133,7 +133,7 @@ def _matched(
     rows, lacking, alone = [], [], []
     for listing in listings:
         for key, path in sorted(listing.images.items()):
-            files = {name: of_region[key] for name, of_region in listing.masks.items() if key in of_region}
+            files = {name: paths[key] for name, paths in listing.masks.items() if key in paths}
             if files:
                 rows.append((path, listing.split, files))
             else:

@@ -126,8 +126,8 @@ class Rsna:
                 corners = (left * by_x, top * by_y, (left + width) * by_x, (top + height) * by_y)
                 boxes.add(row, label, corners, f"{LABELS}, {paths[row]}")
         entries = boxes.per_image(sizes, faults)
-        said = f"{smaller:,} images with boxes are not of the published {PUBLISHED} px: boxes are scaled."
-        return entries, [said] * (smaller > 0) + faults.settle()
+        note = f"{smaller:,} images with boxes are not of the published {PUBLISHED} px: boxes are scaled."
+        return entries, [note] * (smaller > 0) + faults.settle()
 
     def _boxes(self, rows: pd.DataFrame, listing: Path) -> dict[str, list[Box]]:
         box_rows = rows[(rows[list(SIDES)].apply(lambda column: column.str.strip()) != "").any(axis=1)]

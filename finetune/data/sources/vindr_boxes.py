@@ -111,11 +111,11 @@ def _mean(group: list[Drawn]) -> tuple[float, ...]:
     return tuple(np.mean([box.corners for box in group], axis=0).tolist())
 
 
-def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> float:
+def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     """Intersection over union."""
-    width, height = (min(one[i + 2], other[i + 2]) - max(one[i], other[i]) for i in (0, 1))
+    width, height = (min(first[i + 2], second[i + 2]) - max(first[i], second[i]) for i in (0, 1))
     both = max(width, 0.0) * max(height, 0.0)
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
+    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (first, second))
     return both / (areas - both) if areas > both else 0.0
 
 
