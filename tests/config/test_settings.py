@@ -114,8 +114,8 @@ def test_what_is_wrong_names_key_and_value(words, message):
 
 def test_a_data_set_without_boxes_or_masks_says_so():
     for word in ("data.target=boxes", "data.target=mask"):
-        with pytest.raises(FinetuneError, match=rf"^{word}: data=folder gives classes only"):
-            build.check(compose.plain(compose.compose(["data=folder", "data.root=x", word])))
+        with pytest.raises(FinetuneError, match=rf"^{word}: data=kermany gives classes only"):
+            build.check(compose.plain(compose.compose(["data=kermany", "data.root=x", word])))
     settings = build.check(compose.plain(compose.compose(["data=coco", "data.root=x", "data.on_bad=skip"])))
     source = build.source(settings)
     assert (source.target, source.on_bad, source.root) == ("boxes", "skip", "x")

@@ -259,8 +259,8 @@ def test_coco_without_data(tmp_path):
     ):
         with pytest.raises(FinetuneError, match=message):
             Coco(**options).table()
-    with pytest.raises(FinetuneError, match=r"data.target=mask: data=coco gives boxes"):
-        Coco(tmp_path, target="mask")
+    with pytest.raises(FinetuneError, match=r"data.target=class is not known"):
+        Coco(tmp_path, target="class")
 
 
 def test_names_of_splits():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.data.annotations import Boxes, MaskFile
+from finetune.data.annotations import Boxes, MaskFile, Regions
 from finetune.data.audit.audit import audit_images, audit_table, check_trainable
 from finetune.data.cache.image_cache import ImageCache
 from finetune.data.class_map import to_model_classes
@@ -31,7 +31,8 @@ def only(table: SampleTable, columns=None, annotations=None, **types: str) -> Sa
     """The table with these targets in place of its classes."""
     frame = table.frame[["path", "patient", "split"]].assign(**{f"target_{k}": v for k, v in (columns or {}).items()})
     return replace(
-        table, frame=frame, classes=[], kind="none", annotations=annotations or {}, other_targets=types
+        table, frame=frame, classes=[], kind="none", annotations=annotations or {}, other_targets=types,
+        regions=Regions(["background", "lung"]) if "mask" in types.values() else None,
     )  # fmt: skip
 
 
@@ -241,7 +242,8 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
     data = ImageData(drawn, images, p, augment, batch_size=3)
     plain = next(iter(data.eval_loader("train")))
     np.testing.assert_array_equal(plain["target"], [[1.5], [NAN], [30]])
-    assert plain["mask_known"].tolist() == plain["boxes_known"].tolist() == [True, True, False]
+    assert plain["boxes_known"].tolist() == [True, True, False]
+    assert plain["mask_known"].tolist() == [[True, True], [True, True], [False, False]]
     assert plain["mask"].dtype == torch.uint8
     assert plain["mask"].shape == (3, 20, 20)
     assert not plain["mask"][2].any()
@@ -285,10 +287,11 @@ def test_boxes_hardly_seen_are_left_out_and_ignored_ones_stand_apart(drawn):
 def test_a_mask_of_another_size_and_boxes_outside_are_named(drawn):
     save(np.zeros((8, 8), np.uint8), drawn.root / "masks/1.png")
     p = Preprocessing(image_size=20)
-    images = ImageCache.build(drawn, p, "off")
-    data = ImageData(drawn, images, p, None, batch_size=3)
-    with pytest.raises(FinetuneError, match=r"the mask of row 1, .*masks/1.png.*does not fit an image of 40 x 80"):
-        data.eval_dataset[1]
+    with pytest.raises(FinetuneError, match=r"0001.png: its mask masks/1.png has 8 x 8 pixels, the image 40 x 80"):
+        ImageCache.build(drawn, p, "off")
+    images = ImageCache.build(drawn, p, "off", on_bad="skip")
+    assert list(images.bad) == [1]
+    assert ImageData(drawn, images, p, None, batch_size=3).rows("train").tolist() == [0, 2]
     beyond = [Boxes.from_sides([("a", 70, 0, 15, 4)]), *drawn.annotations["lesions"][1:]]
     table = replace(drawn, annotations={**drawn.annotations, "lesions": beyond})
     warnings = audit_images(audit_table(table), table, images).warnings

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.audit import other_targets
+from finetune.data.audit import exposure, other_targets
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 MIN_POSITIVES = 10  # positives below which a class's score in a split is uncertain
 FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
-DARK = 32  # of 255: a set whose brightest values are lower was scaled wrongly
-DARK_SHARE = 0.5
 
 
 @dataclass
@@ -114,7 +112,7 @@ def audit_images(early: Audit, table: SampleTable, images: ImageCache, near: Seq
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
-        counts=counts(table, bad, images.sizes),
+        counts=counts(table, bad, images),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": images.bad[row]} for row in bad],
@@ -170,7 +168,7 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: all train images are of one class; two are needed.")
 
 
-def counts(table: SampleTable, without: list[int] | None = None, sizes: np.ndarray | None = None) -> dict[str, Any]:
+def counts(table: SampleTable, without: list[int] | None = None, images: ImageCache | None = None) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     counts_by_split: dict[str, Any] = {}
@@ -194,7 +192,7 @@ def counts(table: SampleTable, without: list[int] | None = None, sizes: np.ndarr
             },
         }
         if table.other_targets:
-            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows, sizes)
+            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows, images)
     return counts_by_split
 
 
@@ -308,23 +306,6 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
         )
 
 
-def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
-    """Images of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
-    good = np.array([digest != "" for digest in images.digests])
-    darkest, brightest = images.extremes[:, 0], images.extremes[:, 1]
-    paths = table.frame["path"].to_numpy(object)
-    blank = np.flatnonzero(good & (darkest == brightest))
-    if len(blank):
-        yield f"{len(blank):,} image(s) are of a single colour: {shorten(paths[blank])}."
-    dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
-    if len(dark) > DARK_SHARE * max(1, good.sum()):
-        yield (
-            f"{len(dark):,} images are nearly black (no value above {DARK - 1} of 255): {shorten(paths[dark])}. Values "
-            "of 10 or 12 bits stored in 16 look like this without a PNG sBIT chunk or DICOM window; rescale them "
-            "to the full range first."
-        )
-
-
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
     rare_classes,
@@ -332,8 +313,9 @@ TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
 )
 IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], ...] = (
     same_images,
-    odd_exposure,
+    exposure.odd_exposure,
     other_targets.boxes_outside,
+    other_targets.regions_shown,
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from finetune.data.annotations import Boxes
+from finetune.data.regions import BACKGROUND
 from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.data.targets import COLUMNS, box_labels
@@ -16,19 +17,21 @@ from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
     from finetune.data.cache.image_cache import ImageCache
+    from finetune.data.cache.mask_cache import MaskCache
 
 MIN_KNOWN = 10  # images of a split with a known value, below which a score says little
 
 
-def target_counts(table: SampleTable, rows: np.ndarray, sizes: np.ndarray | None = None) -> dict[str, dict[str, Any]]:
+def target_counts(table: SampleTable, rows: np.ndarray, cache: ImageCache | None = None) -> dict[str, dict[str, Any]]:
     """Name of the target -> type, known and unknown images, and: of numbers their mean, range and quartiles; of grades
-    images per grade; of boxes their number, images without one (negatives), ignored boxes, and per label images, boxes
-    and, with the `sizes` (N, 2) of all images, their median area in % of the image's."""
-    return {name: _counts(table, name, kind, rows, sizes) for name, kind in table.other_targets.items()}
+    images per grade; of boxes their number, images without one (negatives), ignored boxes, and per label images and
+    boxes. With `cache`, of boxes also each label's median area in % of the image's; of masks the empty ones, and per
+    region the images that it is known of, those that show it, and its share of the pixels of the former."""
+    return {name: _counts(table, name, kind, rows, cache) for name, kind in table.other_targets.items()}
 
 
 def _counts(
-    table: SampleTable, name: str, target_type: str, rows: np.ndarray, sizes: np.ndarray | None = None
+    table: SampleTable, name: str, target_type: str, rows: np.ndarray, cache: ImageCache | None = None
 ) -> dict[str, Any]:
     details: dict[str, Any] = {}
     if target_type in COLUMNS:
@@ -45,7 +48,9 @@ def _counts(
         entries = [table.annotations[name][row] for row in rows.tolist()]
         known = sum(entry is not None for entry in entries)
         if target_type == "boxes":
-            details = _box_counts(entries, None if sizes is None else sizes[rows])
+            details = _box_counts(entries, None if cache is None else cache.sizes[rows])
+        elif cache is not None and cache.masks is not None:
+            details = _of_regions(cache.masks, rows)
     return {"type": target_type, "known": known, "unknown": len(rows) - known, **details}
 
 
@@ -78,6 +83,49 @@ def _box_counts(entries: Sequence[object], sizes: np.ndarray | None) -> dict[str
             for label in sorted(boxes)
         },
     }
+
+
+def _of_regions(masks: MaskCache, rows: np.ndarray) -> dict[str, Any]:
+    known, pixels = masks.known[rows], masks.pixels[rows]  # (n, K)
+    images, area = known.sum(axis=0), masks.preprocessing.stored_size**2
+    shares = np.where(known, pixels, 0).sum(axis=0) / np.maximum(1, images * area)
+    shown = masks.shown[rows].sum(axis=0)
+    regions = {
+        name: {"known": int(images[k]), "images": int(shown[k]), "share": float(shares[k])}
+        for k, name in enumerate(masks.regions.names)
+        if name != BACKGROUND
+    }
+    return {"empty": int((known.any(axis=1) & ~masks.shown[rows].any(axis=1)).sum()), "regions": regions}
+
+
+def regions_shown(table: SampleTable, images: ImageCache) -> Iterator[str]:
+    """Regions that no image of a split shows, and those that few do.
+
+    Raises:
+        FinetuneError: no train image shows any region, so that nothing can be learned.
+    """
+    if (masks := images.masks) is None:
+        return
+    for split in SPLITS:
+        rows = np.setdiff1d(table.rows(split), list(images.bad))
+        if not len(rows):
+            continue
+        of_regions = _of_regions(masks, rows)["regions"]
+        never = [name for name, n in of_regions.items() if not n["images"]]
+        few = [f"{name} ({n['images']})" for name, n in of_regions.items() if 0 < n["images"] < MIN_KNOWN]
+        if split == "train" and len(never) == len(of_regions):
+            known = int(masks.known[rows].any(axis=1).sum())
+            raise FinetuneError(
+                f"table {table.name}: no train image shows {shorten(never, 8)}: of {len(rows):,} train images "
+                f"{known:,} have a known mask, and each is empty. Are the masks in the right place, and their values "
+                "regions?"
+            )
+        if never:
+            end = "it cannot be learned" if split == "train" else "it has no score there"
+            yield f"{split} has no image with the region {shorten(never, 8)}: {end}."
+        if few:
+            what = "there is little to learn from" if split == "train" else "their scores say little"
+            yield f"{split} has fewer than {MIN_KNOWN} images with the region {shorten(few, 8)}: {what}."
 
 
 def rarely_known(table: SampleTable) -> Iterator[str]:

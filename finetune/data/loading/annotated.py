@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from finetune.data.annotations import Boxes, MaskFile
+from finetune.data.annotations import Boxes
+from finetune.data.cache.mask_cache import MaskCache
 from finetune.data.table import SampleTable
 from finetune.data.targets import box_labels
-from finetune.errors import FinetuneError
 from finetune.placement import PlacedBoxes
 from finetune.preprocessing import Preprocessing
 
@@ -34,52 +34,55 @@ class AnnotatedTargets:
 
     Args:
         sizes: (N, 2) height and width of every stored image.
+        masks: those of the table; None decodes each when it is needed.
     """
 
-    def __init__(self, table: SampleTable, preprocessing: Preprocessing, sizes: np.ndarray):
+    def __init__(
+        self,
+        table: SampleTable,
+        preprocessing: Preprocessing,
+        sizes: np.ndarray,
+        masks: MaskCache | None = None,
+    ):
         names = {target_type: name for name, target_type in table.other_targets.items()}
-        self.masks = table.annotations[names["mask"]] if "mask" in names else None
+        if masks is None and "mask" in names:
+            masks = MaskCache(table, preprocessing, sizes)
+        self.masks = masks if "mask" in names else None
         self.boxes = table.annotations[names["boxes"]] if "boxes" in names else None
         self.labels = box_labels(self.boxes or ())
         """Names of the labels in a batch's `box_labels`."""
         self._number = {label: number for number, label in enumerate(self.labels)}
-        self.root, self.preprocessing, self.sizes = table.root, preprocessing, sizes
+        self.preprocessing, self.sizes = preprocessing, sizes
 
     @classmethod
-    def from_table(cls, table: SampleTable, preprocessing: Preprocessing, sizes: np.ndarray) -> AnnotatedTargets | None:
+    def from_table(
+        cls, table: SampleTable, preprocessing: Preprocessing, sizes: np.ndarray, masks: MaskCache | None = None
+    ) -> AnnotatedTargets | None:
         """None where the table has no such targets."""
         annotated = {"mask", "boxes"} & set(table.other_targets.values())
-        return cls(table, preprocessing, sizes) if annotated else None
+        return cls(table, preprocessing, sizes, masks) if annotated else None
 
     def cached(self, row: int) -> PlacedTargets:
         """In pixels of the cached square."""
-        height, width = (int(side) for side in self.sizes[row])
-        placement = self.preprocessing.cached_placement(height, width)
-        mask = boxes = None
-        if self.masks is not None:
-            entry = self.masks[row]
-            mask = np.zeros((placement.side, placement.side), np.uint8)
-            if isinstance(entry, MaskFile):
-                try:
-                    mask = placement.mask_to_square(entry.read(self.root))
-                except FinetuneError as error:
-                    raise FinetuneError(f"the mask of row {row}, {entry}: {error}") from None
+        boxes = None
         if self.boxes is not None:
+            placement = self.preprocessing.cached_placement(*map(int, self.sizes[row]))
             boxes_of_row = self.boxes[row]
             corners = boxes_of_row.corners if isinstance(boxes_of_row, Boxes) else np.zeros((0, 4))
             boxes = placement.to_square(corners.reshape(-1, 2, 2)).reshape(-1, 4)
-        return PlacedTargets(mask, boxes)
+        return PlacedTargets(None if self.masks is None else self.masks[row], boxes)
 
     def batch(
         self, rows: list[int], masks: list[np.ndarray], boxes: list[PlacedBoxes]
     ) -> dict[str, torch.Tensor | list[torch.Tensor]]:
-        """mask (n, S, S) uint8 and mask_known (n,); boxes, box_labels and box_visible, lists of n tensors (M, 4), (M,)
-        and (M,), ignored_boxes, a list of n tensors (K, 4) of what is no target, and boxes_known (n,): S is image_size,
-        what lies outside is cut. Boxes of which less than MIN_VISIBLE is inside are left out."""
+        """mask (n, S, S) uint8, S = image_size, and mask_known (n, K): whether anything is known of a region; boxes,
+        box_labels and box_visible, lists of n tensors (M, 4), (M,) and (M,), ignored_boxes, a list of n tensors (K, 4)
+        of what is no target, and boxes_known (n,): what lies outside is cut, and boxes of which less than MIN_VISIBLE
+        is inside are left out."""
         out: dict[str, torch.Tensor | list[torch.Tensor]] = {}
         if self.masks is not None:
             out["mask"] = torch.as_tensor(np.stack(masks))
-            out["mask_known"] = torch.tensor([self.masks[row] is not None for row in rows])
+            out["mask_known"] = torch.as_tensor(self.masks.known[rows])
         if self.boxes is not None:
             parts = [self._boxes_of(row, placed) for row, placed in zip(rows, boxes, strict=True)]
             names = ("boxes", "box_labels", "box_visible", "ignored_boxes")

@@ -60,7 +60,8 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
-        targets, annotated = table.targets(), AnnotatedTargets.from_table(table, preprocessing, images.sizes)
+        targets = table.targets()
+        annotated = AnnotatedTargets.from_table(table, preprocessing, images.sizes, images.masks)
         self.train_dataset = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 

@@ -209,6 +209,19 @@ def boxed_table(
     notes: Iterable[str] = (),
 ) -> SampleTable:
     """The checked table of images whose target is boxes. Without `patients`, DICOM headers say whose an image is."""
+    return with_boxes(bare_table(root, name, paths, splits=splits, patients=patients, notes=notes), boxes)
+
+
+def bare_table(
+    root: Path,
+    name: str,
+    paths: Sequence[str],
+    *,
+    splits: Sequence[str | None],
+    patients: Sequence[str] | None = None,
+    notes: Iterable[str] = (),
+) -> SampleTable:
+    """The table of images before it has a target. Without `patients`, DICOM headers say whose an image is."""
     notes = list(notes)
     if patients is None:
         by_header, header_notes = patients_by_header(root, paths)
@@ -216,8 +229,7 @@ def boxed_table(
         if patients is None:
             notes.append("No patient is known: every image counts as its own patient (data.patients=FILE names them).")
     frame = pd.DataFrame({"path": list(paths), "patient": list(patients or paths), "split": list(splits)}, dtype=object)
-    table = SampleTable(frame, [], NO_CLASSES, root, name, has_patients=patients is not None, notes=notes)
-    return with_boxes(table, boxes)
+    return SampleTable(frame, [], NO_CLASSES, root, name, has_patients=patients is not None, notes=notes)
 
 
 def with_boxes(table: SampleTable, boxes: Sequence[Boxes | None]) -> SampleTable:

@@ -1,13 +1,15 @@
-"""Boxes in the format of COCO: data=coco data.root=DIR, or data.annotations=FILE.json.
+"""Boxes and masks in the format of COCO: data=coco data.root=DIR, or data.annotations=FILE.json.
 
-Lin et al., ECCV 2014; https://cocodataset.org/#format-data. `bbox` is left, top, width, height in pixels.
+Lin et al., ECCV 2014; https://cocodataset.org/#format-data. `bbox` is left, top, width, height in pixels,
+`segmentation` polygons or RLE: see coco_masks.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,19 +19,25 @@ from finetune.data.sources.assemble import need_root
 from finetune.data.sources.boxed import (
     BoxList,
     Faults,
+    bare_table,
     boxed_table,
     header_sizes,
-    only_boxes,
     other_sizes,
     patients_from,
     split_of,
 )
+from finetune.data.sources.coco_masks import ShapeList
 from finetune.data.sources.listing import absent_note, list_files, present, shorten
+from finetune.data.sources.masks import check_target, layered, with_masks
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
 WANTED = "images/ and annotations/*.json in the format of COCO"
 NAN = float("nan")
+KEYS = {"boxes": ("image_id", "category_id", "bbox"), "mask": ("image_id", "category_id")}
+"""Target -> what an annotation must have; without a segmentation its image is not known, so that it is not dropped."""
+Add = Callable[[int, str, dict[str, Any], str], None]
+"""Takes the row of an image, a label, an annotation, and where that stands."""
 
 
 @dataclass
@@ -40,17 +48,19 @@ class _Listed:
     splits: list[str | None] = field(default_factory=list)
     sizes: list[tuple[float, float]] = field(default_factory=list)
     patients: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
+    """Names, in the order of the files."""
     listed: int = 0
     """Images in the files, those that are absent too."""
 
 
 @dataclass
 class Coco:
-    """Source of boxes: DIR/annotations/*.json, DIR/*.json or DIR/SPLIT/*.json, with the images below DIR.
+    """Source of boxes or masks: DIR/annotations/*.json, DIR/*.json or DIR/SPLIT/*.json, with the images below DIR.
 
     Several files are the given splits by their names (instances_train2017.json, val.json); one file is split here. Of
     COCO's own files instances_* alone are read. An image without annotations is a negative. Boxes with iscrowd=1 are
-    marked as ignored. Images may have a patient_id.
+    marked as ignored, masks with it belong to their region. Images may have a patient_id.
     """
 
     root: str | Path | None = None
@@ -62,10 +72,14 @@ class Coco:
     on_bad: str = "stop"
     """What an annotation that makes no sense does: stop, or skip."""
     target: str = "boxes"
-    """boxes"""
+    """boxes, or mask: what the segmentations of each category cover together."""
+    regions: list[str] | None = None
+    """With target=mask, the categories to learn, in order; None is all."""
+    overlapping: bool | None = None
+    """With target=mask, whether a pixel may be in several categories; None is true."""
 
     def __post_init__(self) -> None:
-        only_boxes(self.target, "coco")
+        check_target(self.target, ("boxes", "mask"))
 
     def table(self) -> SampleTable:
         """One row per image that is present.
@@ -82,15 +96,25 @@ class Coco:
         if not files:
             raise FinetuneError(f"data.root={root} has no annotations/*.json or *.json. Set data.annotations=FILE.")
         splits = _splits(files)
-        images, boxes, faults, notes = _Listed(), BoxList(), Faults(self.on_bad), []
+        images, boxes, shapes, faults, notes = _Listed(), BoxList(), ShapeList(), Faults(self.on_bad), []
+        add = shapes.add if self.target == "mask" else partial(_add_box, boxes)
         for file, split in zip(files, splits, strict=True):
-            notes += _add_file(file, split, root, images, boxes, faults)
+            notes += _add_file(file, split, root, images, add, KEYS[self.target], faults, boxes.lost)
         if not images.paths:
             raise FinetuneError(
                 f"data.root={root}: none of the {images.listed:,} images of {shorten(f.name for f in files)} is there. "
                 "Set data.root=DIR to the folder that their file_name starts from."
             )
         notes += absent_note(len(images.paths), images.listed, root)
+        name = "coco" if not self.annotations else Path(self.annotations).stem
+        patients, patient_notes = self._patients(images)
+        notes += patient_notes
+        if self.target == "mask":
+            shared = layered(self.regions, images.categories, self.overlapping, "categories")
+            masks = shapes.per_image(images.sizes, shared, faults)
+            notes += faults.settle()
+            table = bare_table(root, name, images.paths, splits=images.splits, patients=patients, notes=notes)
+            return with_masks(table, masks, shared)
         sizes = np.array(images.sizes, np.float64).reshape(-1, 2)
         shown = sorted(set(boxes.images))
         resized = other_sizes(root, images.paths, sizes, shown, faults)
@@ -99,16 +123,8 @@ class Coco:
         entries = boxes.per_image(sizes, faults)
         for row in resized:
             entries[row] = None
-        patients, patient_notes = self._patients(images)
-        return boxed_table(
-            root,
-            "coco" if not self.annotations else Path(self.annotations).stem,
-            images.paths,
-            entries,
-            splits=images.splits,
-            patients=patients,
-            notes=[*notes, *patient_notes, *faults.settle()],
-        )
+        notes += faults.settle()
+        return boxed_table(root, name, images.paths, entries, splits=images.splits, patients=patients, notes=notes)
 
     def _patients(self, images: _Listed) -> tuple[list[str] | None, list[str]]:
         if self.patients:
@@ -175,8 +191,18 @@ def _entries(content: dict[str, Any], name: str, keys: Iterable[str], file: Path
         yield entry
 
 
-def _add_file(file: Path, split: str | None, root: Path, images: _Listed, boxes: BoxList, faults: Faults) -> list[str]:
-    """Add the images and boxes of a file; the sentences on it."""
+def _add_file(
+    file: Path,
+    split: str | None,
+    root: Path,
+    images: _Listed,
+    add: Add,
+    keys: Sequence[str],
+    faults: Faults,
+    lost: set[int],
+) -> list[str]:
+    """Add the images of a file, and with `add` the annotations that have the `keys`; the sentences on it. `lost` gets
+    the rows of images with an annotation of a category that is not listed."""
     content = _read(file)
     categories = _entries(content, "categories", ("id", "name"), file, faults)
     labels = {repr(entry["id"]): str(entry["name"]) for entry in categories}
@@ -185,6 +211,7 @@ def _add_file(file: Path, split: str | None, root: Path, images: _Listed, boxes:
         raise FinetuneError(
             f"{file} has several categories with the name {shorten(twice)}; give each a name of its own."
         )
+    images.categories += [label for label in labels.values() if label not in images.categories]
     entries = list(_entries(content, "images", ("id", "file_name"), file, faults))
     paths = _paths([str(entry["file_name"]) for entry in entries], file, split, root)
     images.listed += len(entries)
@@ -206,19 +233,23 @@ def _add_file(file: Path, split: str | None, root: Path, images: _Listed, boxes:
         patient = entry.get("patient_id")
         images.patients.append("" if patient is None else str(patient).strip())
     used = set()
-    for entry in _entries(content, "annotations", ("image_id", "category_id", "bbox"), file, faults):
+    for entry in _entries(content, "annotations", keys, file, faults):
         place = f"{file.name}, annotation {entry.get('id')}"
         label, image = labels.get(repr(entry["category_id"])), repr(entry["image_id"])
         if image not in row_of:
             faults.add("annotations of an image that is not listed", f"{place}, image_id {entry['image_id']}")
         elif label is None:
             faults.add("annotations of a category that is not listed", f"{place}, category_id {entry['category_id']}")
-            boxes.lost |= {row for row in [row_of[image]] if row is not None}
+            lost |= {row for row in [row_of[image]] if row is not None}
         elif (row := row_of[image]) is not None:
             used.add(label)
-            boxes.add(row, label, _corners(entry["bbox"]), place, ignored=bool(entry.get("iscrowd")))
-    unused = sorted(set(labels.values()) - used)
-    return [f"{file.name}: {len(unused)} categories have no box: {shorten(unused, 8)}."] if unused else []
+            add(row, label, entry, place)
+    unused, what = sorted(set(labels.values()) - used), "box" if "bbox" in keys else "mask"
+    return [f"{file.name}: {len(unused)} categories have no {what}: {shorten(unused, 8)}."] if unused else []
+
+
+def _add_box(boxes: BoxList, row: int, label: str, entry: dict[str, Any], place: str) -> None:
+    boxes.add(row, label, _corners(entry["bbox"]), place, ignored=bool(entry.get("iscrowd")))
 
 
 def _paths(names: list[str], file: Path, split: str | None, root: Path) -> list[str | None]:

@@ -1,10 +1,10 @@
-"""Any CSV or TSV file with a row per image: data=csv data.table=FILE data.label=COLUMN."""
+"""Any CSV or TSV file with a row per image (of boxes, a row per box): data=csv data.table=FILE data.label=COLUMN."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,14 @@ import pandas as pd
 from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
 from finetune.data.labels import BLANK, WORDS, Policies, apply_policies, policies, read_raw_labels
 from finetune.data.sources import csv_boxes
-from finetune.data.sources.boxed import TARGETS, Faults, header_sizes, with_boxes
+from finetune.data.sources.boxed import Faults, header_sizes, with_boxes
+from finetune.data.sources.csv_masks import cell_masks
 from finetune.data.sources.headers import contradictions, patients_by_header
-from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, shorten
+from finetune.data.sources.listing import absent_note, below, need_columns, present, read_rows, shorten
+from finetune.data.sources.masks import check_target, with_masks
 from finetune.data.table import SampleTable, Strata
 from finetune.data.targets import NO_CLASSES
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
@@ -63,8 +65,14 @@ class CsvTable:
     label_type: str | None = None
     """class reads any label column as class names; null stops if it looks like numbers or text."""
     target: str = "class"
-    """class, or boxes: then a row is a box, `label` the column of what is in it (by default the one called label), and
-    rows of an image without a box leave the columns of `boxes` blank."""
+    """class; mask; or boxes: then a row is a box, `label` the column of what is in it (by default the one called
+    label), and rows of an image without a box leave the columns of `boxes` blank."""
+    mask: str | list[str] | None = None
+    """Column with each image's mask, or a list of columns, one for each region: see csv_masks.py."""
+    regions: list[str] | dict[str, int | list[int]] | None = None
+    """Names of the regions: of these columns, or of the values 0, 1, ... in the masks; or name -> value(s)."""
+    overlapping: bool | None = None
+    """Whether a pixel may be in several regions; None is true for a list of columns."""
     boxes: list[str] = field(default_factory=lambda: ["x", "y", "w", "h"])
     """Columns of a box in pixels: left, top, width and height, or left, top, right and bottom."""
     box_form: str | None = None
@@ -73,17 +81,19 @@ class CsvTable:
     """What a box that makes no sense does: stop, or skip."""
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
-            raise one_of("data.target", self.target, TARGETS)
+        check_target(self.target, ("class", "mask", "boxes"))
         Faults(self.on_bad)  # refuses another word
         if self.target == "boxes":
             self.label = "label" if self.label is None else self.label
             self._form = csv_boxes.form_of(self.boxes, self.box_form)
             if not isinstance(self.label, str):
                 raise FinetuneError(f"data.label={self.label} must be one column where data.target=boxes.")
-        for value, setting in ((self.file, "data.table=FILE"), (self.label, "data.label=COLUMN")):
+        for value, setting in ((self.file, "data.table"), (self._learned, self._key)):
             if not value:
-                raise FinetuneError(f"data=csv needs {setting}.")
+                hint = " data.mask is of data.target=mask." if self.mask else ""
+                raise FinetuneError(f"data=csv needs {setting}={'FILE' if value is self.file else 'COLUMN'}.{hint}")
+        if self.target == "mask" and self.label:
+            raise FinetuneError(f"data.label={self.label} is of classes and boxes, not of data.target=mask.")
         for setting, setting_value in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, setting_value, None if isinstance(self.label, str) else list(self.label or []))
             if isinstance(self.label, str) and setting_value not in NO_OP_POLICIES:
@@ -103,10 +113,10 @@ class CsvTable:
         file = Path(str(self.file))
         rows = read_rows(file)
         root = Path(self.root) if self.root else file.parent
-        columns = [self.label] if isinstance(self.label, str) else list(self.label or [])
+        columns = [self._learned] if isinstance(self._learned, str) else list(self._learned or [])
         boxed, faults = self.target == "boxes", Faults(self.on_bad)
         columns_of_settings = {"data.path": self.path, "data.patient": self.patient, "data.split": self.split}
-        for setting, names in (*((s, [c]) for s, c in columns_of_settings.items() if c), ("data.label", columns)):
+        for setting, names in (*((s, [c]) for s, c in columns_of_settings.items() if c), (self._key, columns)):
             for name in names:
                 need_columns(rows, {setting: name}, file)
         for name in self._metadata:
@@ -139,7 +149,7 @@ class CsvTable:
         frame["patient"] = pd.Series(patients or present_paths, index=rows.index, dtype=object)
         frame["split"] = self._splits(rows[self.split], file) if self.split else None
         frame["split"] = frame["split"].astype(object)
-        if boxed:
+        if self.target != "class":
             kind, targets = NO_CLASSES, np.zeros((len(rows), 0))
             classes: list[str] = []
         elif isinstance(self.label, str):
@@ -174,27 +184,34 @@ class CsvTable:
             notes=notes,
             strata=self._strata(rows, frame["patient"]),
         )
-        if not boxed:
+        if self.target == "class":
             return table.check()
+        if self.target == "mask":
+            masks, regions, mask_notes = cell_masks(rows, self._learned or [], self.regions, self.overlapping, root)
+            return with_masks(replace(table, notes=[*notes, *mask_notes]), masks, regions)
         sizes, shown = np.full((len(table), 2), np.nan), sorted(set(boxes.images))
         sizes[shown] = header_sizes(root, [present_paths[row] for row in shown])
         entries = boxes.per_image(sizes, faults)
         return with_boxes(replace(table, notes=[*notes, *faults.settle()]), entries)
 
     @property
+    def _key(self) -> str:
+        """The setting of what is learned."""
+        return "data.mask" if self.target == "mask" else "data.label"
+
+    @property
+    def _learned(self) -> str | list[str] | None:
+        return self.mask if self.target == "mask" else self.label
+
+    @property
     def _box_columns(self) -> list[str]:
         return [*self.boxes, str(self.label)] if self.target == "boxes" else []
 
     def _paths(self, column: pd.Series, root: Path) -> list[str]:
-        prefixes = {folder.as_posix().rstrip("/") + "/" for folder in (root.absolute(), root.resolve())}
-        paths = []
-        for line, cell in enumerate(column, start=2):
-            path = cell.strip().replace("\\", "/")
-            if not path:
-                raise FinetuneError(f"{self.file}, line {line}: column {self.path} is blank.")
-            path = next((path.removeprefix(p) for p in prefixes if path.startswith(p)), path) + self.suffix
-            paths.append(str(PurePosixPath(path)) if "./" in path or "//" in path else path)
-        return paths
+        blank = column.index[column.str.strip() == ""]
+        if len(blank):
+            raise FinetuneError(f"{self.file}, line {blank[0] + 2}: column {self.path} is blank.")
+        return below(root, column, self.suffix)
 
     def _patients(self, column: pd.Series, file: Path) -> pd.Series:
         column = column.str.strip()

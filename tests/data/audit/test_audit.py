@@ -20,6 +20,7 @@ class Facts:
     digests: list[str]
     extremes: np.ndarray
     bad: dict[int, str] = field(default_factory=dict)
+    masks: None = None
 
     def __len__(self) -> int:
         return len(self.digests)

@@ -194,3 +194,32 @@ def test_misuse_is_named():
         Augment(4, {"crop": albumentations.CenterCrop(3, 3)})(noise(4, 4), (0, 0, 0))
     with pytest.raises(FinetuneError, match="must keep uint8"):
         Augment(4, {"float": albumentations.ToFloat(p=1)})(noise(4, 4), (0, 0, 0))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.75])
+def test_bit_fields_keep_their_bits(augment, fraction):
+    """No default transform makes a value that was not there, and each region moves as if it were alone."""
+    side = int(SIZE / fraction)
+    image, rng = noise(side, side), np.random.default_rng(0)
+    mask = rng.choice(np.array([1, 2, 5, 128, 255], np.uint8), (side // 4, side // 4)).repeat(4, 0).repeat(4, 1)
+    mask = np.pad(mask, (0, side - len(mask)), mode="edge")
+    for sample in range(30):
+        seed = (0, 1, sample)
+        moved = augment.together(image, seed, mask=mask).mask
+        assert moved.dtype == np.uint8
+        assert moved.shape == (SIZE, SIZE)
+        assert set(np.unique(moved)) <= {*np.unique(mask), 0}  # 0 comes in from outside
+        for bit in (0, 2, 7):
+            alone = augment.together(image, seed, mask=mask >> bit & 1).mask
+            np.testing.assert_array_equal(alone, moved >> bit & 1)
+
+
+def test_transforms_that_mix_values_of_masks_are_named():
+    import cv2
+
+    mixing = albumentations.Affine(rotate=(-9, 9), mask_interpolation=cv2.INTER_LINEAR, p=1)
+    for transform in (mixing, albumentations.OneOf([albumentations.HorizontalFlip(), mixing])):
+        augment = Augment(8, {"turn": transform})
+        augment(noise(8, 8), (0, 0, 0))  # of images alone nothing is wrong with it
+        with pytest.raises(FinetuneError, match=r"transforms.turn \(.*\) mixes neighbouring values of masks"):
+            augment.together(noise(8, 8), (0, 0, 0), mask=noise(8, 8))

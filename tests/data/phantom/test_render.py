@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from finetune.data.phantom.dataset import is_phantom, make_phantoms
 from finetune.data.phantom.findings import CTR_ENLARGED, CTR_HEALTHY
-from finetune.data.phantom.render import FINDINGS, Study, plan, render
+from finetune.data.phantom.render import FINDINGS, REGIONS, Study, plan, render
 from finetune.data.sources.chestxray import ChestXray
 from finetune.errors import FinetuneError
 
@@ -224,3 +224,30 @@ def test_other_settings_replace_a_set(tmp_path):
     marker = is_phantom(tmp_path / "set")
     assert marker is not None
     assert marker["n_images"] == len(list((tmp_path / "set" / "images").iterdir())) == 2
+
+
+def test_regions_are_exact_and_the_images_stay_the_same(phantoms, tmp_path):
+    masked = make_phantoms(tmp_path / "masked", n_images=24, size=64, seed=3, workers=1, masks=True)
+    for file in sorted((phantoms / "images").iterdir()):
+        assert file.read_bytes() == (masked / "images" / file.name).read_bytes()
+        assert (phantoms / "masks" / file.name).read_bytes() == (masked / "masks/lung" / file.name).read_bytes()
+    assert is_phantom(masked) != is_phantom(phantoms)  # another set: neither is taken for the other
+    assert make_phantoms(masked, n_images=24, size=64, seed=3, masks=True) == masked
+    table = pd.read_csv(masked / "masks.csv").set_index("path")
+    boxes = pd.read_csv(masked / "boxes.csv")
+    nih = pd.read_csv(masked / "BBox_List_2017.csv", skiprows=1, header=None)
+    labels = pd.read_csv(masked / "Data_Entry_2017_v2020.csv").set_index("Image Index")["Finding Labels"]
+    assert table.columns[-len(REGIONS) :].tolist() == list(REGIONS)
+    assert set(boxes["path"]) == set(table.index)
+    assert boxes["label"].notna().sum() == nih[1].isin(["Effusion", "Mass", "Nodule"]).sum()
+    for path, row in table.iterrows():
+        pixels = {name: np.array(Image.open(masked / row[name])) for name in REGIONS}
+        assert all(set(np.unique(mask)) <= {0, 255} for mask in pixels.values())
+        assert pixels["lung"].any()
+        assert pixels["heart"].any()
+        shown = {name for name in FINDINGS if name in REGIONS and pixels[name].any()}
+        assert shown == set(labels[path.removeprefix("images/")].split("|")) - {"No Finding", "Cardiomegaly"}
+        for x, y, w, h, label in boxes.loc[boxes["path"] == path, ["x", "y", "w", "h", "label"]].dropna().to_numpy():
+            inside = pixels[label][int(y) : int(y + h), int(x) : int(x + w)]
+            assert inside.any(axis=0).all() or label == "Nodule"
+            assert inside.any()
