@@ -23,6 +23,10 @@ EXTRA = {
     "job=compare": ["runs=[a,b]"],
 }
 EXTRA |= {"data=joint": ["data.sources=[chestxray,chexpert]"]}
+KINDS = {"loss=cross_entropy": "multiclass"}
+KINDS |= dict.fromkeys(
+    [f"loss={name}" for name in ("dice", "dice_ce", "dice_focal", "pixel_cross_entropy", "pixel_focal")], "mask"
+)
 ALL = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
 
 
@@ -34,7 +38,7 @@ def test_every_choice_is_composed_and_built(word, tmp_path):
     settings = build.check(config)
     assert build.source(settings).root is None or build.source(settings).root
     assert build.plan(settings).phases
-    build.loss(settings, "multiclass" if word == "loss=cross_entropy" else "multilabel")
+    build.loss(settings, KINDS.get(word, "multilabel"))
     group = word.split("=")[0]
     if group == "logger" and word != "logger=wandb":
         assert len(build.loggers(settings, tmp_path)) == (word != "logger=none")
