@@ -179,7 +179,7 @@ def test_half_precision_does_not_overflow():
         (lambda: WeightedSum({"a": SoftDice()}, {"a": -1.0}), r"loss\.factors holds a=-1\.0"),
         (lambda: WeightedSum({"a": SoftDice()}, {"a": 0.0}), r"at least one factor must be above 0"),
         (lambda: check_kind(SoftDice(), "multilabel"), r"loss=SoftDice is for mask labels.*Use loss=bce"),
-        (lambda: check_kind(auto("multilabel"), "mask"), r"is for multilabel labels, these are mask\. Use loss=dice_ce"),
+        (lambda: check_kind(auto("multilabel"), "mask"), r"these are mask\. Use loss=dice_ce"),
         (lambda: SoftDice()(torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 2), torch.ones(1, 2)), r"do not fit together"),
         (
             lambda: SoftDice()(torch.zeros(1, 9, 1, 1), torch.zeros(1, 1, 1), torch.ones(1, 9, dtype=bool), True),
