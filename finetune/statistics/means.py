@@ -33,9 +33,12 @@ class Mean:
     """(P,) the mean without the images of one patient; NaN where no image is left."""
     images: np.ndarray
     """(P,) images of each patient that count."""
+    limit: float = np.inf
+    """Degrees of freedom are at most this: of a difference those of its less certain side."""
 
     def __sub__(self, other: Mean) -> Mean:
-        return Mean(self.value - other.value, self.without - other.without, self.images + other.images)
+        value, without = self.value - other.value, self.without - other.without
+        return Mean(value, without, self.images + other.images, min(self.df, other.df))
 
     @property
     def patients(self) -> int:
@@ -53,7 +56,7 @@ class Mean:
     def df(self) -> float:
         """Degrees of freedom: the number of equally large patients that are worth as much, less one."""
         squares = float((self.images**2).sum())
-        return max(float(self.images.sum()) ** 2 / squares - 1, 1.0) if squares else 1.0
+        return min(max(float(self.images.sum()) ** 2 / squares - 1, 1.0) if squares else 1.0, self.limit)
 
     def between_0_and_1(self) -> Interval:
         """Of a score between 0 and 1. Where all images have 0 (or 1), the limit is that of the share of patients with
@@ -97,7 +100,8 @@ def mean(values: np.ndarray, patient: np.ndarray, n_patients: int) -> Mean:
         values: (N,) or (N, R), NaN where undefined. Regions without any value are left out.
         patient: (N,) number of each image's patient, below `n_patients`.
     """
-    values = np.asarray(values, np.float64).reshape(len(patient), -1)
+    values = np.asarray(values, np.float64)
+    values = values[:, None] if values.ndim == 1 else values  # (N, R)
     defined = ~np.isnan(values)
     columns = np.flatnonzero(defined.any(axis=0))
     total, count = np.zeros((2, n_patients, len(columns)))  # (P, R)

@@ -1,7 +1,6 @@
-"""Losses of masks: values and gradients worked by hand, and those of torchvision and MONAI."""
+"""Losses of masks: values and gradients worked by hand, and those of torch and torchvision."""
 
 import math
-import warnings
 
 import pytest
 import torch
@@ -72,26 +71,6 @@ def test_the_focal_loss_is_torchvisions():
     torch.testing.assert_close(
         total / count, sigmoid_focal_loss(logits, bits(mask, 3), alpha=-1, gamma=2, reduction="mean")
     )
-
-
-@pytest.mark.parametrize("squared", [False, True])
-@pytest.mark.parametrize("overlapping", [False, True])
-def test_soft_dice_is_monais(squared, overlapping):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its optional packages
-        from monai.losses import DiceLoss
-    logits, mask, known = batch(overlapping=overlapping)
-    truth = bits(mask, 3) if overlapping else F.one_hot(mask.long(), 3).movedim(-1, 1).double()
-    reference = DiceLoss(
-        sigmoid=overlapping,
-        softmax=not overlapping,
-        include_background=overlapping,
-        squared_pred=squared,
-        smooth_nr=1.0,
-        smooth_dr=1.0,
-    )
-    total, count = SoftDice(squared=squared)(logits, mask, known, overlapping)
-    torch.testing.assert_close(total / count, reference(logits, truth))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=str)

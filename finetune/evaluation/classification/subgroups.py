@@ -105,7 +105,7 @@ def banded(numbers: np.ndarray, column: str = "") -> np.ndarray:
 
 def _of_column(predictions: Predictions, group: np.ndarray, n_boot: int, seed: int) -> dict[str, Any]:
     everyone, patient = np.unique(predictions.patients.astype(str), return_inverse=True)
-    names = _ordered(group)
+    names = ordered(group)
     scorers, owners = {}, {}
     for name in names:
         rows = np.flatnonzero(group == name)
@@ -205,7 +205,7 @@ def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, 
     return {"worst": worst, "best": best, **interval.as_dict(), "pairs": pairs}
 
 
-def _ordered(group: np.ndarray) -> list[str]:
+def ordered(group: np.ndarray) -> list[str]:
     """Bands by their numbers, other groups by name; `other` and `unknown` last."""
 
     def key(name: str) -> tuple[int, float, str]:

@@ -41,7 +41,7 @@ def mean_dice(counts: np.ndarray) -> float:
         NaN where no image has a defined Dice. Images and regions without one are left out.
     """
     counts = np.asarray(counts, np.float64)
-    dice = overlaps(counts[..., 0], counts[..., 1], counts[..., 2])["dice"].reshape(len(counts), -1)  # (N, R)
+    dice = overlaps(counts[..., 0], counts[..., 1], counts[..., 2])["dice"]  # (N, R)
     defined = ~np.isnan(dice)
     of_regions = ratio(np.nansum(dice, axis=0), defined.sum(axis=0))
     return float(ratio(np.nansum(of_regions), (~np.isnan(of_regions)).sum()))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, one_of
 from finetune.evaluation.classification.predictions import EXACT_FLOATS
 from finetune.evaluation.segmentation.cases import THRESHOLDS, Case
 from finetune.evaluation.segmentation.scores import DISTANCES, OVERLAPS, SCORES, overlaps
@@ -110,8 +110,10 @@ class CaseTable:
         of a region changes, its distances are left blank: they need the masks.
 
         Raises:
-            FinetuneError: no counts at thresholds, or a threshold that is not among them.
+            FinetuneError: no counts at thresholds, a threshold that is not among them, or of no region.
         """
+        if odd := [name for name in thresholds if name not in self.regions]:
+            raise one_of("threshold", odd[0], self.regions)
         present = self.thresholds or {}
         changed = [name for name, value in thresholds.items() if not np.isclose(value, present.get(name, np.nan))]
         if not changed:
@@ -242,9 +244,7 @@ class CaseTable:
             same = np.isclose(table.scores(name), expected[name], rtol=0, atol=1e-9, equal_nan=True)
             if not same.all():
                 row, k = np.argwhere(~same)[0]
-                raise FinetuneError(
-                    f"{path}: {name}_{regions[k]} does not follow from the counts, first in row {row + 2}."
-                )
+                raise FinetuneError(f"{path}: {name}_{regions[k]} does not follow from the counts of row {row + 2}.")
         return table
 
     def write(self, path: str | Path) -> Path:
