@@ -4,6 +4,7 @@ python benchmarks/segmentation_intervals.py [--worlds 1000]
 """
 
 import argparse
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -148,13 +149,17 @@ def table(title: str, methods: tuple[str, ...], rows: list[tuple[str, int, dict[
     ]
 
 
+def wrapped(paragraph: str) -> str:
+    return textwrap.fill(" ".join(paragraph.split()), 110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worlds", type=int, default=1000)
     worlds = parser.parse_args().worlds
     of_means, of_medians, of_distances = [], [], []
     for world in WORLDS:
-        large, owner = world.draw(np.random.default_rng(0), 300_000)
+        large, _ = world.draw(np.random.default_rng(0), 300_000)
         far = distances(large)
         for n in PATIENTS:
 
@@ -179,28 +184,33 @@ def main() -> None:
     error = 100 * np.sqrt(0.95 * 0.05 / worlds)
     several = [held["**reported**"] for name, _, held in of_means if "one image" not in name]
     alone = [held["**reported**"] for name, _, held in of_means if "one image" in name]
+    how = f"""`python benchmarks/segmentation_intervals.py --worlds {worlds}` writes this file. Each number is the
+        percentage of {worlds:,} simulated worlds (medians and distances: {worlds // 2:,}) whose 95 % interval
+        holds the true value: 95 is right, {error:.1f} is the standard error of the simulation. The Dice of a
+        patient's images is alike; a patient has 3.3 images on average, or one. The truth is the mean over
+        images. Bold is what finetune reports: means by the jackknife over patients, Student's t for as many
+        patients as those of unequal size are worth, on the logit scale (distances: the scale of the logarithm);
+        medians by Woodruff's method."""
+    result = f"""The reported interval of the mean Dice holds the truth in {min(several):.1f} to {max(several):.1f} % of
+        the worlds with several images per patient, and in {min(alone):.1f} to {max(alone):.1f} % of those with
+        one. Where 5 % of the images are lost and 30 patients have one image each, a fifth of the worlds has no
+        lost image at all: nothing in such data shows that images can be lost, and no interval of the mean
+        accounts for it. t on patients' means is an interval of another mean, in which patients with many images
+        count no more than others."""
+    tails = """Distances have long tails: the mean of few patients is often too small, and so is its spread. The median
+        is the safer number for them."""
     text = [
         "# Intervals of scores of masks: how often they hold the truth",
         "",
-        f"`python benchmarks/segmentation_intervals.py --worlds {worlds}` writes this file. Each number is the percentage",
-        f"of {worlds:,} simulated worlds (medians and distances: {worlds // 2:,}) whose 95 % interval holds the true value:",
-        f"95 is right, {error:.1f} is the standard error of the simulation. The Dice of a patient's images is alike; a",
-        "patient has 3.3 images on average, or one. The truth is the mean over images. Bold is what finetune reports:",
-        "means by the jackknife over patients, Student's t for as many patients as those of unequal size are worth, on",
-        "the logit scale (distances: the scale of the logarithm); medians by Woodruff's method.",
+        wrapped(how),
         "",
-        f"The reported interval of the mean Dice holds the truth in {min(several):.1f} to {max(several):.1f} % of the worlds",
-        f"with several images per patient, and in {min(alone):.1f} to {max(alone):.1f} % of those with one. Where 5 % of the",
-        "images are lost and 30 patients have one image each, a fifth of the worlds has no lost image at all: nothing in",
-        "such data shows that images can be lost, and no interval of the mean accounts for it. t on patients' means is an",
-        "interval of another mean, in which patients with many images count no more than others.",
+        wrapped(result),
         "",
         *table("Mean Dice", MEANS, of_means),
         *table("Median Dice", MEDIANS, of_medians),
-        "Distances have long tails: the mean of few patients is often too small, and so is its spread. The median is the",
-        "safer number for them.",
-        "",
         *table("Mean surface distance", DISTANCES, of_distances),
+        wrapped(tails),
+        "",
         "## Mean Dice over three regions",
         "",
         "One of them is in half of the patients.",
