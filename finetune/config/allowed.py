@@ -104,7 +104,7 @@ def import_trusted(config: Mapping[str, Any]) -> list[str]:
 CONTRACTS: dict[str, dict[str, str]] = {
     "data.source": {"table": "table() -> SampleTable"},
     "loss": {
-        "kind": 'kind: "multilabel", "multiclass" or "mask"',
+        "kind": 'kind: "multilabel" or "multiclass", "mask" of masks',
         "weights": "weights(classes, targets) -> Tensor (K,) or None",
         "__call__": "__call__(logits, target, weights) -> (sum, count)",
     },
