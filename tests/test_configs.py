@@ -25,6 +25,8 @@ EXTRA = {
     "head=retinanet": ["neck=pyramid", "neck.extra=p6p7", "neck.finest=8"],
 }
 EXTRA |= {"data=joint": ["data.sources=[chestxray,chexpert]"]}
+MASK_LOSSES = ("dice", "dice_ce", "dice_focal", "pixel_cross_entropy", "pixel_focal")
+EXTRA |= {f"loss={name}": ["task=segment"] for name in MASK_LOSSES}
 ALL = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
 
 

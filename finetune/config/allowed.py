@@ -30,9 +30,14 @@ PROJECT_NAMES = {
     "finetune.data.sources.yolo.Yolo",
     "finetune.data.loading.augment.Augment",
     "finetune.evaluation.classification.assessment.Assessment",
+    "finetune.evaluation.segmentation.assessment.SegmentationAssessment",
     "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",
     "finetune.losses.CrossEntropy",
+    "finetune.losses.PixelCrossEntropy",
+    "finetune.losses.PixelFocal",
+    "finetune.losses.SoftDice",
+    "finetune.losses.WeightedSum",
     "finetune.losses.auto",
     "finetune.plan.Phase",
     "finetune.plan.Plan",
@@ -103,7 +108,7 @@ def import_trusted(config: Mapping[str, Any]) -> list[str]:
 CONTRACTS: dict[str, dict[str, str]] = {
     "data.source": {"table": "table() -> SampleTable"},
     "loss": {
-        "kind": 'kind: "multilabel" or "multiclass"',
+        "kind": 'kind: "multilabel" or "multiclass", "mask" of masks',
         "weights": "weights(classes, targets) -> Tensor (K,) or None",
         "__call__": "__call__(logits, target, weights) -> (sum, count)",
     },
