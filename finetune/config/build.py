@@ -19,7 +19,7 @@ from finetune.config.values import check_call
 from finetune.data.loading.augment import Augment
 from finetune.errors import FinetuneError, MissingExtra
 from finetune.evaluation.classification.assessment import Assessment
-from finetune.heads import head_named, neck_named
+from finetune.heads import check_gives, head_named, neck_named
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
@@ -43,6 +43,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     _check_targets(settings.resolved, trust)
     _check_source(settings)
     check_part("head", settings.head, head_named)
+    check_gives(settings.head.name, "classes", "head")
     if settings.neck.name or settings.neck.options:
         check_part("neck", settings.neck, neck_named)
     with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed

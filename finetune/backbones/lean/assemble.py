@@ -15,7 +15,7 @@ from finetune.backbones.lean.projection import Projection, ProjectionParams
 from finetune.backbones.lean.steps import Conv, ConvParams, Norm, NormParams, Recompute, Step
 from finetune.backbones.structure import Recomputable, ResidualBlock, open_rows
 
-RECOMPUTABLE = (Recomputable, nn.MaxPool2d, nn.AvgPool2d, nn.ReLU)
+RECOMPUTABLE = (Recomputable, nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.GroupNorm)
 
 Params = tuple[Any, ...]
 
