@@ -93,6 +93,8 @@ class Assembler:
         if isinstance(module, RECOMPUTABLE):
             if any(hooked(inner) for inner in module.modules()):
                 raise Unsupported(f"a hook is registered inside a {type(module).__name__}")
+            if type(module) is nn.ReLU:
+                return Recompute(nn.ReLU()), ()  # not in place: what it reads may be kept
             return Recompute(module), tuple(module.parameters())
         raise Unsupported(f"it has a {type(module).__name__}, which is not known here")
 
