@@ -22,7 +22,7 @@ from PIL import Image
 from benchmarks.results import machine, write_section
 from benchmarks.skin import lesion
 from finetune.data.audit import near_duplicates
-from finetune.data.decoding.images import read_picture
+from finetune.data.decoding.images import read_image
 from finetune.preprocessing import Preprocessing
 
 CHANGES = ("JPEG at quality 60", "resized by 0.9", "25 gray levels brighter", "3 % cropped from every side")
@@ -128,7 +128,7 @@ def main() -> None:
     for folder, size in options.plant:
         files = sorted(path for path in Path(folder).rglob("*") if path.suffix in (".jpeg", ".jpg", ".png"))
         order = np.random.default_rng(0).permutation(len(files))
-        images, planted = plant([read_picture(path) for path in files], order, int(size))
+        images, planted = plant([read_image(path) for path in files], order, int(size))
         rows.append(measure(f"{Path(folder).name}, {size} px", images, planted))
     for kind in ("skin", "plain skin") if options.skin else ():
         lesions = [lesion(number, SEED, plain=kind == "plain skin") for number in range(options.skin)]

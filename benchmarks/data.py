@@ -1,8 +1,8 @@
-"""Reading, decoding and augmenting pictures: writes the section "Data" of RESULTS.md.
+"""Reading, decoding and augmenting images: writes the section "Data" of RESULTS.md.
 
     python -m benchmarks.data PNG_FOLDER [--jpeg FOLDER] [--rounds 7]
 
-One thread. PNG_FOLDER holds pictures of about 1024 pixels. Ways to do the same take turns (A B A B), a ratio is formed
+One thread. PNG_FOLDER holds images of about 1024 pixels. Ways to do the same take turns (A B A B), a ratio is formed
 within each round; its median and range over the rounds are given. The search for copies is in benchmarks/copies.py.
 """
 
@@ -22,8 +22,8 @@ from torchvision.transforms import v2
 from benchmarks.results import machine, write_section
 from finetune.config import build, compose
 from finetune.config.settings import parse
-from finetune.data.cache.image_cache import PictureCache
-from finetune.data.decoding.images import read_picture
+from finetune.data.cache.image_cache import ImageCache
+from finetune.data.decoding.images import read_image
 from finetune.data.sources.folder import Folder
 from finetune.data.splits import assign_splits
 from finetune.preprocessing import Preprocessing
@@ -60,9 +60,9 @@ def reading(files: Sequence[Path], rounds: int, name: str) -> list[str]:
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(path.absolute())
         table = assign_splits(Folder(root).table(), seed=0)
-        cache = PictureCache.build(table, preprocessing, Path(folder, "cache"), workers=1)
+        cache = ImageCache.build(table, preprocessing, Path(folder, "cache"), workers=1)
         decode = ratio(
-            lambda: [preprocessing.resize(read_picture(path, preprocessing.enough)) for path in files],
+            lambda: [preprocessing.resize(read_image(path, preprocessing.min_decode_side)) for path in files],
             lambda: [pillow(path) for path in files],
             rounds,
         )
@@ -71,7 +71,7 @@ def reading(files: Sequence[Path], rounds: int, name: str) -> list[str]:
 
 
 def augmenting(rounds: int) -> str:
-    """The default augmentation of gray pictures against the same in torchvision's v2 on RGB tensors."""
+    """The default augmentation of gray images against the same in torchvision's v2 on RGB tensors."""
     settings = parse(compose.plain(compose.compose(["transforms=light", f"data.image_size={SIZE}"])))
     augment = build.augment(settings)
     assert augment is not None
@@ -83,10 +83,10 @@ def augmenting(rounds: int) -> str:
             v2.ColorJitter(brightness=0.1, contrast=0.1),
         ]
     )
-    rgb = [torch.from_numpy(picture).expand(3, -1, -1).contiguous() for picture in gray]
+    rgb = [torch.from_numpy(image).expand(3, -1, -1).contiguous() for image in gray]
     return ratio(
-        lambda: [augment(picture, (0, 0, i)) for i, picture in enumerate(gray)],
-        lambda: [theirs(picture) for picture in rgb],
+        lambda: [augment(image, (0, 0, i)) for i, image in enumerate(gray)],
+        lambda: [theirs(image) for image in rgb],
         rounds,
         repeat=3,
     )
@@ -105,11 +105,11 @@ def main() -> None:
     files = sorted(path for path in options.png.rglob("*.png") if Image.open(path).mode == "L")[:24]
     lines += reading(files, options.rounds, f"{len(files)} gray PNGs of {Image.open(files[0]).size[0]} px")
     for folder in options.jpeg:
-        pictures = sorted(folder.rglob("*.jp*g"))[:24]
-        sides = sorted(min(Image.open(path).size) for path in pictures)
-        name = f"{len(pictures)} JPEGs with shorter sides of {sides[0]} to {sides[-1]} px"
-        lines += reading(pictures, options.rounds, name)
-    lines.append(f"| augmenting gray pictures, over torchvision v2 on RGB | {augmenting(options.rounds)} |")
+        images = sorted(folder.rglob("*.jp*g"))[:24]
+        sides = sorted(min(Image.open(path).size) for path in images)
+        name = f"{len(images)} JPEGs with shorter sides of {sides[0]} to {sides[-1]} px"
+        lines += reading(images, options.rounds, name)
+    lines.append(f"| augmenting gray images, over torchvision v2 on RGB | {augmenting(options.rounds)} |")
     print("\n".join(lines))
     write_section("Data", "\n".join([*lines, "", f"{machine()}; one thread, {options.rounds} rounds."]))
 

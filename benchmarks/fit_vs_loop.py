@@ -1,9 +1,9 @@
-"""The fit phase of `python -m finetune` against a bare PyTorch loop doing the same steps on the same pictures.
+"""The fit phase of `python -m finetune` against a bare PyTorch loop doing the same steps on the same images.
 
     python benchmarks/fit_vs_loop.py data=csv data.table=TABLE data.label=label [key=value ...] [--pairs 3]
 
 Both train the same network with the same optimizer and batch size for the same number of steps and validate after
-each epoch, data loading included. The loop is what one writes by hand, on the same decoded pictures, with the same
+each epoch, data loading included. The loop is what one writes by hand, on the same decoded images, with the same
 augmentation in the same number of worker processes, but without logging, exact means, checkpoints or metrics.
 Run A B A B ..., the ratio is the median over the pairs.
 """
@@ -29,11 +29,11 @@ def quiet(sentence: str) -> None:
     """Nothing is said while the clock runs."""
 
 
-def loop(settings, table, pictures, preprocessing) -> float:
+def loop(settings, table, images, preprocessing) -> float:
     """Seconds of a bare loop."""
     L.seed_everything(settings.seed, verbose=False)
     network = build.network_spec(settings, len(table.classes)).build().to(memory_format=torch.channels_last)
-    data = prepare.batches(settings.data, settings.seed, table, pictures, preprocessing, build.augment(settings))
+    data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     workers = settings.data.num_workers
     loaders = {
         split: DataLoader(
@@ -44,7 +44,7 @@ def loop(settings, table, pictures, preprocessing) -> float:
             persistent_workers=workers > 0,
             collate_fn=dataset.collate,
         )
-        for split, dataset in (("train", data.training), ("val", data.plain))
+        for split, dataset in (("train", data.train_dataset), ("val", data.eval_dataset))
     }
     optimizer = build.optimizer(settings)(network.parameters())
     total = settings.trainer.max_epochs * len(loaders["train"])
@@ -65,11 +65,11 @@ def loop(settings, table, pictures, preprocessing) -> float:
     return time.perf_counter() - began
 
 
-def product(settings, table, pictures, preprocessing) -> float:
+def product(settings, table, images, preprocessing) -> float:
     """Seconds of the product's fit phase: Lightning, exact means, checkpoints, metrics.csv and all."""
     L.seed_everything(settings.seed, verbose=False)
     network = build.network_spec(settings, len(table.classes)).build()
-    data = prepare.batches(settings.data, settings.seed, table, pictures, preprocessing, build.augment(settings))
+    data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
         training.train(settings, RunFolder(Path(run)), table, network, data, quiet, ranks.Place())
@@ -83,11 +83,11 @@ def main() -> None:
     settings = parse(compose.plain(compose.compose(["backbone.weights=none", "trainer.max_epochs=1", *words])))
     table = prepare.table(build.source(settings).table(), settings.data, print)
     preprocessing = build.preprocessing(settings, None)
-    table, pictures, _ = prepare.pictures(settings.data, table, preprocessing, print, None)
+    table, images, _ = prepare.images(settings.data, table, preprocessing, print, None)
     ratios = []
     for pair in range(options.pairs):
-        ours = product(settings, table, pictures, preprocessing)
-        bare = loop(settings, table, pictures, preprocessing)
+        ours = product(settings, table, images, preprocessing)
+        bare = loop(settings, table, images, preprocessing)
         ratios.append(ours / bare)
         print(f"pair {pair + 1}: fit {ours:.1f} s, loop {bare:.1f} s, ratio {ratios[-1]:.3f}", flush=True)
     print(

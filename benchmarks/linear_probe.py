@@ -2,7 +2,7 @@
 
     python -m benchmarks.linear_probe CIFAR_FOLDER WEIGHTS [--seeds 3] [--out FOLDER]
 
-CIFAR_FOLDER holds a folder of pictures per class, WEIGHTS a DenseNet-BC (L=100, k=12) trained on CIFAR-100. For each
+CIFAR_FOLDER holds a folder of images per class, WEIGHTS a DenseNet-BC (L=100, k=12) trained on CIFAR-100. For each
 seed a table is written (20 training images per class, 10 to choose the epoch by, 100 to test on; `split_table`) and two
 runs of the product's own command are made on it. Writes the section "Linear probe" of RESULTS.md.
 """
@@ -29,10 +29,10 @@ def split_table(folder: Path, seed: int) -> pd.DataFrame:
     """path, label, split: PER_CLASS images of every class, drawn by `seed`, none of them twice."""
     rows = []
     for label in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        pictures = pd.Series(sorted(path.name for path in (folder / label).iterdir()))
-        pictures = pictures.sample(sum(PER_CLASS.values()), random_state=seed)
+        images = pd.Series(sorted(path.name for path in (folder / label).iterdir()))
+        images = images.sample(sum(PER_CLASS.values()), random_state=seed)
         splits = [split for split, count in PER_CLASS.items() for _ in range(count)]
-        rows += [(f"{label}/{name}", label, split) for name, split in zip(pictures, splits, strict=True)]
+        rows += [(f"{label}/{name}", label, split) for name, split in zip(images, splits, strict=True)]
     return pd.DataFrame(rows, columns=["path", "label", "split"])
 
 

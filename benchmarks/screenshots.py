@@ -1,4 +1,4 @@
-"""The report of a run as a browser shows it: wide, dark and on a phone, into the pictures that the README shows.
+"""The report of a run as a browser shows it: wide, dark and on a phone, into the images that the README shows.
 
 python -m benchmarks.screenshots RUN [--out notebooks/pictures]
 """
@@ -31,7 +31,7 @@ def main() -> None:
                 browser.open(given.run / "report.html", width=width, height=height, dark=dark)
                 browser.run(f"document.querySelector({place!r})?.scrollIntoView()")
                 path = given.out / f"{name}.png"
-                browser.picture(path)
+                browser.image(path)
                 Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
                 print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
             if browser.problems:

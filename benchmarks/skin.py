@@ -22,14 +22,14 @@ def lesion(number: int, seed: int = 0, *, plain: bool = False) -> np.ndarray:
     skin = np.array([random.uniform(190, 215) if plain else random.uniform(175, 235), 0.0, 0.0], np.float32)
     skin[1] = skin[0] * (0.75 if plain else random.uniform(0.62, 0.84))
     skin[2] = skin[0] * (0.7 if plain else random.uniform(0.55, 0.84))
-    picture = np.broadcast_to(skin, (*SHAPE, 3)).copy()
+    image = np.broadcast_to(skin, (*SHAPE, 3)).copy()
     tint = np.array([1.0, random.uniform(0.8, 1.2), random.uniform(0.8, 1.2)], np.float32)
-    picture += random.uniform(*((1, 5) if plain else (3, 14))) * field(random, 2.2)[..., None] * tint
+    image += random.uniform(*((1, 5) if plain else (3, 14))) * field(random, 2.2)[..., None] * tint
     if not plain:
-        picture += np.exp(random.uniform(-0.9, 1.4)) * field(random, random.uniform(20, 70))[..., None]
+        image += np.exp(random.uniform(-0.9, 1.4)) * field(random, random.uniform(20, 70))[..., None]
         if random.random() < 0.5:  # creases of the skin
             creases = field(random, (random.uniform(8, 20), random.uniform(40, 90)))
-            picture += random.uniform(0.5, 3) * creases[..., None]
+            image += random.uniform(0.5, 3) * creases[..., None]
 
     inside, depth = blob(random)
     colour = skin * shade(random)
@@ -38,16 +38,16 @@ def lesion(number: int, seed: int = 0, *, plain: bool = False) -> np.ndarray:
         texture += random.uniform(1, 10) * field(random, random.uniform(20, 60))
     centre = random.uniform(-0.25, 0.25) * depth  # darker or paler towards the middle
     body = colour * (1 + centre[..., None]) + texture[..., None] * random.uniform(0.6, 1.1, 3).astype(np.float32)
-    picture += inside[..., None] * (body - picture)
+    image += inside[..., None] * (body - image)
 
     if not plain:
         if random.random() < 0.45:
-            picture = hairs(picture, random, int(random.integers(1, 16)))
-        picture *= corners(random)[..., None]
-    picture = cv2.GaussianBlur(picture, (0, 0), random.uniform(*((1.0, 4.0) if plain else (0.4, 2.0))))
-    picture += random.uniform(0.3, 1.5 if plain else 3.5) * random.standard_normal(picture.shape, np.float32)
+            image = hairs(image, random, int(random.integers(1, 16)))
+        image *= corners(random)[..., None]
+    image = cv2.GaussianBlur(image, (0, 0), random.uniform(*((1.0, 4.0) if plain else (0.4, 2.0))))
+    image += random.uniform(0.3, 1.5 if plain else 3.5) * random.standard_normal(image.shape, np.float32)
     file = io.BytesIO()
-    Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(random.integers(85, 97)))
+    Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=int(random.integers(85, 97)))
     return np.asarray(Image.open(file).convert("RGB"))
 
 
@@ -91,7 +91,7 @@ def shade(random: np.random.Generator) -> np.ndarray:  # -> (3,)
     return np.array([random.uniform(0.85, 1.02), random.uniform(0.5, 0.8), random.uniform(0.55, 0.85)], np.float32)
 
 
-def hairs(picture: np.ndarray, random: np.random.Generator, count: int) -> np.ndarray:
+def hairs(image: np.ndarray, random: np.random.Generator, count: int) -> np.ndarray:
     height, width = SHAPE
     t = np.linspace(0, 1, 40)[:, None]
     mask = np.zeros(SHAPE, np.uint8)
@@ -100,7 +100,7 @@ def hairs(picture: np.ndarray, random: np.random.Generator, count: int) -> np.nd
         curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
         cv2.polylines(mask, [curve.round().astype(np.int32)], False, 255, int(random.integers(1, 4)), cv2.LINE_AA)
     part = mask[..., None].astype(np.float32) / 255 * random.uniform(0.4, 0.9)
-    return picture + part * (np.array([50, 35, 30], np.float32) * random.uniform(0.6, 1.8) - picture)
+    return image + part * (np.array([50, 35, 30], np.float32) * random.uniform(0.6, 1.8) - image)
 
 
 def corners(random: np.random.Generator) -> np.ndarray:  # -> SHAPE, between 0 and 1

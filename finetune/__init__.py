@@ -19,6 +19,7 @@ __all__ = [
     "register_backbone",
     "register_head",
     "register_neck",
+    "register_task",
     "summarise",
 ]
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from finetune.evaluation.classification.predictions import Predictions
     from finetune.evaluation.classification.summary import summarise
     from finetune.explanations import explain
-    from finetune.extend import register_backbone, register_head, register_neck
+    from finetune.extend import register_backbone, register_head, register_neck, register_task
     from finetune.model_file import load
     from finetune.network import create_model
     from finetune.runs.read import read_run
@@ -48,6 +49,7 @@ _HOME = {
     "register_backbone": "finetune.extend",
     "register_head": "finetune.extend",
     "register_neck": "finetune.extend",
+    "register_task": "finetune.extend",
     "summarise": "finetune.evaluation.classification.summary",
 }
 

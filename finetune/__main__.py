@@ -143,7 +143,7 @@ def compose_and_run(argv: list[str]) -> None:
         from finetune.steps.prepare import auditing_once
 
         around = auditing_once()
-    compose.run(expanded, words, run_job, multirun=options.multirun, around=around)
+    compose.run(expanded, words, run_job, multirun=options.multirun, context=around)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,15 @@ def load(source: Path) -> ctypes.CDLL | None:
         flags.append("-mprefer-vector-width=512")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            made, library = Path(folder, "made.o"), Path(folder, "made.so")
-            compile_ = [compiler, *flags, "-c", str(source), "-o", str(made)]
-            link = [compiler, "-shared", str(made), "-o", str(library)]  # without -fopenmp: torch's runtime serves
+            object_file, library = Path(folder, "made.o"), Path(folder, "made.so")
+            compile_ = [compiler, *flags, "-c", str(source), "-o", str(object_file)]
+            link = [
+                compiler,
+                "-shared",
+                str(object_file),
+                "-o",
+                str(library),
+            ]  # without -fopenmp: torch's runtime serves
             for command in (compile_, link):
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ctypes.CDLL(str(library))

@@ -14,7 +14,7 @@ class FinetuneError(ValueError):
 
 
 class BadImage(FinetuneError):
-    """A picture that cannot be read: `path` and, in words for the user, the `reason`."""
+    """An image that cannot be read: `path` and, in words for the user, the `reason`."""
 
     def __init__(self, path: str | os.PathLike[str], reason: str):
         super().__init__(f"{path}: {reason}")

@@ -6,6 +6,7 @@ Losses, schedules, sources, callbacks and scores need no registration: a configu
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from finetune.backbones.base import Backbone
 from finetune.backbones.build import MODELS
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import ANSWERS, Answers
 from finetune.heads import HEADS, NECKS, FeatureInfo
 from finetune.heads.features import as_read, gives, head_argument, neck_argument, takes
 
@@ -114,6 +116,32 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
         _check_shape(where, f"forward({read})", _called_on_maps(where, head, head, *more), shape)
         _check_shape(where, f"features({read})", _called_on_maps(where, head, head.features, *more), (2, None))
     HEADS[name] = make
+
+
+def register_task(name: str, answers: type[Answers]) -> None:
+    """Let runs and model files of the task `name` be read.
+
+    Args:
+        name: what conf/task/NAME.yaml and the answers call it. `finetune.load` needs this call made before.
+        answers: a frozen dataclass as `finetune.evaluation.answers.Answers` describes it.
+
+    Raises:
+        FinetuneError: the name is taken, or the class lacks something; the message says what.
+    """
+    where = f"register_task({name!r})"
+    if not isinstance(name, str) or not name.isidentifier():
+        raise FinetuneError(f"{where}: a name has letters, digits and _ only, so that it can be typed as a choice.")
+    shown, entry = _name_of(answers), ANSWERS.get(name, answers)
+    if (taken := entry if isinstance(entry, str) else _name_of(entry)) != shown:
+        raise FinetuneError(f"{where}: this name stands for {taken} already. Choose another.")
+    if not is_dataclass(answers) or "classes" not in answers.__dataclass_fields__:
+        raise FinetuneError(f"{where}: {shown} must be a dataclass with the field classes.")
+    members = [name for name in (*vars(Answers), *Answers.__annotations__) if not name.startswith("_")]
+    if lacking := [member for member in members if member != "classes" and not hasattr(answers, member)]:
+        raise FinetuneError(f"{where}: {shown} has no {', '.join(lacking)}.")
+    if answers.task != name:
+        raise FinetuneError(f"{where}: {shown}.task must be {name!r}, not {answers.task!r}.")
+    ANSWERS[name] = answers
 
 
 def _called_on_maps(where: str, part: nn.Module, callee: Callable[..., Any], *more: Any) -> Any:

@@ -1,6 +1,6 @@
 """Running a trained network over pictures: the one loop behind evaluate, predict and the end of a fit."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.evaluation.classification.novelty import FeatureGaussian
+from finetune.evaluation.novelty import FeatureGaussian
 from finetune.network import Network
 
 
@@ -33,44 +33,62 @@ def best_device(accelerator: str = "auto") -> torch.device:
     return torch.device("cpu")
 
 
-@torch.inference_mode()
-def predict(
-    network: nn.Module,
-    batches: Iterable[dict[str, Any]],
-    device: torch.device,
-    ask: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Batches {image (N, C, H, W), index (N,)} -> index (M,) and logits (M, K) in float32, in the order they came.
+Ask = Callable[[Tensor], Any]
+"""What is asked of a network: images (N, C, H, W), on its device -> tensors, or tuples, lists, mappings of them."""
 
-    Full precision whatever the training used, so that the same picture has the same answer wherever it is asked.
+
+@torch.inference_mode()
+def run(
+    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device, ask: Ask | None = None
+) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Each batch with what the network answers, as arrays, floating ones in 32 bits.
+
+    Full precision whatever the training used, so that the same image has the same answer wherever it is asked.
 
     Args:
-        ask: what is asked of the network instead of its logits, such as `network.features`.
+        batches: {image (N, C, H, W), ...}.
+        ask: what is asked of the network instead of its outputs, such as `network.features`.
     """
     network = network.to(device)
-    indices: list[np.ndarray] = []
-    logits: list[np.ndarray] = []
     with evaluating(network):
         for batch in batches:
             images: Tensor = batch["image"].to(device, non_blocking=True)
-            out = (ask or network)(images.contiguous(memory_format=torch.channels_last))
-            logits.append(out.float().cpu().numpy())
-            indices.append(np.asarray(batch["index"]))
-    if not logits:
+            yield batch, as_arrays((ask or network)(images.contiguous(memory_format=torch.channels_last)))
+
+
+def as_arrays(output: Any) -> Any:
+    """Tensors as arrays, floating ones in 32 bits; tuples, lists and mappings keep their form."""
+    if isinstance(output, Tensor):
+        return (output.float() if output.is_floating_point() else output).cpu().numpy()
+    if isinstance(output, Mapping):
+        return {key: as_arrays(value) for key, value in output.items()}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return type(output)(*map(as_arrays, output))
+    return type(output)(map(as_arrays, output)) if isinstance(output, list | tuple) else output
+
+
+def predict(
+    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device, ask: Ask | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Batches {image (N, C, H, W), index (N,)} -> index (M,) and logits (M, K) in float32, in the order they came."""
+    answers = [(np.asarray(batch["index"]), output) for batch, output in run(network, batches, device, ask)]
+    if not answers:
         return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
-    return np.concatenate(indices), np.concatenate(logits)
+    indices, outputs = zip(*answers, strict=True)
+    return np.concatenate(indices), np.concatenate(outputs)
 
 
-def with_distances(network: Network, typical: FeatureGaussian | None) -> Callable[[Tensor], Tensor]:
-    """What to ask `network` for its logits and, in a last column, how far its features lie from what is typical."""
+def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Ask:
+    """What to ask `network` for its outputs and the distances of its features from those of the training images (N,),
+    None where these are not known."""
 
-    def ask(images: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K), or (N, K + 1)
+    def ask(images: Tensor) -> tuple[Any, Tensor | None]:
         last = network.run(images, stop="head")
-        logits = network.head(last).float().cpu()
-        if typical is None:
-            return logits
+        output = network.run(last, start="head")
+        if gaussian is None:
+            return output, None
         features = network.head.features(last).float().cpu().numpy()  # type: ignore[operator]
-        return torch.cat([logits, torch.from_numpy(typical.distance(features)).float()[:, None]], dim=1)
+        return output, torch.from_numpy(gaussian.distance(features)).float()
 
     return ask
 

@@ -15,17 +15,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from finetune import inference
-from finetune.data.decoding.images import as_picture, read_picture
+from finetune import inference, model_header
+from finetune.data.decoding.images import as_image, read_image, read_size
 from finetune.errors import BadImage, FinetuneError
-from finetune.evaluation.classification import novelty
-from finetune.evaluation.classification.calibration import Calibration
-from finetune.evaluation.classification.conformal import Conformal
-from finetune.evaluation.classification.novelty import FeatureGaussian
-from finetune.evaluation.classification.thresholds import decision_thresholds
+from finetune.evaluation import novelty
+from finetune.evaluation.answers import Answers, Writer
+from finetune.evaluation.novelty import FeatureGaussian
 from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.model_header import Header
 from finetune.network import Network, NetworkSpec
+from finetune.placement import Placement
 from finetune.preprocessing import Preprocessing
 from finetune.weights import files, own_file
 
@@ -38,20 +37,28 @@ Progress = Callable[[int, int], None]
 
 @dataclass(repr=False)
 class Model:
-    """A trained network with all it takes to ask it about a picture."""
+    """A trained network with all that is needed to run it on an image."""
 
     network: Network
     spec: NetworkSpec
-    classes: list[str]
-    kind: str  # "multilabel": one sigmoid per class; "multiclass": one softmax over the classes
     preprocessing: Preprocessing
+    answers: Answers
+    """What the outputs mean, with what was fitted on val; its class is that of the model's task."""
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
-    calibration: Calibration | None = None  # fitted on val; `predict` then adds `calibrated_<class>`
-    operating_points: dict[str, Any] = field(default_factory=dict)  # thresholds of `prob_<class>`, chosen on val
-    selective: dict[str, Any] = field(default_factory=dict)  # how sure is sure enough, chosen on val
-    conformal: Conformal | None = None  # fitted on val; `predict` then adds the sets
-    _typical: tuple[FeatureGaussian | None, str] | None = field(default=None, init=False, repr=False, compare=False)
+    _feature_gaussian: tuple[FeatureGaussian | None, str] | None = field(
+        default=None, init=False, repr=False, compare=False
+    )
+
+    @property
+    def task(self) -> str:
+        """Name of the task that the network was trained for."""
+        return self.answers.task
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the network's outputs."""
+        return list(self.answers.classes)
 
     @property
     def weights_hash(self) -> str:
@@ -59,36 +66,20 @@ class Model:
         return own_file.tensors_hash(self.network.state_dict())
 
     def __repr__(self) -> str:
-        classes = ", ".join(self.classes[:20]) + (f", ... ({len(self.classes)})" if len(self.classes) > 20 else "")
         parts = [self.spec.backbone, f"{self.preprocessing.image_size} px", f"in_channels={self.spec.in_channels}"]
-        parts += [f"{self.kind}: {classes}"]
-        for name in ("calibration", "operating_points", "selective", "conformal"):
-            parts += [name] if getattr(self, name) else []
-        return f"Model({'; '.join(parts)}{f'; {self.path}' if self.path else ''})"
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Logits (N, K) -> sigmoid or softmax in float64."""
-        z = torch.from_numpy(np.asarray(logits, dtype=np.float64))
-        return (z.sigmoid() if self.kind == "multilabel" else z.softmax(dim=1)).numpy()
+        return f"Model({'; '.join([*parts, *self.answers.describe()])}{f'; {self.path}' if self.path else ''})"
 
     @property
-    def thresholds(self) -> dict[str, dict[str, Any]]:
-        """Of a multilabel model {class: {threshold, point}}: from which `prob_<class>` its `decision` names the class;
-        `point` is the operating point whose threshold it is, None for 0.5. Empty for a multiclass model, whose decision
-        is the most probable class."""
-        return decision_thresholds(self.operating_points, self.classes) if self.kind == "multilabel" else {}
-
-    @property
-    def typical(self) -> tuple[FeatureGaussian | None, str]:
-        """What is typical of the model's own images, from the file beside it; else None and the reason."""
+    def feature_gaussian(self) -> tuple[FeatureGaussian | None, str]:
+        """The distribution of the features of its training images, from the file beside it; else None and the reason."""
         if self.path is None:
             return None, "the model has not been saved"
-        if self._typical is None:
+        if self._feature_gaussian is None:
             known, reason = novelty.read(self.path.parent, self.weights_hash)
-            if known is not None and (n := len(known.usual)) < novelty.MIN_VAL_IMAGES:
+            if known is not None and (n := len(known.val_distances)) < novelty.MIN_VAL_IMAGES:
                 reason = f"{novelty.FILE} is of {n} validation images, {novelty.MIN_VAL_IMAGES} are needed"
-            self._typical = (None if reason else known), reason
-        return self._typical
+            self._feature_gaussian = (None if reason else known), reason
+        return self._feature_gaussian
 
     def predict(
         self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
@@ -121,92 +112,102 @@ class Model:
         return table.drop(columns="error")
 
     def predict_all(
-        self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
+        self,
+        images: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        device: str = "auto",
+        progress: Progress | None = None,
+        writer: Writer | None = None,
     ) -> "pd.DataFrame":
-        """As `predict`, with a last column `error`: why an image cannot be read, whose other cells are then blank."""
+        """As `predict`, with a last column `error`: why an image cannot be read, whose other cells are then blank.
+
+        `writer` (`answers.writer`) takes the answers that are no columns, batch by batch.
+        """
         import pandas as pd
 
         images = as_list(images)
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        typical, _ = self.typical
+        gaussian, _ = self.feature_gaussian
         bad: dict[int, str] = {}
-        _, answers = inference.predict(
-            self.network,
-            self._batches(images, batch_size, bad, progress or (lambda done, total: None)),
-            inference.best_device(device),
-            inference.with_distances(self.network, typical),
-        )
+        batches = self._batches(images, batch_size, bad, progress or (lambda done, total: None))
+        ask = inference.with_distances(self.network, gaussian)
+        tables = []
+        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), ask):
+            if writer is not None:
+                writer.add([names[row] for row in batch["row"]], outputs, batch["placement"])
+            tables.append(self._rows(batch["placement"], outputs, distances))
         readable = [row for row in range(len(names)) if row not in bad]
-        answers = answers.reshape(len(readable), len(self.classes) + (typical is not None))
-        logits = answers[:, : len(self.classes)]
-        columns = pd.DataFrame(self._columns(logits), index=readable)
-        if typical is not None:
-            columns["novelty"] = typical.percentile(answers[:, -1]).astype(float)
-            columns["unusual"] = np.where(typical.unusual(answers[:, -1]), "yes", "no")
-        table = columns.reindex(range(len(names)))
+        answered = pd.concat(tables, ignore_index=True) if tables else self._rows([], self._none(), None)
+        table = answered.set_axis(readable, axis=0).reindex(range(len(names)))
         table.insert(0, "path", pd.Series(names, dtype=str))
         return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
 
-    def _columns(self, logits: np.ndarray) -> dict[str, Any]:
-        """prob_, calibrated_, the sets and the decision, of logits (N, K)."""
-        probs = self.probabilities(logits)
-        columns: dict[str, Any] = {f"prob_{name}": probs[:, k] for k, name in enumerate(self.classes)}
-        if self.calibration is not None:
-            calibrated = self.calibration.probabilities(logits)
-            columns |= {f"calibrated_{c}": calibrated[:, self.classes.index(c)] for c in self.calibration.calibrated}
-        if self.conformal is not None:
-            columns |= self.conformal.columns(probs)
-        names = np.array(self.classes, object)
-        if self.kind == "multiclass":
-            return {**columns, "decision": names[logits.argmax(axis=1)]}
-        above = probs >= np.array([about["threshold"] for about in self.thresholds.values()])
-        return {**columns, "decision": ["|".join(names[row]) or "none" for row in above]}
+    def _rows(self, placements: Sequence[Placement], outputs: Any, distances: np.ndarray | None) -> "pd.DataFrame":
+        """The columns of a batch: what the task answers, and novelty where it is known."""
+        import pandas as pd
+
+        columns = pd.DataFrame(self.answers.columns(outputs, placements))
+        gaussian, _ = self.feature_gaussian
+        if gaussian is not None:
+            distances = np.zeros(0) if distances is None else distances
+            columns["novelty"] = gaussian.percentile(distances).astype(float)
+            columns["unusual"] = np.where(gaussian.unusual(distances), "yes", "no")
+        return columns
+
+    def _none(self) -> np.ndarray:
+        """The outputs of no image."""
+        return np.zeros((0, len(self.classes)), np.float32)
 
     def _batches(self, images: Sequence[Any], size: int, bad: dict[int, str], progress: Progress):
         pending: list[torch.Tensor] = []
+        placements: list[Placement] = []
+        rows: list[int] = []
         for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
-                picture = read_picture(image, self.preprocessing.enough) if path else as_picture(image)
+                picture = read_image(image, self.preprocessing.min_decode_side) if path else as_image(image)
             except BadImage as error:
                 bad[row] = error.reason
                 continue
             pending.append(self.preprocessing(picture))
+            height, width = stored_size(image, picture) if self.answers.needs_size else picture.shape[:2]
+            placements.append(self.preprocessing.placement(height, width))
+            rows.append(row)
             if len(pending) == size:
-                yield {"image": torch.stack(pending), "index": np.zeros(size, dtype=np.int64)}
-                pending = []
+                yield {"image": torch.stack(pending), "placement": placements, "row": rows}
+                pending, placements, rows = [], [], []
                 progress(row + 1, len(images))
         if pending:
-            yield {"image": torch.stack(pending), "index": np.zeros(len(pending), dtype=np.int64)}
+            yield {"image": torch.stack(pending), "placement": placements, "row": rows}
         progress(len(images), len(images))
 
     def save(self, path: str | Path) -> Path:
         """Write the one file, atomically."""
         path = Path(path)
         tensors = {name: as_stored(value) for name, value in self.network.state_dict().items()}
-        header = Header(
-            own_file.FORMAT,
-            self.spec,
-            self.classes,
-            self.kind,  # type: ignore[arg-type]
-            self.preprocessing,
-            own_file.tensors_hash(tensors),
-            self.provenance,
-            self.calibration,
-            self.operating_points,
-            self.selective,
-            self.conformal,
-        )
+        tensors_hash = own_file.tensors_hash(tensors)
+        header = Header(own_file.FORMAT, self.spec, self.preprocessing, tensors_hash, self.provenance, self.task)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            save_file(tensors, partial, metadata=own_file.metadata(header.to_text()))
+            save_file(tensors, partial, metadata=own_file.metadata(header.to_text(self.answers)))
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
         self.path = path
         return path
+
+
+def stored_size(image: Any, decoded: np.ndarray) -> tuple[int, int]:
+    """Height and width of an image as it is stored: a JPEG may have been decoded at a part of its size."""
+    height, width = decoded.shape[:2]
+    size = read_size(image) if isinstance(image, str | Path) and Path(image).is_file() else None
+    if size is None:
+        return height, width
+    turned = (size[0] > size[1]) != (height > width) and size[0] != size[1]  # by its EXIF orientation
+    return size[::-1] if turned else size
 
 
 def as_stored(value: torch.Tensor) -> torch.Tensor:
@@ -262,7 +263,7 @@ def load(path: str | Path) -> Model:
     """
     path = find(path)
     with files.opened(path, "model") as file:
-        header = read_header(path, file.metadata() or {})
+        header, answers = read_header(path, file.metadata() or {})
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         try:
             header.check_tensors({name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()})
@@ -273,41 +274,31 @@ def load(path: str | Path) -> Model:
         raise FinetuneError(f"model={path} is damaged: its tensors do not match the hash in its header.")
     network = header.network.build()
     network.load_state_dict(tensors, strict=True)
-    return Model(
-        network=network.to(memory_format=torch.channels_last).eval(),
-        spec=header.network,
-        classes=header.classes,
-        kind=header.kind,
-        preprocessing=header.preprocessing,
-        provenance=header.provenance,
-        path=path,
-        calibration=header.calibration,
-        operating_points=dict(header.operating_points),
-        selective=dict(header.selective),
-        conformal=header.conformal,
-    )
+    network = network.to(memory_format=torch.channels_last).eval()
+    return Model(network, header.network, header.preprocessing, answers, header.provenance, path)
 
 
-def read_header(path: Path, metadata: Mapping[str, str]) -> Header:
+def read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Header, Answers]:
     """What the model at `path` says of itself, typed and within its bounds.
 
     Raises:
         FinetuneError: the path and what is wrong.
     """
     try:
-        text = own_file.text_of(metadata)
-        header = None if text is None else own_file.read(Header, text)
+        text = own_file.header_text(metadata)
+        read = None if text is None else model_header.read(text)
     except FinetuneError as error:
         raise FinetuneError(f"model={path} {error}") from None
-    if header is None:
+    if read is None:
         raise FinetuneError(
             f"model={path} holds tensors but no finetune header: it is not a model file of this project. "
             "To start from its weights, give it as backbone.weights."
         )
+    header, _ = read
     if header.format < 2:
         warnings.warn(
             f"model={path} is of format {header.format}: no hash covers its preprocessing, classes and calibration. "
             "To write it anew with one: finetune.load(PATH).save(PATH).",
             stacklevel=3,
         )
-    return header
+    return read

@@ -91,11 +91,11 @@ class Placement:
         """The scaled part in the square, with 0 around it."""
         side = self.side
         bottom, right = self.top + scaled.shape[0], self.left + scaled.shape[1]
-        shown = scaled[max(0, -self.top) : side - self.top, max(0, -self.left) : side - self.left]
-        if shown.shape[:2] == (side, side):
-            return np.ascontiguousarray(shown)
+        visible = scaled[max(0, -self.top) : side - self.top, max(0, -self.left) : side - self.left]
+        if visible.shape[:2] == (side, side):
+            return np.ascontiguousarray(visible)
         square = np.zeros((side, side, *scaled.shape[2:]), scaled.dtype)
-        square[max(0, self.top) : min(side, bottom), max(0, self.left) : min(side, right)] = shown
+        square[max(0, self.top) : min(side, bottom), max(0, self.left) : min(side, right)] = visible
         return square
 
     def mask_to_square(self, mask: np.ndarray) -> np.ndarray:  # (H, W) -> (side, side)
@@ -121,5 +121,5 @@ def cut_boxes(boxes: np.ndarray, side: int) -> PlacedBoxes:  # (N, 4)
     sides, inner = boxes[:, 2:] - boxes[:, :2], inside[:, 2:] - inside[:, :2]  # (N, 2) width and height
     parts = np.divide(inner, sides, out=np.zeros_like(inner), where=inner > 0)
     visible = parts[:, 0] * parts[:, 1]
-    shown = visible > 0
-    return PlacedBoxes(inside[shown], np.flatnonzero(shown), visible)
+    is_visible = visible > 0
+    return PlacedBoxes(inside[is_visible], np.flatnonzero(is_visible), visible)

@@ -40,7 +40,7 @@ class Phase:
 class PartState:
     """What one part does in one epoch."""
 
-    learns: bool
+    trainable: bool
     rate: float
     norms: str
 
@@ -106,9 +106,9 @@ class Plan:
         learning = expand(phase.train, parts, f"finetuning.phases.{name}.train", new)
         states = {}
         for part in parts:
-            fresh = part in members["new"]
-            depth = 0 if fresh else len(members["backbone"]) - members["backbone"].index(part)
-            rate = phase.rate * self.lr_decay**depth * (self.head_rate if fresh else 1.0)
+            is_new = part in members["new"]
+            depth = 0 if is_new else len(members["backbone"]) - members["backbone"].index(part)
+            rate = phase.rate * self.lr_decay**depth * (self.head_rate if is_new else 1.0)
             norms = (phase.norms or self.norms) if part in learning else self.frozen_norms
             states[part] = PartState(part in learning, rate if part in learning else 0.0, norms)
         return states
@@ -135,7 +135,7 @@ class Plan:
                 "Add new (all parts that start from random weights) to the train=[...] of a phase."
             )
 
-    def never_learns(self, parts: Sequence[str], new: Sequence[str] | None = None) -> list[str]:
+    def never_trained(self, parts: Sequence[str], new: Sequence[str] | None = None) -> list[str]:
         """The parts that no phase trains."""
         learning = {part for phase in self.phases.values() for part in expand(phase.train, parts, "train", new)}
         return [part for part in parts if part not in learning]
@@ -164,10 +164,10 @@ def expand(
     names: Sequence[str], parts: Sequence[str], argument: str = "train", new: Sequence[str] | None = None
 ) -> set[str]:
     """Part names with the groups written out; a part of its own goes before a group of the same name."""
-    known = groups(parts, new)
-    wanted: set[str] = set()
+    known_groups = groups(parts, new)
+    expanded: set[str] = set()
     for name in names:
-        if name not in parts and name not in known:
-            raise one_of(argument, name, [*parts, *known])
-        wanted.update([name] if name in parts else known[name])
-    return wanted
+        if name not in parts and name not in known_groups:
+            raise one_of(argument, name, [*parts, *known_groups])
+        expanded.update([name] if name in parts else known_groups[name])
+    return expanded

@@ -1,4 +1,4 @@
-"""Everything between a decoded picture and the network: resize, crop, normalise.
+"""Everything between a decoded image and the network: resize, crop, normalise.
 
 One frozen value that travels inside the model file, so validation, predict and any outside program do the same.
 """
@@ -23,14 +23,14 @@ FITS = ("squash", "crop", "pad")
 LARGEST_SIDE = 8192
 """Pixels; one image of this side takes 800 MB as a network's input."""
 
-# A picture more than this many times longer than wide is cut to it before `fit=crop` enlarges it: a 1 x 1,000,000
+# An image more than this many times longer than wide is cut to it before `fit=crop` enlarges it: a 1 x 1,000,000
 # strip would need gigabytes. What is cut lies far outside the centre square that is kept.
 LONGEST_ASPECT = 64
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a network's input. Plain values only; `to_dict` and `from_dict` round-trip.
+    """How an image becomes a network's input. Plain values only; `to_dict` and `from_dict` round-trip.
 
     Resizing is Pillow's antialiased filter on uint8, sizes and offsets are rounded as timm and torchvision do:
     `fit="crop"` equals timm's evaluation transform with crop_pct = `crop_fraction`, to the last bit.
@@ -41,11 +41,11 @@ class Preprocessing:
     image_size: int = 224
     """Side of the square the network sees, in pixels."""
     in_channels: int = 3
-    """1 or 3; gray pictures are repeated to 3, coloured ones are reduced to 1 by luminance."""
+    """1 or 3; gray images are repeated to 3, coloured ones are reduced to 1 by luminance."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Mean of pictures scaled to [0, 1], one per channel."""
+    """Mean of images scaled to [0, 1], one per channel."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    """Standard deviation of pictures scaled to [0, 1], one per channel."""
+    """Standard deviation of images scaled to [0, 1], one per channel."""
     interpolation: str = "bilinear"
     """bilinear or bicubic, both antialiased."""
     fit: str = "squash"
@@ -88,7 +88,7 @@ class Preprocessing:
         return math.floor(self.image_size / self.crop_fraction)  # floor: as timm, 224 / 0.95 -> 235
 
     @property
-    def enough(self) -> int:
+    def min_decode_side(self) -> int:
         """Shorter side, in pixels, that a JPEG needs to be decoded at: with three times the pixels the resizing filter
         has all it looks at, and the difference to full size is about one gray level."""
         return 3 * self.stored_size
@@ -133,34 +133,34 @@ class Preprocessing:
         """A mask of the stored image as the network's input shows it."""
         return self.placement(*mask.shape[:2]).mask_to_square(mask)
 
-    def resize(self, picture: np.ndarray) -> np.ndarray:  # (H, W[, 3]) -> (S, S[, 3]), S = stored_size
-        """Resize a uint8 picture to the square that is cached."""
-        picture = check_picture(picture)
-        placement = self.cached_placement(*picture.shape[:2])
-        return placement.put(self._scale(placement.cut(picture), *placement.scaled))
+    def resize(self, image: np.ndarray) -> np.ndarray:  # (H, W[, 3]) -> (S, S[, 3]), S = stored_size
+        """Resize a uint8 image to the square that is cached."""
+        image = check_image(image)
+        placement = self.cached_placement(*image.shape[:2])
+        return placement.put(self._scale(placement.cut(image), *placement.scaled))
 
-    def crop(self, picture: np.ndarray) -> np.ndarray:  # (S, S[, 3]) -> (image_size, image_size[, 3])
-        """Cut the centre out of a resized picture; nothing to do unless fit=crop."""
-        if picture.shape[:2] != (self.stored_size, self.stored_size):
-            raise FinetuneError(f"crop() takes a resized picture of side {self.stored_size}, not {picture.shape}.")
+    def crop(self, image: np.ndarray) -> np.ndarray:  # (S, S[, 3]) -> (image_size, image_size[, 3])
+        """Cut the centre out of a resized image; nothing to do unless fit=crop."""
+        if image.shape[:2] != (self.stored_size, self.stored_size):
+            raise FinetuneError(f"crop() takes a resized image of side {self.stored_size}, not {image.shape}.")
         start, side = self.crop_start, self.image_size
-        return picture[start : start + side, start : start + side]
+        return image[start : start + side, start : start + side]
 
-    def to_tensor(self, picture: np.ndarray) -> torch.Tensor:  # (S, S[, 3]) -> (in_channels, S, S), S = image_size
-        """Normalise one uint8 picture of side image_size; gray is repeated, RGB reduced, as in_channels asks."""
-        return self.batch_to_tensor(check_picture(picture)[None])[0]
+    def to_tensor(self, image: np.ndarray) -> torch.Tensor:  # (S, S[, 3]) -> (in_channels, S, S), S = image_size
+        """Normalise one uint8 image of side image_size; gray is repeated, RGB reduced, as in_channels asks."""
+        return self.batch_to_tensor(check_image(image)[None])[0]
 
-    def batch_to_tensor(self, pictures: np.ndarray | torch.Tensor) -> torch.Tensor:
+    def batch_to_tensor(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
         """Normalise a whole uint8 batch at once: (N, S, S[, 3]) -> (N, in_channels, S, S) float32, on its device."""
         import torch
 
-        if isinstance(pictures, np.ndarray):
-            pictures = np.require(pictures, requirements=["C", "W"])  # copies only what torch could not share
-        batch = torch.as_tensor(pictures)
+        if isinstance(images, np.ndarray):
+            images = np.require(images, requirements=["C", "W"])  # copies only what torch could not share
+        batch = torch.as_tensor(images)
         side = self.image_size
         if batch.dtype != torch.uint8 or tuple(batch.shape[1:]) not in ((side, side), (side, side, 3)):
             raise FinetuneError(
-                f"expected uint8 pictures (N, {side}, {side}) or (N, {side}, {side}, 3), "
+                f"expected uint8 images (N, {side}, {side}) or (N, {side}, {side}, 3), "
                 f"got {batch.dtype} {tuple(batch.shape)}; resize() and crop() come first."
             )
         if batch.ndim == 4 and self.in_channels == 1:
@@ -170,16 +170,16 @@ class Preprocessing:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
         out = torch.empty((len(batch), self.in_channels, side, side), dtype=torch.float32, device=batch.device)
-        for picture, tensor in zip(
+        for image, tensor in zip(
             batch, out, strict=True
         ):  # one by one they stay in the processor's cache: twice as fast
-            channels = picture.unsqueeze(0) if picture.ndim == 2 else picture.permute(2, 0, 1)
-            tensor.copy_(channels).div_(255).sub_(mean).div_(std)  # a gray picture spreads over 3 channels here
+            channels = image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1)
+            tensor.copy_(channels).div_(255).sub_(mean).div_(std)  # a gray image spreads over 3 channels here
         return out
 
-    def __call__(self, picture: np.ndarray) -> torch.Tensor:
-        """Decoded picture to network input: exactly what validation, test and predict do."""
-        return self.to_tensor(self.crop(self.resize(picture)))
+    def __call__(self, image: np.ndarray) -> torch.Tensor:
+        """Decoded image to network input: exactly what validation, test and predict do."""
+        return self.to_tensor(self.crop(self.resize(image)))
 
     def with_channels(self, in_channels: int) -> Preprocessing:
         """The same for another number of channels: mean and std are averaged to 1 or repeated to 3."""
@@ -201,20 +201,20 @@ class Preprocessing:
             raise FinetuneError(f"preprocessing has unknown keys {unknown}; this version knows {known}.")
         return cls(**values)
 
-    def _scale(self, picture: np.ndarray, height: int, width: int) -> np.ndarray:
-        if picture.shape[:2] == (height, width):
-            return picture.copy()
-        return np.array(Image.fromarray(picture).resize((width, height), FILTERS[self.interpolation]))
+    def _scale(self, image: np.ndarray, height: int, width: int) -> np.ndarray:
+        if image.shape[:2] == (height, width):
+            return image.copy()
+        return np.array(Image.fromarray(image).resize((width, height), FILTERS[self.interpolation]))
 
 
-def check_picture(picture: np.ndarray) -> np.ndarray:
-    """The picture itself when it is uint8 (H, W) or (H, W, 3) and not empty, else a FinetuneError."""
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
-        kind = getattr(picture, "dtype", type(picture).__name__)
-        raise FinetuneError(f"a picture must be a uint8 array, not {kind}.")
-    if picture.ndim not in (2, 3) or (picture.ndim == 3 and picture.shape[2] != 3) or 0 in picture.shape:
-        raise FinetuneError(f"a picture must have shape (H, W) or (H, W, 3), not {picture.shape}.")
-    return np.ascontiguousarray(picture)
+def check_image(image: np.ndarray) -> np.ndarray:
+    """The image itself when it is uint8 (H, W) or (H, W, 3) and not empty, else a FinetuneError."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise FinetuneError(f"an image must be a uint8 array, not {kind}.")
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
+        raise FinetuneError(f"an image must have shape (H, W) or (H, W, 3), not {image.shape}.")
+    return np.ascontiguousarray(image)
 
 
 def _floats(name: str, values: Any) -> tuple[float, ...]:

@@ -13,9 +13,9 @@ from finetune.errors import FinetuneError
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 16 * 2**20
+MAX_CHARACTERS = 16 * 2**20
 """Longest text that is parsed."""
-MOST_VALUES = 500_000
+MAX_VALUES = 500_000
 """Most values in a text, counted by its commas; each takes half a kilobyte where it is not what it must be."""
 
 
@@ -26,10 +26,10 @@ def read(kind: type[T], text: str) -> T:
         FinetuneError: too long, no JSON, nested too deeply, or a value that is missing, unknown, of another type or out
             of its bounds.
     """
-    if len(text) > MOST_CHARACTERS:
-        raise FinetuneError(f"it is {len(text):,} characters long, more than the {MOST_CHARACTERS:,} that are read.")
-    if text.count(",") > MOST_VALUES:
-        raise FinetuneError(f"it holds more than the {MOST_VALUES:,} values that are read.")
+    if len(text) > MAX_CHARACTERS:
+        raise FinetuneError(f"it is {len(text):,} characters long, more than the {MAX_CHARACTERS:,} that are read.")
+    if text.count(",") > MAX_VALUES:
+        raise FinetuneError(f"it holds more than the {MAX_VALUES:,} values that are read.")
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
@@ -41,7 +41,7 @@ def sentence(error: ValidationError) -> str:
     count = error.error_count()
     if count > 100:  # to list them would take more memory than the text
         return f"{count:,} values in it are not what they must be."
-    first, *others = error.errors(include_url=False)
+    first, *further = error.errors(include_url=False)
     where = one_line(".".join(str(part) for part in first["loc"]), 100)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
     if first["type"] == "json_invalid":
@@ -53,11 +53,11 @@ def sentence(error: ValidationError) -> str:
     elif first["type"] != "value_error":
         message = f"{reprlib.repr(first['input'])}, {message[:1].lower()}{message[1:]}"
     message = one_line(message)
-    more = f" ({len(others)} more)" if others else ""
+    more = f" ({len(further)} more)" if further else ""
     return f"{where + ': ' if where else ''}{message}{more}."
 
 
-def one_line(text: object, most: int = 300) -> str:
+def one_line(text: object, limit: int = 300) -> str:
     """The text without line breaks, its end cut off where it is long: values from a file may be anything."""
     line = " ".join(str(text).split())
-    return line if len(line) <= most else f"{line[:most]} ..."
+    return line if len(line) <= limit else f"{line[:limit]} ..."

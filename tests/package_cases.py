@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.model_file import Model, load
@@ -38,14 +39,16 @@ def multilabel() -> Model:
     return Model(
         spec.build(),
         spec,
-        classes,
-        "multilabel",
         Preprocessing(8, 1, (0.5,), (0.25,)),
+        ClassAnswers(
+            classes,
+            "multilabel",
+            calibration=Calibration("platt", "multilabel", classes, curves, {"Mass": 0.2}, about),
+            operating_points={"screen": point},
+            selective={"Mass": {"threshold": 0.3, "point": "screen", "cuts": {"0.9": 0.1, "0.5": 0.7}}},
+            conformal=Conformal("multilabel", classes, 0.1, {"Nodule": {"yes": 0.3, "no": 0.6}}, about),
+        ),
         {"command": "python -m finetune", "versions": {"torch": "2.6"}, "weights": {"used": 3, "random": False}},
-        calibration=Calibration("platt", "multilabel", classes, curves, {"Mass": 0.2}, about),
-        operating_points={"screen": point},
-        selective={"Mass": {"threshold": 0.3, "point": "screen", "cuts": {"0.9": 0.1, "0.5": 0.7}}},
-        conformal=Conformal("multilabel", classes, 0.1, {"Nodule": {"yes": 0.3, "no": 0.6}}, about),
     )
 
 
@@ -56,14 +59,16 @@ def multiclass() -> Model:
     return Model(
         spec.build(),
         spec,
-        classes,
-        "multiclass",
         Preprocessing(8, fit="crop", crop_fraction=0.8),
-        calibration=Calibration(
-            "isotonic", "multiclass", classes, dict.fromkeys(classes, curve), dict.fromkeys(classes, 0.3), about
+        ClassAnswers(
+            classes,
+            "multiclass",
+            calibration=Calibration(
+                "isotonic", "multiclass", classes, dict.fromkeys(classes, curve), dict.fromkeys(classes, 0.3), about
+            ),
+            selective={"all classes": {"threshold": None, "point": None, "cuts": {"0.5": 0.7}}},
+            conformal=Conformal("multiclass", classes, 0.1, {"": {"least": 0.3}}, about),
         ),
-        selective={"all classes": {"threshold": None, "point": None, "cuts": {"0.5": 0.7}}},
-        conformal=Conformal("multiclass", classes, 0.1, {"": {"least": 0.3}}, about),
     )
 
 

@@ -20,6 +20,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"config"},
     {"pages"},
     {"steps"},
+    {"tasks"},
     {"jobs"},
     {"__main__"},
 )
@@ -110,7 +111,10 @@ def test_hydra_and_lightning_stay_high_and_torch_out_of_scores():
         }
         if folder(module) not in ("config", ""):
             assert not roots & {"hydra", "omegaconf"}, module
-        if folder(module) not in ("training", "config", "steps", "jobs") and module != "finetune.data.loading.module":
+        if (
+            folder(module) not in ("training", "config", "steps", "jobs", "tasks")
+            and module != "finetune.data.loading.module"
+        ):
             assert "lightning" not in roots, module
         if folder(module) in ("evaluation", "statistics", "pages"):
             assert not roots & {"torch", "lightning", "sklearn"}, module

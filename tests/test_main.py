@@ -82,8 +82,8 @@ def fails(capsys, *words: str) -> str:
 
 
 def csv(place: Path, labels: list, **columns) -> str:
-    draw(place / "pictures", len(labels) // 2 or 1)
-    paths = sorted(str(p.relative_to(place)) for p in (place / "pictures").rglob("*.png"))
+    draw(place / "images", len(labels) // 2 or 1)
+    paths = sorted(str(p.relative_to(place)) for p in (place / "images").rglob("*.png"))
     pd.DataFrame({"path": paths[: len(labels)], "label": labels, **columns}).to_csv("t.csv", index=False)
     return "data.table=t.csv"
 
@@ -121,16 +121,16 @@ def test_label_never_seen_in_train(place, capsys):
 
 
 @pytest.mark.parametrize("kind", ["truncated", "zero", "text"])
-def test_unreadable_pictures_stop_before_the_first_epoch(place, capsys, kind):
-    draw(place / "pictures", 12)
-    victim = place / "pictures" / "cold" / "3.png"
+def test_unreadable_images_stop_before_the_first_epoch(place, capsys, kind):
+    draw(place / "images", 12)
+    victim = place / "images" / "cold" / "3.png"
     whole = victim.read_bytes()
-    victim.write_bytes({"truncated": whole[: len(whole) // 2], "zero": b"", "text": b"no picture at all"}[kind])
-    said = fails(capsys, "data=folder", "data.root=pictures")
+    victim.write_bytes({"truncated": whole[: len(whole) // 2], "zero": b"", "text": b"no image at all"}[kind])
+    said = fails(capsys, "data=folder", "data.root=images")
     assert "1 of 24 images cannot be read" in said
     assert "cold/3.png" in said
     assert "data.on_bad=skip" in said
-    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "data.on_bad=skip", "hydra.run.dir=run"])
+    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=images", "data.on_bad=skip", "hydra.run.dir=run"])
     assert "cold/3.png" in Path("run/audit.json").read_text()
     assert Path("run/scores.json").exists()
 
@@ -138,9 +138,9 @@ def test_unreadable_pictures_stop_before_the_first_epoch(place, capsys, kind):
 def test_weights_of_another_architecture(place, capsys):
     import finetune
 
-    draw(place / "pictures", 12)
+    draw(place / "images", 12)
     torch.save(finetune.create_model("resnet32_cifar").state_dict(), "other.pth")
-    said = fails(capsys, "data=folder", "data.root=pictures", "backbone.weights=other.pth")
+    said = fails(capsys, "data=folder", "data.root=images", "backbone.weights=other.pth")
     assert "other.pth" in said
     assert "resnet20_cifar" in said
 
@@ -150,30 +150,30 @@ def test_a_pickle_that_runs_code_is_refused(place, capsys):
         def __reduce__(self):
             return os.system, ("touch harmed",)
 
-    draw(place / "pictures", 12)
+    draw(place / "images", 12)
     Path("evil.pth").write_bytes(pickle.dumps({"conv1.weight": Evil()}))
-    fails(capsys, "data=folder", "data.root=pictures", "backbone.weights=evil.pth")
+    fails(capsys, "data=folder", "data.root=images", "backbone.weights=evil.pth")
     torch.save({"conv1.weight": Evil()}, "evil.pth")
-    fails(capsys, "data=folder", "data.root=pictures", "backbone.weights=evil.pth")
+    fails(capsys, "data=folder", "data.root=images", "backbone.weights=evil.pth")
     assert not Path("harmed").exists()
 
 
 def test_a_loss_that_is_not_finite(place, capsys):
-    draw(place / "pictures", 12)
+    draw(place / "images", 12)
     said = fails(
-        capsys, "data=folder", "data.root=pictures", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3"
+        capsys, "data=folder", "data.root=images", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3"
     )
     assert "Lower optimizer.lr" in said
 
 
 def test_a_file_standing_where_outputs_should_be(place, capsys):
-    draw(place / "pictures", 12)
+    draw(place / "images", 12)
     Path("outputs").write_text("in the way")
-    said = fails(capsys, "data=folder", "data.root=pictures")
+    said = fails(capsys, "data=folder", "data.root=images")
     assert "outputs" in said
     assert "hydra.run.dir=DIR" in said
     long = "x" * 300
-    assert f"{long} (File name too long)" in fails(capsys, "data=folder", "data.root=pictures", f"hydra.run.dir={long}")
+    assert f"{long} (File name too long)" in fails(capsys, "data=folder", "data.root=images", f"hydra.run.dir={long}")
 
 
 def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys):
@@ -196,8 +196,8 @@ def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys)
 
 
 def test_evaluating_without_data_never_makes_synthetic_ones(place, capsys):
-    draw(place / "pictures", 12)
-    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "hydra.run.dir=run"])
+    draw(place / "images", 12)
+    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=images", "hydra.run.dir=run"])
     (place / "model").mkdir()
     Path("run/model.safetensors").rename("model/model.safetensors")
     with pytest.raises(SystemExit):
@@ -206,9 +206,9 @@ def test_evaluating_without_data_never_makes_synthetic_ones(place, capsys):
     assert not Path("data").exists()
 
 
-def test_a_gray_16_bit_and_an_rgba_picture_in_one_set(place):
-    draw(place / "pictures", 12)
-    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(place / "pictures" / "warm" / "deep.png")
-    Image.fromarray(np.full((20, 20, 4), 255, np.uint8)).save(place / "pictures" / "warm" / "alpha.png")
-    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "hydra.run.dir=run"])
+def test_a_gray_16_bit_and_an_rgba_image_in_one_set(place):
+    draw(place / "images", 12)
+    Image.fromarray(np.full((20, 20), 40_000, np.uint16)).save(place / "images" / "warm" / "deep.png")
+    Image.fromarray(np.full((20, 20, 4), 255, np.uint8)).save(place / "images" / "warm" / "alpha.png")
+    main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=images", "hydra.run.dir=run"])
     assert Path("run/scores.json").exists()

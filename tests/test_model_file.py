@@ -43,9 +43,9 @@ def loaded(path, data):
 def test_what_is_saved_comes_back_with_its_answers(saved, place, kind):
     model, data = saved[kind]
     again = loaded(place, data)
-    for name in ("spec", "classes", "kind", "preprocessing", "provenance", "calibration", "selective", "conformal"):
+    for name in ("spec", "classes", "preprocessing", "provenance"):
         assert getattr(again, name) == getattr(model, name)
-    assert again.operating_points == model.operating_points
+    assert again.answers == model.answers
     assert again.weights_hash == model.weights_hash
     images = [np.random.default_rng(i).integers(0, 256, (9, 8), np.uint8) for i in range(3)]
     pd.testing.assert_frame_equal(again.predict(images), model.predict(images), rtol=1e-5)
@@ -132,7 +132,11 @@ def test_a_file_of_format_1_loads_and_says_once_that_its_header_has_no_hash(save
     header["__metadata__"] = {"finetune": json.dumps({**values, "format": 1})}
     with pytest.warns(UserWarning, match="is of format 1: no hash covers its preprocessing"):
         old = loaded(place, cases.joined(header, body))
-    assert (old.classes, old.calibration, old.conformal) == (model.classes, model.calibration, None)
+    assert (old.classes, old.answers.calibration, old.answers.conformal) == (
+        model.classes,
+        model.answers.calibration,
+        None,
+    )
     header["__metadata__"] = {"finetune": json.dumps({**values, "format": 2})}
     with pytest.raises(FinetuneError, match="the hash of its header is missing"):
         loaded(place, cases.joined(header, body))
@@ -263,3 +267,7 @@ def test_a_model_shows_what_it_is(saved, place):
 def test_what_predict_does_not_take_is_answered_by_what_it_takes(saved, images, message):
     with pytest.raises(FinetuneError, match=message):
         saved["multilabel"][0].predict(images)
+
+
+def test_a_model_that_was_not_saved_knows_nothing_of_its_images():
+    assert cases.multilabel().feature_gaussian == (None, "the model has not been saved")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MOST_BYTES = 1_500_000
+MAX_BYTES = 1_500_000
 
 
 def cells(notebook: Path) -> list[dict]:
@@ -44,6 +44,6 @@ def test_it_is_kept_as_it_was_run(notebook):
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_names_no_place_of_the_machine_it_was_run_on(notebook):
     text = notebook.read_text(encoding="utf-8")
-    assert len(text) < MOST_BYTES
+    assert len(text) < MAX_BYTES
     places = re.findall(r"(?<![\w.:/+])/(?:home|root|tmp|work|Users|mnt|usr|opt|var)/[\w./-]*", text)
     assert not places

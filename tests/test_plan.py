@@ -11,7 +11,7 @@ PARTS = ["stem", "stage1", "stage2", "head"]
 def test_phases_follow_one_another_and_rates_decay_away_from_the_head():
     plan = Plan({"head": Phase(0, ["head"]), "all": Phase(3, ["all"], rate=0.5)}, lr_decay=0.5, head_rate=10)
     early, late = plan.at(2, PARTS), plan.at(3, PARTS)
-    assert [early[p].learns for p in PARTS] == [False, False, False, True]
+    assert [early[p].trainable for p in PARTS] == [False, False, False, True]
     assert [early[p].rate for p in PARTS] == [0, 0, 0, 10]
     assert [late[p].rate for p in PARTS] == [0.0625, 0.125, 0.25, 5]
 
@@ -39,7 +39,7 @@ NECK = ["stem", "stage1", "stage2", "stage3", "neck", "out"]
 
 
 def learning(plan: Plan, epoch: int, parts=PARTS, new=None) -> list[str]:
-    return [part for part, state in plan.at(epoch, parts, new).items() if state.learns]
+    return [part for part, state in plan.at(epoch, parts, new).items() if state.trainable]
 
 
 def test_groups_are_counted_from_the_end_of_the_backbone():
@@ -69,7 +69,7 @@ def test_a_part_that_is_new_and_never_learns_is_an_error():
     with pytest.raises(FinetuneError, match="head would stay at random weights"):
         Plan({"a": Phase(0, ["backbone"])}).check(PARTS)
     Plan({"a": Phase(0, ["backbone"]), "b": Phase(1, ["head"])}).check(PARTS)
-    assert probe.never_learns(NECK, ["neck", "out"]) == NECK[:-1]
+    assert probe.never_trained(NECK, ["neck", "out"]) == NECK[:-1]
 
 
 def test_a_name_of_a_part_goes_before_that_of_a_group():

@@ -9,7 +9,7 @@ from hydra.utils import get_object
 
 from finetune.errors import FinetuneError
 
-OWN = {
+PROJECT_NAMES = {
     "finetune.data.sources.chestxray.ChestXray",
     "finetune.data.sources.chexpert.CheXpert",
     "finetune.data.sources.csv_table.CsvTable",
@@ -33,6 +33,7 @@ OWN = {
     "finetune.losses.auto",
     "finetune.plan.Phase",
     "finetune.plan.Plan",
+    "finetune.tasks.classification.Classification",
     "finetune.training.schedules.Cosine",
     "finetune.training.schedules.OneCycle",
     "finetune.training.schedules.Step",
@@ -59,20 +60,20 @@ def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
     """
     trusted = any(name == module or name.startswith(f"{module}.") for module in trust)
     prefix = next((p for p in LIBRARIES if name.startswith(p)), None)
-    if name in UNSAFE or not (name in OWN or prefix or trusted):
+    if name in UNSAFE or not (name in PROJECT_NAMES or prefix or trusted):
         raise FinetuneError(
             f"{where}={name} is not something a configuration may build. If it is your own code, "
             f"type trust=[{name.rpartition('.')[0]}] to allow it."
         )
     try:
-        found = get_object(name)
+        value = get_object(name)
     except (ImportError, ValueError, AttributeError):
         raise FinetuneError(f"{where}={name} does not exist in what is installed.") from None
-    if not (trusted or name in OWN) and prefix:
+    if not (trusted or name in PROJECT_NAMES) and prefix:
         base = get_object(LIBRARIES[prefix])
-        if not (inspect.isclass(found) and issubclass(found, base)):
+        if not (inspect.isclass(value) and issubclass(value, base)):
             raise FinetuneError(f"{where}={name} is not a {base.__name__}; only these may be built from there.")
-    return found
+    return value
 
 
 def import_trusted(config: Mapping[str, Any]) -> list[str]:
@@ -103,6 +104,12 @@ CONTRACTS: dict[str, dict[str, str]] = {
         "weights": "weights(classes, targets) -> Tensor (K,) or None",
         "__call__": "__call__(logits, target, weights) -> (sum, count)",
     },
+    "task": {
+        "name": "name: str",
+        "check": "check(table)",
+        "objective": "objective(table, rows) -> Objective",
+        "answers": "answers(table, fitted) -> Answers",
+    },
     "schedule": {"factor": "factor(step, total) -> float"},
     "transforms": {"__call__": "__call__(image, seed) -> image, uint8 of the same shape"},
 }
@@ -112,14 +119,14 @@ CONTRACTS: dict[str, dict[str, str]] = {
 def check_contract(where: str, built: Any) -> None:
     """Refuse an object of the user's that lacks what is used of it, before it is needed."""
     for name, line in CONTRACTS.get(where, {}).items():
-        there = callable(built) if name == "__call__" else hasattr(built, name)
-        if not there:
+        is_present = callable(built) if name == "__call__" else hasattr(built, name)
+        if not is_present:
             raise FinetuneError(f"{where}: {type(built).__module__}.{type(built).__qualname__} has no {line}.")
 
 
 def check_type(where: str, built: Any, base: type) -> Any:
     """`built`, which must be a `base`."""
     if not isinstance(built, base):
-        own = f"{type(built).__module__}.{type(built).__qualname__}"
-        raise FinetuneError(f"{where}: {own} is not a {base.__module__}.{base.__qualname__}.")
+        class_name = f"{type(built).__module__}.{type(built).__qualname__}"
+        raise FinetuneError(f"{where}: {class_name} is not a {base.__module__}.{base.__qualname__}.")
     return built

@@ -12,13 +12,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune import losses
 from finetune.config.allowed import check_contract, check_type, import_trusted, target
 from finetune.config.settings import HeadSettings, NeckSettings, Node, Settings, parse
 from finetune.config.values import check_call
 from finetune.data.loading.augment import Augment
 from finetune.errors import FinetuneError, MissingExtra
-from finetune.evaluation.classification.assessment import Assessment
 from finetune.heads import check_gives, head_named, neck_named
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
@@ -43,23 +41,20 @@ def check(config: Mapping[str, Any]) -> Settings:
     _check_targets(settings.resolved, trust)
     _check_source(settings)
     check_part("head", settings.head, head_named)
-    check_gives(settings.head.name, "classes", "head")
     if settings.neck.name or settings.neck.options:
         check_part("neck", settings.neck, neck_named)
+    check_gives(settings.head.name, getattr(task(settings), "gives", "classes"), "head")
     with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed
         network = network_spec(settings, num_classes=2).build()
     plan(settings).check(list(network.parts()), settings.trainer.max_epochs, network.new_parts)
-    for kind in ("multilabel", "multiclass"):
-        make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
     schedule(settings)
-    check_type("optimizer", _one_number(settings), torch.optim.Optimizer)
+    check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)
-    assessment(settings)
-    extra_callbacks(settings, "val/auroc")
+    extra_callbacks(settings, "val/loss", higher_is_better=False)
     return settings
 
 
-def _one_number(settings: Settings) -> Any:
+def _optimizer_of_one_number(settings: Settings) -> Any:
     """The optimizer of one number: torch checks its own settings, and says what is wrong."""
     try:
         return optimizer(settings)([torch.nn.Parameter(torch.zeros(1))])
@@ -75,7 +70,8 @@ def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
         if "_target_" in node:
             if not isinstance(node["_target_"], str):
                 raise FinetuneError(f"{where}._target_={node['_target_']} must be a name.")
-            check_call(where, node, target(node["_target_"], trust, f"{where}._target_"))
+            given = {key: value for key, value in node.items() if (where, key) != ("task", "name")}
+            check_call(where, given, target(node["_target_"], trust, f"{where}._target_"))
         for key, value in node.items():
             if key.startswith("_") and key.endswith("_") and key not in ("_target_", "_partial_", "_convert_"):
                 raise FinetuneError(f"{where}.{key} is not taken: only _target_, _partial_ and _convert_ are.")
@@ -123,9 +119,9 @@ def source(settings: Settings) -> Any:
 
 def _check_source(settings: Settings) -> None:
     """The settings of data that the source takes have the types of its arguments."""
-    node, own = source_node(settings.data.arguments, settings.trust), settings.data.source
-    takes = target(node["_target_"], settings.trust, "data.source._target_")
-    check_call("data", {key: value for key, value in node.items() if key not in own}, takes)
+    node, source = source_node(settings.data.arguments, settings.trust), settings.data.source
+    receiver = target(node["_target_"], settings.trust, "data.source._target_")
+    check_call("data", {key: value for key, value in node.items() if key not in source}, receiver)
 
 
 def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
@@ -134,8 +130,8 @@ def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
     node = data["source"]
     if "_target_" not in node:
         raise FinetuneError("data.source has no _target_, the class that lists the images.")
-    takes = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
-    return {**{key: value for key, value in data.items() if key in takes}, **node}
+    parameters = inspect.signature(target(node["_target_"], trust, "data.source._target_")).parameters
+    return {**{key: value for key, value in data.items() if key in parameters}, **node}
 
 
 def plan(settings: Settings) -> Plan:
@@ -151,30 +147,30 @@ def schedule(settings: Settings) -> Any:
     return make(settings, "schedule", settings.schedule)
 
 
-def loss(settings: Settings, kind: str) -> losses.Loss:
-    """The loss, refused where it does not go with the labels."""
-    built = make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
-    losses.check_kind(built, kind)
+def task(settings: Settings) -> Any:
+    """The task: the class of the group `task`, made of the settings and the options of the group.
+
+    Raises:
+        FinetuneError: no such class, an option that it does not take, or settings that it refuses.
+    """
+    node = settings.task
+    if "_target_" not in node:
+        raise FinetuneError("task has no _target_, the class that says what is learned.")
+    kind = target(node["_target_"], settings.trust, "task._target_")
+    options = {key: value for key, value in node.items() if key not in ("_target_", "name")}
+    check_call("task", options, kind)
+    built = kind(settings, **options)
+    check_contract("task", built)
+    if built.name != node.get("name", built.name):
+        raise FinetuneError(f"task.name={node['name']}, but {node['_target_']} is called {built.name}.")
     return built
 
 
-def _kind(settings: Settings, kind: str) -> dict[str, str]:
-    return {"kind": kind} if settings.loss["_target_"] == "finetune.losses.auto" else {}
-
-
 def augment(settings: Settings) -> Augment | None:
-    """The augmentation of training pictures; None where the group is `none`."""
+    """The augmentation of training images; None where the group is `none`."""
     if not settings.transforms:
         return None
     return make(settings, "transforms", settings.transforms, image_size=settings.data.image_size)
-
-
-def assessment(settings: Settings) -> Assessment:
-    """What is wished of the evaluation."""
-    if not settings.evaluation:
-        return Assessment()  # a run from before the group
-    built: Assessment = make(settings, "evaluation", settings.evaluation)
-    return replace(built, metrics={name: metric(name, path, settings.trust) for name, path in built.metrics.items()})
 
 
 def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
@@ -201,7 +197,7 @@ def network_spec(settings: Settings, num_classes: int) -> NetworkSpec:
 
 
 def preprocessing(settings: Settings, of_weights: Preprocessing | None) -> Preprocessing:
-    """How pictures reach the network: what the weights were trained with, at the configuration's size."""
+    """How images reach the network: what the weights were trained with, at the configuration's size."""
     data, channels = settings.data, settings.backbone.in_channels
     base = of_weights or Preprocessing()
     base = base if base.in_channels == channels else base.with_channels(channels)
@@ -221,8 +217,8 @@ def loggers(settings: Settings, run: Path) -> list[Any]:
     return built
 
 
-def extra_callbacks(settings: Settings, monitor: str) -> list[Any]:
-    """The user's own callbacks; a monitor left open is filled in."""
+def extra_callbacks(settings: Settings, monitor: str, *, higher_is_better: bool) -> list[Any]:
+    """The user's own callbacks; a monitor left open is filled in, and whether its higher values are better."""
     from lightning.pytorch.callbacks import Callback
 
     built = []
@@ -231,7 +227,8 @@ def extra_callbacks(settings: Settings, monitor: str) -> list[Any]:
         if filled.get("monitor") == "auto":
             filled["monitor"] = monitor
         if filled.get("mode") == "auto":
-            filled["mode"] = "min" if str(filled.get("monitor")).endswith("loss") else "max"
+            lower = str(filled.get("monitor")).endswith("loss")
+            filled["mode"] = "max" if (higher_is_better if filled.get("monitor") == monitor else not lower) else "min"
         where = f"callbacks.extra.{name}"
         built.append(check_type(where, make(settings, where, filled), Callback))
     return built

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.config import build
 from finetune.config.allowed import import_trusted
 from finetune.config.overrides import (
+    add_force_prefix,
     as_yaml,
     choices,
     compose,
@@ -25,13 +26,13 @@ from finetune.config.overrides import (
     conf_dir,
     config_dirs,
     decoded,
-    opened,
     parse,
     search_path,
 )
 from finetune.config.sweep import Sweep
 from finetune.config.values import unknown_key
 from finetune.errors import FinetuneError, one_of
+from finetune.evaluation.answers import task_name
 from finetune.runs.folder import RunFolder
 
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "run", "wants_demo"]
@@ -40,7 +41,7 @@ DEMO = "demo"
 """The experiment that stands in for data=chestxray where there is no data yet."""
 CHECKED = ("fit", "preview")
 """Jobs whose whole configuration is checked before anything is read."""
-ADOPTING = ("evaluate", "explain")
+JOBS_REUSING_DATA = ("evaluate", "explain")
 """Jobs that read the data of the run whose model they take, where no other data are named."""
 
 
@@ -74,20 +75,20 @@ def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
     if not isinstance(sources, dict):
         raise FinetuneError(f"data.sources={sources} must be names of data sets, or name: root, in brackets or braces.")
     nodes = {}
-    for name, given in sources.items():
+    for name, entry in sources.items():
         where = f"data.sources.{name}"
-        if not isinstance(given, dict | str | None):
-            raise FinetuneError(f"{where}={given} must be the set's root, or its options: {{data: NAME, root: DIR}}.")
-        options = dict(given) if isinstance(given, dict) else {} if given is None else {"root": given}
+        if not isinstance(entry, dict | str | None):
+            raise FinetuneError(f"{where}={entry} must be the set's root, or its options: {{data: NAME, root: DIR}}.")
+        options = dict(entry) if isinstance(entry, dict) else {} if entry is None else {"root": entry}
         data = options.pop("data", name)
-        known = [choice for choice in choices()["data"] if choice != "joint"]
-        if data not in known:
-            raise one_of("data.sources" if data == name else f"{where}.data", data, known)
+        data_sets = [choice for choice in choices()["data"] if choice != "joint"]
+        if data not in data_sets:
+            raise one_of("data.sources" if data == name else f"{where}.data", data, data_sets)
         config = composed([f"data={data}"])
-        takes = source_keys(data)
+        accepted = source_keys(data)
         for key, value in options.items():
-            if key not in takes:
-                raise unknown_key(where, key, value, ["data", *takes])
+            if key not in accepted:
+                raise unknown_key(where, key, value, ["data", *accepted])
             OmegaConf.update(config, f"data.{key}", value, force_add=True)
         settings = OmegaConf.to_container(config.data, resolve=True)
         assert isinstance(settings, dict)
@@ -98,8 +99,8 @@ def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
 def source_keys(choice: str) -> list[str]:
     """The options of a data set: the keys of its own file of conf/data, and its root. Batch size and the like, which
     every data set has, belong to the whole."""
-    own = yaml.safe_load(data_file(choice).read_text(encoding="utf-8"))
-    return sorted({"root", *(key for key in own if key not in (*shared_keys(), "defaults", "name", "source"))})
+    settings = yaml.safe_load(data_file(choice).read_text(encoding="utf-8"))
+    return sorted({"root", *(key for key in settings if key not in (*shared_keys(), "defaults", "name", "source"))})
 
 
 def shared_keys() -> list[str]:
@@ -125,7 +126,7 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
-    words = _with_own_group(opened(words), sweep=sweep)
+    words = add_groups_of_run(add_force_prefix(words), sweep=sweep)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
@@ -135,18 +136,22 @@ def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     return words
 
 
-def _with_own_group(words: list[str], *, sweep: bool) -> list[str]:
-    """For job=evaluate or explain without data=: the group of the run's own data set, so that its keys can be typed."""
+def add_groups_of_run(words: list[str], *, sweep: bool) -> list[str]:
+    """For job=evaluate or explain: the group of the run's own data set and of its task, where they are not typed, so
+    that their keys can be."""
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
-    if parsed.get("job") not in ADOPTING or "data" in parsed:
+    if parsed.get("job") not in JOBS_REUSING_DATA:
         return words
     config = compose([w for w in words if not w.lstrip("+").startswith("data.")], sweep=sweep)
-    data = own_data(config)
-    group = None if data is None else _group_of(data)
-    return words if group is None else [*words, f"data={group}"]
+    added = []
+    if "task" not in parsed and (name := task_of_run(config)) != config.task.name and name in choices()["task"]:
+        added.append(f"task={name}")
+    if "data" not in parsed and (data := data_of_run(config)) is not None and (group := data_group(data)) is not None:
+        added.append(f"data={group}")
+    return [*words, *added]
 
 
-def _group_of(data: dict[str, Any]) -> str | None:
+def data_group(data: dict[str, Any]) -> str | None:
     """The file of conf/data that a run's data settings came from: by their name, else by their source."""
     names = choices()["data"]
     if data["name"] in names:
@@ -159,24 +164,32 @@ def _group_of(data: dict[str, Any]) -> str | None:
     return None
 
 
-def own_data(config: DictConfig) -> dict[str, Any] | None:
+def task_of_run(config: DictConfig) -> str:
+    """The task of the run whose model is asked again; of a model file by itself, that of the configuration."""
+    run = RunFolder(Path(str(config.model)))
+    return task_name(run.read_config()) if run.config.is_file() else str(config.task.name)
+
+
+def data_of_run(config: DictConfig) -> dict[str, Any] | None:
     """The data settings of the run whose model is to be evaluated; None for a model file by itself."""
     run = RunFolder(Path(str(config.model)))
     return run.read_config()["data"] if run.config.is_file() else None
 
 
-def adopt_data(config: DictConfig, words: list[str]) -> None:
+def inherit_data(config: DictConfig, words: list[str]) -> None:
     """Where no data set was typed, evaluate a run on its own: its settings, with what was typed on top."""
-    data = own_data(config)
+    data = data_of_run(config)
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
         return
-    kept = {key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")}
-    if _group_of(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
+    typed_values = {
+        key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")
+    }
+    if data_group(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
         shared = {key: config.data[key] for key in config.data if key in shared_keys()}
         OmegaConf.update(config, "data", {**shared, **data}, merge=False, force_add=True)
     adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
-    for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *kept.items()]:
+    for key, value in [*((f"data.{name}", value) for name, value in adopted.items()), *typed_values.items()]:
         try:
             OmegaConf.update(config, key, value, force_add=True)
         except (OmegaConfBaseException, TypeError, AttributeError):
@@ -184,7 +197,7 @@ def adopt_data(config: DictConfig, words: list[str]) -> None:
             raise FinetuneError(f"{key}={value} does not go with the {ours} of the run {config.model}.") from None
 
 
-class _Ended(BaseException):
+class _JobFailed(BaseException):
     """Carries an error past Hydra, which would print the whole list of overrides over any Exception."""
 
     def __init__(self, error: FinetuneError):
@@ -192,14 +205,14 @@ class _Ended(BaseException):
         self.error = error
 
 
-def tidy(folder: Path) -> None:
+def remove_if_empty(folder: Path) -> None:
     """Remove the folder of a run that ended before it wrote anything, and those of outputs/ that were made for it."""
     if folder.resolve() == Path.cwd():
         return
     home = Path("outputs").resolve()
-    for place in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
+    for directory in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
         try:
-            place.rmdir()  # never one that holds something
+            directory.rmdir()  # never one that holds something
         except OSError:
             return
 
@@ -210,7 +223,7 @@ def run(
     run_job: Callable[[dict[str, Any], Path, list[str]], Any],
     *,
     multirun: bool = False,
-    around: AbstractContextManager[None] | None = None,
+    context: AbstractContextManager[None] | None = None,
 ) -> None:
     """Let Hydra make the run folder, or one after the other, and start the job in it.
 
@@ -226,18 +239,20 @@ def run(
     sweep = Sweep(words) if multirun else None
 
     def job(config: DictConfig, folder: Path) -> None:
-        mine = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
+        run_words = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
         try:
-            if config.job in ADOPTING:  # in a sweep Hydra's words have the group that `expand` added
-                chose = any(override.key_or_group == "data" for override in parse(opened(typed)))
-                given = mine if multirun else opened(mine)  # Hydra has the words of a sweep opened
-                adopt_data(config, given if chose else [word for word in given if not word.startswith("data=")])
+            if config.job in JOBS_REUSING_DATA:
+                # In a sweep Hydra has prefixed the words already, and they have the group that `expand` added.
+                words_of_run = run_words if multirun else add_force_prefix(run_words)
+                if not any(override.key_or_group == "data" for override in parse(add_force_prefix(typed))):
+                    words_of_run = [word for word in words_of_run if not word.startswith("data=")]
+                inherit_data(config, words_of_run)
             resolved = plain(config)
             if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
                 build.check(resolved)
-            run_job(resolved, folder, mine)
+            run_job(resolved, folder, run_words)
         except FinetuneError:
-            tidy(folder)
+            remove_if_empty(folder)
             raise
 
     at_work = False
@@ -253,7 +268,7 @@ def run(
         try:
             job(config, folder)
         except FinetuneError as error:
-            raise _Ended(error) from None
+            raise _JobFailed(error) from None
 
     if sweep is not None:
         sweep.register()
@@ -261,9 +276,9 @@ def run(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
-        with around or nullcontext():
+        with context or nullcontext():
             hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
-    except _Ended as ended:
+    except _JobFailed as ended:
         raise ended.error from None
     except OSError as error:
         if at_work:

@@ -20,7 +20,7 @@ from finetune.errors import FinetuneError, one_of
 
 POLICIES = ("data.uncertain", "data.missing")
 """Mappings finding -> policy, where a policy alone means `default`."""
-OPEN = (
+FREE_KEYS = (
     *POLICIES,
     "data.sources",
     "data.map",
@@ -40,7 +40,7 @@ ENCODED = "__utf8_"
 """Begins a key of an open mapping that Hydra's grammar has no word for, such as a class name with a space."""
 
 
-def half_where_fast() -> str:
+def fast_precision() -> str:
     """bf16-mixed on a CPU with AMX tiles and on a GPU that has the type; 32-true elsewhere, where it gains nothing."""
     import torch
 
@@ -50,7 +50,7 @@ def half_where_fast() -> str:
     return "bf16-mixed" if cpuinfo.is_file() and "amx_bf16" in cpuinfo.read_text() else "32-true"
 
 
-OmegaConf.register_new_resolver("half_where_fast", half_where_fast, replace=True)
+OmegaConf.register_new_resolver("fast_precision", fast_precision, replace=True)
 
 
 def conf_dir() -> Path:
@@ -66,20 +66,22 @@ def config_dirs() -> list[Path]:
         FinetuneError: a folder that does not exist, or that holds a choice of a name that conf/ has already: it would
             never be read.
     """
-    own = conf_dir()
+    builtin = conf_dir()
     further = [Path(name).resolve() for name in os.environ.get(CONFIG_DIRS, "").split(os.pathsep) if name]
     for folder in further:
         if not folder.is_dir():
             raise FinetuneError(f"--config-dir={folder} is not a folder.")
-        if shadowed := sorted(str(f.relative_to(folder)) for f in folder.rglob("*.yaml") if _exists(own, folder, f)):
+        if shadowed := sorted(
+            str(f.relative_to(folder)) for f in folder.rglob("*.yaml") if _exists(builtin, folder, f)
+        ):
             raise FinetuneError(
                 f"--config-dir={folder}: {shadowed[0]} has the name of a file in conf/, which is read first. Rename it."
             )
-    return [own, *further]
+    return [builtin, *further]
 
 
-def _exists(own: Path, folder: Path, file: Path) -> bool:
-    return (own / file.relative_to(folder)).exists()
+def _exists(builtin: Path, folder: Path, file: Path) -> bool:
+    return (builtin / file.relative_to(folder)).exists()
 
 
 def search_path() -> list[str]:
@@ -112,7 +114,7 @@ def parse(overrides: list[str]) -> list[Override]:
     return parsed
 
 
-def opened(words: list[str]) -> list[str]:
+def add_force_prefix(words: list[str]) -> list[str]:
     """The words with Hydra's ++ before the keys of OPEN mappings, where data.uncertain=one means its `default`."""
     words = [_encoded(word) for word in words]
     ready = []
@@ -121,8 +123,8 @@ def opened(words: list[str]) -> list[str]:
         if key in POLICIES and isinstance(value, str):
             word = word.replace(key, f"{key}.default", 1)
         elif not override.is_add() and not override.is_force_add() and not override.is_delete():
-            inside = any(key.startswith(f"{name}.") for name in OPEN)
-            word = f"++{word}" if inside or (key in OPEN and isinstance(value, dict)) else word
+            inside = any(key.startswith(f"{name}.") for name in FREE_KEYS)
+            word = f"++{word}" if inside or (key in FREE_KEYS and isinstance(value, dict)) else word
         ready.append(word)
     return ready
 
@@ -130,7 +132,7 @@ def opened(words: list[str]) -> list[str]:
 def _encoded(word: str) -> str:
     """A mapping for an OPEN key, typed as YAML with keys that Hydra's grammar lacks, in words that it has."""
     key, separator, text = word.partition("=")
-    if key.lstrip("+") not in OPEN or not text.startswith("{"):
+    if key.lstrip("+") not in FREE_KEYS or not text.startswith("{"):
         return word
     try:
         OverridesParser.create().parse_override(word)
@@ -156,21 +158,21 @@ def _grammar(value: Any) -> str:
 
 def decoded(config: DictConfig) -> DictConfig:
     """The configuration with the keys of OPEN mappings as they were typed."""
-    for name in OPEN:
+    for name in FREE_KEYS:
         node = OmegaConf.select(config, name)
         if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
-            plain = OmegaConf.to_container(node, resolve=False)
-            OmegaConf.update(config, name, _plain_keys(plain), merge=False)
+            encoded = OmegaConf.to_container(node, resolve=False)
+            OmegaConf.update(config, name, _decode_keys(encoded), merge=False)
     return config
 
 
-def _plain_keys(value: Any) -> Any:
+def _decode_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {_plain_key(str(key)): _plain_keys(inner) for key, inner in value.items()}
+    return {_decode_key(str(key)): _decode_keys(inner) for key, inner in value.items()}
 
 
-def _plain_key(key: str) -> str:
+def _decode_key(key: str) -> str:
     return bytes.fromhex(key.removeprefix(ENCODED)).decode() if key.startswith(ENCODED) else key
 
 
@@ -180,7 +182,7 @@ def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
     Raises:
         FinetuneError: a group, choice or key that does not exist, or a word that is not key=value.
     """
-    overrides = opened(overrides)
+    overrides = add_force_prefix(overrides)
     parsed = parse(overrides)
     words = []
     for word, override in zip(overrides, parsed, strict=True):
@@ -203,7 +205,7 @@ def _without_sweeps(overrides: list[str], parsed: list[Override]) -> list[str]:
 def composed(words: list[str]) -> DictConfig:
     parsed = parse(words)
     _check_groups(parsed)
-    _check_open(words, parsed)
+    _check_free_keys(words, parsed)
     running = GlobalHydra.instance().hydra  # inside a job Hydra is at work already and would refuse
     GlobalHydra.instance().clear()
     try:
@@ -220,33 +222,33 @@ def _check_groups(parsed: list[Override]) -> None:
     for override in parsed:
         key, value = override.key_or_group, override.value()
         first = str(key).split(".")[0].split("@")[0]
-        if override.is_add() and not _is_open(override) and (first == "data" or first not in {*groups, "hydra"}):
+        if override.is_add() and not _is_free_key(override) and (first == "data" or first not in {*groups, "hydra"}):
             raise FinetuneError(f"{override.input_line!r}: no key can be added there, nothing would read it.")
         if override.is_delete() and key in groups:
             raise FinetuneError(f"{override.input_line!r}: the group {key} cannot be left out.")
         if key in groups and not override.is_sweep_override() and not override.is_delete():
-            for chosen in value if isinstance(value, list) and value else [value]:
-                if not isinstance(chosen, str) or chosen not in groups[key]:
-                    raise one_of(key, "null" if chosen is None else chosen, groups[key])
+            for choice in value if isinstance(value, list) and value else [value]:
+                if not isinstance(choice, str) or choice not in groups[key]:
+                    raise one_of(key, "null" if choice is None else choice, groups[key])
 
 
-def _is_open(override: Override) -> bool:
-    return any(f"{override.key_or_group}.".startswith(f"{name}.") for name in OPEN)
+def _is_free_key(override: Override) -> bool:
+    return any(f"{override.key_or_group}.".startswith(f"{name}.") for name in FREE_KEYS)
 
 
-def _check_open(words: list[str], parsed: list[Override]) -> None:
+def _check_free_keys(words: list[str], parsed: list[Override]) -> None:
     """What is written into an open mapping must find it in the configuration: nothing else would read it."""
-    mine = [override for override in parsed if _is_open(override)]
-    if not mine:
+    free = [override for override in parsed if _is_free_key(override)]
+    if not free:
         return
-    others = composed([word for word, override in zip(words, parsed, strict=True) if override not in mine])
-    for override in mine:
-        name = next(open_name for open_name in OPEN if f"{override.key_or_group}.".startswith(f"{open_name}."))
-        if OmegaConf.select(others, name, default="absent") == "absent":
+    base = composed([word for word, override in zip(words, parsed, strict=True) if override not in free])
+    for override in free:
+        name = next(open_name for open_name in FREE_KEYS if f"{override.key_or_group}.".startswith(f"{open_name}."))
+        if OmegaConf.select(base, name, default="absent") == "absent":
             raise FinetuneError(f"{_typed(override)!r}: there is no key {name} here.{_having(name)}")
         if isinstance(override.value(), list) and name == override.key_or_group and name != "data.sources":
-            wanted = "a policy, or finding: policy" if name in POLICIES else "NAME: value"
-            raise FinetuneError(f"{_typed(override)!r} must be {wanted} in braces.")
+            expected = "a policy, or finding: policy" if name in POLICIES else "NAME: value"
+            raise FinetuneError(f"{_typed(override)!r} must be {expected} in braces.")
 
 
 def _having(key: str) -> str:
@@ -262,23 +264,23 @@ def _having(key: str) -> str:
 
 
 def _typed(override: Override) -> str:
-    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _plain_key(key[0]), str(override.input_line).lstrip("+"))
+    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _decode_key(key[0]), str(override.input_line).lstrip("+"))
 
 
 def _explain(error: Exception, words: list[str]) -> FinetuneError:
     """Hydra's message in terms of the key, its value and the choices."""
-    found = re.search(r"Could not (?:override|append to|delete from)(?: config)?[^']*'([^']+)'", str(error))
-    if not found:
+    match = re.search(r"Could not (?:override|append to|delete from)(?: config)?[^']*'([^']+)'", str(error))
+    if not match:
         cause = error.__cause__ or error
         return FinetuneError(f"The configuration cannot be composed: {str(cause).splitlines()[0]}")
-    key = found.group(1).split("=")[0].lstrip("+~")
+    key = match.group(1).split("=")[0].lstrip("+~")
     word = next((w for w in words if w.lstrip("+~").startswith(f"{key}=")), key)
-    others = [w for w in words if w != word]
-    known = list(dict.fromkeys([*sorted(leaf_keys(composed(others))), *choices()]))
+    other_words = [w for w in words if w != word]
+    known_keys = list(dict.fromkeys([*sorted(leaf_keys(composed(other_words))), *choices()]))
     parent, _, last = key.rpartition(".")
-    same_name = [name for name in known if name.rpartition(".")[2] == last and name != key]
-    near = same_name[:1] if len(same_name) == 1 else difflib.get_close_matches(key, known, n=1)
-    beside = [name for name in known if name.rpartition(".")[0] == parent]
+    same_name = [name for name in known_keys if name.rpartition(".")[2] == last and name != key]
+    near = same_name[:1] if len(same_name) == 1 else difflib.get_close_matches(key, known_keys, n=1)
+    beside = [name for name in known_keys if name.rpartition(".")[0] == parent]
     owners = _having(key) if parent in choices() else ""
     hint = f" Did you mean {near[0]}?" if near and not owners else ""
     return FinetuneError(
@@ -288,10 +290,10 @@ def _explain(error: Exception, words: list[str]) -> FinetuneError:
 
 def leaf_keys(config: Any, prefix: str = "") -> list[str]:
     """Dotted names of all values that can be set."""
-    plain = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
+    values = OmegaConf.to_container(config, resolve=False) if isinstance(config, DictConfig) else config
     names: list[str] = []
-    assert isinstance(plain, dict)
-    for key, value in ((str(k), v) for k, v in plain.items()):
+    assert isinstance(values, dict)
+    for key, value in ((str(k), v) for k, v in values.items()):
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
             names += leaf_keys(value, f"{name}.")

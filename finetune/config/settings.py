@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from finetune.config.values import unknown_key, wanted
+from finetune.config.values import type_error_of, unknown_key
 from finetune.data.loading.sampling import SAMPLERS
 from finetune.errors import FinetuneError, one_of
 
@@ -44,14 +44,14 @@ class OpenGroup(Group):
     def gather(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        own = {key: value for key, value in values.items() if key in cls.model_fields and key != "options"}
-        return {**own, "options": {key: value for key, value in values.items() if key not in own}}
+        declared = {key: value for key, value in values.items() if key in cls.model_fields and key != "options"}
+        return {**declared, "options": {key: value for key, value in values.items() if key not in declared}}
 
     @property
     def arguments(self) -> dict[str, Any]:
         """All keys and values, one's own and the others'."""
-        own = {name: getattr(self, name) for name in type(self).model_fields if name != "options"}
-        return {**own, **self.options}
+        declared = {name: getattr(self, name) for name in type(self).model_fields if name != "options"}
+        return {**declared, **self.options}
 
 
 class AuditSettings(Group):
@@ -143,7 +143,7 @@ class TrainerSettings(OpenGroup):
     profiler: str | None
 
     @property
-    def given(self) -> dict[str, Any]:
+    def set_arguments(self) -> dict[str, Any]:
         """The arguments that have a value."""
         return {key: value for key, value in self.arguments.items() if value is not None}
 
@@ -166,6 +166,7 @@ class Settings(Group):
     debug_run: bool = False
     demo: bool
     trust: list[str] = []
+    task: Node = {"_target_": "finetune.tasks.classification.Classification", "name": "classify"}
     data: DataSettings
     backbone: BackboneSettings
     neck: NeckSettings = NeckSettings()
@@ -268,24 +269,24 @@ def _explained(error: ValidationError, group: type[BaseModel], config: Mapping[s
     first = error.errors()[0]
     if isinstance(cause := first.get("ctx", {}).get("error"), FinetuneError):
         return cause
-    path, value, known = _place(first["loc"], group, config)
+    path, value, known = _locate(first["loc"], group, config)
     key, kind = ".".join(path), first["type"]
     if kind == "extra_forbidden":
         return unknown_key(".".join(path[:-1]), path[-1], value, known)
     if kind == "missing":
         return FinetuneError(f"{key} has no value.")
-    of_key = [detail for detail in error.errors() if detail["loc"][: len(path)] == first["loc"][: len(path)]]
-    choices = [choice for detail in of_key for choice in _choices(detail)]
+    key_errors = [detail for detail in error.errors() if detail["loc"][: len(path)] == first["loc"][: len(path)]]
+    choices = [choice for detail in key_errors for choice in _choices(detail)]
     if choices:
         return one_of(key, value, choices)
     bounds = {"greater_than_equal": "must be {ge} or more", "greater_than": "must lie between 0 and 1"}
     bounds["less_than"] = bounds["greater_than"]
     if kind in bounds:
         return FinetuneError(f"{key}={value} {bounds[kind].format(**first['ctx'])}.")
-    return wanted(key, value, of_key)
+    return type_error_of(key, value, key_errors)
 
 
-def _place(location: tuple[int | str, ...], group: Any, config: Mapping[str, Any]) -> tuple[list[str], Any, list[str]]:
+def _locate(location: tuple[int | str, ...], group: Any, config: Mapping[str, Any]) -> tuple[list[str], Any, list[str]]:
     """The dotted key of an error, its value, and the keys known beside it."""
     path: list[str] = []
     value: Any = config

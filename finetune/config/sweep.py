@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 
 from finetune.config.overrides import parse
 from finetune.errors import FinetuneError
+from finetune.evaluation import metrics
 from finetune.runs.folder import RunFolder
 
-LONGEST = 80  # characters of a folder's name after its number
+MAX_NAME_LENGTH = 80  # characters of a folder's name after its number
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Sweep:
 
     def folder_name(self, number: int, overrides: list[str]) -> str:
         """`0_seed_1`: the run's number and what sets it apart, in letters that any path and override may hold."""
-        text = re.sub(r"[^\w.+-]+", "_", "_".join(self.differing(overrides))).strip("_")[:LONGEST]
+        text = re.sub(r"[^\w.+-]+", "_", "_".join(self.differing(overrides))).strip("_")[:MAX_NAME_LENGTH]
         return f"{number}_{text}" if text else str(number)
 
     def register(self) -> None:
@@ -93,8 +94,12 @@ class Sweep:
         print(f"\n{self.table()}", flush=True)
         fits = [o.folder for o in self.outcomes if o.job == "fit" and o.error is None]
         if len(fits) > 1:
-            whole = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
-            runs = str(shown(fits[0].parent)) if whole else f"[{','.join(str(shown(path)) for path in fits)}]"
+            is_whole_folder = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
+            runs = (
+                str(relative_to_cwd(fits[0].parent))
+                if is_whole_folder
+                else f"[{','.join(str(relative_to_cwd(path)) for path in fits)}]"
+            )
             print(f"compare them: python -m finetune job=compare {shlex.quote(f'runs={runs}')}", flush=True)
         if failed := [o for o in self.outcomes if o.error is not None]:
             reasons = "".join(f"\n  {self.title(o)}: {o.error}" for o in failed)
@@ -104,9 +109,9 @@ class Sweep:
         """A line per run: its folder, what sets it apart, and its first scores with their intervals."""
         rows = [["run", "set by", *(columns := self.columns())]]
         for outcome in self.outcomes:
-            told = {} if outcome.error is not None else headline(outcome.folder)
-            cells = ["failed"] if outcome.error is not None else [told.get(column, "-") for column in columns]
-            rows.append([str(shown(outcome.folder)), outcome.label or "-", *cells])
+            scores = {} if outcome.error is not None else headline(outcome.folder)
+            cells = ["failed"] if outcome.error is not None else [scores.get(column, "-") for column in columns]
+            rows.append([str(relative_to_cwd(outcome.folder)), outcome.label or "-", *cells])
         widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(len(rows[0]))]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
@@ -122,17 +127,17 @@ def headline(folder: Path) -> dict[str, str]:
     path = RunFolder(folder).scores
     if not path.is_file():
         return {}
-    told = {}
+    texts = {}
     for split, scores in json.loads(path.read_text(encoding="utf-8")).items():
-        for group, metric, name in (("macro", "auroc", "macro AUROC"), ("overall", "accuracy", "accuracy")):
-            score: dict[str, Any] | None = (scores.get(group) or {}).get(metric)
+        for group, name in metrics.BRIEF:
+            score: dict[str, Any] | None = (scores.get(group) or {}).get(name)
             if score and score["value"] is not None:
                 interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
-                told[f"{split} {name}"] = f"{score['value']:.3f}{interval}"
-    return told
+                texts[f"{split} {metrics.metric(name).in_group(group)}"] = f"{score['value']:.3f}{interval}"
+    return texts
 
 
-def shown(folder: Path) -> Path:
+def relative_to_cwd(folder: Path) -> Path:
     """A folder as a command would name it: from the working directory where it lies below."""
     here = Path.cwd()
     return folder.relative_to(here) if folder.is_relative_to(here) else folder

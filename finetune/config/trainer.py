@@ -16,7 +16,7 @@ from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
-GIVEN = {
+SET_BY_RUN = {
     "callbacks": "callbacks.extra takes yours, by name.",
     "default_root_dir": "the run folder is hydra.run.dir.",
     "enable_checkpointing": "a run has its checkpoints; see callbacks.keep_all_checkpoints.",
@@ -37,7 +37,7 @@ def check(trainer: TrainerSettings) -> None:
     """
     arguments = trainer.arguments
     check_call("trainer", arguments, L.Trainer)
-    for key, instead in GIVEN.items():
+    for key, instead in SET_BY_RUN.items():
         if arguments.get(key) is not None:
             raise FinetuneError(f"trainer.{key}={arguments[key]} cannot be set: {instead}")
     if trainer.accelerator not in ACCELERATORS:
@@ -67,7 +67,7 @@ def check(trainer: TrainerSettings) -> None:
 def _build(trainer: TrainerSettings) -> None:
     """Build a Trainer of one process once: it has checks of its own, and says what is wrong."""
     aside = ("deterministic", "benchmark", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary")
-    options: dict[str, Any] = {key: value for key, value in trainer.given.items() if key not in aside}
+    options: dict[str, Any] = {key: value for key, value in trainer.set_arguments.items() if key not in aside}
     options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1}
     log = logging.getLogger("lightning.pytorch")
     level = log.level

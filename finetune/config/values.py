@@ -47,7 +47,7 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
     Raises:
         FinetuneError: naming argument, value and what is wanted.
     """
-    if value is None and hint in PLAIN.values():
+    if value is None and hint in SCALAR_TYPES.values():
         raise null(argument, hint.__name__)
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
@@ -61,18 +61,18 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
             adapter.validate_python(value, strict=True)  # 1e3, true and '4' are used as they stand
         return read
     except ValidationError as error:
-        raise wanted(argument, value, error.errors()) from None
+        raise type_error_of(argument, value, error.errors()) from None
 
 
-PLAIN = {"int": int, "float": float, "bool": bool, "string": str}
+SCALAR_TYPES = {"int": int, "float": float, "bool": bool, "string": str}
 
 
-def wanted(argument: str, value: Any, details: Iterable[Any]) -> FinetuneError:
+def type_error_of(argument: str, value: Any, details: Iterable[Any]) -> FinetuneError:
     """The error for a value of another type, from what pydantic says of it."""
     details = list(details)
     kinds = [detail["type"].removesuffix("_type").removesuffix("_parsing") for detail in details]
-    if value is None and len(kinds) == 1 and kinds[0] in PLAIN:
-        return null(argument, PLAIN[kinds[0]].__name__)
+    if value is None and len(kinds) == 1 and kinds[0] in SCALAR_TYPES:
+        return null(argument, SCALAR_TYPES[kinds[0]].__name__)
     if kinds == ["bool"]:
         return FinetuneError(f"{argument}={value} must be true or false.")
     texts = sorted({detail["msg"].removeprefix("Input should be ") for detail in details})

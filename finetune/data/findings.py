@@ -1,7 +1,7 @@
-"""One name for each finding of a chest X-ray, whatever a data set calls it, so that models and sets meet by name.
+"""One name for each finding of a chest X-ray, whatever a data set calls it, so that models and sets match by name.
 
-Names are NIH ChestX-ray14's where it has one; others are written alike (Lung_Opacity). Only what means the same is one
-name: Lung_Opacity, Lung_Lesion, Nodule_or_Mass or Enlarged_Cardiomediastinum are nobody's alias.
+Names are NIH ChestX-ray14's where it has one; others follow its style (Lung_Opacity). Only synonyms share a
+name: Lung_Opacity, Lung_Lesion, Nodule_or_Mass and Enlarged_Cardiomediastinum are no alias of another finding.
 """
 
 from __future__ import annotations
@@ -65,27 +65,29 @@ def canonical(name: str) -> str:
     return _NAMES.get(_key(name), name)
 
 
-def same(one: str, other: str) -> bool:
+def same_finding(a: str, b: str) -> bool:
     """Whether two names mean the same finding."""
-    return _key(canonical(one)) == _key(canonical(other))
+    return _key(canonical(a)) == _key(canonical(b))
 
 
-def chosen(asked: Sequence[str] | str | None, known: Sequence[str], default: Iterable[str] | None = None) -> list[str]:
-    """data.findings in the set's own spelling of them: all (or `default`) where nothing was asked.
+def select_findings(
+    requested: Sequence[str] | str | None, known: Sequence[str], default: Iterable[str] | None = None
+) -> list[str]:
+    """data.findings in the spelling of the data set: all (or `default`) where it is null.
 
     Raises:
         FinetuneError: a finding that the set does not know, none, or one twice.
     """
-    if asked is None:
+    if requested is None:
         return list(known if default is None else default)
     names = []
-    for finding in [asked] if isinstance(asked, str) else asked:
-        name = next((n for n in known if same(n, str(finding))), None)
+    for finding in [requested] if isinstance(requested, str) else requested:
+        name = next((n for n in known if same_finding(n, str(finding))), None)
         if name is None:
             raise one_of("data.findings", finding, known)
         names.append(name)
     if not names or len(set(names)) < len(names):
-        raise FinetuneError(f"data.findings={asked} must name at least one finding, each once.")
+        raise FinetuneError(f"data.findings={requested} must name at least one finding, each once.")
     return names
 
 
@@ -97,7 +99,7 @@ def check_one_truth(columns: Iterable[object], listing: str, findings: Iterable[
     """
     named = list(findings)
     for column in map(str, columns):
-        if finding := next((name for name in named if same(column, name)), None):
+        if finding := next((name for name in named if same_finding(column, name)), None):
             raise FinetuneError(
                 f"{file} has a column {listing!r} and a column {column!r}: which of them is the truth about {finding} "
                 "is not clear. Remove or rename one of them."

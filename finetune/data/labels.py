@@ -1,6 +1,6 @@
-"""Marks of a label table (1, 0, -1 uncertain, blank) and the policies that turn them into targets, per finding.
+"""Raw labels of a table (1, 0, -1 uncertain, blank) and the policies that turn them into targets, per finding.
 
-`read_marks` is the one rule for what a cell says, wherever a table of labels is read.
+Every table of labels is read by `read_raw_labels`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import same
+from finetune.data.findings import same_finding
 from finetune.errors import FinetuneError, one_of
 
 Policies = str | dict[str, Any]
-"""What a source takes: a policy for all findings, or finding -> policy, with `default` for those not named."""
+"""A policy for all findings, or finding -> policy, with `default` for those not named."""
 
 UNCERTAIN = -1.0
-"""The mark of a finding that the reader or the report left open; a blank mark is NaN."""
+"""The raw label of a finding that the reader or the report left open; a blank is NaN."""
 
 BLANK = ("", "nan", "na", "n/a", "<na>", "null")
 WORDS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
@@ -35,14 +35,14 @@ CHOICES = (*NAMES, "{soft: [a, b]}")
 class Policy:
     """A target drawn between `low` and `high`; both NaN means unknown.
 
-    Soft targets for uncertain marks, e.g. [0.55, 0.85], are from Pham et al. (2019, arXiv 1911.06475).
+    Soft targets for uncertain labels, e.g. [0.55, 0.85], are from Pham et al. (2019, arXiv 1911.06475).
     """
 
     low: float
     high: float
 
     def value(self, path: str, finding: str) -> float:
-        """The target of one image: a hash of its path and the finding stands in for chance, alike on every machine."""
+        """The target of one image: pseudo-random from a hash of path and finding, the same on every machine."""
         if not self.low < self.high:
             return self.low
         digest = hashlib.sha256(f"{path}\x1f{finding}".encode()).digest()
@@ -50,38 +50,40 @@ class Policy:
         return round(self.low + share * (self.high - self.low), 6)
 
 
-def policies(setting: str, given: Policies, findings: Sequence[str] | None) -> list[Policy]:
-    """The policy of each finding; with `findings=None` (not known yet) the values alone are checked.
+def policies(setting: str, setting_value: Policies, findings: Sequence[str] | None) -> list[Policy]:
+    """The policy of each finding; with `findings=None` (not known yet) only the values are checked.
 
     Raises:
         FinetuneError: a policy or a finding that does not exist.
     """
-    if not isinstance(given, dict):
-        return [_policy(setting, given)] * len(findings or ())
-    if "soft" in given:
+    if not isinstance(setting_value, dict):
+        return [_policy(setting, setting_value)] * len(findings or ())
+    if "soft" in setting_value:
         raise FinetuneError(
-            f"{setting}.soft={given['soft']}: soft is a policy, not a finding. For all findings type "
-            f"{setting}.default={{soft: {given['soft']}}}."
+            f"{setting}.soft={setting_value['soft']}: soft is a policy, not a finding. For all findings type "
+            f"{setting}.default={{soft: {setting_value['soft']}}}."
         )
-    parsed = {name: _policy(f"{setting}.{name}", value) for name, value in given.items()}
+    parsed = {name: _policy(f"{setting}.{name}", value) for name, value in setting_value.items()}
     default = parsed.pop("default", _policy(setting, "ignore"))
     if findings is None:
         return []
-    of: dict[str, Policy] = {}
+    policy_of: dict[str, Policy] = {}
     for name, policy in parsed.items():
-        finding = next((f for f in findings if f == name), None) or next((f for f in findings if same(f, name)), None)
+        finding = next((f for f in findings if f == name), None) or next(
+            (f for f in findings if same_finding(f, name)), None
+        )
         if finding is None:
             near = difflib.get_close_matches(name, findings, n=1)
             hint = f" Did you mean {setting}.{near[0]}?" if near else ""
             raise FinetuneError(
                 f"{setting}.{name}: the data set has no such finding.{hint} Choose from default, {', '.join(findings)}."
             )
-        of[finding] = policy
-    return [of.get(finding, default) for finding in findings]
+        policy_of[finding] = policy
+    return [policy_of.get(finding, default) for finding in findings]
 
 
-def settle(
-    marks: np.ndarray,
+def apply_policies(
+    raw_labels: np.ndarray,
     paths: Sequence[str],
     findings: Sequence[str],
     uncertain: Policies,
@@ -89,19 +91,19 @@ def settle(
     *,
     known: Sequence[str] | None = None,
 ) -> np.ndarray:  # (N, K) -> (N, K)
-    """Targets for marks: -1 by the `uncertain` policy of its finding, NaN by the `missing` one.
+    """Targets for raw labels: -1 by the `uncertain` policy of its finding, NaN by the `missing` one.
 
-    `known` are the findings that a policy may name, where more are known than are learned.
+    `known`: the findings that a policy may name, if these are more than the learned ones.
     """
     known = list(known or findings)
-    targets = np.array(marks, dtype=np.float64)
-    for setting, given, where in (
-        ("data.uncertain", uncertain, marks == UNCERTAIN),
-        ("data.missing", missing, np.isnan(marks)),
+    targets = np.array(raw_labels, dtype=np.float64)
+    for setting, setting_value, where in (
+        ("data.uncertain", uncertain, raw_labels == UNCERTAIN),
+        ("data.missing", missing, np.isnan(raw_labels)),
     ):
-        of = dict(zip(known, policies(setting, given, known), strict=True))
+        policy_of = dict(zip(known, policies(setting, setting_value, known), strict=True))
         for k, finding in enumerate(findings):
-            rows, policy = np.flatnonzero(where[:, k]).tolist(), of[finding]
+            rows, policy = np.flatnonzero(where[:, k]).tolist(), policy_of[finding]
             if policy.low < policy.high:
                 targets[rows, k] = [policy.value(paths[row], finding) for row in rows]
             else:
@@ -109,8 +111,8 @@ def settle(
     return targets
 
 
-def read_marks(column: pd.Series, file: Path | str, hint: str = "", *, soft: bool = True) -> np.ndarray:  # -> (N,)
-    """A column of text, numbers or booleans as marks: 1 (also true, yes), 0 (false, no), -1, NaN for blanks and, where
+def read_raw_labels(column: pd.Series, file: Path | str, hint: str = "", *, soft: bool = True) -> np.ndarray:  # -> (N,)
+    """A column of text, numbers or booleans as raw labels: 1 (also true, yes), 0 (false, no), -1, NaN for blanks and, where
     `soft`, values between 0 and 1. Row i of a file is its line i + 2.
 
     Raises:
@@ -118,31 +120,31 @@ def read_marks(column: pd.Series, file: Path | str, hint: str = "", *, soft: boo
     """
     cells = column.astype(object).where(column.notna(), "").astype(str)
     codes, texts = pd.factorize(cells.str.strip().str.lower())
-    values = np.array([_mark(text, soft) for text in texts], dtype=np.float64)[codes]
+    values = np.array([_raw_label(text, soft) for text in texts], dtype=np.float64)[codes]
     if len(wrong := np.flatnonzero(np.isinf(values))):
         line, cell = column.index[wrong[0]] + 2, cells.iloc[wrong[0]]
-        known = "1 (true, yes), 0 (false, no), blank (unknown)"
-        known += ", -1 (uncertain) or between 0 and 1" if soft else " or -1 (uncertain)"
-        said = " ".join(part for part in (number_hint(cell), hint) if part)
+        accepted = "1 (true, yes), 0 (false, no), blank (unknown)"
+        accepted += ", -1 (uncertain) or between 0 and 1" if soft else " or -1 (uncertain)"
+        hints = " ".join(part for part in (number_hint(cell), hint) if part)
         raise FinetuneError(
-            f"{file}, line {line}: column {column.name} holds {cell!r} ({len(wrong):,} such row(s)); use {known}."
-            f"{said and ' '}{said}"
+            f"{file}, line {line}: column {column.name} holds {cell!r} ({len(wrong):,} such row(s)); use {accepted}."
+            f"{hints and ' '}{hints}"
         )
     return values
 
 
 def number_hint(cell: str) -> str:
     """What to write for a number with a decimal comma or a percent sign; blank for any other cell."""
-    found = re.fullmatch(r"([+-]?\d*)([.,]?)(\d*)\s*(%?)", cell.strip())
-    if found is None or not (found[1].strip("+-") or found[3]):
+    match = re.fullmatch(r"([+-]?\d*)([.,]?)(\d*)\s*(%?)", cell.strip())
+    if match is None or not (match[1].strip("+-") or match[3]):
         return ""
-    number = f"{found[1]}.{found[3]}" if found[3] else found[1]
-    if found[4]:
+    number = f"{match[1]}.{match[3]}" if match[3] else match[1]
+    if match[4]:
         return f"For {cell.strip()} write {round(float(number) / 100, 12):g}: divide percentages by 100."
-    return f"For {cell.strip()} write {number}, with a decimal point." if found[2] == "," else ""
+    return f"For {cell.strip()} write {number}, with a decimal point." if match[2] == "," else ""
 
 
-def _mark(text: str, soft: bool) -> float:
+def _raw_label(text: str, soft: bool) -> float:
     if text in BLANK:
         return np.nan
     try:
@@ -153,15 +155,15 @@ def _mark(text: str, soft: bool) -> float:
     return value if allowed or value == UNCERTAIN else np.inf
 
 
-def _policy(setting: str, given: Any) -> Policy:
-    if given == "ignore":
+def _policy(setting: str, value: Any) -> Policy:
+    if value == "ignore":
         return Policy(np.nan, np.nan)
-    if given in ("zero", "one"):
-        return Policy(*((0.0, 0.0) if given == "zero" else (1.0, 1.0)))
-    if isinstance(given, dict) and list(given) == ["soft"]:
-        pair = given["soft"]
+    if value in ("zero", "one"):
+        return Policy(*((0.0, 0.0) if value == "zero" else (1.0, 1.0)))
+    if isinstance(value, dict) and list(value) == ["soft"]:
+        pair = value["soft"]
         numbers = isinstance(pair, list | tuple) and all(type(x) in (int, float) for x in pair)
         if not numbers or len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
             raise FinetuneError(f"{setting}.soft={pair} must be two numbers [a, b] with 0 <= a <= b <= 1.")
         return Policy(float(pair[0]), float(pair[1]))
-    raise one_of(setting, given, CHOICES)
+    raise one_of(setting, value, CHOICES)

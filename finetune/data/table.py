@@ -1,4 +1,4 @@
-"""The sample table: one row per image. Every source ends here, and everything before the model starts here."""
+"""The sample table: one row per image. Every source produces it, and all steps before the model read it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from finetune.data.targets import (
     ANNOTATED,
     COLUMNS,
     NO_CLASSES,
-    OF_KIND,
-    OTHERS,
+    OTHER_TYPES,
+    TYPE_OF_KIND,
     annotation_strata,
     column_strata,
     wrong_values,
@@ -30,14 +30,14 @@ RESERVED = ("path", "patient", "split")
 
 @dataclass(frozen=True)
 class Strata:
-    """What splits are drawn by, whatever is learned: with another choice of classes nobody changes split."""
+    """Labels and groups for drawing splits. They do not depend on the learned classes, so no patient changes split."""
 
     labels: np.ndarray
-    """(N, L) bool: all that the data set says of each image and that splits are balanced over."""
+    """(N, L) bool: all labels of the data set that splits are balanced over."""
     sets: np.ndarray | None = None
-    """(N,) name of the data set that each image is from, where each is split by itself; None for a single set."""
+    """(N,) name of the data set that each image is from, where each set is split separately; None for a single set."""
     patients: np.ndarray | None = None
-    """(N,) each patient's id in the own set, where the table's differs."""
+    """(N,) each patient's id in its original set, where the table's differs."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,17 +45,17 @@ class Strata:
 
 @dataclass
 class SampleTable:
-    """What is known about every image before any is decoded. `check()` says whether it holds together."""
+    """What is known about every image before any is decoded. `check()` validates it."""
 
     frame: pd.DataFrame
     """One row per image, RangeIndex: path, patient, split, target_<class>..., then the metadata columns.
 
-    `path` is relative to root and written with /; FILE.npz::KEY/INDEX is a picture in a container. `patient` equals
+    `path` is relative to root and written with /; FILE.npz::KEY/INDEX is an image in a container. `patient` equals
     path where unknown. `split` is train, val, test or None. A target is 1, 0, NaN (unknown) or a soft value between."""
     classes: list[str]
     """Names of the classes, in the order of the network's outputs."""
     kind: str
-    """multilabel (each class by itself), multiclass (exactly one per image), or none for a table without classes."""
+    """multilabel (independent classes), multiclass (exactly one per image), or none for a table without classes."""
     root: Path
     """Every path lies under it. A symbolic link under root may lead elsewhere: data often live on another disk."""
     name: str
@@ -65,15 +65,15 @@ class SampleTable:
     has_patients: bool = False
     """False: no patient is known and every image counts as its own."""
     notes: list[str] = field(default_factory=list)
-    """What the source wants said, in sentences."""
+    """Sentences of the source for the user."""
     synthetic: bool = False
-    """Made-up pictures: every report says so."""
-    drawn: tuple[str, ...] = ()
-    """Splits whose borders were drawn here and not given: what lies between them may still be put right."""
+    """Synthetic images: every report says so."""
+    generated_splits: tuple[str, ...] = ()
+    """Splits that were generated here, not given by the data set: their rows may still be moved."""
     strata: Strata | None = None
-    """What splits are drawn by; None where the targets are all that the data set knows."""
+    """Labels for drawing splits; None where these are the targets."""
     annotations: dict[str, Annotations] = field(default_factory=dict)
-    """Name -> boxes or masks, one entry per row, None where the data set says nothing: see data/annotations.py."""
+    """Name -> boxes or masks, one entry per row, None where unknown: see data/annotations.py."""
     other_targets: dict[str, str] = field(default_factory=dict)
     """Targets that are no classes: name -> number or grade (a column target_<name>), mask or boxes (an annotation of
     that name): see data/targets.py."""
@@ -89,7 +89,7 @@ class SampleTable:
     @property
     def target_types(self) -> dict[str, str]:
         """Name -> type of every target, the classes first: see data/targets.py."""
-        return {**{name: OF_KIND.get(self.kind, self.kind) for name in self.classes}, **self.other_targets}
+        return {**{name: TYPE_OF_KIND.get(self.kind, self.kind) for name in self.classes}, **self.other_targets}
 
     @property
     def paths(self) -> list[str]:
@@ -97,21 +97,21 @@ class SampleTable:
         return list(self.frame["path"])
 
     def file(self, row: int) -> Path:
-        """Where the image of a row lies."""
+        """Path of the image of a row."""
         return self.root / self.frame["path"].iloc[row]
 
-    def drawn_by(self) -> Strata:
-        """What splits are drawn by: `strata`, or the classes; and the other targets, by value, quantile or label."""
+    def split_strata(self) -> Strata:
+        """Labels for drawing splits: `strata`, or the classes; and the other targets, by value, quantile or label."""
         strata = self.strata or Strata(np.nan_to_num(self.targets()[:, : len(self.classes)]) >= 0.5)
         if not self.other_targets:
             return strata
-        others = [
+        other_strata = [
             annotation_strata(self.annotations[name])
             if target_type in ANNOTATED
             else column_strata(self.frame[f"target_{name}"].to_numpy(np.float64), target_type)
             for name, target_type in self.other_targets.items()
         ]
-        return replace(strata, labels=np.concatenate([strata.labels, *others], axis=1))
+        return replace(strata, labels=np.concatenate([strata.labels, *other_strata], axis=1))
 
     def targets(self) -> np.ndarray:
         """(N, K) float32 of `target_columns`, with NaN where unknown."""
@@ -122,7 +122,7 @@ class SampleTable:
         return np.flatnonzero(self.frame["split"].to_numpy(object) == split)
 
     def with_split(self, split: Iterable[str | None], notes: Iterable[str] = ()) -> SampleTable:
-        """The same table with another split column, and notes on how it came about."""
+        """The same table with another split column, and notes on its origin."""
         frame = self.frame.assign(split=pd.Series(list(split), index=self.frame.index, dtype=object))
         return replace(self, frame=frame, notes=[*self.notes, *notes])
 
@@ -136,7 +136,7 @@ class SampleTable:
             if pd.api.types.is_numeric_dtype(values.dtype):
                 numbers = values.to_numpy(np.float64, na_value=np.nan)
                 digest.update((np.where(np.isnan(numbers), np.nan, numbers) + 0.0).astype("<f8").tobytes())
-            else:  # a missing value is told from an empty one
+            else:  # a missing value differs from an empty one
                 digest.update("\x1f".join("\x00" if missing(v) else str(v) for v in values).encode())
         for name, target_type in self.other_targets.items():
             digest.update(f"\x1etarget\x1e{name}\x1e{target_type}".encode())
@@ -188,9 +188,9 @@ class SampleTable:
     def _check_other_targets(self) -> None:
         for name, target_type in self.other_targets.items():
             if not isinstance(name, str) or not name.strip() or name in self.classes:
-                raise FinetuneError(f"table {self.name}: target {name!r} must have a name of its own.")
-            if target_type not in OTHERS:
-                raise one_of(f"table {self.name}: the type of target {name}", target_type, OTHERS)
+                raise FinetuneError(f"table {self.name}: target {name!r} must have a unique name.")
+            if target_type not in OTHER_TYPES:
+                raise one_of(f"table {self.name}: the type of target {name}", target_type, OTHER_TYPES)
             if target_type in ANNOTATED and not any(
                 isinstance(entry, ANNOTATED[target_type]) for entry in self.annotations.get(name, ())
             ):
@@ -199,7 +199,7 @@ class SampleTable:
                     f"there are {list(self.annotations) or 'no annotations'}."
                 )
         for target_type in ANNOTATED:
-            several = [name for name, other in self.other_targets.items() if other == target_type]
+            several = [name for name, other_type in self.other_targets.items() if other_type == target_type]
             if len(several) > 1:
                 raise FinetuneError(
                     f"table {self.name}: {several} are all of type {target_type}; it takes one of them."
@@ -234,7 +234,7 @@ class SampleTable:
             )
         types = {type(entry) for entry in entries if entry is not None}
         if not types <= {Boxes} and not types <= {MaskFile}:
-            names = sorted(one.__name__ for one in types)
+            names = sorted(entry_type.__name__ for entry_type in types)
             raise FinetuneError(
                 f"table {self.name}: the annotation {name} holds {names}; it takes Boxes or MaskFile (one of the two) "
                 "or None."
@@ -248,14 +248,14 @@ class SampleTable:
         rows = np.flatnonzero(wrong)
         if len(rows) == 0:
             return
-        found = "; ".join(
+        examples = "; ".join(
             f"row {row}" + (f": {self.frame[column].iloc[row]!r}" if column in self.frame else "") for row in rows[:3]
         )
-        raise FinetuneError(f"table {self.name}: {column} {reason}; {len(rows):,} row(s) differ, first {found}.")
+        raise FinetuneError(f"table {self.name}: {column} {reason}; {len(rows):,} row(s) differ, first {examples}.")
 
 
 def missing(value: object) -> bool:
-    """None, NaN or pandas' NA: nothing was said."""
+    """None, NaN or pandas' NA."""
     return value is None or value is pd.NA or (isinstance(value, float) and value != value)
 
 

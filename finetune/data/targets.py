@@ -19,7 +19,7 @@ import numpy as np
 
 from finetune.data.annotations import Annotation, Boxes, MaskFile
 
-OF_KIND = {"multilabel": "finding", "multiclass": "class"}
+TYPE_OF_KIND = {"multilabel": "finding", "multiclass": "class"}
 """kind of the table -> type of its classes"""
 NO_CLASSES = "none"
 """kind of a table without classes"""
@@ -27,12 +27,12 @@ COLUMNS = ("number", "grade")
 """Types of other targets that are a column target_<name>."""
 ANNOTATED: dict[str, type[Annotation]] = {"mask": MaskFile, "boxes": Boxes}
 """Types of other targets that are annotations, at most one target of each."""
-OTHERS = (*COLUMNS, *ANNOTATED)
+OTHER_TYPES = (*COLUMNS, *ANNOTATED)
 LEARNED = ("finding", "class")
 """Types that there is a task for."""
 
 QUANTILES = 5  # parts of equal size that splits are balanced over, for numbers
-MOST_GRADES = 20  # distinct grades; more are balanced as numbers are
+MAX_GRADES = 20  # distinct grades; more are balanced as numbers are
 
 
 def wrong_values(values: np.ndarray, target_type: str) -> tuple[np.ndarray, str]:  # (N,) -> bool (N,)
@@ -49,7 +49,7 @@ def column_strata(values: np.ndarray, target_type: str) -> np.ndarray:  # (N,) -
     values = np.asarray(values, np.float64)
     known = ~np.isnan(values)
     distinct = np.unique(values[known])
-    if target_type == "grade" and len(distinct) <= MOST_GRADES:
+    if target_type == "grade" and len(distinct) <= MAX_GRADES:
         return values[:, None] == distinct
     if not len(distinct):
         return np.zeros((len(values), 0), bool)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from finetune.evaluation.metrics import metric as entry
+
 WITHIN_TEXT = re.compile(r"(?:^|(?<=[\s='\"(\[,]))(?:~|[A-Za-z]:)?[\\/][\w.~][^\s'\",;)\]]*")
 
 KINDS = {"missed": "False negative (missed)", "false alarm": "False positive (false alarm)"}
@@ -84,13 +86,8 @@ def why_undefined(metric: str, counts: Mapping[str, Any]) -> str:
     positives, negatives = counts.get("positives", 0), counts.get("negatives", 0)
     if not positives and not negatives:
         return "nothing known"
-    needs_positive = metric in ("auroc", "average_precision", "balanced_accuracy", "sensitivity", "f1")
-    needs_negative = metric in ("auroc", "average_precision", "balanced_accuracy", "specificity")
-    if not positives and needs_positive:
-        return "no positives"
-    if not negatives and needs_negative:
-        return "no negatives"
-    return {"ppv": "never a yes", "npv": "never a no"}.get(metric, "")
+    lacking = [labels for labels in entry(metric).needs if not counts.get(labels, 0)]
+    return f"no {lacking[0]}" if lacking else entry(metric).undefined
 
 
 def difference(score: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -107,6 +104,11 @@ def in_words(score: Mapping[str, Any]) -> str:
     if score.get("low") is None or score.get("high") is None:
         return number(score["value"])
     return f"{score['value']:.3f} (95 % interval {score['low']:.3f} to {score['high']:.3f})"
+
+
+def mean_count(n: float) -> str:
+    """1,204, or 28.5 where it is a mean over seeds"""
+    return f"{n:,.1f}".removesuffix(".0")
 
 
 def counted(n: int, noun: str, several: str | None = None) -> str:

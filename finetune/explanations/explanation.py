@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from finetune.data.decoding import containers
-from finetune.data.decoding.images import as_picture, read_picture, read_size
+from finetune.data.decoding.images import as_image, read_image, read_size
 from finetune.errors import FinetuneError, one_of
+from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.explanations import overlays
 from finetune.explanations.geometry import to_input
 from finetune.explanations.localisation import maximum
@@ -90,6 +91,8 @@ def explain(
     """
     if isinstance(images, str | Path | np.ndarray):
         raise FinetuneError("explain takes a list of images: put a single one into brackets.")
+    if not isinstance(model.answers, ClassAnswers):
+        raise FinetuneError(f"explain makes heat maps of classes; this model is of task={model.task}.")
     if batch_size < 1:
         raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
     check_method(method, list(options))
@@ -97,7 +100,7 @@ def explain(
     names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
     inputs, sizes = [], []
     for image in images:
-        pixels, size = _read(image, preprocessing.enough)
+        pixels, size = _read(image, preprocessing.min_decode_side)
         sizes.append(size)
         inputs.append(preprocessing.crop(preprocessing.resize(pixels)))
     target_device = best_device(device)
@@ -110,7 +113,7 @@ def explain(
         for start in range(0, len(inputs), batch_size)
     ]
     _, logits = predict(model.network, batches, target_device)
-    probabilities = model.probabilities(logits.reshape(len(inputs), len(model.classes)))
+    probabilities = model.answers.probabilities(logits.reshape(len(inputs), len(model.classes)))
     class_numbers = _classes(model, finding, probabilities)
     heat = np.zeros((0, preprocessing.image_size, preprocessing.image_size), np.float32)
     if batches:
@@ -143,9 +146,9 @@ def class_number(classes: Sequence[str], name: str) -> int:
 def _read(image: Any, min_side: int) -> tuple[np.ndarray, tuple[int, int]]:
     """An image as model.predict reads it, and its height and width in the file: large JPEGs are decoded downscaled."""
     if not isinstance(image, str | Path):
-        pixels = as_picture(image)
+        pixels = as_image(image)
         return pixels, (pixels.shape[0], pixels.shape[1])
-    pixels = read_picture(image, min_side)
+    pixels = read_image(image, min_side)
     in_file = None if containers.member(Path(image)) is not None else read_size(image)
     return pixels, in_file or (pixels.shape[0], pixels.shape[1])
 

@@ -23,7 +23,7 @@ from finetune.errors import FinetuneError, one_of
 from finetune.inference import evaluating
 from finetune.network import Network
 
-AT_ONCE = 32  # images per forward pass of the methods that vary one image many times
+CHUNK = 32  # images per forward pass of the methods that vary one image many times
 
 
 def grad_cam(network: Network, images: Tensor, classes: Tensor) -> Tensor:
@@ -79,8 +79,8 @@ def occlusion(
         total_drop, covered = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
         for number, image in enumerate(images):
             mean = image.mean((1, 2))[:, None, None]
-            for start in range(0, len(positions), AT_ONCE):
-                block = positions[start : start + AT_ONCE]
+            for start in range(0, len(positions), CHUNK):
+                block = positions[start : start + CHUNK]
                 masked_images = image.repeat(len(block), 1, 1, 1)
                 for masked, (top, left) in zip(masked_images, block, strict=True):
                     masked[:, top : top + patch, left : left + patch] = mean

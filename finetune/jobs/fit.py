@@ -6,7 +6,8 @@ from finetune.evaluation import wording
 from finetune.runs import data_record, known_images
 from finetune.runs.environment import data_facts
 from finetune.runs.folder import RunFolder
-from finetune.steps import assess, prepare, scoring, training
+from finetune.steps import assess, prepare, training
+from finetune.steps.task import Subject
 from finetune.steps.training import FitResult
 from finetune.training.launch import ranks
 
@@ -29,41 +30,38 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
     recorded = resumed and data_record.table_hash(run) is not None  # what was trained on already
     if recorded:
         data_record.check_samples(run, table)
-    prepare.check_trainable(table)
     training.check_batches(settings.trainer, settings.data.batch_size, table)
-    assessment = build.assessment(settings)
-    assessment.check_columns(table.metadata)
-    build.loss(settings, table.kind).weights(table.classes, table.targets()[table.rows("train")])  # refused early
-    spec, network, of_weights, source = training.make_network(settings, table, say)
+    task = build.task(settings)
+    task.check(table)
+    spec, network, of_weights, source = training.make_network(settings, task.num_outputs(table), say)
     preprocessing = build.preprocessing(settings, of_weights)
     if first and not resumed:
         run.begin(settings.resolved, words)
-    table, pictures, _ = prepare.pictures(
-        settings.data, table, preprocessing, say, run if first and not recorded else None
-    )
+    table, images, _ = prepare.images(settings.data, table, preprocessing, say, run if first and not recorded else None)
     if recorded:
-        data_record.check_data(run, table, pictures)
+        data_record.check_data(run, table, images)
     if first and resumed:
         run.go_on(settings.resolved, words)
         say(f"going on in {run}")
     if first and not (recorded and run.samples.is_file()):
-        known_images.keep(run, table, pictures)
+        known_images.write_samples(run, table, images)
     if first and not recorded:
         run.note(weights=source, data=data_facts(table))
-    data = prepare.batches(settings.data, settings.seed, table, pictures, preprocessing, build.augment(settings))
-    accelerator = settings.trainer.accelerator
+    data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
+    subject = Subject(
+        network, data, data.rows("val"), "val", accelerator=settings.trainer.accelerator, seed=settings.seed
+    )
     with ranks.launched(settings.resolved, run.path) as place:
-        result = training.train(settings, run, table, network, data, say, place)
-        tables = assess.predict_splits(network, data, assessment, accelerator)
+        result = training.train(settings, run, task, network, data, say, place)
+        tables, fitted = assess.predict_splits(task, subject)
     if not first:
         return result
-    scores = assess.assess(
-        run, network, spec, data, tables, assessment, words, seed=settings.seed, accelerator=accelerator
-    )
+    scores = assess.assess(run, task, spec, subject, tables, fitted, words)
     if debug:
         say(f"{wording.DEBUG} outputs/latest stays as it was.")
     else:
         run.become_latest()
-    scoring.show(scores, table.synthetic, say)
+    for line in task.summary(scores, synthetic=table.synthetic):
+        say(line)
     say(f"report: {run.report}")
     return result

@@ -6,9 +6,8 @@ import pandas as pd
 
 from finetune import model_file
 from finetune.config.settings import PredictSettings
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.thresholds import thresholds_in_words
 from finetune.files import write_text_atomic
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
@@ -30,16 +29,21 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     paths = image_files(settings.input)
     model = model_file.load(settings.model)
     say = prepare.sayer(True)
-    say(f"{model.spec.backbone} of {some(model.classes, 6)}: {counted(len(paths), 'image')} of {settings.input}")
+    say(f"{model.spec.backbone} of {shorten(model.classes, 6)}: {counted(len(paths), 'image')} of {settings.input}")
     if others := other_files(settings.input):
         say(f"{counted(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
-    say(f"decision: {decision(model)}")
-    typical, reason = model.typical
-    if typical is None:
+    say(f"decision: {model.answers.decision()}")
+    gaussian, reason = model.feature_gaussian
+    if gaussian is None:
         say(f"No novelty: {reason}. Nothing says whether these images are like those that the model was made with.")
+    writer = model.answers.writer(output)
     with prepare.progress("Predicting", say) as progress:
         table = model.predict_all(
-            paths, batch_size=settings.batch_size, device=settings.trainer.accelerator, progress=progress
+            paths,
+            batch_size=settings.batch_size,
+            device=settings.trainer.accelerator,
+            progress=progress,
+            writer=writer,
         )
     bad = table[table["error"] != ""]
     run.begin_log(words)
@@ -47,9 +51,11 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     run.write_environment(
         words,
         model=model.weights_hash,
-        thresholds=model.thresholds,
+        **model.answers.record(),
         unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
     )
+    if writer is not None:
+        say(writer.close())
     if len(bad) == len(table):
         raise FinetuneError(
             f"input={settings.input}: none of {counted(len(paths), 'image')} can be read, e.g. {bad['path'].iloc[0]}: "
@@ -59,16 +65,9 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
         listed = "".join(f"\n  {row.path}: {row.error}" for row in bad.head(SHOWN).itertuples())
         more = f"\n  and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
         say(f"{len(bad):,} of {counted(len(table), 'image')} cannot be read, see the column error:{listed}{more}")
-    if typical is not None:
-        say(unusual(table, len(typical.usual)))
+    if gaussian is not None:
+        say(unusual(table, len(gaussian.val_distances)))
     say(f"{counted(len(table) - len(bad), 'image')} answered, {len(bad):,} unreadable -> {output}")
-
-
-def decision(model: model_file.Model) -> str:
-    """By which rule the column `decision` answers."""
-    if not model.thresholds:
-        return "the most probable class"
-    return f"the classes whose prob_ reaches its threshold: {thresholds_in_words(model.thresholds)}"
 
 
 def unusual(table: pd.DataFrame, n_val: int) -> str:

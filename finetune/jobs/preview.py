@@ -1,6 +1,5 @@
 """job=preview: what a fit would do, before it does it. Nothing is trained that is kept."""
 
-import math
 import time
 import warnings
 from dataclasses import replace
@@ -20,10 +19,12 @@ from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, training
+from finetune.steps.task import Task
 from finetune.training import memory
 from finetune.training import parts as part_tools
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
+from finetune.training.module import FineTuning
 
 WARM_UP = 4  # steps before the clock starts: the first ones fill caches and queues
 SHOWN = 16  # pictures of the first batch
@@ -36,21 +37,22 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     if settings.demo:
         prepare.make_demo_images(settings.data, settings.trainer.max_epochs, say)
     table = prepare.table(build.source(settings).table(), settings.data, say)
-    prepare.check_trainable(table)
-    _, network, of_weights, _ = training.make_network(settings, table, say)
+    task = build.task(settings)
+    task.check(table)
+    _, network, of_weights, _ = training.make_network(settings, task.num_outputs(table), say)
     preprocessing = build.preprocessing(settings, of_weights)
     given = settings.data
     warn_only = given.audit.model_copy(update={"on_leak": "warn"})
     lenient = given.model_copy(update={"on_bad": "skip", "audit": warn_only})
-    table, pictures, audit = prepare.pictures(lenient, table, preprocessing, say, run)
-    data = prepare.batches(given, settings.seed, table, pictures, preprocessing, build.augment(settings))
-    show_batch(data, run.first_batch, preprocessing)
-    task = training.make_task(settings, table, network, data)
-    learns = what_learns(task, settings.trainer.max_epochs)
+    table, images, audit = prepare.images(lenient, table, preprocessing, say, run)
+    data = prepare.batches(given, settings.seed, table, images, preprocessing, build.augment(settings))
+    show_batch(task, data, run.first_batch, preprocessing)
+    module = training.make_module(settings, task, network, data)
+    learns = what_learns(module, settings.trainer.max_epochs)
     for phase in learns:
         say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} numbers")
         say("  " + ", ".join(f"{part} {count:,}" for part, count in phase["parts"].items()))
-    cost = measure(task, data, settings, run, max(learns, key=lambda phase: phase["trained"])["name"])
+    cost = measure(module, data, settings, run, max(learns, key=lambda phase: phase["trained"])["name"])
     say(cost_sentence(cost, settings.trainer.max_epochs))
     if audit.bad_images and given.on_bad == "stop":
         say(f"A fit would stop here (data.on_bad=stop): {len(audit.bad_images):,} images cannot be read.")
@@ -60,34 +62,31 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     say(f"audit, first batch and figures: {run}")
 
 
-def show_batch(data: ImageData, path: Path, preprocessing: Preprocessing) -> None:
-    """The first training batch as the network sees it, with each picture's positive classes."""
+def show_batch(task: Task, data: ImageData, path: Path, preprocessing: Preprocessing) -> None:
+    """The first training batch as the network sees it, with what is to be learned of each image."""
     batch = next(iter(data.train_dataloader()))
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     images = ((batch["image"][:SHOWN] * std + mean) * 255).round().clamp(0, 255).byte()  # (N, C, S, S)
     pixels = [image[0].numpy() if len(image) == 1 else image.permute(1, 2, 0).numpy() for image in images]
-    captions = []
-    for target in batch["target"][:SHOWN].tolist():
-        positive = [name for name, value in zip(data.table.classes, target, strict=True) if value >= 0.5]
-        unknown = sum(map(math.isnan, target))
-        captions.append(", ".join(positive or ["none"]) + (f" ({unknown} unknown)" if unknown else ""))
+    shown = {key: values[:SHOWN] for key, values in batch.items()}
+    captions = task.captions(shown, data.table)
     write_sheet(path, pixels, captions, columns=4)
 
 
-def what_learns(task: Any, max_epochs: int) -> list[dict[str, Any]]:
+def what_learns(module: FineTuning, max_epochs: int) -> list[dict[str, Any]]:
     """Per phase of the plan: how many numbers of each part learn."""
-    parts = list(task.parts)
+    parts = list(module.parts)
     found = []
-    phases = sorted(task.plan.phases.items(), key=lambda item: item[1].epoch)
+    phases = sorted(module.plan.phases.items(), key=lambda item: item[1].epoch)
     for name, phase in phases:
         if 0 < max_epochs <= phase.epoch:
             continue
-        part_tools.set_gradients(task.parts, task.states_in(phase.epoch))
+        part_tools.set_gradients(module.parts, module.states_in(phase.epoch))
         counts = {
-            part: sum(p.numel() for module in task.parts[part] for p in module.parameters() if p.requires_grad)
+            part: sum(p.numel() for module in module.parts[part] for p in module.parameters() if p.requires_grad)
             for part in parts
         }
-        everything = sum(p.numel() for p in task.network.parameters())
+        everything = sum(p.numel() for p in module.network.parameters())
         found.append(
             {"name": name, "epoch": phase.epoch, "parts": counts, "trained": sum(counts.values()), "all": everything}
         )
@@ -114,15 +113,17 @@ class Clock(Callback):
         self.val_ended = time.perf_counter()
 
 
-def measure(task: Any, data: ImageData, settings: PreviewSettings, run: RunFolder, phase: str) -> dict[str, Any]:
+def measure(
+    module: FineTuning, data: ImageData, settings: PreviewSettings, run: RunFolder, phase: str
+) -> dict[str, Any]:
     """Seconds per step and epoch and peak memory, from real steps of a phase of the plan."""
     steps, batches = WARM_UP + settings.steps, len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // settings.data.batch_size)
     clock = Clock()
-    arguments = settings.trainer.given
+    arguments = settings.trainer.set_arguments
     arguments |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
     arguments |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
-    task.plan = replace(task.plan, phases={phase: replace(task.plan.phases[phase], epoch=0)})
+    module.plan = replace(module.plan, phases={phase: replace(module.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
         default_root_dir=run.path, logger=False, callbacks=[clock], use_distributed_sampler=False,
         plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **arguments,
@@ -131,7 +132,7 @@ def measure(task: Any, data: ImageData, settings: PreviewSettings, run: RunFolde
         torch.cuda.reset_peak_memory_stats()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own
-        trainer.fit(task, datamodule=data)
+        trainer.fit(module, datamodule=data)
     starts = [*clock.train, clock.train_ended]
     gaps = np.diff(starts)[min(WARM_UP, len(starts) - 2) :]
     checks = np.diff([*clock.val, clock.val_ended]) if clock.val else np.zeros(1)
@@ -142,7 +143,7 @@ def measure(task: Any, data: ImageData, settings: PreviewSettings, run: RunFolde
         "seconds_per_epoch": step * batches + float(np.median(checks)) * val_batches,
         "peak_memory_mib": memory.peak(),
         "timed_steps": len(gaps),
-        "device": str(task.device),
+        "device": str(module.device),
     }
 
 

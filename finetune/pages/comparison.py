@@ -6,30 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from finetune.evaluation import wording
+from finetune.evaluation import metrics, wording
 from finetune.evaluation.classification.summary import summarise
 from finetune.files import plain, write_text_atomic
 from finetune.pages import plots
+from finetune.pages.environment import render
 from finetune.runs.group import Folds
 
-TITLES = {
-    "macro_auroc": "macro AUROC",
-    "macro_average_precision": "macro average precision",
-    "macro_accuracy": "macro accuracy",
-    "macro_f1": "macro F1",
-    "macro_brier": "macro Brier score",
-    "macro_log_loss": "macro log loss",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "kappa": "Cohen's kappa",
-    "brier": "Brier score",
-    "log_loss": "log loss",
-}
-LOSSES = ("brier", "log_loss")
-HEADS = ("macro_auroc", "accuracy")
+HEADS = tuple(f"{group}_{name}" if group == metrics.MACRO else name for group, name in metrics.BRIEF)
+TERMINAL = ("macro_auroc", "macro_average_precision", "accuracy", "balanced_accuracy", "macro_brier")
+"""The scores that a terminal has room for."""
+OF_FOLDS = ("auroc", "average_precision", "brier")
 FOLD_RESAMPLES = 400
 
 
@@ -44,7 +33,7 @@ def fold_scores(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, An
         for fold, predictions in folds.folds.items()
     }
     mean = {}
-    for metric in ("auroc", "average_precision", "brier", "log_loss"):
+    for metric in (*OF_FOLDS, "log_loss"):
         scores = [
             scores_of_fold.get("overall", {}).get(metric) or scores_of_fold["macro"][metric]
             for scores_of_fold in scores_by_fold.values()
@@ -59,11 +48,12 @@ def fold_scores(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, An
 def verdicts(result: dict[str, Any]) -> list[str]:
     """One sentence per pair, by the head score; and the spread between seeds."""
     head = head_of(result)
+    title = metrics.metric(head).title
     sentences = []
     for pair in result["pairs"]:
         score = pair["scores"][head]
         if score["value"] is None:
-            sentences.append(f"{pair['a']} and {pair['b']}: {TITLES[head]} is not defined.")
+            sentences.append(f"{pair['a']} and {pair['b']}: {title} is not defined.")
             continue
         better, worse = (pair["a"], pair["b"]) if score["value"] >= 0 else (pair["b"], pair["a"])
         width = f"{abs(score['value']):.3f}"
@@ -83,10 +73,10 @@ def verdicts(result: dict[str, Any]) -> list[str]:
             end = f"no more than seed noise, which reaches to {noise:.3f}."
         else:
             end = f"beyond chance of the patients drawn, and beyond seed noise (up to {noise:.3f})."
-        sentences.append(f"{better} is above {worse} in {TITLES[head]} by {width}: {end}")
+        sentences.append(f"{better} is above {worse} in {title} by {width}: {end}")
     if noise := result["seed_noise"].get(head):
         sentences.append(
-            f"Differences in {TITLES[head]} under {noise['single']:.3f} between two single runs are seed noise "
+            f"Differences in {title} under {noise['single']:.3f} between two single runs are seed noise "
             f"(sd over seeds {noise['sd']:.4f}, {noise['df'] + 1 if len(result['candidates']) == 1 else noise['df']} "
             f"{'seeds' if len(result['candidates']) == 1 else 'degrees of freedom'})."
         )
@@ -100,11 +90,6 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
-def mean_count(n: float) -> str:
-    """1,204, or 28.5 where it is a mean over seeds"""
-    return f"{n:,.1f}".removesuffix(".0")
-
-
 def head_of(result: dict[str, Any]) -> str:
     """The score that decides the verdict: macro AUROC, or accuracy where that is not defined."""
     scores = result["candidates"][0]["scores"]
@@ -113,12 +98,8 @@ def head_of(result: dict[str, Any]) -> str:
 
 def text(result: dict[str, Any]) -> str:
     """The comparison for a terminal."""
-    columns = [
-        name
-        for name in ("macro_auroc", "macro_average_precision", "accuracy", "balanced_accuracy", "macro_brier")
-        if name in shown_metrics(result)
-    ]
-    rows = [["", *(TITLES[name] for name in columns), "seeds"]]
+    columns = [name for name in TERMINAL if name in shown_metrics(result)]
+    rows = [["", *(metrics.metric(name).title for name in columns), "seeds"]]
     for candidate in result["candidates"]:
         cells = [wording.interval(candidate["scores"][name]) for name in columns]
         rows.append([candidate["label"], *cells, str(len(candidate["seeds"]))])
@@ -128,44 +109,43 @@ def text(result: dict[str, Any]) -> str:
     for folds in result["out_of_fold"]:
         mean = folds["mean"]["auroc"]
         spread = f" (sd {mean['sd']:.3f})" if mean["sd"] is not None else ""
-        pooled = wording.interval(folds["pooled"]["macro"]["auroc"])
+        pooled = f"{metrics.metric('macro_auroc').title} pooled {wording.interval(folds['pooled']['macro']['auroc'])}"
         lines.append(
-            f"out of fold, {folds['label']}, seed {folds['seed']}: macro AUROC pooled {pooled}; "
+            f"out of fold, {folds['label']}, seed {folds['seed']}: {pooled}; "
             f"mean of {mean['folds']} folds {wording.number(mean['value'])}{spread}"
         )
     return "\n".join([*lines, *verdicts(result), *result["warnings"]])
 
 
 def shown_metrics(result: dict[str, Any]) -> list[str]:
-    return [name for name in TITLES if name in result["candidates"][0]["scores"]]
+    """Means over the classes first, each in the order of the catalogue."""
+    return sorted(result["candidates"][0]["scores"], key=metrics.position)
+
+
+def is_of_probabilities(name: str) -> bool:
+    return metrics.metric(name).group == metrics.PROBABILITIES
 
 
 def write(path: Path, result: dict[str, Any], command: str = "") -> Path:
     """compare.html: one file, nothing loaded from elsewhere."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "number": wording.number,
-        "interval": wording.interval,
-        "difference": wording.difference,
-        "counted": wording.counted,
-        "mean_count": mean_count,
-    }
-    head = head_of(result)
+    head, shown = head_of(result), shown_metrics(result)
+    title, probabilities = metrics.metric(head).title, [n for n in shown if is_of_probabilities(n)]
     level = [(c["label"], c["scores"][head]) for c in result["candidates"]]
     changes = [(f"{pair['a']} − {pair['b']}", pair["scores"][head]) for pair in result["pairs"]]
-    figures = [(TITLES[head], Markup(plots.forest(level, f"{TITLES[head]} of each", TITLES[head])))]
+    figures = [(title, Markup(plots.forest(level, f"{title} of each", title)))]
     if changes:
-        title = f"difference in {TITLES[head]}"
-        figures.append((f"Difference in {TITLES[head]}", Markup(plots.forest(changes, title, title, chance=0))))
-    page = environment.get_template("compare.html.j2").render(
+        label = f"difference in {title}"
+        figures.append((f"Difference in {title}", Markup(plots.forest(changes, label, label, chance=0))))
+    losses = [metrics.metric(name).title for name in metrics.LOWER_IS_BETTER if {name, f"macro_{name}"} & set(shown)]
+    page = render(
+        "compare.html.j2",
         result=result,
-        titles=TITLES,
-        metrics=shown_metrics(result),
+        metrics=shown,
+        losses=" and ".join(losses),
+        fold_metrics=OF_FOLDS,
         tables=[
-            ("ranking and decisions", [name for name in shown_metrics(result) if not name.endswith(LOSSES)]),
-            ("probabilities", [name for name in shown_metrics(result) if name.endswith(LOSSES)]),
+            ("ranking and decisions", [name for name in shown if name not in probabilities]),
+            ("probabilities", probabilities),
         ],
         several_seeds=any(len(c["seeds"]) > 1 for c in result["candidates"]),
         head=head,

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune.evaluation import wording
+from finetune.evaluation import metrics, wording
 from finetune.pages.overview import BAD, GOOD, OPEN, beyond_chance, headline_gaps, named
 
 MARKS = {GOOD: ("✓", "held"), BAD: ("✗", "not held"), OPEN: ("–", "not known")}
-TARGET = re.compile(r"(sensitivity|specificity|PPV) of ([\d.]+)$")
+TITLES = {metrics.metric(name).title: name for name in metrics.names(at_threshold=True)}
+TARGET = re.compile(rf"({'|'.join(TITLES)}) of ([\d.]+)$")
 RULES = {
     "Calibration": "calibration",
     "Conformal": "sets",
@@ -78,13 +79,6 @@ def by_harms(checks_made: list[Check], scores: Mapping[str, Any]) -> list[Check]
     return judged + added
 
 
-def percent(share: Mapping[str, Any]) -> str:
-    """25.5 % (20.4–31.4)"""
-    if share.get("low") is None or share.get("high") is None:
-        return f"{100 * share['value']:.1f} %"
-    return f"{100 * share['value']:.1f} % ({100 * share['low']:.1f}–{100 * share['high']:.1f})"
-
-
 def calibration(scores: Mapping[str, Any]) -> Check | None:
     """Whether the calibration that was fitted on val lowers the log loss here too."""
     calibration_scores = scores.get("calibration")
@@ -140,7 +134,7 @@ def conformal(scores: Mapping[str, Any]) -> Check | None:
     below = {what: share for what, share in parts.items() if share.get("high") is not None and share["high"] < promise}
     worst = min(below or parts, key=lambda what: parts[what]["value"])
     lowest = "lowest " if len(parts) > 1 else ""
-    text = f"{100 * promise:g} % coverage promised, {lowest}{percent(parts[worst])}{worst} on this split."
+    text = f"{100 * promise:g} % coverage promised, {lowest}{wording.percent(parts[worst])}{worst} on this split."
     return Check("Conformal prediction sets", BAD if below else GOOD, text, "conformal")
 
 
@@ -150,30 +144,30 @@ def targets(scores: Mapping[str, Any]) -> list[Check]:
     for name, point in (scores.get("operating_points") or {}).items():
         if not (match := TARGET.match(str(point.get("criterion")))):
             continue
-        metric, goal = match[1], float(match[2])
+        title, goal = match[1], float(match[2])
         shares = {
-            c: class_scores[metric.lower()]
+            c: class_scores[TITLES[title]]
             for c, class_scores in point["classes"].items()
-            if class_scores[metric.lower()]["value"] is not None
+            if class_scores[TITLES[title]]["value"] is not None
         }
         missed = {c: share for c, share in shares.items() if share.get("high") is not None and share["high"] < goal}
         if not shares:
             continue
         worst = min(missed or shares, key=lambda c: shares[c]["value"])
         lowest = "lowest " if len(shares) > 1 else ""
-        text = f"{metric} {goal:g} required, {lowest}{wording.interval(shares[worst])} for {worst}."
+        text = f"{title} {goal:g} required, {lowest}{wording.interval(shares[worst])} for {worst}."
         target_checks.append(Check(f"Operating point {name}", BAD if missed else GOOD, text, "points"))
     return target_checks
 
 
 def transfer(scores: Mapping[str, Any], val: Mapping[str, Any]) -> Check | None:
     """Whether val, which chose the epoch, and test agree."""
-    for group, metric, title in (("macro", "auroc", "AUROC"), ("overall", "accuracy", "accuracy")):
-        on_split, on_val = ((s.get(group) or {}).get(metric) or {} for s in (scores, val))
+    for group, name in metrics.BRIEF:
+        on_split, on_val = ((s.get(group) or {}).get(name) or {} for s in (scores, val))
         if on_split.get("low") is None or on_val.get("low") is None:
             continue
         apart = on_split["high"] < on_val["low"] or on_val["high"] < on_split["low"]
-        text = f"{title} {on_val['value']:.3f} and {on_split['value']:.3f}: the intervals "
+        text = f"{metrics.metric(name).title} {on_val['value']:.3f} and {on_split['value']:.3f}: the intervals "
         text += "do not overlap." if apart else "overlap."
         return Check("val and test", BAD if apart else GOOD, text, "scores")
     return None

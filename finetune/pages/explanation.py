@@ -8,12 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 
 from finetune.evaluation import wording
 from finetune.explanations import overlays
 from finetune.explanations.geometry import Corners
 from finetune.files import plain, write_text_atomic
+from finetune.pages.environment import render
 
 SIDE, MAX_BYTES = 448, 30000  # of the two images side by side
 
@@ -112,15 +112,8 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 def write(path: Path, result: Mapping[str, Any], figures: Sequence[Figure], command: str = "") -> Path:
     """Write the page from the contents of explain.json and the images."""
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader([folder, folder.parent / "evaluation"]),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": wording.number, "interval": wording.interval, "counted": wording.counted}
-    page = environment.get_template("explain.html.j2").render(
+    page = render(
+        "explain.html.j2",
         result=plain(result),
         method=METHODS[result["method"]],
         sentences=sentences(result),

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation import wording
+from finetune.evaluation.metrics import MACRO, metric
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 MAX_NAMES = 4
+MAX_THUMBNAILS = 5
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,26 @@ def comparisons(scores: Mapping[str, Any]) -> list[Comparison]:
     if scores.get("kind") == "multiclass":
         name, share = largest_class(scores)
         by_gain = compare_with(gain, 0) if gain else ""  # on the same images, so sharper than the interval of either
-        add("accuracy", overall.get("accuracy"), share, f"always predicting {name}", by_gain)
+        add(metric("accuracy").title, overall.get("accuracy"), share, f"always predicting {name}", by_gain)
         if present := sum(class_scores.get("positives", 0) > 0 for class_scores in classes.values()):
             recall = overall.get("balanced_accuracy") or macro.get("sensitivity")
-            add("balanced accuracy (mean recall)", recall, 1 / present, "any constant prediction")
+            add(f"{metric('balanced_accuracy').title} (mean recall)", recall, 1 / present, "any constant prediction")
     several = len(classes) > 1
-    add("macro AUROC" if several else "AUROC", macro.get("auroc"), 0.5, "guessing")
+    group = MACRO if several else ""
+    add(metric("auroc").in_group(group), macro.get("auroc"), metric("auroc").chance, "guessing")
     if scores.get("kind") == "multilabel":
-        name = "macro average precision" if several else "average precision"
         what = "guessing (the mean prevalence)" if several else "guessing (the prevalence)"
-        add(name, macro.get("average_precision"), mean_prevalence(scores), what)
+        title = metric("average_precision").in_group(group)
+        add(title, macro.get("average_precision"), mean_prevalence(scores), what)
     return rows
+
+
+def thumbnails(title: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Small images of the first screen that lead to those below, whose ids are `error-1` and so on."""
+    if not images:
+        return None
+    linked = [{**image, "id": f"error-{number}"} for number, image in enumerate(images[:MAX_THUMBNAILS], 1)]
+    return {"title": title, "images": linked}
 
 
 def compare_with(score: Mapping[str, Any], trivial: float) -> str:
@@ -89,17 +100,17 @@ def failures(scores: Mapping[str, Any]) -> list[str]:
     classes = scores.get("classes") or {}
     multiclass = scores.get("kind") == "multiclass"
     lines = []
-    metric, title = ("sensitivity", "sensitivity (recall)") if multiclass else ("auroc", "AUROC")
+    judged = "sensitivity" if multiclass else "auroc"
     values = {
-        name: class_scores[metric]["value"]
+        name: class_scores[judged]["value"]
         for name, class_scores in classes.items()
-        if (class_scores.get(metric) or {}).get("value") is not None and (multiclass or "note" not in class_scores)
+        if (class_scores.get(judged) or {}).get("value") is not None and (multiclass or "note" not in class_scores)
     }
     if never := never_predicted(scores):
         lines.append(f"Never predicted: {named(never)}.")
     if len(values) > 1:
         worst = min(values, key=lambda c: values[c])
-        lines.append(f"Lowest {title}: {worst}, {wording.interval(classes[worst][metric])}.")
+        lines.append(f"Lowest {metric(judged).heading}: {worst}, {wording.interval(classes[worst][judged])}.")
     matrix = scores.get("confusion")
     if matrix and (pairs := wording.most_confused(np.array(matrix["counts"]), matrix["classes"], 1)):
         lines.append(f"Most frequent confusion: {pairs[0]}.")
@@ -132,7 +143,8 @@ def headline_gaps(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any
         accuracy = (column_gaps.get("overall") or {}).get("accuracy")
         gap = accuracy or (column_gaps.get("macro") or {}).get("auroc")
         if gap:
-            gaps.append((column, gap, "accuracy" if accuracy else "macro AUROC" if several else "AUROC"))
+            group = MACRO if several else ""
+            gaps.append((column, gap, metric("accuracy").title if accuracy else metric("auroc").in_group(group)))
     return sorted(gaps, key=lambda entry: (not beyond_chance(entry[1]), -entry[1]["value"]))
 
 

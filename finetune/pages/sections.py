@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from finetune.evaluation import wording
+from finetune.evaluation import metrics, wording
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.reliability import LOSSES, Bins, binned, top_label
 from finetune.pages import plots
@@ -17,7 +17,8 @@ MIN_IMAGES = 100  # known labels below which a reliability diagram shows chance 
 MIN_BIN_SIZE = 20  # images that a drawn bin holds
 TOP = "All classes, the most probable"
 TIMES = {"network": "before", "calibrated": "after"}
-MACRO = ("average_precision", "sensitivity", "specificity")
+BESIDE = ("average_precision", "sensitivity", "specificity")
+"""Scores in the table of groups, beside the one that they are compared by."""
 METHODS = {
     "temperature": "one temperature for all classes",
     "platt": "a slope and an offset for each class (Platt)",
@@ -63,6 +64,7 @@ def calibration(scores: dict[str, Any], predictions: Predictions | None = None) 
         "method": METHODS.get(fitted["method"], fitted["method"]) if fitted else None,
         "about": (fitted or {}).get("fitted_on") or {},
         "rows": rows,
+        "metrics": LOSSES,
         "figures": figures,
         "few": too_few,
         "min_images": MIN_IMAGES,
@@ -84,14 +86,14 @@ def network_bins(predictions: Predictions) -> dict[str, Bins]:
 
 def operating_points(scores: dict[str, Any]) -> list[dict[str, Any]]:
     """One table per point: class, threshold and its scores."""
-    metrics = ("sensitivity", "specificity", "ppv", "npv")
+    names = metrics.names(at_threshold=True)
     points = []
     for name, point in (scores.get("operating_points") or {}).items():
         rows = [
             {
                 "name": c,
                 "threshold": f"{values['threshold']:.4g}",
-                "cells": [wording.interval(values[m]) for m in metrics],
+                "cells": [wording.interval(values[m]) for m in names],
                 "counts": [values[count] for count in ("tp", "fp", "fn", "tn")],
             }
             for c, values in point["classes"].items()
@@ -113,7 +115,7 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
         several = len(next(iter(groups.values()))["classes"]) > 1
         accuracy = all("accuracy" in (group_scores.get("overall") or {}) for group_scores in groups.values())
         where, metric = ("overall", "accuracy") if accuracy else ("macro", "auroc")
-        title = "accuracy" if accuracy else "macro AUROC" if several else "AUROC"
+        title = metrics.metric(metric).in_group(where if several else "")
         head = {
             name: group_scores[where][metric] if accuracy else (group_scores.get("compared") or {}).get(metric)
             for name, group_scores in groups.items()
@@ -127,12 +129,12 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
                 "note": group_scores.get("note"),
                 "cells": [
                     wording.interval(head[name]) if head[name] else "too few",
-                    *(wording.interval(group_scores["macro"][m]) for m in MACRO),
+                    *(wording.interval(group_scores["macro"][m]) for m in BESIDE),
                 ],
             }
             for name, group_scores in groups.items()
         ]
-        gap = gaps["overall"].get("accuracy") if accuracy else gaps["macro"].get("auroc")
+        gap = gaps[where].get(metric)
         defined = [point for point in points if point[1].get("value") is not None]
         label = f"{title} by {column}: " + "; ".join(f"{name} {wording.interval(score)}" for name, score in defined)
         columns.append(
@@ -140,7 +142,7 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
                 "name": column,
                 "title": title,
                 "figure": Markup(plots.forest(defined, label, title)) if len(defined) > 1 else None,
-                "heads": ["accuracy" if accuracy else title, "average precision", "sensitivity", "specificity"],
+                "heads": [title, *(metrics.metric(name).title for name in BESIDE)],
                 "rows": rows,
                 "gap": wording.gap(gap, title) if gap else None,
                 "over": (gap or {}).get("classes") if several else None,

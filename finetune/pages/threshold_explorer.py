@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from finetune.evaluation import metrics
 from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.metrics.classify import CLASSIFY
 from finetune.statistics import intervals
 from finetune.statistics.curves import thinned
 
 MAX_THRESHOLDS = 80  # per class
-METRICS = ("sensitivity", "specificity", "ppv", "npv")
+METRICS = metrics.names(at_threshold=True)
 
 
 def part(predictions: Predictions, scores: Mapping[str, Any], limit: int) -> dict[str, Any] | None:
@@ -25,7 +27,7 @@ def part(predictions: Predictions, scores: Mapping[str, Any], limit: int) -> dic
     classes = explored(predictions, scores.get("operating_points") or {}, limit, scores.get("threshold"))
     if not classes:
         return None
-    script = (Path(__file__).parent / "report.js").read_text(encoding="utf-8")
+    script = (Path(__file__).parent / "explorer.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     data = json.dumps(classes, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return {"script": Markup(script), "script_hash": Markup(f"sha256-{digest}"), "data": Markup(data)}
@@ -71,19 +73,17 @@ def of_class(
     above = end if end > prob.max() else np.nextafter(1, 2)
     thresholds = np.unique(np.r_[along, np.asarray(required, np.float64), above])[::-1]
     patient = np.unique(patient, return_inverse=True)[1]
-    limits: dict[str, list[list[float | None]]] = {metric: [] for metric in METRICS}
+    limits: dict[str, list[list[float | None]]] = {name: [] for name in METRICS}
     right_yes, wrong_yes = [], []
     for threshold in thresholds:
         yes = prob >= threshold
         right_yes.append(int((positive & yes).sum()))
         wrong_yes.append(int((~positive & yes).sum()))
-        for metric, right, whole in (
-            ("sensitivity", yes, positive),
-            ("specificity", ~yes, ~positive),
-            ("ppv", positive, yes),
-            ("npv", ~positive, ~yes),
-        ):
-            limits[metric].append(share_limits(right & whole, whole, patient))
+        counts = {"tp": positive & yes, "fp": ~positive & yes, "fn": positive & ~yes, "tn": ~positive & ~yes}
+        for name in METRICS:
+            entry = CLASSIFY[name]
+            right, whole = (np.any([counts[key] for key in keys], axis=0) for keys in (entry.right, entry.whole))
+            limits[name].append(share_limits(right, whole, patient))
     return {
         "end": end,
         "thresholds": thresholds.tolist(),

@@ -10,6 +10,8 @@ from finetune.evaluation import wording
 from finetune.pages import plots
 
 MAX_FIGURES = 14
+RATES = ("sensitivity", "specificity")
+"""Of a class, among the images answered."""
 HEADS = {
     "multilabel": {
         "yes": "coverage with the finding",
@@ -32,7 +34,7 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
     figures: list[tuple[str, Markup]] = []
     for name, of_class in selective_scores.items():
         for i, row in enumerate(of_class["rows"]):
-            cells = [wording.interval(row[m]) for m in ("coverage", "errors", "sensitivity", "specificity") if m in row]
+            cells = [wording.interval(row[m]) for m in ("coverage", "errors", *RATES) if m in row]
             if row["target"] == 1:
                 cells[0] = "all"
             about = {"name": name, "rows": len(of_class["rows"]) if i == 0 else 0, "point": of_class["point"]}
@@ -46,7 +48,8 @@ def selective(scores: dict[str, Any]) -> dict[str, Any] | None:
             caption = f"{name}: {every} of all predictions wrong, {part} of the most confident {100 * few:g} %"
             svg = plots.risk_coverage(**of_class["curve"], label=f"Errors over the share answered. {caption}")
             figures.append((caption, Markup(svg)))
-    return {"rows": rows, "figures": figures, "finding": finding(less)}
+    shown = [name for name in RATES if scores.get("kind") != "multiclass"]
+    return {"rows": rows, "metrics": shown, "figures": figures, "finding": finding(less)}
 
 
 def finding(less: list[tuple[float, float, float]]) -> str:

@@ -2,13 +2,13 @@
 
 import pandas as pd
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 
-SHOWN = 3  # names in a message
+MAX_NAMES = 3  # names in a message
 
 
 def table_hash(run: RunFolder) -> str | None:
@@ -22,27 +22,27 @@ def check_samples(run: RunFolder, table: SampleTable) -> None:
     Raises:
         FinetuneError: naming images that are gone.
     """
-    known = _samples(run)
-    if known is not None:
-        _refuse(run, _gone(known, set(table.paths)))
+    recorded = _samples(run)
+    if recorded is not None:
+        _refuse(run, _gone(recorded, set(table.paths)))
 
 
-def check_data(run: RunFolder, table: SampleTable, pictures: PictureCache) -> None:
+def check_data(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
     """The table, its splits and its pixels are those that the run was made with.
 
     Raises:
         FinetuneError: naming what changed.
     """
-    readable = table.frame.loc[~table.frame.index.isin(pictures.bad), ["path", "patient", "split"]]
-    readable = readable.assign(digest=known_images.digests(pictures)).astype(str).set_index("path")
-    known = _samples(run)
+    readable = table.frame.loc[~table.frame.index.isin(images.bad), ["path", "patient", "split"]]
+    readable = readable.assign(digest=known_images.digests(images)).astype(str).set_index("path")
+    recorded = _samples(run)
     changes = []
-    if known is not None:
-        new = [name for name in readable.index if name not in known.index]
-        changes = [*_gone(known, set(readable.index)), *([f"{_count(new)} new"] if new else [])]
-        now, then = readable.reindex(known.index), known
+    if recorded is not None:
+        new = [name for name in readable.index if name not in recorded.index]
+        changes = [*_gone(recorded, set(readable.index)), *([f"{_count(new)} new"] if new else [])]
+        now, then = readable.reindex(recorded.index), recorded
         for column, what in (("patient", "another patient"), ("digest", "other pixels"), ("split", "another split")):
-            differing = [str(name) for name in known.index[(now[column] != then[column]) & now[column].notna()]]
+            differing = [str(name) for name in recorded.index[(now[column] != then[column]) & now[column].notna()]]
             if differing and not (column == "split" and changes):  # of a table that changed, the split does too
                 changes.append(f"{_count(differing)} with {what}")
     if not changes and table.hash() != table_hash(run):
@@ -65,13 +65,13 @@ def _samples(run: RunFolder) -> pd.DataFrame | None:
         raise FinetuneError(f"{path} cannot be read: {str(error).splitlines()[0]}. Begin a new fit.") from None
 
 
-def _gone(known: pd.DataFrame, names: set[str]) -> list[str]:
-    gone = [str(name) for name in known.index if name not in names]
+def _gone(recorded: pd.DataFrame, names: set[str]) -> list[str]:
+    gone = [str(name) for name in recorded.index if name not in names]
     return [f"{_count(gone)} gone"] if gone else []
 
 
 def _count(names: list[str]) -> str:
-    first = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    first = ", ".join(names[:MAX_NAMES]) + (", ..." if len(names) > MAX_NAMES else "")
     return f"{len(names):,} image{'' if len(names) == 1 else 's'} ({first})"
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from finetune.data.audit import audit, near_pairs
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification import novelty
+from finetune.evaluation import novelty
 from finetune.files import LONGER, MODEL, SCORES, is_finished, resume_word, write_json_atomic, write_text_atomic
 from finetune.runs import log
 from finetune.runs.environment import command, environment_facts, now
@@ -38,7 +38,7 @@ class RunFolder:
         return str(self.path)
 
     @classmethod
-    def of(cls, model: Model) -> RunFolder | None:
+    def of_model(cls, model: Model) -> RunFolder | None:
         """The folder that a model file lies in: its run's, unless it was moved away; None of a model in memory."""
         return None if model.path is None else cls(model.path.parent)
 
@@ -82,7 +82,7 @@ class RunFolder:
         return self.path / MODEL
 
     @property
-    def typical(self) -> Path:
+    def feature_gaussian(self) -> Path:
         """What the features of the training images look like."""
         return self.path / novelty.FILE
 
@@ -227,8 +227,8 @@ class RunFolder:
         if self.scores.is_file() and not self._longer.is_file():
             write_text_atomic(self._longer, "training")
         self.write_config(config)
-        again = {"when": now(), "command": command(words), **environment_facts()}
-        self.note(resumed=[*self.read_environment().get("resumed", []), again])
+        resumption = {"when": now(), "command": command(words), **environment_facts()}
+        self.note(resumed=[*self.read_environment().get("resumed", []), resumption])
 
     def begin_log(self, words: list[str]) -> None:
         """From now on what is printed is kept in log.txt, with all that was printed before."""

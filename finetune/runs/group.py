@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import CLASSIFY, answers_named, task_name
 from finetune.evaluation.classification.comparison import Candidate
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.files import resume_word
 from finetune.runs.folder import RunFolder, runs_in
 
-SILENT = (
+IGNORED_KEYS = (
     "evaluation",
     "logger",
     "trust",
@@ -29,7 +30,7 @@ SILENT = (
 )
 """Settings, and whole groups of them, that change no prediction."""
 SEED, FOLD = "seed", "data.fold"
-MOST_NAMED = 5  # unfinished runs in a sentence
+MAX_NAMED = 5  # unfinished runs in a sentence
 
 
 @dataclass
@@ -39,9 +40,12 @@ class FinishedRun:
     path: Path
     settings: dict[str, str]
     """Dotted name -> value as text, without those that change no prediction."""
-    predictions: Predictions
+    predictions: Any
+    """The table of its task."""
     typed: list[str] = field(default_factory=list)
     """What was typed for it, word by word."""
+    task: str = CLASSIFY
+    """Name of its task."""
 
     @property
     def seed(self) -> str:
@@ -49,11 +53,11 @@ class FinishedRun:
 
     @property
     def fold(self) -> int | None:
-        found = self.settings.get(FOLD, "null")
-        return None if found == "null" else int(found)
+        value = self.settings.get(FOLD, "null")
+        return None if value == "null" else int(value)
 
     @property
-    def rest(self) -> tuple[tuple[str, str], ...]:
+    def setting(self) -> tuple[tuple[str, str], ...]:
         """What must be equal for two runs to be seeds or folds of one setting."""
         return tuple(sorted((key, value) for key, value in self.settings.items() if key not in (SEED, FOLD)))
 
@@ -74,7 +78,7 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
     Raises:
         FinetuneError: no such folder, nothing finished in it, or a run that was named itself has not finished.
     """
-    found: list[Path] = []
+    folders: list[Path] = []
     for path, inside in _named(named):
         done = [run for run in inside if RunFolder(run).is_finished()]
         if not inside:
@@ -84,29 +88,29 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
             raise FinetuneError(f"{path} is not finished: {why}. Go on with it by {resume_word(path)}.")
         if not done:
             raise FinetuneError(f"runs={path} holds no finished run. Go on with one by {resume_word(inside[-1])}.")
-        found += [run for run in done if run.resolve() not in {other.resolve() for other in found}]
-    return found
+        folders += [run for run in done if run.resolve() not in {other.resolve() for other in folders}]
+    return folders
 
 
 def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
     """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
-    left = [run for _, inside in _named(named) for run in inside if not RunFolder(run).is_finished()]
-    listed = ", ".join(map(str, left[:MOST_NAMED])) + (", ..." if len(left) > MOST_NAMED else "")
-    said = f"{len(left)} unfinished run{'' if len(left) == 1 else 's'} left out (no scores.json): {listed}."
-    return [said] if left else []
+    skipped = [run for _, inside in _named(named) for run in inside if not RunFolder(run).is_finished()]
+    listed = ", ".join(map(str, skipped[:MAX_NAMED])) + (", ..." if len(skipped) > MAX_NAMED else "")
+    sentence = f"{len(skipped)} unfinished run{'' if len(skipped) == 1 else 's'} left out (no scores.json): {listed}."
+    return [sentence] if skipped else []
 
 
 def _named(named: str | Path | Sequence[str | Path]) -> list[tuple[Path, list[Path]]]:
     """Each folder behind `runs=` with the runs in it; of a run itself that alone."""
-    found = []
+    folders = []
     for path in map(Path, map(str, [named] if isinstance(named, str | Path) else named)):
         if not path.is_dir():
             raise FinetuneError(f"runs={path} is not a folder. Name run folders, or a folder of them (a multirun's).")
         inside = [path]
         if not RunFolder(path).config.is_file():
             inside = sorted((run.path for run in runs_in(path)), key=lambda p: numbered(p.name))
-        found.append((path, inside))
-    return found
+        folders.append((path, inside))
+    return folders
 
 
 def numbered(name: str) -> list[tuple[int, str]]:
@@ -125,8 +129,8 @@ def read(path: Path, split: str) -> FinishedRun:
         have = ", ".join(run.predicted_splits()) or "none"
         raise FinetuneError(f"{path} has no predictions of split={split}. It has {have}.")
     scores = json.loads(run.scores.read_text(encoding="utf-8"))
-    predictions = Predictions.read(table, (scores.get(split) or {}).get("kind"))
-    return FinishedRun(path, flat(config), predictions, words(run))
+    predictions = answers_named(task_name(config)).read_table(table, scores.get(split) or {})
+    return FinishedRun(path, flat(config), predictions, words(run), task_name(config))
 
 
 def words(run: RunFolder) -> list[str]:
@@ -139,19 +143,19 @@ def words(run: RunFolder) -> list[str]:
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Dotted names and values as text."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for key, value in config.items():
         name = f"{prefix}{key}"
-        if any(name == silent or name.startswith(f"{silent}.") for silent in SILENT) or name == "hydra":
+        if any(name == ignored or name.startswith(f"{ignored}.") for ignored in IGNORED_KEYS) or name == "hydra":
             continue
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{name}.")
+            values |= flat(value, f"{name}.")
         else:
-            found[name] = value if isinstance(value, str) else json.dumps(value)
-    return found
+            values[name] = value if isinstance(value, str) else json.dumps(value)
+    return values
 
 
-def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], list[str]]:
+def group_runs(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], list[str]]:
     """Candidates in the order their first run was named, the folds among them, and what must be said.
 
     Raises:
@@ -159,29 +163,35 @@ def grouped(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], 
     """
     settings: dict[Any, list[FinishedRun]] = {}
     for run in runs:
-        settings.setdefault(run.rest, []).append(run)
+        settings.setdefault(run.setting, []).append(run)
     labels = named(list(settings.values()))
-    candidates, collected, said = [], [], []
-    for label, own in zip(labels, settings.values(), strict=True):
+    candidates, collected, sentences = [], [], []
+    for label, members_of_setting in zip(labels, settings.values(), strict=True):
         by_seed: dict[str, list[FinishedRun]] = {}
-        for run in own:
+        for run in members_of_setting:
             by_seed.setdefault(run.seed, []).append(run)
         members = []
-        for seed, same in by_seed.items():
-            if len(same) == 1 and len(own) == len(by_seed) and len({run.fold for run in own}) == 1:
-                members.append(same[0].predictions)
+        for seed, runs_of_seed in by_seed.items():
+            if (
+                len(runs_of_seed) == 1
+                and len(members_of_setting) == len(by_seed)
+                and len({run.fold for run in members_of_setting}) == 1
+            ):
+                members.append(runs_of_seed[0].predictions)
                 continue
-            folds = collect(label, seed, same)
+            folds = pool_folds(label, seed, runs_of_seed)
             collected.append(folds)
             members.append(folds.pooled)
-            wanted = int(same[0].settings.get("data.folds", len(same)))
-            if lacking := sorted(set(range(wanted)) - set(folds.folds)):
-                said.append(f"{label}, seed {seed}: fold(s) {', '.join(map(str, lacking))} of {wanted} are missing.")
+            n_folds = int(runs_of_seed[0].settings.get("data.folds", len(runs_of_seed)))
+            if lacking := sorted(set(range(n_folds)) - set(folds.folds)):
+                sentences.append(
+                    f"{label}, seed {seed}: fold(s) {', '.join(map(str, lacking))} of {n_folds} are missing."
+                )
         candidates.append(Candidate(label, members, list(by_seed)))
-    return candidates, collected, said
+    return candidates, collected, sentences
 
 
-def collect(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
+def pool_folds(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
     """The folds of one table, each sample once."""
     folds: dict[int, Predictions] = {}
     for run in runs:
@@ -191,9 +201,13 @@ def collect(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
             raise FinetuneError(f"{run.path} and {twin.path} have {what}: leave one out.")
         folds[run.fold] = run.predictions
     first = next(iter(folds.values()))
-    if odd := [fold for fold, own in folds.items() if (own.classes, own.kind) != (first.classes, first.kind)]:
+    if odd := [
+        fold
+        for fold, predictions in folds.items()
+        if (predictions.classes, predictions.kind) != (first.classes, first.kind)
+    ]:
         raise FinetuneError(f"The folds of {label} cannot be put together: fold {odd[0]} has other classes.")
-    parts = [own.frame.assign(fold=fold) for fold, own in sorted(folds.items())]
+    parts = [predictions.frame.assign(fold=fold) for fold, predictions in sorted(folds.items())]
     frame = pd.concat(parts, ignore_index=True)
     if (twice := frame["sample"].duplicated()).any():
         raise FinetuneError(
@@ -206,54 +220,59 @@ def collect(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
 
 def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """A short name for each group of runs: the settings in which they differ, else their folder."""
-    each = [dict(own[0].rest) for own in settings]
-    keys = sorted({key for one in each for key in one if len({other.get(key) for other in each}) > 1})
-    whole = wholes(each, keys)
-    keys = [*whole, *(key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in whole))]
+    all_settings = [dict(runs[0].setting) for runs in settings]
+    keys = sorted(
+        {key for values in all_settings for key in values if len({others.get(key) for others in all_settings}) > 1}
+    )
+    replaced = replaced_groups(all_settings, keys)
+    keys = [
+        *replaced,
+        *(key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in replaced)),
+    ]
     keys.sort(key=lambda key: (not key.endswith(".name"), key.rpartition(".")[2].startswith("_"), key.count(".")))
     labels = []
-    for one, own in zip(each, settings, strict=True):
+    for values, runs in zip(all_settings, settings, strict=True):
         parts = []
         for key in keys[:3]:
-            if key in whole:
-                parts.append(as_one(key, one, own[0].typed))
-            elif key in one:
-                parts.append(f"{key.removesuffix('.name')}={one[key]}")
-        labels.append(", ".join(parts) or own[0].path.name)
-    again = [label for label in labels if labels.count(label) > 1]
+            if key in replaced:
+                parts.append(group_label(key, values, runs[0].typed))
+            elif key in values:
+                parts.append(f"{key.removesuffix('.name')}={values[key]}")
+        labels.append(", ".join(parts) or runs[0].path.name)
+    repeated = [label for label in labels if labels.count(label) > 1]
     return [
-        f"{label} ({own[0].path.name})" if label in again else label
-        for label, own in zip(labels, settings, strict=True)
+        f"{label} ({runs[0].path.name})" if label in repeated else label
+        for label, runs in zip(labels, settings, strict=True)
     ]
 
 
-def wholes(each: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
+def replaced_groups(all_settings: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
     """Names that are told as one because they hold something else altogether from run to run: nothing in one and a
     mapping in another, or mappings of different classes. Of what lies in each other the outer one."""
-    found: list[str] = []
+    groups: list[str] = []
     for key in differing:  # sorted, so that outer names come first
         name = key.removesuffix("._target_")
-        torn = any(other.startswith(f"{name}.") for other in differing) and any(
-            one.get(name) in ("{}", "null") or f"{name}._target_" in differing for one in each
+        torn = any(another.startswith(f"{name}.") for another in differing) and any(
+            values.get(name) in ("{}", "null") or f"{name}._target_" in differing for values in all_settings
         )
-        if torn and f"{name}.name" not in differing and not any(name.startswith(f"{outer}.") for outer in found):
-            found.append(name)
-    return list(dict.fromkeys(found))
+        if torn and f"{name}.name" not in differing and not any(name.startswith(f"{outer}.") for outer in groups):
+            groups.append(name)
+    return list(dict.fromkeys(groups))
 
 
-def as_one(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
+def group_label(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
     """`transforms=light` and what else was typed of it; else `(none)`, or the class of what it holds."""
-    own = {word.lstrip("+~").partition("=")[0]: word for word in typed}
-    inner = [word for key, word in own.items() if key.startswith(f"{name}.")]
-    if name in own and "," not in own[name]:  # a sweep's `a,b` does not say which of them this was
-        return ", ".join([own[name], *inner])
+    typed_words = {word.lstrip("+~").partition("=")[0]: word for word in typed}
+    inner = [word for key, word in typed_words.items() if key.startswith(f"{name}.")]
+    if name in typed_words and "," not in typed_words[name]:  # a sweep's `a,b` does not say which of them this was
+        return ", ".join([typed_words[name], *inner])
     empty = settings.get(name) in ("{}", "null")
-    held = "none" if empty else settings.get(f"{name}._target_", "set").rpartition(".")[2]
-    return ", ".join([f"{name}=({held})", *inner])
+    content = "none" if empty else settings.get(f"{name}._target_", "set").rpartition(".")[2]
+    return ", ".join([f"{name}=({content})", *inner])
 
 
 def differing(runs: Sequence[FinishedRun]) -> list[str]:
     """Data settings that are not the same in all runs: why samples may differ."""
     keys = {key for run in runs for key in run.settings if key.startswith("data.")}
     values = {key: list(dict.fromkeys(run.settings.get(key, "unset") for run in runs)) for key in sorted(keys)}
-    return [f"{key}={' and '.join(found[:3])}" for key, found in values.items() if len(found) > 1 and key != FOLD]
+    return [f"{key}={' and '.join(texts[:3])}" for key, texts in values.items() if len(texts) > 1 and key != FOLD]

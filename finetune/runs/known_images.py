@@ -1,4 +1,4 @@
-"""Which pictures a model was made with, kept beside its run, so that it is never scored on them unawares."""
+"""Which images a model was made with, kept beside its run, so that it is never scored on them unawares."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.files import write_text_atomic
@@ -15,60 +15,60 @@ from finetune.model_file import Model
 from finetune.runs.folder import RunFolder
 
 COLUMNS = ["sample", "patient", "split", "digest"]
-MADE = {"train": "trained on", "val": "chosen by"}
-"""Split of the fit -> what it did with the pictures."""
+ROLE_OF_SPLIT = {"train": "trained on", "val": "chosen by"}
+"""Split of the fit -> what it did with the images."""
 
 
 @dataclass(frozen=True)
-class Met:
-    """What is known of pictures that a model is asked about."""
+class KnownImages:
+    """What is known of images that a model is asked about."""
 
     known: bool
-    """Whether the model's run tells which pictures made it."""
+    """Whether the model's run tells which images made it."""
     same_set: bool = False
-    """Whether some picture of the table was in the fit's table, under the same name."""
-    pictures: dict[str, str] = field(default_factory=dict)
-    """Split of the fit -> a sentence, where its pictures or patients are met again."""
+    """Whether some image of the table was in the fit's table, under the same name."""
+    sentences: dict[str, str] = field(default_factory=dict)
+    """Split of the fit -> a sentence, where its images or patients are met again."""
     tested: int = 0
     """How many of the images asked about are test images of the fit."""
-    namesakes: str = ""
+    same_patient_ids: str = ""
     """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
 
     def stop(self, split: str, on_leak: str) -> list[str]:
-        """What a reader of the scores must know; an error where nobody asked for those very pictures.
+        """What a reader of the scores must know; an error where nobody asked for those very images.
 
         Raises:
             FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
         """
         if not self.known:
-            return ["There is no samples.csv beside the model: whether it was made with these pictures is not known."]
-        unasked = [sentence for of, sentence in self.pictures.items() if of != split]
-        if unasked and on_leak == "stop":
+            return ["There is no samples.csv beside the model: whether it was made with these images is not known."]
+        leaks = [sentence for known_split, sentence in self.sentences.items() if known_split != split]
+        if leaks and on_leak == "stop":
             raise FinetuneError(
-                f"{' '.join(unasked)} Use the split of its own fit (leave data.* away, or give the same), or other "
-                "pictures; data.audit.on_leak=warn scores them all the same."
+                f"{' '.join(leaks)} Use the split of its own fit (leave data.* away, or give the same), or other "
+                "images; data.audit.on_leak=warn scores them all the same."
             )
-        return [*self.pictures.values(), *([self.namesakes] if self.namesakes else [])]
+        return [*self.sentences.values(), *([self.same_patient_ids] if self.same_patient_ids else [])]
 
 
-def keep(run: RunFolder, table: SampleTable, pictures: PictureCache) -> None:
-    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable picture; of a
-    picture in one colour, which is like any other such picture, none."""
+def write_samples(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
+    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable image; of a
+    image in one colour, which is like any other such image, none."""
     frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
-    frame["digest"] = digests(pictures)
-    frame = frame[~frame.index.isin(pictures.bad)]
+    frame["digest"] = digests(images)
+    frame = frame[~frame.index.isin(images.bad)]
     write_text_atomic(run.samples, frame.to_csv(index=False, lineterminator="\n"))
 
 
-def digests(pictures: PictureCache) -> pd.Series:
+def digests(images: ImageCache) -> pd.Series:
     """Of the decoded pixels, empty where they tell nothing."""
-    flat = pictures.extremes[:, 0] == pictures.extremes[:, 1]
-    return pd.Series(pictures.digests, dtype=str).mask(flat, "")
+    flat = images.extremes[:, 0] == images.extremes[:, 1]
+    return pd.Series(images.digests, dtype=str).mask(flat, "")
 
 
-def made_with(model: Model) -> pd.DataFrame | None:
+def samples_of_fit(model: Model) -> pd.DataFrame | None:
     """What the model's run says of its samples; None where it was moved away from its run, or the file is damaged."""
-    if (run := RunFolder.of(model)) is None:
+    if (run := RunFolder.of_model(model)) is None:
         return None
     try:
         return pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
@@ -89,19 +89,23 @@ def recorded_split(run: RunFolder, table: SampleTable, data: Mapping[str, Any]) 
     try:
         config = run.read_config()["data"]
         record = pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
-        same = all(config[key] == data[key] for key in DRAWING)
+        same_drawing = all(config[key] == data[key] for key in DRAWING)
     except (FinetuneError, OSError, ValueError, KeyError, TypeError):
         return table
-    if not table.drawn or not same:
+    if not table.generated_splits or not same_drawing:
         return table
     now = table.frame["split"]
-    of_patient = record.groupby("patient")["split"].first()
-    then = table.frame["path"].map(record.set_index("sample")["split"]).fillna(table.frame["patient"].map(of_patient))
-    drawn = now.isin(table.drawn) & then.isin(table.drawn)
-    return table.with_split(then.where(drawn, now).tolist())
+    split_of_patient = record.groupby("patient")["split"].first()
+    then = (
+        table.frame["path"]
+        .map(record.set_index("sample")["split"])
+        .fillna(table.frame["patient"].map(split_of_patient))
+    )
+    is_generated = now.isin(table.generated_splits) & then.isin(table.generated_splits)
+    return table.with_split(then.where(is_generated, now).tolist())
 
 
-def is_own(model: Model, table: SampleTable) -> bool:
+def is_table_of_fit(model: Model, table: SampleTable) -> bool:
     """Whether a table is that of the model's own fit: of the same name, with all its samples, most of it known.
 
     Of a model without its run the names of the data set and of its folder decide.
@@ -109,43 +113,45 @@ def is_own(model: Model, table: SampleTable) -> bool:
     data = model.provenance.get("data") or {}
     if data.get("name") != table.name:
         return False
-    made = made_with(model)
-    if made is None:
+    fit_samples = samples_of_fit(model)
+    if fit_samples is None:
         return data.get("root") == table.root.name
-    mine = set(zip(made["sample"], made["patient"], strict=True))
+    fit_rows = set(zip(fit_samples["sample"], fit_samples["patient"], strict=True))
     rows = set(zip(table.frame["path"], table.frame["patient"], strict=True))
-    return bool(mine) and mine <= rows and 2 * len(mine) >= len(rows)
+    return bool(fit_rows) and fit_rows <= rows and 2 * len(fit_rows) >= len(rows)
 
 
-def again(model: Model, table: SampleTable, pictures: PictureCache, rows: np.ndarray) -> Met:
-    """Whether pictures or patients of the model's fit are among `rows` of the table.
+def find(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray) -> KnownImages:
+    """Whether images or patients of the model's fit are among `rows` of the table.
 
-    Pictures are compared by their pixels, whatever they are called.
+    Images are compared by their pixels, whatever they are called.
     """
-    made = made_with(model)
-    if made is None:
-        return Met(known=False)
-    every = digests(pictures)
-    told = every != ""
-    pairs = set(zip(made["sample"], made["digest"], strict=True))
-    same_set = bool(set(zip(table.frame["path"][told], every[told], strict=True)) & pairs)
-    asked, patients = every.iloc[rows], table.frame["patient"].iloc[rows]
-    found, namesakes = {}, ""
-    for split, verb in MADE.items():
-        there = made[made["split"] == split]
-        same = int((asked.isin(set(there["digest"])) & (asked != "")).sum())
-        people = len(set(patients) & set(there["patient"])) if table.has_patients else 0
-        if same:
-            found[split] = f"{same:,} of {len(rows):,} pictures are those that the model was {verb}, "
+    fit_samples = samples_of_fit(model)
+    if fit_samples is None:
+        return KnownImages(known=False)
+    all_digests = digests(images)
+    has_digest = all_digests != ""
+    pairs = set(zip(fit_samples["sample"], fit_samples["digest"], strict=True))
+    same_set = bool(set(zip(table.frame["path"][has_digest], all_digests[has_digest], strict=True)) & pairs)
+    row_digests, patients = all_digests.iloc[rows], table.frame["patient"].iloc[rows]
+    sentences, same_patient_ids = {}, ""
+    for split, verb in ROLE_OF_SPLIT.items():
+        split_samples = fit_samples[fit_samples["split"] == split]
+        n_same = int((row_digests.isin(set(split_samples["digest"])) & (row_digests != "")).sum())
+        people = len(set(patients) & set(split_samples["patient"])) if table.has_patients else 0
+        if n_same:
+            sentences[split] = f"{n_same:,} of {len(rows):,} images are those that the model was {verb}, "
         elif people and same_set:
-            found[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
-        elif people and not namesakes:
-            namesakes = (
+            sentences[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
+        elif people and not same_patient_ids:
+            same_patient_ids = (
                 f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
                 "if they are the same people, the scores are too good."
             )
-    of_test = made[made["split"] == "test"]
-    tested = int((asked.isin(set(of_test["digest"])) & (asked != "")).sum())
+    test_samples = fit_samples[fit_samples["split"] == "test"]
+    tested = int((row_digests.isin(set(test_samples["digest"])) & (row_digests != "")).sum())
     if same_set:  # images in one colour have no digest: there the name must do
-        tested += int((table.frame["path"].iloc[rows].isin(set(of_test["sample"])) & (asked == "")).sum())
-    return Met(True, same_set, {k: f"{v}so the scores are too good." for k, v in found.items()}, tested, namesakes)
+        tested += int((table.frame["path"].iloc[rows].isin(set(test_samples["sample"])) & (row_digests == "")).sum())
+    return KnownImages(
+        True, same_set, {k: f"{v}so the scores are too good." for k, v in sentences.items()}, tested, same_patient_ids
+    )

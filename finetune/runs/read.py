@@ -12,7 +12,7 @@ import pandas as pd
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
-from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.answers import PredictionsTable, answers_named, task_name
 from finetune.runs.folder import RunFolder, runs_in
 from finetune.runs.older_keys import current_errors, current_scores
 
@@ -26,15 +26,16 @@ class Run:
     audit: dict[str, Any]
     metrics: pd.DataFrame
     scores: dict[str, Any]
-    predictions: dict[str, Predictions]
+    predictions: dict[str, Any]
+    """Split -> the predictions table of the run's task; of a classification `finetune.Predictions`."""
     problems: list[str] = field(default_factory=list)
     """Which files are missing or cannot be read, in sentences."""
     openings: list[dict[str, Any]] = field(default_factory=list)
     """When and by which command the scores of the test split were seen."""
     near_copies: str | None = None
-    """A PNG in base64: pairs of pictures that the audit found to be near copies."""
+    """A PNG in base64: pairs of images that the audit found to be near copies."""
     errors: list[dict[str, Any]] = field(default_factory=list)
-    """The surest wrong answers, with small pictures."""
+    """The most confident errors, with small images."""
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
@@ -47,17 +48,18 @@ class Run:
                 problems.append(f"{path.name} is missing.")
                 return empty
             try:
-                found = parse(path) or empty
-                if not isinstance(found, type(empty)) or not well_formed(found):
+                content = parse(path) or empty
+                if not isinstance(content, type(empty)) or not well_formed(content):
                     raise ValueError("it holds something else than was written")
-                return found
+                return content
             except (FinetuneError, ValueError, OSError) as error:
                 problems.append(f"{path.name} cannot be read: {wording.shortened(str(error))}")
                 return empty
 
-        def well_formed(found: Any) -> bool:
+        def well_formed(content: Any) -> bool:
             """Entries of a list are mappings, or the tables that were read."""
-            return not isinstance(found, list) or all(isinstance(x, dict | Predictions | pd.DataFrame) for x in found)
+            tables = (dict, pd.DataFrame, PredictionsTable)
+            return not isinstance(content, list) or all(isinstance(x, tables) for x in content)
 
         def parse_json(path: Path) -> Any:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -67,16 +69,21 @@ class Run:
 
         config = load(run.config, lambda _: run.read_config(), {})
         environment = load(run.environment, lambda _: run.read_environment(), {})
-        asked = config.get("job") == "evaluate"  # it trained nothing, and of a table of probabilities it saw no image
-        audit = {} if asked and config.get("predictions") else load(run.audit, parse_json, {})
+        # An evaluation trained nothing, and of a table of probabilities it saw no image.
+        is_evaluation = config.get("job") == "evaluate"
+        audit = {} if is_evaluation and config.get("predictions") else load(run.audit, parse_json, {})
         none = [pd.DataFrame()]
-        metrics = none[0] if asked else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
+        metrics = none[0] if is_evaluation else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
         if scores is None:
             scores = load(run.scores, lambda path: current_scores(parse_json(path)), {})
-        predictions: dict[str, Predictions] = {}
+        predictions: dict[str, Any] = {}
         for split in scores or ("val", "test"):
-            kind = scores.get(split, {}).get("kind")
-            table = load(run.predictions(split), lambda path, kind=kind: [Predictions.read(path, kind)], [None])[0]
+            of_split = scores.get(split, {})
+
+            def read_table(path: Path, of_split: dict[str, Any] = of_split) -> list[Any]:
+                return [answers_named(task_name(config)).read_table(path, of_split)]
+
+            table = load(run.predictions(split), read_table, [None])[0]
             if table is not None:
                 predictions[split] = table
         sheet = run.near_copies

@@ -4,70 +4,64 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetune.data.loading.module import ImageData
-from finetune.evaluation.classification.assessment import Assessment
-from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.answers import PredictionsTable
 from finetune.model_file import Model
-from finetune.network import Network, NetworkSpec
-from finetune.pages import report
+from finetune.network import NetworkSpec
 from finetune.runs.folder import RunFolder
-from finetune.steps import novelty, scoring
-from finetune.steps.worst_errors import worst_errors
+from finetune.steps import novelty, prediction, scoring
+from finetune.steps.task import Subject, Task
 
 
-def predict_splits(
-    network: Network, data: ImageData, assessment: Assessment, accelerator: str
-) -> dict[str, Predictions | None]:
-    """The predictions of val, and of test where the fit may open it; None on all ranks but the first."""
-    splits = [split for split in ("val", *(["test"] if assessment.test else [])) if len(data.rows(split))]
-    return {split: scoring.predictions(network, data, split, accelerator) for split in splits}
+def predict_splits(task: Task, subject: Subject) -> tuple[dict[str, PredictionsTable | None], Any]:
+    """The predictions of val, and of test where the fit may open it, None on all ranks but the first; and what is
+    fitted on val, which the predictions of test may need.
+
+    Nothing is ever fitted on test.
+    """
+    tables: dict[str, PredictionsTable | None] = {}
+    if len(subject.data.rows("val")):
+        tables["val"] = task.predict(of_split(subject, "val"), task.unfitted())
+    fitted = prediction.of_first_rank(lambda: task.fit(tables.get("val")))
+    if task.test and len(subject.data.rows("test")):
+        tables["test"] = task.predict(of_split(subject, "test"), fitted)
+    return tables, fitted
+
+
+def of_split(subject: Subject, split: str) -> Subject:
+    """The same network on the readable images of another split."""
+    return replace(subject, rows=subject.data.rows(split), split=split)
 
 
 def assess(
     run: RunFolder,
-    network: Network,
+    task: Task,
     spec: NetworkSpec,
-    data: ImageData,
-    tables: Mapping[str, Predictions | None],
-    assessment: Assessment,
+    subject: Subject,
+    tables: Mapping[str, PredictionsTable | None],
+    fitted: Any,
     words: list[str],
-    *,
-    seed: int,
-    accelerator: str,
 ) -> dict[str, Any]:
     """Write all that a complete run holds, scores.json last; the scores.
 
-    Everything is fitted on val. The test split is predicted, scored and counted as opened only with
-    `evaluation.test=true`.
+    The test split is predicted, scored and counted as opened only with `evaluation.test=true`.
     """
+    data = subject.data
     run.begin_results()
     written = scoring.write(run, tables)
-    fitted = assessment.fit(written.get("val"))  # nothing is ever fitted on test
     closed = len(data.rows("test")) if "test" not in written else 0
     if closed:
         fitted = replace(fitted, notes=[*fitted.notes, closed_test_note(run, closed)])
-    model = Model(
-        network,
-        spec,
-        data.table.classes,
-        data.table.kind,
-        data.preprocessing,
-        provenance(run.read_environment()),
-        calibration=fitted.calibration,
-        operating_points=fitted.operating_points,
-        selective=fitted.selective,
-        conformal=fitted.conformal,
-    )
-    model.save(run.model)
-    if assessment.novelty:
-        novelty.keep(run, network, data, written.get("test"), assessment.novelty, seed, accelerator)
+    answers = task.answers(data.table, fitted)
+    Model(subject.network, spec, data.preprocessing, answers, provenance(run.read_environment())).save(run.model)
+    if task.novelty:
+        novelty.keep(run, task, subject, task.novelty, test="test" in written)
     if "test" in written:
         run.open_test(words, len(written["test"]))
-    scores = scoring.scores(written, assessment, fitted, seed)
-    reported = written.get("test") or written.get("val")
-    if reported is not None:  # before the report, which shows them
-        worst_errors(run, network, data, reported, assessment.thumbnails, fitted.operating_points)
-    report.write_report(run.path, scores=scores)
+    scores = task.score(written, fitted)
+    split = next((name for name in ("test", "val") if name in written), None)
+    if split is not None:  # before the report, which shows them
+        task.add_files(run, of_split(subject, split), written[split], fitted)
+    task.report(run.path, scores)
     run.complete(scores)
     return scores
 

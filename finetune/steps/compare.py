@@ -52,8 +52,10 @@ def compare(
     if split not in ("test", "val"):
         raise one_of("split", split, ("test", "val"))
     read = [finished.read(path, split) for path in finished.find(runs)]
+    if len(tasks := sorted({run.task for run in read})) > 1:
+        raise FinetuneError(f"runs={runs} are of different tasks: {', '.join(tasks)}. Compare runs of one task.")
     left_out = finished.unfinished(runs)
-    candidates, collected, warnings = finished.grouped(read)
+    candidates, collected, warnings = finished.group_runs(read)
     warnings = [*left_out, *warnings]
     if len(read) < 2:
         raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))

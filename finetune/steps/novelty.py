@@ -1,6 +1,7 @@
-"""What a model's own data look like to it, kept beside the run, and how unlike them another data set is."""
+"""The features of a model's own images, kept beside the run, and how unlike them the images of another data set are."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,99 +9,97 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.loading.module import ImageData
-from finetune.evaluation.classification import novelty
-from finetune.evaluation.classification.novelty import FeatureGaussian
-from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation import novelty
+from finetune.evaluation.novelty import FeatureGaussian
 from finetune.files import write_text_atomic
-from finetune.inference import best_device, predict, with_distances
-from finetune.model_file import Model
-from finetune.network import Network
+from finetune.inference import best_device, predict, run, with_distances
 from finetune.runs.folder import RunFolder
+from finetune.steps.task import Say, Subject, Task
 from finetune.weights import own_file
 
 
-def keep(
-    run: RunFolder, network: Network, data: ImageData, test: Predictions | None, most: int, seed: int, accelerator: str
-) -> None:
-    """Write what is typical of at most `most` training images, how far the validation images lie from that, and how
-    novel the test images are against it."""
+def keep(folder: RunFolder, task: Task, subject: Subject, max_images: int, *, test: bool) -> None:
+    """Write the distribution of the features of at most `max_images` training images and the distances of as many
+    validation images; with `test` also how novel the test images are."""
+    data, network = subject.data, subject.network
 
     def pooled(split: str) -> np.ndarray:  # -> (M, D)
-        rows = drawn(data.rows(split), most, seed)
-        return predict(network, data.rows_loader(rows), best_device(accelerator), network.features)[1]
+        rows = drawn(data.rows(split), max_images, subject.seed)
+        return predict(network, data.rows_loader(rows), best_device(subject.accelerator), network.features)[1]
 
     training = pooled("train")
     if len(training) < 2:
         return
-    typical = FeatureGaussian.fit(training)
+    distribution = FeatureGaussian.fit(training)
     if len(data.rows("val")):
-        typical = replace(typical, usual=np.sort(typical.distance(pooled("val"))))
-    of_weights = own_file.tensors_hash(network.state_dict())
-    typical.save(run.path, of_weights)
-    if test is not None:
-        kept, _ = novelty.read(run.path, of_weights)
-        write(run.novelty("test"), of(network, data, data.rows("test"), data.table.kind, kept, most, seed, accelerator))
+        distribution = replace(distribution, val_distances=np.sort(distribution.distance(pooled("val"))))
+    weights_hash = own_file.tensors_hash(network.state_dict())
+    distribution.save(folder.path, weights_hash)
+    if test:
+        stored, _ = novelty.read(folder.path, weights_hash)
+        of_test = replace(subject, rows=data.rows("test"), split="test")
+        write(folder.novelty("test"), scores(task, of_test, stored, max_images))
 
 
-def of(
-    network: Network,
-    data: ImageData,
-    rows: np.ndarray,
-    kind: str,
-    typical: FeatureGaussian | None,
-    most: int,
-    seed: int,
-    accelerator: str,
-) -> pd.DataFrame:
-    """The novelty of at most `most` of these rows to a network whose labels are of `kind`."""
-    rows = drawn(rows, most, seed)
-    ask = with_distances(network, typical)
-    index, answers = predict(network, data.rows_loader(rows), best_device(accelerator), ask)
-    frame = data.table.frame.iloc[index]
-    logits, distances = (answers, None) if typical is None else (answers[:, :-1], answers[:, -1])
-    return novelty.table(frame["path"].tolist(), frame["patient"].tolist(), logits, kind, distances)
+def scores(task: Task, subject: Subject, distribution: FeatureGaussian | None, max_images: int) -> pd.DataFrame:
+    """The novelty of at most `max_images` of the subject's rows."""
+    network, data = subject.network, subject.data
+    rows = drawn(subject.rows, max_images, subject.seed)
+    ask = with_distances(network, distribution)
+    index: list[np.ndarray] = []
+    energies: list[np.ndarray | None] = []
+    distances: list[np.ndarray] = []
+    for batch, (outputs, batch_distances) in run(
+        network, data.rows_loader(rows), best_device(subject.accelerator), ask
+    ):
+        index.append(np.asarray(batch["index"]))
+        energies.append(task.energy(outputs, subject))
+        distances += [] if batch_distances is None else [batch_distances]
+    frame = data.table.frame.iloc[np.concatenate(index) if index else []]
+    known = [part for part in energies if part is not None]
+    return novelty.table(
+        frame["path"].tolist(),
+        frame["patient"].tolist(),
+        np.concatenate(known) if known else None,
+        np.concatenate(distances) if distances else None,
+    )
 
 
-def drawn(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most `most` of these rows, by `seed`, ascending."""
-    return rows if len(rows) <= most else np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
+def drawn(rows: np.ndarray, max_images: int, seed: int) -> np.ndarray:
+    """At most `max_images` of these rows, by `seed`, ascending."""
+    if len(rows) <= max_images:
+        return rows
+    return np.sort(np.random.default_rng(seed).choice(rows, size=max_images, replace=False))
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
     write_text_atomic(path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
 
 
-def against_own(
-    model: Model,
-    data: ImageData,
-    rows: np.ndarray,
-    path: Path,
-    most: int,
-    seed: int,
-    accelerator: str,
-    say: Callable[[str], None],
-) -> dict[str, Any] | None:
+def against_own(task: Task, subject: Subject, path: Path, max_images: int, say: Say) -> dict[str, Any] | None:
     """How well novelty tells these images from the test images of the model's own run; each image's goes to `path`.
 
     None where its run kept nothing to compare with.
     """
-    run = RunFolder.of(model)
-    if run is None or not run.novelty("test").is_file():
+    model = subject.model
+    folder = None if model is None else RunFolder.of_model(model)
+    if model is None or folder is None or not folder.novelty("test").is_file():
         return None
     try:
-        kept = pd.read_csv(run.novelty("test"), dtype={"sample": str, "patient": str}, keep_default_na=False)
-        kept = kept.astype(dict.fromkeys([score for score in novelty.SCORES if score in kept], float))
+        of_test = pd.read_csv(folder.novelty("test"), dtype={"sample": str, "patient": str}, keep_default_na=False)
+        of_test = of_test.astype(dict.fromkeys([score for score in novelty.SCORES if score in of_test], float))
     except (OSError, ValueError, KeyError) as error:
-        say(f"{run.novelty('test')} cannot be read ({error}): nothing is said of novelty.")
+        say(f"{folder.novelty('test')} cannot be read ({error}): nothing is said of novelty.")
         return None
-    own = (model.provenance.get("data") or {}).get("name")
-    typical, _ = novelty.read(run.path, model.weights_hash)
-    other = of(model.network, data, rows, model.kind, typical, most, seed, accelerator)
+    distribution, _ = novelty.read(folder.path, model.weights_hash)
+    other = scores(task, subject, distribution, max_images)
     write(path, other)
-    told = novelty.separation_auroc(kept, other)
-    for name, found in told.items():
-        auroc = found["auroc"]
+    separation = novelty.separation_auroc(of_test, other)
+    for score_name, score in separation.items():
+        auroc = score["auroc"]
         between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
-        say(f"novelty by {name}: AUROC {auroc['value']:.3f}{between} of these images against the model's own test")
-    return {"own": own, "other": data.table.name, "images": len(other), "scores": told}
+        say(
+            f"novelty by {score_name}: AUROC {auroc['value']:.3f}{between} of these images against the model's own test"
+        )
+    name = (model.provenance.get("data") or {}).get("name")
+    return {"own": name, "other": subject.data.table.name, "images": len(other), "scores": separation}

@@ -8,14 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from finetune.config.settings import AuditSettings, DataSettings
 from finetune.data import splits
 from finetune.data.audit import audit as audits
 from finetune.data.audit import near_pairs
-from finetune.data.cache.image_cache import PictureCache
-from finetune.data.class_map import in_classes_of
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
@@ -25,6 +23,7 @@ from finetune.model_file import Model
 from finetune.preprocessing import Preprocessing
 from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
+from finetune.steps.task import Task
 
 TALK_EVERY = 10.0  # seconds between two lines on how far a job is
 
@@ -73,12 +72,9 @@ def table(
     return read
 
 
-check_trainable = audits.check_trainable
-
-
-def pictures(
+def images(
     data: DataSettings, table: SampleTable, preprocessing: Preprocessing, say: Say, run: RunFolder | None
-) -> tuple[SampleTable, PictureCache, audits.Audit]:
+) -> tuple[SampleTable, ImageCache, audits.Audit]:
     """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here.
 
     Copies that a split drawn here would tear apart are brought together first, so the table may come back changed.
@@ -89,7 +85,7 @@ def pictures(
     early.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
     workers, on_bad = max(1, data.num_workers), data.on_bad
     with bar("Decoding pictures", run is not None) as progress:
-        cache = PictureCache.build(
+        cache = ImageCache.build(
             table, preprocessing, data.cache, workers=workers, on_bad=on_bad, say=say, progress=progress
         )
     same = audit_key(table, cache, data.audit)
@@ -97,11 +93,11 @@ def pictures(
         return _repeated(*_audits[same], cache, say, run)
     near = cache.near_copies() if data.audit.near else []
     copies = [(p.first, p.second) for p in near if p.certainty == "certain"]
-    copies += [pair for group in audits.equal_pictures(cache) for pair in pairwise(group)]
-    mended = splits.mend(table, copies)
+    copies += [pair for group in audits.equal_images(cache) for pair in pairwise(group)]
+    mended = splits.keep_copies_together(table, copies)
     for sentence in mended.notes[len(table.notes) :]:
         say(sentence)
-    found = audits.audit_pictures(audits.audit_table(mended), mended, cache, near)
+    found = audits.audit_images(audits.audit_table(mended), mended, cache, near)
     if run is not None:
         write_json_atomic(run.audit, found.to_dict())
         if near:
@@ -129,7 +125,7 @@ def auditing_once() -> Iterator[None]:
         _audits = None
 
 
-def audit_key(table: SampleTable, cache: PictureCache, settings: AuditSettings) -> tuple[str, ...]:
+def audit_key(table: SampleTable, cache: ImageCache, settings: AuditSettings) -> tuple[str, ...]:
     """Equal where an audit would find the same: the same table and splits, pixels, size and settings."""
     p = cache.preprocessing
     pixels = hashlib.sha256("".join(cache.digests).encode()).hexdigest()
@@ -140,10 +136,10 @@ def _repeated(
     mended: SampleTable,
     found: audits.Audit,
     first: RunFolder | None,
-    cache: PictureCache,
+    cache: ImageCache,
     say: Say,
     run: RunFolder | None,
-) -> tuple[SampleTable, PictureCache, audits.Audit]:
+) -> tuple[SampleTable, ImageCache, audits.Audit]:
     """An audit that the run in `first` has made already: its files once more, of its sentences the number."""
     if run is not None and first is not None:
         write_json_atomic(run.audit, found.to_dict())
@@ -186,14 +182,14 @@ def batches(
     data: DataSettings,
     seed: int,
     table: SampleTable,
-    pictures: PictureCache,
+    images: ImageCache,
     preprocessing: Preprocessing,
     augment: Augment | None = None,
 ) -> ImageData:
     """The loaders, as the configuration sizes them."""
     return ImageData(
         table,
-        pictures,
+        images,
         preprocessing,
         augment,
         batch_size=data.batch_size,
@@ -214,13 +210,8 @@ def counts(table: SampleTable) -> str:
     return f"{table.name}: " + ", ".join(parts) + f"; {len(table.classes)} classes ({table.kind})."
 
 
-def renamed(table: SampleTable, classes: list[str], kind: str, mapping: Any = None) -> SampleTable:
-    """The table in a model's classes, by their names and what `data.map` says: see `in_classes_of`."""
-    return in_classes_of(table, classes, kind, mapping)
-
-
 def asked(
-    source: SampleTable, split: str | None, data: DataSettings, model: Model, say: Say
+    task: Task, source: SampleTable, split: str | None, data: DataSettings, model: Model, say: Say
 ) -> tuple[SampleTable, str, str]:
     """The table in the classes of a finished model, and the split of it that `split` asks for, twice: where it is in
     the table, and what it is called. All images are put into test, and called all.
@@ -230,12 +221,12 @@ def asked(
     Raises:
         FinetuneError: the split is empty, or the classes do not meet.
     """
-    own = model.path is not None and known_images.is_own(model, source)
+    own = model.path is not None and known_images.is_table_of_fit(model, source)
     if not_asked := split is None:
         split = "test" if own else "all"
-    recorded = RunFolder.of(model) if own else None
+    recorded = RunFolder.of_model(model) if own else None
     read = table(source, data, say, split=split != "all", recorded=recorded)
-    named = renamed(read, model.classes, model.kind, data.map)
+    named = task.match(read, model)
     for sentence in named.notes[len(read.notes) :]:
         say(sentence)
     if split == "all":

@@ -22,12 +22,13 @@ from finetune.files import resume_word
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
-from finetune.steps import prepare, scoring
+from finetune.steps import prepare
+from finetune.steps.task import Task
 from finetune.training import ending
 from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
-from finetune.training.module import Classification
+from finetune.training.module import FineTuning
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class FitResult:
 
     run: Path
     monitor: str
-    """The metric that chose the epoch: val/auroc, or val/loss where no AUROC is defined on val."""
+    """The score that chose the epoch, such as val/auroc."""
     score: float | None
     """None where no epoch was validated."""
     epoch: int | None
@@ -57,16 +58,16 @@ def check_batches(trainer: TrainerSettings, batch_size: int, table: SampleTable)
 
 
 def make_network(
-    settings: Settings, table: SampleTable, say: prepare.Say
+    settings: Settings, num_outputs: int, say: prepare.Say
 ) -> tuple[NetworkSpec, Network, Preprocessing | None, dict[str, Any]]:
     """The network with its weights loaded, what pictures they want, and where they came from."""
     L.seed_everything(settings.seed, verbose=False)
-    spec = build.network_spec(settings, len(table.classes))
+    spec = build.network_spec(settings, num_outputs)
     network = spec.build()
     wanted = settings.backbone.weights
     if wanted in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
-        if frozen := build.plan(settings).never_learns(list(network.parts()), network.new_parts):
+        if frozen := build.plan(settings).never_trained(list(network.parts()), network.new_parts):
             say(
                 f"WARNING: no phase of finetuning trains {', '.join(frozen)}: the head learns from RANDOM features. "
                 "Use pretrained weights (backbone.weights=default), or finetuning=full."
@@ -82,20 +83,17 @@ def make_network(
     return spec, network, trained, {**account, "random": False}
 
 
-def make_task(settings: Settings, table: SampleTable, network: Network, data: ImageData) -> Classification:
-    """The LightningModule: network, loss, optimizer, schedule and plan together."""
+def make_module(settings: Settings, task: Task, network: Network, data: ImageData) -> FineTuning:
+    """The LightningModule: network, objective, optimizer, schedule and plan together."""
     network.to(memory_format=torch.channels_last)
     if settings.compile:
         network.compile()
-    loss = build.loss(settings, table.kind)
-    return Classification(
+    return FineTuning(
         network,
-        loss,
+        task.objective(data.table, data.rows("train")),
         build.optimizer(settings),
         build.schedule(settings),
         build.plan(settings),
-        classes=table.classes,
-        loss_weights=loss.weights(table.classes, table.targets()[data.rows("train")]),
         seed=settings.seed,
         max_steps=settings.trainer.max_steps,
         config=settings.resolved,
@@ -105,26 +103,27 @@ def make_task(settings: Settings, table: SampleTable, network: Network, data: Im
 def train(
     settings: Settings,
     run: RunFolder,
-    table: SampleTable,
+    task: Task,
     network: Network,
     data: ImageData,
     say: prepare.Say,
     place: ranks.Place,
 ) -> FitResult:
     """Fit with Lightning, from the last checkpoint where there is one, and load the best epoch's weights."""
-    task = make_task(settings, table, network, data)
-    monitor = "val/auroc" if scoring.has_auroc(table, "val") else "val/loss"
-    if monitor == "val/loss":
-        say("No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss.")
+    module = make_module(settings, task, network, data)
+    monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
+    for sentence in module.objective.notes:
+        say(sentence)
     metrics = MetricsTable(run.metrics)
-    checkpoint = Checkpoint(run.checkpoints, monitor, keep_all=settings.callbacks.keep_all_checkpoints)
+    keep_all = settings.callbacks.keep_all_checkpoints
+    checkpoint = Checkpoint(run.checkpoints, monitor, higher_is_better=higher_is_better, keep_all=keep_all)
     callbacks = [
         metrics,
         EpochLines(metrics),
         checkpoint,
-        *build.extra_callbacks(settings, monitor),
+        *build.extra_callbacks(settings, monitor, higher_is_better=higher_is_better),
     ]
-    arguments = settings.trainer.given
+    arguments = settings.trainer.set_arguments
     end = ending.Ending(arguments.pop("max_steps"), arguments.pop("max_time", None))
     callbacks += end.callbacks()
     arguments["enable_progress_bar"] = arguments["enable_progress_bar"] and sys.stdout.isatty()
@@ -133,8 +132,8 @@ def train(
 
         callbacks.append(RichProgressBar())
     if place.size > 1:
-        arguments["strategy"] = DDPStrategy(find_unused_parameters=task.parts_change())
-        if any(state.norms in ("train", "stats") for state in task.states_in(0).values()):
+        arguments["strategy"] = DDPStrategy(find_unused_parameters=module.parts_change())
+        if any(state.norms in ("train", "stats") for state in module.states_in(0).values()):
             say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
     trainer = L.Trainer(
@@ -149,7 +148,7 @@ def train(
     start = ending.resume_point(run.checkpoints)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=start, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
             print(f"stopped. Go on by: python -m finetune {resume_word(run.path)}", file=sys.stderr)

@@ -16,7 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint as CheckpointBase
 from finetune.files import write_text_atomic
 from finetune.training import ending, memory
 
-COLUMNS = ("epoch", "step", "phase", "lr", "train/loss", "val/loss", "val/auroc", "seconds", "peak_mib")
+
+def columns(scores: tuple[str, ...]) -> list[str]:
+    """Columns of metrics.csv, with the validation scores of an objective."""
+    return ["epoch", "step", "phase", "lr", "train/loss", *scores, "seconds", "peak_mib"]
 
 
 class Checkpoint(CheckpointBase):
@@ -27,9 +30,10 @@ class Checkpoint(CheckpointBase):
     best `monitor`; of several such, as of a saturated AUROC, the lowest val/loss; of these the first.
     """
 
-    def __init__(self, folder: str | Path, monitor: str, *, keep_all: bool = False):
+    def __init__(self, folder: str | Path, monitor: str, *, higher_is_better: bool = True, keep_all: bool = False):
         self.folder = Path(folder)
         self.monitor = monitor
+        self.higher_is_better = higher_is_better
         self.keep_all = keep_all
         self.best_score: float | None = None
         self.best_loss: float | None = None
@@ -48,7 +52,7 @@ class Checkpoint(CheckpointBase):
 
     def rank(self, score: float, loss: float) -> tuple[float, float]:
         """Larger is better; what is undefined (NaN) comes below all numbers."""
-        signed = -score if self.monitor.endswith("loss") else score
+        signed = score if self.higher_is_better else -score
         return -math.inf if math.isnan(signed) else signed, -math.inf if math.isnan(loss) else -loss
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -144,7 +148,8 @@ class MetricsTable(Callback):
         }
         row |= {name: value for name, value in seen.items() if math.isfinite(value)}
         self.rows = [*(old for old in self.rows if int(old["epoch"]) < trainer.current_epoch), row]
-        names = [*COLUMNS, *sorted({name for r in self.rows for name in r} - set(COLUMNS))]
+        names = columns(pl_module.objective.scores)
+        names += sorted({name for r in self.rows for name in r} - set(names))
         file = io.StringIO()
         writer = csv.DictWriter(file, names, restval="")
         writer.writeheader()
@@ -162,9 +167,8 @@ class EpochLines(Callback):
         if not self.table.rows or not trainer.is_global_zero:
             return
         row = self.table.rows[-1]
-        numbers = "  ".join(
-            f"{name} {float(row[name]):.3f}" for name in ("train/loss", "val/loss", "val/auroc") if name in row
-        )
+        names = [name for name in ("train/loss", *pl_module.objective.scores) if name in row]
+        numbers = "  ".join(f"{name} {float(row[name]):.3f}" for name in names)
         last = (trainer.max_epochs or 0) - 1
         epoch = f"epoch {row['epoch']:>{len(str(last))}}/{last}"
         rate = f"{row['lr']:.1e}".replace("e-0", "e-")  # 80 columns hold the line

@@ -1,4 +1,4 @@
-"""The LightningModule: one step, one plan, exact means over ranks."""
+"""The one LightningModule: the fine-tuning plan, rates, seeds and exact means over ranks. It knows no task."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,22 +10,21 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.classification.scores import macro_auroc
-from finetune.losses import Loss
 from finetune.network import Network
 from finetune.plan import PartState, Plan
 from finetune.training import parts as part_tools
 from finetune.training.launch import ranks
-from finetune.training.metrics import Collected, MeanLoss, mean_loss
+from finetune.training.objective import Objective
 from finetune.training.schedules import Schedule
+from finetune.training.validation import MeanLoss, ValidationRows
 
 
-class Classification(L.LightningModule):
-    """Fine-tunes a network on batches {image (N, C, H, W), target (N, K) with NaN for unknown, index (N,)}.
+class FineTuning(L.LightningModule):
+    """Fine-tunes a network on batches {image (N, C, H, W), index (N,), ...} for an objective.
 
     Args:
+        objective: loss and validation scores; it reads what else is in a batch.
         optimizer: parameter groups -> optimizer; its weight decay is spared norms and biases.
-        loss_weights: what the loss says of the classes and the training targets (`loss.weights`).
         seed: decides what dropout drops, together with epoch, batch and rank.
         max_steps: optimizer steps after which the training is stopped, -1 for no limit; the schedule ends with them.
         config: the resolved configuration as plain types, kept in the checkpoints.
@@ -34,43 +33,31 @@ class Classification(L.LightningModule):
     def __init__(
         self,
         network: Network,
-        loss: Loss,
+        objective: Objective,
         optimizer: Callable[..., torch.optim.Optimizer],
         schedule: Schedule,
         plan: Plan,
         *,
-        classes: list[str],
-        loss_weights: Tensor | None = None,
         seed: int = 0,
         max_steps: int = -1,
         config: dict[str, Any] | None = None,
     ):
         super().__init__()
         self.network = network
-        self.loss = loss
+        self.objective = objective
         self.optimizer = optimizer
         self.schedule = schedule
         self.plan = plan
-        self.classes = classes
         self.seed = seed
         self.max_steps = max_steps
         self.save_hyperparameters({"config": config or {}})
-        self.loss_weights: Tensor | None
-        self.register_buffer("loss_weights", loss_weights, persistent=False)
         self.train_loss = MeanLoss()
-        self.collected = Collected()
+        self.validation = ValidationRows(objective.kept)
         self.group_known = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
         self.parts, self.new_parts = network.parts(), network.new_parts
         part_tools.check_cover(network, self.parts)
 
     # -- the one step ------------------------------------------------------------------------------------------------
-
-    def step(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (N, K), sum of the losses (in 32 bits, or 64 where the network has them), number of known labels."""
-        logits = self.network(batch["image"])
-        full = logits if logits.dtype == torch.float64 else logits.float()
-        total, count = self.loss(full, batch["target"], self.loss_weights)
-        return logits, total, count
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> STEP_OUTPUT:
         """The loss whose gradient, with what the group's earlier micro-batches left, is that of the group's mean loss.
@@ -78,7 +65,7 @@ class Classification(L.LightningModule):
         A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
         Until it is complete its gradient is the mean over the labels that it knows so far, on all ranks.
         """
-        _, total, count = self.step(batch)
+        total, count = self.objective.step(self.network, batch)
         known = self.sum_over_ranks(count)
         if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
             earlier = self.group_known
@@ -96,8 +83,7 @@ class Classification(L.LightningModule):
         return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        logits, _, _ = self.step(batch)
-        self.collected.update(batch["index"], batch["target"], logits)
+        self.validation.update(batch["index"], self.objective.predict(self.network, batch))
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
@@ -119,7 +105,7 @@ class Classification(L.LightningModule):
         """Whether a part that is frozen at some time learns at another."""
         return self.plan.changes(list(self.parts), self.new_parts)
 
-    def train(self, mode: bool = True) -> "Classification":
+    def train(self, mode: bool = True) -> "FineTuning":
         """As always, then the modes that the plan wants: frozen norms stay in eval mode."""
         super().train(mode)
         if mode and self._trainer is not None:
@@ -146,17 +132,17 @@ class Classification(L.LightningModule):
         self.train_loss.reset()
 
     def on_validation_epoch_end(self) -> None:
-        _, target, logits = self.collected.compute()
-        self.collected.reset()
-        weights = None if self.loss_weights is None else self.loss_weights.cpu()
-        loss = mean_loss(self.loss, logits, target, weights)
-        if not np.isfinite(logits).all():
+        rows = self.validation.compute()
+        self.validation.reset()
+        try:
+            scores = self.objective.score(rows)
+        except FloatingPointError:
             raise FinetuneError(
-                f"The network's answers are not finite after epoch {self.current_epoch}. Lower optimizer.lr, set "
+                f"The network's outputs are not finite after epoch {self.current_epoch}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
-            )
-        self.log("val/loss", loss, prog_bar=True, sync_dist=True)
-        self.log("val/auroc", macro_auroc(target, logits, self.loss.kind), prog_bar=True, sync_dist=True)
+            ) from None
+        for name in self.objective.scores:
+            self.log(name, scores[name], prog_bar=True, sync_dist=True)
 
     # -- optimizer ---------------------------------------------------------------------------------------------------
 

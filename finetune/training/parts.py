@@ -29,13 +29,13 @@ def check_cover(network: nn.Module, parts: Mapping[str, list[nn.Module]]) -> Non
 def set_gradients(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartState]) -> None:
     """`requires_grad` of every parameter, as the plan has it."""
     for part, state in states.items():
-        _, affine_learns = NORMS[state.norms]
+        _, affine_trainable = NORMS[state.norms]
         for module in parts[part]:
             for child in module.modules():
-                learns = affine_learns and state.learns if isinstance(child, NORM_LAYERS) else state.learns
+                trainable = affine_trainable and state.trainable if isinstance(child, NORM_LAYERS) else state.trainable
                 for parameter in child.parameters(recurse=False):
-                    parameter.requires_grad_(learns)
-                    if not learns:
+                    parameter.requires_grad_(trainable)
+                    if not trainable:
                         parameter.grad = None  # an old gradient would let momentum and decay move it once more
 
 
@@ -55,7 +55,7 @@ def set_modes(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartSta
     for part, state in states.items():
         norm_mode, _ = NORMS[state.norms]
         for module in parts[part]:
-            module.train(state.learns)
+            module.train(state.trainable)
             for child in module.modules():
                 if isinstance(child, _NormBase):
                     child.train(norm_mode)

@@ -21,7 +21,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin")
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network", "net")
 """Where training programs keep the tensors inside a checkpoint; averaged weights come first, as in timm."""
 
-MOST_HEADER = 32 * 2**20
+MAX_HEADER = 32 * 2**20
 """Bytes; the header of a safetensors file takes about 100 a tensor, and what a program adds."""
 
 
@@ -39,7 +39,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     broken = [name for name, value in tensors.items() if value.is_floating_point() and not _is_finite(value)]
     if broken:
         raise FinetuneError(
-            f"weights={path} holds NaN or infinity in {some(broken)}: the training it comes from went wrong, "
+            f"weights={path} holds NaN or infinity in {shorten(broken)}: the training it comes from went wrong, "
             "or the file is damaged. Take an earlier checkpoint."
         )
     return tensors
@@ -73,7 +73,7 @@ def opened(path: Path, argument: str) -> Iterator[Any]:
         with open(path, "rb") as file:  # what is not a header of a sane size is not parsed at all
             start = file.read(8)
             length, rest = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size - 8
-        if len(start) < 8 or not 2 <= length <= min(rest, MOST_HEADER):
+        if len(start) < 8 or not 2 <= length <= min(rest, MAX_HEADER):
             raise FinetuneError(
                 f"{argument}={path} cannot be read as safetensors: it is damaged, cut short or another kind of file."
             )
@@ -83,7 +83,7 @@ def opened(path: Path, argument: str) -> Iterator[Any]:
         raise FinetuneError(f"{argument}={path} cannot be read as safetensors: {one_line(error)}.") from error
 
 
-def some(names: list[str], count: int = 4) -> str:
+def shorten(names: list[str], count: int = 4) -> str:
     """The first few names, and how many there are."""
     return ", ".join(names[:count]) + (f", ... ({len(names)} in all)" if len(names) > count else "")
 
@@ -116,7 +116,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     while isinstance(content, dict) and not _is_state(content):
         inner = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
         if not inner:
-            keys = some([str(key) for key in content])
+            keys = shorten([str(key) for key in content])
             raise FinetuneError(
                 f"weights={path} has no tensors by name: its keys are {keys}. "
                 f"They are looked for at the top and in {', '.join(WRAPPERS)}."

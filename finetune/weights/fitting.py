@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune.backbones import Backbone
 from finetune.backbones.build import MODELS, build
 from finetune.errors import FinetuneError
-from finetune.weights.files import some
+from finetune.weights.files import shorten
 from finetune.weights.layouts import LAYOUTS, to_timm
 
 BOOKKEEPING = re.compile(r"(^|\.)(num_batches_tracked|total_ops|total_params|op_threshs)$")
@@ -29,7 +29,7 @@ class Fit:
     """In the file, but not loaded: other prefixes, a classifier of another size, bookkeeping."""
     adapted: list[str] = field(default_factory=list)
     """Loaded after a change: a first convolution folded to another number of channels."""
-    fresh: list[str] = field(default_factory=list)
+    random_init: list[str] = field(default_factory=list)
     """Not in the file (or dropped): left as initialised."""
 
 
@@ -43,8 +43,8 @@ def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], F
     Raises:
         FinetuneError: tensors are missing, left over or of another shape, apart from the above.
     """
-    own = net.state_dict()
-    prefix, layout = find_layout(list(tensors), {*own, *classifier_names(net)})
+    net_state = net.state_dict()
+    prefix, layout = find_layout(list(tensors), {*net_state, *classifier_names(net)})
     report = Fit(prefix, layout)
     fitted: dict[str, Tensor] = {}
     unexpected: list[str] = []
@@ -55,53 +55,53 @@ def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], F
         name = to_timm(layout, key.removeprefix(prefix))
         if not key.startswith(prefix):
             report.dropped.append(key)
-        elif name in own and name not in fitted and value.shape == own[name].shape:
+        elif name in net_state and name not in fitted and value.shape == net_state[name].shape:
             fitted[name] = value
         elif is_classifier(name, net):
             report.dropped.append(key)
-        elif name == stem and name not in fitted and can_fold(value, own[name]):
-            fitted[name] = fold_channels(value, own[name].shape[1])
+        elif name == stem and name not in fitted and can_fold(value, net_state[name]):
+            fitted[name] = fold_channels(value, net_state[name].shape[1])
             report.adapted.append(name)
         elif BOOKKEEPING.search(name):
             report.dropped.append(key)
-        elif name in own and name not in fitted:
-            shapes.append(f"{name} is {tuple(value.shape)}, not {tuple(own[name].shape)}")
+        elif name in net_state and name not in fitted:
+            shapes.append(f"{name} is {tuple(value.shape)}, not {tuple(net_state[name].shape)}")
         else:
             unexpected.append(key)
 
     report.used = list(fitted)
-    report.fresh = [name for name in own if name not in fitted]
+    report.random_init = [name for name in net_state if name not in fitted]
     mismatched = {line.split(" is ")[0] for line in shapes}
     missing = [
         name
-        for name in report.fresh
+        for name in report.random_init
         if name not in mismatched and not is_classifier(name, net) and not BOOKKEEPING.search(name)
     ]
     if missing or unexpected or shapes:
         sides = [
-            f"not in the file: {some(missing)}" if missing else "",
-            f"only in the file: {some(unexpected)}" if unexpected else "",
-            f"of another shape: {some(shapes, 2)}" if shapes else "",
+            f"not in the file: {shorten(missing)}" if missing else "",
+            f"only in the file: {shorten(unexpected)}" if unexpected else "",
+            f"of another shape: {shorten(shapes, 2)}" if shapes else "",
         ]
         raise FinetuneError("; ".join(filter(None, sides)) + ".")
-    return {**{name: own[name] for name in report.fresh}, **fitted}, report
+    return {**{name: net_state[name] for name in report.random_init}, **fitted}, report
 
 
 def find_layout(keys: list[str], known_names: set[str]) -> tuple[str, str]:
     """The prefix (of up to three words) and the layout under which most keys are known; the plainest among equals."""
     counts = Counter({"": len(keys)})
     for key in keys:
-        words = key.split(".")
-        counts.update("".join(f"{word}." for word in words[:n]) for n in (1, 2, 3) if n < len(words))
-    best, most = ("", "timm"), 0
+        parts = key.split(".")
+        counts.update("".join(f"{word}." for word in parts[:n]) for n in (1, 2, 3) if n < len(parts))
+    best, best_count = ("", "timm"), 0
     for prefix in sorted(counts, key=lambda p: (p.count("."), p)):
-        if counts[prefix] <= most:
+        if counts[prefix] <= best_count:
             continue  # cannot win
-        rest = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+        names = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
         for layout in LAYOUTS:
-            known = len(known_names & {to_timm(layout, key) for key in rest})
-            if known > most:
-                best, most = (prefix, layout), known
+            n_known = len(known_names & {to_timm(layout, key) for key in names})
+            if n_known > best_count:
+                best, best_count = (prefix, layout), n_known
     return best
 
 
@@ -119,8 +119,8 @@ def first_conv(net: nn.Module) -> str:
     return next(f"{name}.weight" for name, module in net.named_modules() if isinstance(module, nn.Conv2d))
 
 
-def can_fold(value: Tensor, own: Tensor) -> bool:
-    return value.ndim == 4 and value.shape[0] == own.shape[0] and value.shape[2:] == own.shape[2:]
+def can_fold(value: Tensor, target: Tensor) -> bool:
+    return value.ndim == 4 and value.shape[0] == target.shape[0] and value.shape[2:] == target.shape[2:]
 
 
 def fold_channels(weight: Tensor, channels: int) -> Tensor:
@@ -136,14 +136,16 @@ def fold_channels(weight: Tensor, channels: int) -> Tensor:
     return (repeated * (old / channels)).to(weight.dtype)
 
 
-PLACE = re.compile(r"(?:layer|stages\.|denseblock|block|backbone\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\.")
+STAGE_AND_BLOCK = re.compile(
+    r"(?:layer|stages\.|denseblock|block|backbone\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\."
+)
 """Stage and block in a tensor's name, in all layouts."""
 
 
 def depths(keys: Iterable[str]) -> tuple[int, ...]:
     """How many blocks each stage has, judged by the names: (3, 4, 6, 3) for a ResNet-50."""
-    places = {match.groups() for key in keys if (match := PLACE.search(key))}
-    return tuple(count for _, count in sorted(Counter(int(stage) for stage, _ in places).items()))
+    blocks = {match.groups() for key in keys if (match := STAGE_AND_BLOCK.search(key))}
+    return tuple(count for _, count in sorted(Counter(int(stage) for stage, _ in blocks).items()))
 
 
 def looks_like(tensors: dict[str, Tensor]) -> str | None:

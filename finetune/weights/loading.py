@@ -40,7 +40,7 @@ class LoadReport:
     used: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
-    fresh: list[str] = field(default_factory=list)
+    random_init: list[str] = field(default_factory=list)
     preprocessing: Preprocessing | None = None
     """How images were prepared for these weights, for the network's number of channels (1 or 3)."""
 
@@ -53,9 +53,9 @@ class LoadReport:
             return "random weights"
         parts = [f"{len(self.used)} tensors from {self.source}"]
         parts += [f"{self.tag}, {self.licence or 'licence unknown'}"] if self.tag else []
-        for what in ("adapted", "dropped", "fresh"):
-            names = getattr(self, what)
-            parts += [f"{what}: {files.some(names)}"] if names else []
+        lists = {"adapted": self.adapted, "dropped": self.dropped, "initialised at random": self.random_init}
+        for what, names in lists.items():
+            parts += [f"{what}: {files.shorten(names)}"] if names else []
         return "; ".join(parts)
 
 
@@ -71,42 +71,42 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     if file is None:
         return LoadReport("none")
     tensors = files.read_tensors(file.path)
-    stated = own_preprocessing(file.path, tensors)
+    stated = stated_preprocessing(file.path, tensors)
     try:
-        state, account = fit(tensors, net)
+        state, fit_report = fit(tensors, net)
     except FinetuneError as error:
-        other = looks_like(tensors)
-        hint = f" They look like those of {other}." if other and other != name else ""
+        likely_model = looks_like(tensors)
+        hint = f" They look like those of {likely_model}." if likely_model and likely_model != name else ""
         raise FinetuneError(f"weights={file.path} do not fit {name}: {error}{hint}") from None
     net.load_state_dict(state, strict=True)
     preprocessing = None
     if net.in_channels in (1, 3):
-        preprocessing = file.preprocessing or stated or usual_preprocessing(name, tensors, account)
+        preprocessing = file.preprocessing or stated or default_preprocessing(name, tensors, fit_report)
         preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
     return LoadReport(
         source=str(file.path),
         tag=file.tag,
         licence=file.licence,
         sha256=files.sha256(file.path),
-        **vars(account),
+        **vars(fit_report),
         preprocessing=preprocessing,
     )
 
 
-def usual_preprocessing(name: str, tensors: dict[str, Tensor], account: Fit) -> Preprocessing:
+def default_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit) -> Preprocessing:
     """How images were prepared for weights of unknown origin: what is known of such tensors, or usual for the model."""
     if is_xrayvision(tensors):
         return XRAYVISION
-    if is_radimagenet(account):
+    if is_radimagenet(fit_report):
         return RADIMAGENET
     if name.endswith("_cifar"):
         return CIFAR_RESNET
     if name.startswith("densenet_"):
         return CIFAR_DENSENET
-    return sources.usual_preprocessing(name) or IMAGENET
+    return sources.default_preprocessing(name) or IMAGENET
 
 
-def own_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:
+def stated_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:
     """What a model.safetensors of this project says; None for every other file.
 
     Raises:
@@ -117,10 +117,10 @@ def own_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing |
     with files.opened(path, "weights") as file:
         metadata = file.metadata() or {}
     try:
-        text = own_file.text_of(metadata)
+        text = own_file.header_text(metadata)
         if text is None:
             return None
-        about = own_file.read(own_file.OfWeights, text)
+        about = own_file.read(own_file.WeightsHeader, text)
     except FinetuneError as error:
         raise FinetuneError(f"weights={path} {error}") from None
     if about.weights_hash is not None and own_file.tensors_hash(tensors) != about.weights_hash:
@@ -138,7 +138,7 @@ def is_xrayvision(tensors: dict[str, Tensor]) -> bool:
     return any(key.endswith("op_threshs") for key in tensors) or findings == [XRAYVISION_FINDINGS]
 
 
-def is_radimagenet(account: Fit) -> bool:
+def is_radimagenet(fit_report: Fit) -> bool:
     """RadImageNet publishes the children of torchvision's networks under `backbone.`, and nothing beside them."""
-    beside = [key for key in account.dropped if not key.startswith(account.prefix)]
-    return account.layout.endswith("_children") and account.prefix == "backbone." and not beside
+    beside = [key for key in fit_report.dropped if not key.startswith(fit_report.prefix)]
+    return fit_report.layout.endswith("_children") and fit_report.prefix == "backbone." and not beside

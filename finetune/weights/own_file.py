@@ -32,7 +32,7 @@ class Version:
 
 
 @dataclass(frozen=True)
-class OfWeights:
+class WeightsHeader:
     """What the text states of the weights."""
 
     weights_hash: str | None = None
@@ -44,7 +44,7 @@ def metadata(text: str) -> dict[str, str]:
     return {TEXT: text, TEXT_HASH: hashlib.sha256(text.encode()).hexdigest()}
 
 
-def text_of(metadata: Mapping[str, str]) -> str | None:
+def header_text(metadata: Mapping[str, str]) -> str | None:
     """The text, as it was written; None for a file of another program.
 
     Raises:

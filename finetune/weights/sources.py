@@ -51,7 +51,7 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
         )
     recipe = tags[tag]
     path = from_hub(recipe.hf_hub_id, recipe.hf_hub_filename or HUB_FILE) if recipe.hf_hub_id else from_url(recipe.url)
-    return WeightsFile(path, tag, preprocessing_of(recipe), recipe.license)
+    return WeightsFile(path, tag, preprocessing_from(recipe), recipe.license)
 
 
 def is_path(weights: str | os.PathLike[str]) -> bool:
@@ -77,15 +77,15 @@ def default_tag(name: str) -> str:
     return str(recipe.tag)
 
 
-def usual_preprocessing(name: str) -> Preprocessing | None:
+def default_preprocessing(name: str) -> Preprocessing | None:
     """How timm prepares images for this model by default; None for a model that timm does not have."""
     import timm
 
     recipe = timm.get_pretrained_cfg(name)
-    return preprocessing_of(recipe) if recipe else None
+    return preprocessing_from(recipe) if recipe else None
 
 
-def preprocessing_of(recipe: Any) -> Preprocessing:
+def preprocessing_from(recipe: Any) -> Preprocessing:
     """How images are prepared for a published model, as timm evaluates it."""
     return Preprocessing(
         image_size=recipe.input_size[1],

@@ -87,8 +87,8 @@ def test_published_weights_reach_their_accuracy(shared_data, name, file, on_all,
     folders = sorted(path for path in (shared_data / "cifar10_test2000").iterdir() if path.is_dir())
     right = 0
     for label, folder in enumerate(folders):
-        pictures = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:each]])
-        images = report.preprocessing.batch_to_tensor(pictures).contiguous(memory_format=torch.channels_last)
+        pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:each]])
+        images = report.preprocessing.batch_to_tensor(pixels).contiguous(memory_format=torch.channels_last)
         with torch.inference_mode():
             right += int((net(images).argmax(1) == label).sum())
     assert right / (each * len(folders)) == pytest.approx(accuracy, abs=0.002)

@@ -145,7 +145,7 @@ def test_a_run_with_a_source_of_ones_own_is_evaluated_with_all_its_settings(tmp_
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"job": "fit", "data": own}))
     typed = ["job=evaluate", f"model={tmp_path}", "data.num_workers=0"]
     config = compose.compose(compose.expand(typed))
-    compose.adopt_data(config, typed)
+    compose.inherit_data(config, typed)
     data = parse(compose.plain(config)).data
     assert (data.name, data.batch_size, data.num_workers, data.options) == ("mine", 8, 0, {"colour": "red"})
     assert data.source == {"_target_": "my.Source"}

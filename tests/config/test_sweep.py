@@ -12,13 +12,13 @@ from finetune.config.sweep import Sweep, headline
 from finetune.data.audit import audit
 from tests.jobs.test_fit import TINY, draw
 
-WORDS = [*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "hydra.sweep.dir=runs"]
+WORDS = [*TINY, "trainer.max_epochs=1", "data=folder", "data.root=images", "hydra.sweep.dir=runs"]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "pictures", 12)
+    draw(tmp_path / "images", 12)
     return tmp_path
 
 
@@ -94,8 +94,8 @@ def test_a_bug_in_one_run_keeps_its_traceback_and_the_others(place, monkeypatch,
 
 def test_other_data_are_audited_again(place, monkeypatch):
     audited = []
-    whole = audit.audit_pictures
-    monkeypatch.setattr(audit, "audit_pictures", lambda *a: audited.append(a) or whole(*a))
+    whole = audit.audit_images
+    monkeypatch.setattr(audit, "audit_images", lambda *a: audited.append(a) or whole(*a))
     main(["-m", *WORDS, "data.seed=0,1", "seed=0,1"])
     assert len(audited) == 2
     main([*WORDS[:-1], "hydra.run.dir=alone"])  # nothing is remembered beyond a sweep

@@ -1,4 +1,4 @@
-"""Small tables and pictures that the tests of the data rooms share."""
+"""Small tables and images that the tests of the data rooms share."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ def noise(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def save(picture: np.ndarray, path: Path, **options) -> Path:
+def save(image: np.ndarray, path: Path, **options) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, **options)
+    Image.fromarray(image).save(path, **options)
     return path
 
 
@@ -42,30 +42,30 @@ def make_table(
     return SampleTable(frame, classes, kind, root, "toy", has_patients=patients is not None)
 
 
-def save_dicom(path: Path, picture: np.ndarray | None = None, **header: str) -> Path:
+def save_dicom(path: Path, image: np.ndarray | None = None, **header: str) -> Path:
     """A gray DICOM file of 8 bits with further header elements, e.g. PatientID."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
 
-    picture = noise(4, 4) if picture is None else picture
+    image = noise(4, 4) if image is None else image
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.SOPClassUID, ds.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
-    ds.Rows, ds.Columns = picture.shape
+    ds.Rows, ds.Columns = image.shape
     ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PixelRepresentation = 1, "MONOCHROME2", 0
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 8, 8, 7
     for key, value in header.items():
         setattr(ds, key, value)
-    ds.PixelData = picture.tobytes()
+    ds.PixelData = image.tobytes()
     ds["PixelData"].VR = "OB"
     path.parent.mkdir(parents=True, exist_ok=True)
     ds.save_as(path, enforce_file_format=True)
     return path
 
 
-def make_pictures(root: Path, n: int, *, side: int = 8, colour: tuple[int, ...] = ()) -> SampleTable:
-    """n gray pictures on disk (RGB where named in `colour`) and their table."""
+def make_images(root: Path, n: int, *, side: int = 8, colour: tuple[int, ...] = ()) -> SampleTable:
+    """n gray images on disk (RGB where named in `colour`) and their table."""
     for i in range(n):
         save(noise(side, side + 1, *((3,) if i in colour else ()), seed=i), root / f"{i:04d}.png")
     return make_table(root, splits=["train"] * n)

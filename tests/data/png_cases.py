@@ -60,7 +60,7 @@ def encoded(pixels: np.ndarray, filters: list[int], *extra: bytes) -> bytes:
 
 
 def both_ways(data: bytes, path: Path) -> tuple[np.ndarray | str, np.ndarray | str]:
-    """What read_picture makes of the file with the project's own decoder, and with Pillow alone: pixels or a reason."""
+    """What read_image makes of the file with the project's own decoder, and with Pillow alone: pixels or a reason."""
     path.write_bytes(data)
     with mock.patch.object(images, "MAX_PIXELS", 10**6):  # a turned bit makes large claims, which take time to fill
         ours = _read(path)
@@ -72,7 +72,7 @@ def _read(path: Path) -> np.ndarray | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of what it finds odd
-            return images.read_picture(path)
+            return images.read_image(path)
     except BadImage as error:
         return error.reason
 
@@ -135,7 +135,20 @@ def _changed_stream(r: random.Random, raw: bytes) -> bytes:
     )
 
 
-NAMES = [*png.PLAIN, b"PLTE", b"tRNS", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"acTL", b"fcTL", b"fdAT", b"vpAg", b"IDOT"]
+NAMES = [
+    *png.ALLOWED_CHUNKS,
+    b"PLTE",
+    b"tRNS",
+    b"zTXt",
+    b"iTXt",
+    b"eXIf",
+    b"iCCP",
+    b"acTL",
+    b"fcTL",
+    b"fdAT",
+    b"vpAg",
+    b"IDOT",
+]
 
 
 def _changed_chunks(r: random.Random, parts: list[Chunk]) -> list[Chunk]:

@@ -425,7 +425,7 @@ def test_vindr_boxes_of_what_the_label_has(tmp_path):
 
 
 @pytest.mark.parametrize(("side", "kept"), [(50, True), (40, False)])
-def test_vindr_boxes_that_do_not_fit_the_pictures_are_left_out(tmp_path, side, kept):
+def test_vindr_boxes_that_do_not_fit_the_images_are_left_out(tmp_path, side, kept):
     make_vindr(tmp_path, suffix=".png")
     for file in tmp_path.rglob("*.png"):
         Image.new("L", (side, side)).save(file)

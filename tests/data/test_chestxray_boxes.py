@@ -1,4 +1,4 @@
-"""The boxes of NIH ChestX-ray14: scaled to the picture that lies there, and kept apart from the metadata."""
+"""The boxes of NIH ChestX-ray14: scaled to the image that lies there, and kept apart from the metadata."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ def boxed(root: Path, *lines: str, header: str = HEADER) -> Path:
     return root
 
 
-def test_boxes_shrink_with_the_picture(tmp_path):
+def test_boxes_shrink_with_the_image(tmp_path):
     lines = [
         "00000001_000.png,Cardiomegaly,100.5,200,300,400,,,",
         "00000001_000.png,Infiltrate,1,2,3,4",
@@ -56,7 +56,7 @@ def test_boxes_shrink_with_the_picture(tmp_path):
         ("00000001_000.png,Mass,1,2,3,x", "line 2"),
         ("00000001_000.png,Mass,1,2,3,0", "is no box"),
         ("00000001_000.png,Mass,-1,2,3,4", "is no box"),
-        ("00000001_000.png,Masses,1,2,3,4", "'Masses' is not a finding that is known here"),
+        ("00000001_000.png,Masses,1,2,3,4", "'Masses' is an unknown finding"),
     ],
 )
 def test_a_line_that_is_no_box_is_named(tmp_path, line, message):

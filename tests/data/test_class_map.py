@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.data.class_map import in_classes_of, match, proposals, read_map
+from finetune.data.class_map import match, proposals, read_map, to_model_classes
 from finetune.errors import FinetuneError
 from tests.data.making import make_table
 
@@ -19,15 +19,15 @@ def labelled(classes: list[str], targets: list[list[float]], kind: str, tmp_path
 
 def test_a_multiclass_model_is_asked_about_a_finding(tmp_path):
     table = labelled(["Mass", "Pneumonia"], [[1, 1], [0, 0], [1, NAN]], "multilabel", tmp_path)
-    asked = in_classes_of(table, ["NORMAL", "PNEUMONIA"], "multiclass", {"PNEUMONIA": "Pneumonia"}).check()
+    asked = to_model_classes(table, ["NORMAL", "PNEUMONIA"], "multiclass", {"PNEUMONIA": "Pneumonia"}).check()
     assert (asked.classes, asked.kind) == (["PNEUMONIA"], "multilabel")
     np.testing.assert_array_equal(asked.targets()[:, 0], [1, 0, NAN])
-    assert "scored by itself, PNEUMONIA against Pneumonia" in asked.notes[-1]
+    assert "scored separately, PNEUMONIA against Pneumonia" in asked.notes[-1]
 
 
 def test_a_multilabel_model_is_asked_about_classes(tmp_path):
     table = labelled(["NORMAL", "Pneumonia"], [[1, 0], [0, 1], [NAN, NAN]], "multiclass", tmp_path)
-    asked = in_classes_of(table, ["Mass", "Pneumonia"], "multilabel").check()
+    asked = to_model_classes(table, ["Mass", "Pneumonia"], "multilabel").check()
     assert (asked.classes, asked.kind) == (["Mass", "Pneumonia"], "multilabel")
     np.testing.assert_array_equal(asked.targets(), [[NAN, 0], [NAN, 1], [NAN, NAN]])
 
@@ -36,10 +36,10 @@ def test_several_classes_of_the_data_may_mean_one(tmp_path):
     given = {"mel": ["melanoma", "lentigo maligna"]}
     two = [[1, 0, 0], [0, 1, 0], [0, 0, 1], [NAN, NAN, NAN]]
     table = labelled(["melanoma", "lentigo maligna", "nv"], two, "multiclass", tmp_path)
-    asked = in_classes_of(table, ["bcc", "mel", "nv"], "multiclass", given).check()
+    asked = to_model_classes(table, ["bcc", "mel", "nv"], "multiclass", given).check()
     np.testing.assert_array_equal(asked.targets(), [[0, 1, 0], [0, 1, 0], [0, 0, 1], [NAN] * 3])
     findings = labelled(["melanoma", "lentigo maligna"], [[1, NAN], [0, NAN], [0, 0], [0, 1]], "multilabel", tmp_path)
-    asked = in_classes_of(findings, ["mel"], "multilabel", given)
+    asked = to_model_classes(findings, ["mel"], "multilabel", given)
     np.testing.assert_array_equal(asked.targets()[:, 0], [1, NAN, 0, 1])  # not known as long as one is not
 
 

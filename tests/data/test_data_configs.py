@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import get_class, instantiate
 from omegaconf import OmegaConf
 
+from finetune.config.build import source_node
 from finetune.preprocessing import FITS
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -21,9 +22,10 @@ def data(name: str, *overrides: str) -> dict:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_field_of_the_source_is_in_the_file_with_its_default(name):
     config = data(name)
-    source = get_class(config["source"]["_target_"])
+    node = source_node(config, trust=[])
+    source = get_class(node["_target_"])
     fields = {key: p.default for key, p in inspect.signature(source).parameters.items()}
-    given = {key: value for key, value in config["source"].items() if not key.startswith("_")}
+    given = {key: value for key, value in node.items() if not key.startswith("_")}
     assert given.keys() == fields.keys()
     for key, default in fields.items():
         if default.__class__.__name__ != "_HAS_DEFAULT_FACTORY_CLASS":
@@ -48,10 +50,10 @@ def test_what_is_typed_reaches_the_source(tmp_path):
     config = data(
         "csv", f"data.table={tmp_path}/t.csv", "data.label=[Edema,Mass]", "data.metadata=[age]", "data.uncertain=one"
     )
-    source = instantiate(config["source"])
+    source = instantiate(source_node(config, trust=[]))
     assert source.metadata == ["age"]
     table = source.table()
     assert table.classes == ["Edema", "Mass"]
-    chest = instantiate(data("chestxray", "data.findings=[Hernia]", "data.root=x")["source"])
+    chest = instantiate(source_node(data("chestxray", "data.findings=[Hernia]", "data.root=x"), trust=[]))
     assert (chest.findings, chest.root) == (["Hernia"], "x")
-    assert instantiate(data("folder", "data.root=y")["source"]).root == "y"
+    assert instantiate(source_node(data("folder", "data.root=y"), trust=[])).root == "y"

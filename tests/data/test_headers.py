@@ -83,7 +83,7 @@ def test_some_headers_without_a_patient(tmp_path):
     assert table.has_patients
     assert table.paths == ["a/0.dcm", "a/2.dcm", "a/4.dcm", "a/5.png", "b/1.dcm", "b/3.dcm"]
     assert table.frame["patient"].tolist() == ["P1", "P2", "a/4.dcm", "a/5.png", "P1", "b/3.dcm"]
-    assert table.notes[1] == "3 images have no PatientID in a DICOM header; each counts as a patient of its own."
+    assert table.notes[1] == "3 images have no PatientID in a DICOM header; each counts as a separate patient."
 
 
 @pytest.mark.parametrize("patient", ["", "ANONYMIZED", "study-1"])

@@ -4,7 +4,7 @@ import io
 import pytest
 from PIL import Image
 
-from finetune.data.decoding.images import read_picture
+from finetune.data.decoding.images import read_image
 from finetune.data.sources.huggingface import HuggingFace
 from finetune.errors import FinetuneError, MissingExtra
 from tests.data.making import noise
@@ -28,7 +28,7 @@ def encoded(seed, kind="PNG"):
 
 
 def repo(root, label=None, **parts):
-    """A data set as the hub has it: parquet files, encoded pictures, class names."""
+    """A data set as the hub has it: parquet files, encoded images, class names."""
     for name, rows in parts.items():
         features = {"image": datasets.Image(), "label": label or datasets.ClassLabel(names=["cat", "dog"])}
         columns = {
@@ -44,7 +44,7 @@ def repo(root, label=None, **parts):
     return str(root)
 
 
-def test_pictures_are_written_once_and_the_hub_is_not_needed_again(tmp_path, monkeypatch):
+def test_images_are_written_once_and_the_hub_is_not_needed_again(tmp_path, monkeypatch):
     name = repo(tmp_path / "org" / "pets", train=[0, 1, 1], validation=[1], test=[0, -1])
     table = HuggingFace(tmp_path / "out", name).table()
     assert (table.name, table.classes, table.kind) == ("pets", ["cat", "dog"], "multiclass")
@@ -53,7 +53,7 @@ def test_pictures_are_written_once_and_the_hub_is_not_needed_again(tmp_path, mon
     assert table.frame["target_dog"].tolist()[:5] == [0, 1, 1, 1, 0]
     assert table.frame["target_dog"].isna().tolist() == [False] * 5 + [True]
     assert "1 images have no label; it is unknown." in table.notes
-    assert read_picture(table.file(0)).tolist() == noise(5, 6, seed=0).tolist()
+    assert read_image(table.file(0)).tolist() == noise(5, 6, seed=0).tolist()
     assert table.file(1).read_bytes() == encoded(1, "JPEG")["bytes"]  # as they came, not encoded again
     monkeypatch.setattr(datasets, "load_dataset", None)
     again = HuggingFace(tmp_path / "out", name).table()
@@ -75,7 +75,7 @@ def test_lists_of_classes_and_plain_columns(tmp_path):
     assert table.kind == "multilabel"
     assert table.targets().tolist() == [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
     text = repo(tmp_path / "set2", datasets.Value("string"), train=["owl", "bee", "owl"])
-    with pytest.raises(FinetuneError, match=r"has no such column by itself: name it, data.label="):
+    with pytest.raises(FinetuneError, match=r"has no such column: name it, data.label="):
         HuggingFace(tmp_path / "2", text).table()
     table = HuggingFace(tmp_path / "2", text, label="label").table()
     assert table.classes == ["bee", "owl"]
@@ -90,7 +90,7 @@ def test_lists_of_classes_and_plain_columns(tmp_path):
     assert not (tmp_path / "5" / "images").exists()
     wanted = HuggingFace(tmp_path / "5", many, label="label", label_type="class")
     assert wanted.table().classes == [str(number) for number in range(11)]
-    assert len(HuggingFace(tmp_path / "5", many, label="label").table()) == 22  # it has been written as asked for
+    assert len(HuggingFace(tmp_path / "5", many, label="label").table()) == 22  # it is not written again
     share = repo(tmp_path / "set4", datasets.Value("float32"), train=[0.5, 0.1])
     with pytest.raises(FinetuneError, match="only classes or lists of named classes are read"):
         HuggingFace(tmp_path / "4", share, label="label").table()
@@ -112,13 +112,13 @@ def test_a_killed_run_and_a_folder_in_the_way(tmp_path):
     assert len(HuggingFace(tmp_path / "out", name).table()) == 2
     assert (tmp_path / "out" / "train" / "mine.png").read_bytes() == b"mine"
     assert not (tmp_path / "out" / ".images-part").exists()
-    with pytest.raises(FinetuneError, match=r"as asked for otherwise.*Choose another folder"):
+    with pytest.raises(FinetuneError, match=r"with other settings.*Choose another folder"):
         HuggingFace(tmp_path / "out", name, patient="owner").table()
     (tmp_path / "out" / "images" / "train" / "000001.jpg").unlink()
-    with pytest.raises(FinetuneError, match=r"1 of 2 pictures of .* are gone"):
+    with pytest.raises(FinetuneError, match=r"1 of 2 images of .* are gone"):
         HuggingFace(tmp_path / "out", name).table()
     (tmp_path / "mine" / "images").mkdir(parents=True)
-    with pytest.raises(FinetuneError, match="images is in the way"):
+    with pytest.raises(FinetuneError, match="images exists but is not from"):
         HuggingFace(tmp_path / "mine", name).table()
 
 

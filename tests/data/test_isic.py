@@ -72,7 +72,7 @@ def test_one_hot_tables_with_their_lesions(tmp_path):
     path = "ISIC2018_Task3_Training_Input/ISIC_0024306.jpg"
     assert table.frame["patient"].tolist() == [path, "HAM_7"]
     assert table.frame["confirmed_by"].tolist() == ["follow-up", "histopathology"]
-    assert table.notes == ["1 images have no lesion_id and count as lesions of their own."]
+    assert table.notes == ["1 images have no lesion_id and count as separate lesions."]
     assert table.targets().argmax(axis=1).tolist() == [1, 0]
 
 

@@ -8,6 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from finetune.config import build, compose
 from finetune.config.settings import parse
 from finetune.data.audit.audit import audit_table
+from finetune.data.class_map import to_model_classes
 from finetune.data.sources.chestxray import ChestXray
 from finetune.data.sources.chexpert import CheXpert
 from finetune.data.sources.csv_table import CsvTable
@@ -18,7 +19,6 @@ from finetune.data.sources.rsna import MAPPING, Rsna
 from finetune.data.splits import assign_splits
 from finetune.errors import FinetuneError
 from finetune.runs.folder import RunFolder
-from finetune.steps.prepare import renamed
 from tests.data.making import make_table
 from tests.data.test_chest_sources import STUDIES, make_chexpert, make_mimic, make_rsna
 from tests.data.test_sources import nih, touch
@@ -117,7 +117,7 @@ def test_each_set_is_split_as_it_would_be_alone(tmp_path):
             assert splits[name] == assign_splits(own[name].table(), seed=0).frame["split"].tolist()
         few = assign_splits(Joint({name: own[name] for name in names}, findings=["Edema"]).table(), seed=0)
         assert few.frame["split"].equals(found.frame["split"])
-        assert found.drawn == ("train", "val", "test")
+        assert found.generated_splits == ("train", "val", "test")
     classes = assign_splits(Joint({"c": own["c"]}).table(), seed=0)  # no patients: by the paths in the set's own folder
     assert classes.frame["split"].equals(assign_splits(own["c"].table(), seed=0).frame["split"])
 
@@ -237,7 +237,7 @@ def test_sources_are_composed_while_a_job_runs():
 
 def test_a_model_of_one_set_is_evaluated_on_another(two):
     nih_classes = two["nih"].table().classes
-    table = renamed(two["chexpert"].table(), nih_classes, "multilabel")
+    table = to_model_classes(two["chexpert"].table(), nih_classes, "multilabel")
     assert table.classes == nih_classes
     np.testing.assert_array_equal(table.frame["target_Effusion"], [0, NAN, 1])
     assert table.frame["target_Hernia"].isna().all()  # CheXpert does not label it
@@ -247,7 +247,7 @@ def test_findings_of_a_table_of_your_own_meet_by_their_meaning(tmp_path):
     own = make_table(tmp_path, targets=[[1, 0, 1], [0, 1, 0]])
     own.frame.columns = ["path", "patient", "split", "target_Pleural Effusion", "target_Lung Opacity", "target_Edema"]
     own.classes = ["Pleural Effusion", "Lung Opacity", "Edema"]
-    table = renamed(own, ["Edema", "Effusion", "Infiltration"], "multilabel")
+    table = to_model_classes(own, ["Edema", "Effusion", "Infiltration"], "multilabel")
     np.testing.assert_array_equal(table.targets(), [[1, 1, NAN], [0, 0, NAN]])
-    two_alike = renamed(own, ["Edema", "Effusion", "Pulmonary Edema"], "multilabel")
+    two_alike = to_model_classes(own, ["Edema", "Effusion", "Pulmonary Edema"], "multilabel")
     np.testing.assert_array_equal(two_alike.targets(), [[1, 1, NAN], [0, 0, NAN]])

@@ -48,7 +48,7 @@ def test_the_small_val_is_train_unless_it_is_asked_for(root):
     table = Kermany(root).table()
     assert table.frame["split"].value_counts().to_dict() == {"train": 8, "test": 3}
     assert table.notes == [
-        "The published val of 2 images is too small to choose by and counts as train (data.official_val=true keeps it)."
+        "The published val of 2 images is too small for choosing a model and counts as train (data.official_val=true keeps it)."
     ]
     cut = assign_splits(table, seed=0, val=0.3)
     assert set(cut.frame["split"][-3:]) == {"test"}
@@ -72,9 +72,9 @@ def test_three_classes_and_a_finding(root):
     three = Kermany(root, classes="three").table()
     assert three.classes == ["NORMAL", "BACTERIA", "VIRUS"]
     assert three.targets().sum(axis=0).tolist() == [5, 4, 2]
-    assert "1 pictures say neither bacteria nor virus and are left out: train/PNEUMONIA/odd.jpeg." in three.notes
+    assert "1 file names have neither bacteria nor virus and are left out: train/PNEUMONIA/odd.jpeg." in three.notes
     two = Kermany(root).table()
-    assert "1 names tell no patient; each counts as its own: train/PNEUMONIA/odd.jpeg." in two.notes
+    assert "1 file names have no patient; each counts as its own: train/PNEUMONIA/odd.jpeg." in two.notes
     finding = Kermany(root, classes="finding").table()
     assert (finding.kind, finding.classes) == ("multilabel", ["Pneumonia"])  # as in data=chestxray
     assert finding.targets().sum() == 7
@@ -105,7 +105,7 @@ def test_what_is_missing_says_where_to_get_it(tmp_path):
         with pytest.raises(FinetuneError, match=r"data.root=.*rscbjbr9sj"):
             Kermany(root).table()
     (tmp_path / "train").mkdir()
-    with pytest.raises(FinetuneError, match="has no pictures in train/ and test/"):
+    with pytest.raises(FinetuneError, match="has no images in train/ and test/"):
         Kermany(tmp_path).table()
 
 

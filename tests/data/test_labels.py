@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune.data.findings import FINDINGS, canonical, check_one_truth, chosen, same
-from finetune.data.labels import number_hint, read_marks, settle
+from finetune.data.findings import FINDINGS, canonical, check_one_truth, same_finding, select_findings
+from finetune.data.labels import apply_policies, number_hint, read_raw_labels
 from finetune.errors import FinetuneError
 
 NAN = np.nan
@@ -30,20 +30,20 @@ MARKS = np.array([[1, -1], [-1, NAN], [NAN, 0.25]])
     ],
 )
 def test_policies_settle_uncertain_and_missing_marks(uncertain, missing, targets):
-    np.testing.assert_array_equal(settle(MARKS, PATHS, TWO, uncertain, missing), targets)
+    np.testing.assert_array_equal(apply_policies(MARKS, PATHS, TWO, uncertain, missing), targets)
     assert np.isnan(MARKS).sum() == 2  # the marks stay as they were
 
 
 def test_soft_targets_hang_on_path_and_finding_alone():
     marks, paths = np.full((1000, 2), -1.0), [f"{i}.png" for i in range(1000)]
-    soft = settle(marks, paths, TWO, {"default": {"soft": [0.55, 0.85]}}, "ignore")
+    soft = apply_policies(marks, paths, TWO, {"default": {"soft": [0.55, 0.85]}}, "ignore")
     assert 0.55 <= soft.min() < 0.56
     assert 0.84 < soft.max() <= 0.85
     assert abs(soft.mean() - 0.7) < 0.01
     assert len(np.unique(soft)) > 1900
-    again = settle(marks[::-1], paths[::-1], ["Mass"], {"Mass": {"soft": [0.55, 0.85]}}, "ignore")
+    again = apply_policies(marks[::-1], paths[::-1], ["Mass"], {"Mass": {"soft": [0.55, 0.85]}}, "ignore")
     np.testing.assert_array_equal(again[::-1, 0], soft[:, 1])
-    first = settle(np.array([[-1.0]]), ["a.png"], ["Edema"], {"Edema": {"soft": [0, 1]}}, "ignore")
+    first = apply_policies(np.array([[-1.0]]), ["a.png"], ["Edema"], {"Edema": {"soft": [0, 1]}}, "ignore")
     assert first.item() == 0.597768  # the same on every machine and in every version
 
 
@@ -66,26 +66,26 @@ def test_soft_targets_hang_on_path_and_finding_alone():
 )
 def test_unknown_policies_and_findings_are_named(uncertain, message):
     with pytest.raises(FinetuneError, match=message):
-        settle(MARKS, PATHS, TWO, uncertain, "ignore")
+        apply_policies(MARKS, PATHS, TWO, uncertain, "ignore")
 
 
 def test_a_policy_may_use_any_name_of_a_finding_and_name_one_that_is_not_learned():
     marks = np.array([[-1.0]])
     policy = {"Pleural Effusion": "one"}
-    assert settle(marks, ["a"], ["Effusion"], policy, "ignore").item() == 1
-    assert np.isnan(settle(marks, ["a"], ["Edema"], policy, "ignore", known=["Edema", "Effusion"]).item())
+    assert apply_policies(marks, ["a"], ["Effusion"], policy, "ignore").item() == 1
+    assert np.isnan(apply_policies(marks, ["a"], ["Edema"], policy, "ignore", known=["Edema", "Effusion"]).item())
 
 
 def test_marks_are_read_from_text():
     column = pd.Series(["1.0", " 0", "", "-1.0", "NaN", "True", "0.5", "yes", "NO", "f", "Y"], name="Edema")
-    np.testing.assert_array_equal(read_marks(column, Path("t.csv")), [1, 0, NAN, -1, NAN, 1, 0.5, 1, 0, 0, 1])
+    np.testing.assert_array_equal(read_raw_labels(column, Path("t.csv")), [1, 0, NAN, -1, NAN, 1, 0.5, 1, 0, 0, 1])
     for wrong in ("2", "inf", "-0.5", "maybe", "None", "1 0"):
         with pytest.raises(FinetuneError, match=rf"t.csv, line 3: column Edema holds '{wrong}' \(1 such row\(s\)\)"):
-            read_marks(pd.Series(["1", wrong], name="Edema"), Path("t.csv"))
+            read_raw_labels(pd.Series(["1", wrong], name="Edema"), Path("t.csv"))
     with pytest.raises(
         FinetuneError, match=r"column Edema holds '0.5' .*use 1 \(true, yes\), .* or -1 \(uncertain\)\."
     ):
-        read_marks(pd.Series(["1", "0.5"], name="Edema"), "labels", soft=False)
+        read_raw_labels(pd.Series(["1", "0.5"], name="Edema"), "labels", soft=False)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_marks_are_read_from_text():
     ],
 )
 def test_marks_are_read_from_whatever_a_column_holds(cells, marks):
-    np.testing.assert_array_equal(read_marks(pd.Series(cells), "t.csv"), marks)
+    np.testing.assert_array_equal(read_raw_labels(pd.Series(cells), "t.csv"), marks)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_decimal_comma_and_a_percent_sign_say_what_to_write(cell, hint):
     assert number_hint(cell) == hint
     if hint:
         with pytest.raises(FinetuneError, match=re.escape(hint)):
-            read_marks(pd.Series(["1", cell]), "t.csv")
+            read_raw_labels(pd.Series(["1", cell]), "t.csv")
 
 
 def test_two_columns_that_tell_one_finding_are_refused():
@@ -140,8 +140,8 @@ def test_one_name_for_what_means_the_same():
     assert canonical("no_finding") == "No Finding"
     assert canonical("Pulmonary fibrosis") == "Fibrosis"
     assert canonical("my own finding") == "my own finding"
-    assert same("Pulmonary Edema", "edema")
-    assert same("my own", "My_Own")
+    assert same_finding("Pulmonary Edema", "edema")
+    assert same_finding("my own", "My_Own")
 
 
 def test_what_is_not_the_same_is_not_merged():
@@ -155,10 +155,10 @@ def test_what_is_not_the_same_is_not_merged():
 
 def test_findings_are_chosen_by_any_of_their_names():
     known = ["Effusion", "Edema"]
-    assert chosen(None, known) == known
-    assert chosen("Pleural Effusion", known) == ["Effusion"]
+    assert select_findings(None, known) == known
+    assert select_findings("Pleural Effusion", known) == ["Effusion"]
     with pytest.raises(FinetuneError, match=r"data.findings=Mass is not known. Choose from Effusion, Edema"):
-        chosen(["Mass"], known)
+        select_findings(["Mass"], known)
     for wrong in ([], ["Effusion", "Pleural_Effusion"]):
         with pytest.raises(FinetuneError, match="each once"):
-            chosen(wrong, known)
+            select_findings(wrong, known)

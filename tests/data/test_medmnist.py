@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from finetune.data.audit.audit import audit_table
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.sources.chestxray import FINDINGS
 from finetune.data.sources.medmnist import CLASSES, MedMnist
 from finetune.errors import FinetuneError
@@ -29,7 +29,7 @@ def test_a_set_with_its_published_split(tmp_path):
     assert not table.has_patients
     expected = np.concatenate([arrays[f"{split}_labels"][:, 0] for split in ("train", "val", "test")])
     np.testing.assert_array_equal(table.targets().argmax(axis=1), expected)
-    cache = PictureCache.build(table, Preprocessing(image_size=28))
+    cache = ImageCache.build(table, Preprocessing(image_size=28))
     np.testing.assert_array_equal(cache[7], arrays["val_images"][1])
 
 
@@ -41,7 +41,7 @@ def test_several_labels_and_colours(tmp_path):
     arrays = write(tmp_path, "retinamnist", classes=5, colour=True)
     table = MedMnist(tmp_path, "retinamnist").table()
     assert (table.classes, table.kind) == (["0", "1", "2", "3", "4"], "multiclass")
-    cache = PictureCache.build(table, Preprocessing(image_size=28))
+    cache = ImageCache.build(table, Preprocessing(image_size=28))
     np.testing.assert_array_equal(cache[0], arrays["train_images"][0])
 
 

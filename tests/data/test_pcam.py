@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from finetune.data.audit.audit import audit_table
-from finetune.data.decoding.images import read_picture
+from finetune.data.decoding.images import read_image
 from finetune.data.sources.pcam import PCam
 from finetune.errors import FinetuneError
 from tests.data.making import noise
@@ -13,8 +13,8 @@ STEM = "camelyonpatch_level_2_split_"
 
 def write(root, split, labels, slides=None):
     root.mkdir(exist_ok=True)
-    pictures = noise(len(labels), 6, 6, 3, seed=len(labels))
-    for part, values in (("x", pictures), ("y", np.array(labels, np.uint8).reshape(-1, 1, 1, 1))):
+    images = noise(len(labels), 6, 6, 3, seed=len(labels))
+    for part, values in (("x", images), ("y", np.array(labels, np.uint8).reshape(-1, 1, 1, 1))):
         path = root / f"{STEM}{split}_{part}.h5"
         path.unlink(missing_ok=True)  # HDF5 writes to no file that is open for reading
         with h5py.File(path, "w") as file:
@@ -24,11 +24,11 @@ def write(root, split, labels, slides=None):
         (root / f"{STEM}{split}_meta.csv").write_text(
             "\n".join([",coord_y,coord_x,tumor_patch,center_tumor_patch,wsi", *rows])
         )
-    return pictures
+    return images
 
 
 def test_the_published_files(tmp_path):
-    pictures = write(tmp_path, "train", [1, 0, 0], ["camelyon16_train_normal_033"] * 2 + ["camelyon16_train_tumor_1"])
+    images = write(tmp_path, "train", [1, 0, 0], ["camelyon16_train_normal_033"] * 2 + ["camelyon16_train_tumor_1"])
     write(tmp_path, "valid", [0, 1], ["v1", "v2"])
     write(tmp_path, "test", [1], ["t1"])
     table = PCam(tmp_path).table()
@@ -39,7 +39,7 @@ def test_the_published_files(tmp_path):
     assert table.frame["patient"].nunique() == 5
     assert table.notes == []
     assert not audit_table(table).leaks
-    np.testing.assert_array_equal(read_picture(table.file(1)), pictures[1])
+    np.testing.assert_array_equal(read_image(table.file(1)), images[1])
 
 
 def test_without_slides_or_without_a_split(tmp_path):

@@ -34,8 +34,8 @@ def test_colour_becomes_one_channel_by_luminance():
 
 
 def test_squash_of_two_by_four_is_the_mean_of_neighbours():
-    picture = np.array([[0, 100, 20, 40], [0, 100, 20, 40]], np.uint8)
-    assert plain(2).resize(picture)[0, 0] in range(30, 71)  # the antialiased triangle reaches beyond two pixels
+    image = np.array([[0, 100, 20, 40], [0, 100, 20, 40]], np.uint8)
+    assert plain(2).resize(image)[0, 0] in range(30, 71)  # the antialiased triangle reaches beyond two pixels
     np.testing.assert_array_equal(plain(2).resize(np.full((50, 70), 7, np.uint8)), np.full((2, 2), 7))
 
 
@@ -48,9 +48,9 @@ def test_pad_keeps_the_aspect_on_black():
 def test_crop_takes_the_centre():
     p = plain(2, fit="crop", crop_fraction=0.5)
     assert p.stored_size == 4
-    picture = np.zeros((4, 8), np.uint8)
-    picture[1:3, 3:5] = 255
-    stored = p.resize(picture)
+    image = np.zeros((4, 8), np.uint8)
+    image[1:3, 3:5] = 255
+    stored = p.resize(image)
     assert stored.shape == (4, 4)
     np.testing.assert_array_equal(p.crop(stored), np.full((2, 2), 255))
 
@@ -60,10 +60,10 @@ def test_crop_takes_the_centre():
 @pytest.mark.parametrize("shape", [(40, 61, 3), (61, 40, 3), (32, 33, 3), (5, 3, 3)])
 def test_equals_the_evaluation_transform_of_timm(interpolation, fraction, shape):
     create_transform = pytest.importorskip("timm.data").create_transform
-    picture = noise(*shape)
+    image = noise(*shape)
     p = Preprocessing(image_size=32, fit="crop", crop_fraction=fraction, interpolation=interpolation)
     theirs = create_transform(32, interpolation=interpolation, crop_pct=fraction, mean=p.mean, std=p.std)
-    torch.testing.assert_close(p(picture), theirs(Image.fromarray(picture)), rtol=0, atol=0)
+    torch.testing.assert_close(p(image), theirs(Image.fromarray(image)), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop", "pad"])
@@ -75,13 +75,13 @@ def test_every_shape_fits(fit, shape):
     assert p(noise(*shape)).shape == (3, 8, 8)
 
 
-def test_resizing_leaves_the_picture_alone_and_gives_one_of_its_own():
-    picture = noise(8, 8)
-    picture.flags.writeable = False
-    stored = plain(8).resize(picture)
+def test_resizing_leaves_the_image_alone_and_gives_one_of_its_own():
+    image = noise(8, 8)
+    image.flags.writeable = False
+    stored = plain(8).resize(image)
     stored[:] = 0
-    assert picture.any()
-    plain(8).to_tensor(picture)  # a read-only picture raises no warning
+    assert image.any()
+    plain(8).to_tensor(image)  # a read-only image raises no warning
 
 
 def test_batch_equals_one_by_one():
@@ -129,11 +129,11 @@ def test_contradictions_fail_at_once(options, message):
 
 
 @pytest.mark.parametrize(
-    "picture", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8), np.zeros(4, np.uint8), "x"]
+    "image", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8), np.zeros(4, np.uint8), "x"]
 )
-def test_only_uint8_gray_or_rgb_is_taken(picture):
-    with pytest.raises(FinetuneError, match="a picture must"):
-        Preprocessing(image_size=2).resize(picture)
+def test_only_uint8_gray_or_rgb_is_taken(image):
+    with pytest.raises(FinetuneError, match="an image must"):
+        Preprocessing(image_size=2).resize(image)
 
 
 def test_sizes_are_checked_before_the_network_sees_them():

@@ -62,7 +62,7 @@ def test_both_published_tables_read_the_same(tmp_path, year):
     assert frame["sex"].tolist() == ["M", "F", "F", "M"]
     assert frame["view"].tolist() == ["PA", "AP", "PA", "AP"]
     assert frame["follow_up"].tolist() == [0, 0, 1, 0]
-    assert table.notes == ["1 row(s) give no possible age (0 to 120 years); their age is left unknown."]
+    assert table.notes == ["1 row(s) give no possible age (0 to 120 years); their age is unknown."]
     assert frame["split"].isna().all()
 
 
@@ -75,7 +75,7 @@ def test_archives_unpacked_in_their_own_folders(tmp_path, images):
 
 def test_a_partial_download_says_what_is_absent(tmp_path):
     table = ChestXray(nih(tmp_path, present=2)).table()
-    assert table.notes == [f"2 of 4 listed images are absent under {tmp_path}; going on with the 2 present."]
+    assert table.notes == [f"2 of 4 listed images are absent under {tmp_path}; continuing with the 2 present."]
     assert table.paths == ["images/00000001_000.png", "images/00000002_000.png"]
 
 
@@ -160,7 +160,7 @@ def test_the_real_table(shared_data):
 
 @pytest.fixture
 def csv(tmp_path):
-    """Write a table beside pictures a.png to d.png and read it."""
+    """Write a table beside images a.png to d.png and read it."""
 
     def csv(text, label="label", name="t.csv", **options):
         touch(tmp_path, *(f"{letter}.png" for letter in "abcd"))
@@ -334,7 +334,7 @@ def test_root_and_links(csv, tmp_path):
 def test_absent_images_are_counted_and_all_absent_is_an_error(csv, tmp_path):
     table = csv("path,label\na.png,x\nz.png,y\nb.png,y\n")
     assert table.paths == ["a.png", "b.png"]
-    assert table.notes[0] == f"1 of 3 listed images are absent under {tmp_path}; going on with the 2 present."
+    assert table.notes[0] == f"1 of 3 listed images are absent under {tmp_path}; continuing with the 2 present."
     with pytest.raises(FinetuneError, match=rf"none of the 1 images of .* is under {tmp_path}, e.g. y.png"):
         csv("path,label\ny.png,x\n")
 
@@ -382,7 +382,7 @@ def test_metadata_become_numbers_or_stay_text(csv):
         (
             "path,label\na.png,x\n",
             {"missing": "zero"},
-            r"data.missing=zero speaks of 0/1 columns.*data.label=\[label\]",
+            r"data.missing=zero is for 0/1 columns.*data.label=\[label\]",
         ),
         ("path,label\na.png,1\n", {"label": ["label"], "uncertain": {"Edema": "one"}}, "Choose from default, label"),
         ("path,label\na.png,x\n", {"label": None}, "data=csv needs data.label=COLUMN"),
@@ -426,8 +426,8 @@ def test_a_folder_per_class(tmp_path):
     assert table.frame["split"].isna().all()
     assert table.notes == [
         "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN.",
-        "Class folder(s) without pictures are left out: empty.",
-        "1 files that are no pictures (.txt) are left out.",
+        "Class folder(s) without images are left out: empty.",
+        "1 files that are no images (.txt) are left out.",
         "1 folders inside class folders (with all that is in them) are left out.",
         "1 hidden files are left out.",
     ]
@@ -460,7 +460,7 @@ def test_folders_that_hold_nothing(tmp_path):
     for root, message in {
         None: "data=folder needs data.root=DIR",
         tmp_path / "gone": "is not a folder",
-        tmp_path: "no pictures in class folders; its folders are: none",
+        tmp_path: "no images in class folders; its folders are: none",
     }.items():
         with pytest.raises(FinetuneError, match=message):
             Folder(root).table()

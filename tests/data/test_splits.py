@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.splits import assign_splits, deal, mend
+from finetune.data.splits import assign_splits, keep_copies_together, stratified_group_split
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 from tests.data.making import make_table
@@ -159,11 +159,13 @@ def test_the_rarest_class_goes_to_train_first():
 
 def test_deal_by_hand():
     # One label. Groups of 4, 2, 1, 1 rows into halves of 4: the large one fills one half, the rest the other.
-    dealt = deal(np.array([[1], [4], [2], [1]]), np.array([1, 4, 2, 1]), [0.5, 0.5], np.linspace(0, 1, 4))
+    dealt = stratified_group_split(
+        np.array([[1], [4], [2], [1]]), np.array([1, 4, 2, 1]), [0.5, 0.5], np.linspace(0, 1, 4)
+    )
     assert dealt.tolist() == [1, 0, 1, 1]
     # Groups alike: a fifth, a tenth and the rest of ten, and those with the lowest places come into the first part.
     places = np.array([0.5, 0.9, 0.05, 0.3, 0.7, 0.2, 0.6, 0.4, 0.8, 0.95])
-    dealt = deal(np.ones((10, 1), int), np.ones(10, int), [0.2, 0.1, 0.7], places)
+    dealt = stratified_group_split(np.ones((10, 1), int), np.ones(10, int), [0.2, 0.1, 0.7], places)
     assert dealt.tolist() == [2, 2, 0, 1, 2, 0, 2, 2, 2, 2]
 
 
@@ -224,22 +226,29 @@ def test_too_few_patients():
 
 
 def test_copies_are_mended_by_hand():
-    """Rows 0 and 3 show one picture, as do 3 and 4: patients p, r and s end up in train, all of their images."""
+    """Rows 0 and 3 show one image, as do 3 and 4: patients p, r and s end up in train, all of their images."""
     table = make_table(ROOT, ["p", "q", "r", "r", "s", "s"], None, ["train", "val", "val", "val", "test", "test"])
-    drawn = replace(table, drawn=("train", "val", "test"))
-    found = mend(drawn, [(4, 3), (0, 3)])
+    drawn = replace(table, generated_splits=("train", "val", "test"))
+    found = keep_copies_together(drawn, [(4, 3), (0, 3)])
     assert found.frame["split"].tolist() == ["train", "val", "train", "train", "train", "train"]
     assert "4 image(s) of 2 patient(s) changed to the split of a copy" in found.notes[-1]
-    assert mend(drawn, [(2, 3)]) is drawn
-    assert mend(table, [(0, 3)]) is table  # every border was given
-    half = replace(table, drawn=("train", "val"))
-    assert mend(half, [(0, 4), (0, 2)]).frame["split"].tolist() == ["train", "val", "train", "train", "test", "test"]
+    assert keep_copies_together(drawn, [(2, 3)]) is drawn
+    assert keep_copies_together(table, [(0, 3)]) is table  # every border was given
+    half = replace(table, generated_splits=("train", "val"))
+    assert keep_copies_together(half, [(0, 4), (0, 2)]).frame["split"].tolist() == [
+        "train",
+        "val",
+        "train",
+        "train",
+        "test",
+        "test",
+    ]
 
 
 def test_what_is_drawn_is_known():
     everyone = make_table(ROOT, None, np.eye(2)[np.arange(40) % 2])
-    assert assign_splits(everyone, seed=0).drawn == ("train", "val", "test")
-    assert assign_splits(everyone, seed=0, folds=4, fold=1).drawn == ("train", "val", "test")
+    assert assign_splits(everyone, seed=0).generated_splits == ("train", "val", "test")
+    assert assign_splits(everyone, seed=0, folds=4, fold=1).generated_splits == ("train", "val", "test")
     given = everyone.with_split(["train"] * 30 + ["test"] * 10)
-    assert assign_splits(given, seed=0).drawn == ("train", "val")
-    assert assign_splits(given.with_split(["train", "val"] * 20), seed=0, test=0).drawn == ()
+    assert assign_splits(given, seed=0).generated_splits == ("train", "val")
+    assert assign_splits(given.with_split(["train", "val"] * 20), seed=0, test=0).generated_splits == ()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from finetune.data.annotations import Boxes, MaskFile
-from finetune.data.audit.audit import audit_pictures, audit_table, check_trainable
-from finetune.data.cache.image_cache import PictureCache
-from finetune.data.class_map import in_classes_of
+from finetune.data.audit.audit import audit_images, audit_table, check_trainable
+from finetune.data.cache.image_cache import ImageCache
+from finetune.data.class_map import to_model_classes
 from finetune.data.loading.dataset import ImageDataset
 from finetune.data.loading.module import ImageData
 from finetune.data.sources.joint import Joint
@@ -66,7 +66,7 @@ def test_the_table_knows_the_type_of_each_target():
         ({"a": [1, 2]}, {"a": "number"}, {}, "target_a must be float, not int64"),
         ({}, {"a": "number"}, {}, r"\['target_a'\] are missing"),
         ({"a": [1.0, 2.0]}, {"a": "grades"}, {}, "the type of target a=grades is not known. Did you mean grade"),
-        ({"a": [1.0, 2.0]}, {" ": "grade"}, {}, "target ' ' must have a name of its own"),
+        ({"a": [1.0, 2.0]}, {" ": "grade"}, {}, "target ' ' must have a unique name"),
         (
             {},
             {"a": "boxes"},
@@ -126,9 +126,9 @@ def test_boxes_and_masks_are_balanced_by_label_and_by_whether_they_are_there():
 
 def test_the_strata_of_a_source_are_joined_by_other_targets():
     table = make_table(ROOT, targets=[[0], [1]])
-    assert table.drawn_by().labels.tolist() == [[False], [True]]
+    assert table.split_strata().labels.tolist() == [[False], [True]]
     more = replace(table, frame=table.frame.assign(target_g=[0.0, 1.0]), other_targets={"g": "grade"}).check()
-    assert more.drawn_by().labels.astype(int).tolist() == [[0, 1, 0], [1, 0, 1]]
+    assert more.split_strata().labels.astype(int).tolist() == [[0, 1, 0], [1, 0, 1]]
 
 
 def test_the_audit_counts_them():
@@ -140,7 +140,7 @@ def test_the_audit_counts_them():
     assert months["low"] < months["quartiles"][0] < months["quartiles"][1] < months["high"]
     assert audit.counts["train"]["targets"]["stage"]["grades"] == {"0": 50, "1": 50, "2": 50}
     assert audit.counts["train"]["classes"] == {}
-    assert "val has 9 image(s) with a known months (number): its scores say little." in audit.warnings
+    assert "val has 9 image(s) with a known months (number): its scores are uncertain." in audit.warnings
     assert "val has grades of stage that no train image has: 3." in audit.warnings
     flat = only(make_table(ROOT, targets=[[0]] * 2, splits=["train"] * 2), {"a": [7.0, 7.0]}, a="number")
     assert "train has one value of a alone: 7." in audit_table(flat).warnings
@@ -158,7 +158,7 @@ def test_what_nothing_learns_yet_stops_a_fit_with_one_line():
         check_trainable(table)
     assert "\n" not in str(error.value)
     with pytest.raises(FinetuneError, match=r"table toy has none, only months \(number\), stage \(grade\)"):
-        in_classes_of(table, ["c0"], "multilabel")
+        to_model_classes(table, ["c0"], "multilabel")
 
     class Source:
         def table(self):
@@ -195,9 +195,9 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
     from finetune.data.loading.augment import Augment
 
     p = Preprocessing(image_size=20, in_channels=1, mean=(0.0,), std=(1.0,), fit="crop", crop_fraction=0.625)
-    pictures = PictureCache.build(drawn, p, "off")
+    images = ImageCache.build(drawn, p, "off")
     augment = Augment(20, {"flip": albumentations.HorizontalFlip(p=1)})
-    data = ImageData(drawn, pictures, p, augment, batch_size=3)
+    data = ImageData(drawn, images, p, augment, batch_size=3)
     plain = next(iter(data.eval_loader("train")))
     np.testing.assert_array_equal(plain["target"], [[1.5], [NAN], [30]])
     assert plain["mask_known"].tolist() == plain["boxes_known"].tolist() == [True, True, False]
@@ -209,14 +209,14 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
     assert plain["box_labels"][0].tolist() == [1]  # of a, b; the box of a was cut away
     assert plain["box_visible"][0].tolist() == [1]
     assert plain["boxes"][2].shape == (0, 4)
-    moved = data.training.__getitems__([0, (1, 1)])
+    moved = data.train_dataset.__getitems__([0, (1, 1)])
     assert torch.equal(moved["mask"][0], plain["mask"][0].flip(1))
     assert moved["boxes"][0][:, 0].item() == pytest.approx(20 - plain["boxes"][0][:, 2].item(), abs=1e-4)
     for batch in (plain, moved):
         for image, mask in zip(batch["image"][:2, 0], batch["mask"][:2], strict=True):
             bright = image > 0.5
             assert (bright & (mask == 1)).sum() / (bright | (mask == 1)).sum() > 0.9
-    singles = ImageDataset.collate([data.plain[row] for row in range(3)])
+    singles = ImageDataset.collate([data.eval_dataset[row] for row in range(3)])
     assert torch.equal(singles["mask"], plain["mask"])
     assert [boxes.shape for boxes in singles["boxes"]] == [boxes.shape for boxes in plain["boxes"]]
 
@@ -224,11 +224,11 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
 def test_a_mask_of_another_size_and_boxes_outside_are_named(drawn):
     save(np.zeros((8, 8), np.uint8), drawn.root / "masks/1.png")
     p = Preprocessing(image_size=20)
-    pictures = PictureCache.build(drawn, p, "off")
-    data = ImageData(drawn, pictures, p, None, batch_size=3)
+    images = ImageCache.build(drawn, p, "off")
+    data = ImageData(drawn, images, p, None, batch_size=3)
     with pytest.raises(FinetuneError, match=r"the mask of row 1, .*masks/1.png.*does not fit an image of 40 x 80"):
-        data.plain[1]
+        data.eval_dataset[1]
     beyond = [Boxes.from_sides([("a", 70, 0, 15, 4)]), *drawn.annotations["lesions"][1:]]
     table = replace(drawn, annotations={**drawn.annotations, "lesions": beyond})
-    warnings = audit_pictures(audit_table(table), table, pictures).warnings
+    warnings = audit_images(audit_table(table), table, images).warnings
     assert "1 image(s) have boxes of lesions that reach out of them: 0000.png." in warnings

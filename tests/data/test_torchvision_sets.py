@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
-from finetune.data.decoding.images import read_picture
+from finetune.data.decoding.images import read_image
 from finetune.data.sources.torchvision_sets import SETS, TorchvisionSet
 from finetune.errors import FinetuneError
 from tests.data.making import noise, save
@@ -15,30 +15,30 @@ def cifar10(root, monkeypatch):
     """Tiny batches in CIFAR-10's own files, and their checksums in torchvision's lists."""
     folder = root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
-    pictures = noise(4, 32, 32, 3)
+    images = noise(4, 32, 32, 3)
 
     def write(name, content):
         (folder / name).write_bytes(pickle.dumps(content))
         return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
 
-    rows = pictures.transpose(0, 3, 1, 2).reshape(4, -1)
+    rows = images.transpose(0, 3, 1, 2).reshape(4, -1)
     train = write("data_batch_1", {"data": rows[:3], "labels": [2, 0, 1]})
     test = write("test_batch", {"data": rows[3:], "labels": [1]})
     meta = write("batches.meta", {"label_names": ["airplane", "automobile", "bird"]})
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [train])
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [test])
     monkeypatch.setattr(datasets.CIFAR10, "meta", {"filename": meta[0], "key": "label_names", "md5": meta[1]})
-    return pictures
+    return images
 
 
 def test_arrays_are_written_once_as_an_npz(tmp_path, monkeypatch):
-    pictures = cifar10(tmp_path, monkeypatch)
+    images = cifar10(tmp_path, monkeypatch)
     table = TorchvisionSet(tmp_path, "cifar10").table()
     assert (table.name, table.classes, table.kind) == ("cifar10", ["airplane", "automobile", "bird"], "multiclass")
     assert table.frame["split"].tolist() == ["train"] * 3 + ["test"]
     assert table.targets().argmax(axis=1).tolist() == [2, 0, 1, 1]
     for row in range(4):
-        np.testing.assert_array_equal(read_picture(table.file(row)), pictures[row])
+        np.testing.assert_array_equal(read_image(table.file(row)), images[row])
     for file in (tmp_path / "cifar-10-batches-py").iterdir():
         file.unlink()
     again = TorchvisionSet(tmp_path, "cifar10").table()  # torchvision's files are not needed any more
@@ -51,15 +51,15 @@ def test_arrays_are_written_once_as_an_npz(tmp_path, monkeypatch):
 def test_fashion_mnist_holds_tensors(tmp_path, monkeypatch):
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    pictures = noise(3, 28, 28)
-    for name, images in (("train", pictures[:2]), ("t10k", pictures[2:])):
+    pixels = noise(3, 28, 28)
+    for name, images in (("train", pixels[:2]), ("t10k", pixels[2:])):
         head = bytes([0, 0, 8, 3]) + b"".join(n.to_bytes(4, "big") for n in images.shape)
         (raw / f"{name}-images-idx3-ubyte").write_bytes(head + images.tobytes())
         head = bytes([0, 0, 8, 1]) + len(images).to_bytes(4, "big")
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(head + bytes([9] * len(images)))
     table = TorchvisionSet(tmp_path, "fashion_mnist").table()
     assert len(table.classes) == 10
-    np.testing.assert_array_equal(read_picture(table.file(2)), pictures[2])
+    np.testing.assert_array_equal(read_image(table.file(2)), pixels[2])
     assert table.targets().argmax(axis=1).tolist() == [9, 9, 9]
 
 

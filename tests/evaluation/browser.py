@@ -104,7 +104,7 @@ class Browser:
         element = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{element}.value = {json.dumps(value)}; {element}.dispatchEvent(new Event({json.dumps(event)}))")
 
-    def picture(self, path: Path, whole: bool = False) -> None:
+    def image(self, path: Path, whole: bool = False) -> None:
         """A PNG of what is seen, or of the whole page."""
         data = self.ask("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(data))

@@ -1,4 +1,4 @@
-"""Networks whose maps can be written down: a picture is its own last map, and the head is a few numbers."""
+"""Networks whose maps can be written down: an image is its own last map, and the head is a few numbers."""
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class Pooled(nn.Module):
 
 
 class Weighed(nn.Module):
-    """One logit: every pixel of a gray picture times its weight (H, W), summed, and squared where asked."""
+    """One logit: every pixel of a gray image times its weight (H, W), summed, and squared where asked."""
 
     def __init__(self, weights: Tensor, power: int = 1):
         super().__init__()

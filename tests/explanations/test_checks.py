@@ -50,13 +50,13 @@ def test_randomising_reaches_every_weight(name):
 
 
 class Blind(nn.Module):
-    """A head without weights: what it says depends on the picture alone."""
+    """A head without weights: what it says depends on the image alone."""
 
     def forward(self, x):
         return x.mean((2, 3)).sum(1, keepdim=True)
 
 
-def test_maps_that_show_the_picture_are_found_out():
+def test_maps_that_show_the_image_are_found_out():
     class Still(Itself):
         def __init__(self):
             super().__init__()

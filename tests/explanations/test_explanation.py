@@ -10,6 +10,7 @@ from PIL import Image
 
 import finetune
 from finetune.errors import FinetuneError
+from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.explanations import overlays
 from finetune.model_file import Model
 from finetune.network import NetworkSpec
@@ -24,12 +25,12 @@ def model() -> Model:
     torch.manual_seed(0)
     spec = NetworkSpec("resnet20_cifar", 2, in_channels=1)
     preprocessing = Preprocessing(image_size=SIDE, in_channels=1, mean=(0.5,), std=(0.25,))
-    return Model(spec.build(), spec, ["Mass", "Nodule"], "multilabel", preprocessing)
+    return Model(spec.build(), spec, preprocessing, ClassAnswers(["Mass", "Nodule"], "multilabel"))
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> list[str]:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     for name, shape in (("gray.png", (40, 60)), ("rgb.jpg", (300, 200, 3))):
         Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(folder / name)
     return [str(folder / name) for name in ("gray.png", "rgb.jpg")]
@@ -53,11 +54,11 @@ def test_explain_takes_what_predict_takes(model, files):
     assert len(finetune.explain(model, [])) == 0
 
 
-def test_an_overlay_is_the_picture_beside_itself_with_heat(model, files):
+def test_an_overlay_is_the_image_beside_itself_with_heat(model, files):
     found = finetune.explain(model, files, finding="Mass")
-    picture = found.overlay(1, boxes=[(50, 75, 100, 150)])
-    assert picture.size == (2 * SIDE, SIDE)
-    assert picture.getpixel((6, 6)) == overlays.BOX  # 50 of 200 and 75 of 300 are a quarter of 24
+    image = found.overlay(1, boxes=[(50, 75, 100, 150)])
+    assert image.size == (2 * SIDE, SIDE)
+    assert image.getpixel((6, 6)) == overlays.BOX  # 50 of 200 and 75 of 300 are a quarter of 24
     left = np.asarray(found.overlay(0))[:, :SIDE]
     assert (left == left[..., :1]).all()  # gray
 
@@ -82,17 +83,17 @@ def test_what_cannot_be_explained_is_said(model, files, options, message):
 def test_heat_is_scaled_for_the_eye_alone():
     heat = np.zeros((4, 4), np.float32)
     heat[1, 2] = 1e-3
-    picture = np.full((4, 4), 100, np.uint8)
-    seen = overlays.heated(picture, heat)
+    image = np.full((4, 4), 100, np.uint8)
+    seen = overlays.heated(image, heat)
     assert (seen[0, 0] == 100).all()
     hottest = 0.3 * 100 + 0.7 * overlays.colours(np.ones((1, 1)))[0, 0].astype(float)
     np.testing.assert_allclose(seen[1, 2], hottest, atol=1)
-    assert (overlays.heated(picture, np.zeros((4, 4))) == 100).all()
+    assert (overlays.heated(image, np.zeros((4, 4))) == 100).all()
     luminance = overlays.colours(np.linspace(0, 1, 50)[None])[0] @ [0.299, 0.587, 0.114]
     assert (np.diff(luminance) > 0).all()  # so it reads in gray as well
 
 
-def test_jpegs_stay_small_whatever_the_picture():
+def test_jpegs_stay_small_whatever_the_image():
     noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
     data = base64.b64decode(overlays.jpeg(noise, 160, 9000))
     assert len(data) <= 9000
@@ -100,7 +101,7 @@ def test_jpegs_stay_small_whatever_the_picture():
         assert max(image.size) == 160
 
 
-def test_the_page_escapes_loads_nothing_and_describes_its_pictures(tmp_path):
+def test_the_page_escapes_loads_nothing_and_describes_its_images(tmp_path):
     about = {
         "sample": "<b>.png",
         "class": "Mass",

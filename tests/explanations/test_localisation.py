@@ -14,9 +14,9 @@ def made(**options) -> Preprocessing:
 
 
 def test_boxes_are_squashed_padded_and_cropped():
-    box = [(20.0, 10.0, 40.0, 20.0)]  # left, top, width, height in a picture of 100 x 200 (height x width)
+    box = [(20.0, 10.0, 40.0, 20.0)]  # left, top, width, height in an image of 100 x 200 (height x width)
     assert to_input(box, (100, 200), made(image_size=50)) == [(5.0, 5.0, 15.0, 15.0)]
-    # the longer side becomes 50, so a quarter; the picture is 25 high and lies 12 below the top
+    # the longer side becomes 50, so a quarter; the image is 25 high and lies 12 below the top
     assert to_input(box, (100, 200), made(image_size=50, fit="pad")) == [(5.0, 14.5, 15.0, 19.5)]
     # the shorter side becomes 50, so a half; of the 100 wide the 25 on either side go: the box ends at 30 - 25
     assert to_input(box, (100, 200), made(image_size=50, fit="crop")) == [(0.0, 5.0, 5.0, 15.0)]
@@ -35,10 +35,10 @@ def test_boxes_are_squashed_padded_and_cropped():
 def test_a_box_lands_where_the_pixels_do(size, options):
     preprocessing = made(image_size=56, **options)
     height, width = size
-    picture = np.zeros(size, np.uint8)
+    image = np.zeros(size, np.uint8)
     left, top, w, h = width // 2 - 9, height // 2 - 6, 21, 15
-    picture[top : top + h, left : left + w] = 255
-    seen = preprocessing.crop(preprocessing.resize(picture)) > 127
+    image[top : top + h, left : left + w] = 255
+    seen = preprocessing.crop(preprocessing.resize(image)) > 127
     inside = mask(to_input([(left, top, w, h)], size, preprocessing), 56)
     assert (seen & inside).sum() / (seen | inside).sum() > 0.85  # edges fall between pixels
 

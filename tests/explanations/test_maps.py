@@ -69,7 +69,7 @@ def test_integrated_gradients_by_hand_and_complete():
     torch.testing.assert_close(black, weights * image**2)
 
 
-def test_the_attributions_of_a_deep_network_sum_to_what_the_picture_changes():
+def test_the_attributions_of_a_deep_network_sum_to_what_the_image_changes():
     torch.manual_seed(0)
     net = NetworkSpec("resnet20_cifar", 3, in_channels=1).build().eval()
     images, classes = torch.randn(2, 1, 16, 16), torch.tensor([0, 2])

@@ -12,7 +12,7 @@ from PIL import Image
 
 import finetune
 from finetune.__main__ import main
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.sources.csv_table import CsvTable
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.runs import known_images as seen
@@ -29,8 +29,8 @@ def clinic(folder: Path, n: int = 240) -> Path:
     shown = rng.integers(0, 2, n)
     label = np.where(rng.random(n) < 0.15, 1 - shown, shown)  # no network gets all right
     for i in range(n):
-        picture = rng.integers(0, 120, (16, 16)) + rng.integers(40, 100) * shown[i]
-        Image.fromarray(picture.astype(np.uint8)).save(folder / f"{i}.png")
+        image = rng.integers(0, 120, (16, 16)) + rng.integers(40, 100) * shown[i]
+        Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
     table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "Nodule": label, "patient": patient})
     table["split"] = rng.choice(["train", "val", "test"], n)[patient]
     table["site"] = rng.choice(["north", "south"], n)[patient]
@@ -66,9 +66,9 @@ def openings(name: str) -> list[dict]:
 
 def test_a_fit_ships_its_calibration_and_operating_points(place):
     model = finetune.load("runs/first")
-    assert model.calibration.method == "platt"
-    assert model.calibration.fitted_on["split"] == "val"
-    assert set(model.operating_points) == {"sure", "sensitivity_90"}  # youden was set to null
+    assert model.answers.calibration.method == "platt"
+    assert model.answers.calibration.fitted_on["split"] == "val"
+    assert set(model.answers.operating_points) == {"sure", "sensitivity_90"}  # youden was set to null
     table = Predictions.read("runs/first/predictions_test.csv")
     images = [f"clinic/{name}" for name in table.frame["sample"]]
     answers = model.predict(images)
@@ -76,7 +76,7 @@ def test_a_fit_ships_its_calibration_and_operating_points(place):
     assert answers.columns.tolist() == shipped
     np.testing.assert_allclose(answers["prob_Nodule"], table.probs[:, 0], atol=1e-5)
     np.testing.assert_allclose(
-        answers["calibrated_Nodule"], model.calibration.probabilities(table.logits)[:, 0], atol=1e-4
+        answers["calibrated_Nodule"], model.answers.calibration.probabilities(table.logits)[:, 0], atol=1e-4
     )
     main(["job=predict", "model=runs/first", "input=clinic/0.png", "output=one.csv", "hydra.run.dir=runs/predict"])
     assert pd.read_csv("one.csv").columns.tolist() == [*shipped, "error"]
@@ -179,7 +179,7 @@ def test_other_data_is_no_opening_and_a_prevalence_is_told(place, capsys):
     assert (probabilities["adjusted_Nodule"] < probabilities["calibrated_Nodule"]).all()
 
 
-def test_pictures_that_made_the_model_are_known_again_whatever_they_are_called(place, capsys):
+def test_images_that_made_the_model_are_known_again_whatever_they_are_called(place, capsys):
     seen = pd.read_csv("runs/first/samples.csv", dtype=str)
     assert list(seen) == ["sample", "patient", "split", "digest"]
     assert len(seen) == 240
@@ -196,7 +196,7 @@ def test_pictures_that_made_the_model_are_known_again_whatever_they_are_called(p
     with pytest.raises(SystemExit):
         main([*words, "hydra.run.dir=runs/refused"])
     said = capsys.readouterr().err
-    assert "5 of 20 pictures are those that the model was trained on" in said
+    assert "5 of 20 images are those that the model was trained on" in said
     assert "data.audit.on_leak=warn" in said
     main([*words, "data.audit.on_leak=warn", "hydra.run.dir=runs/refused"])  # the stopped one left nothing that counts
     assert "trained on" in scores("refused")["all"]["warnings"][0]
@@ -211,7 +211,7 @@ def test_pictures_that_made_the_model_are_known_again_whatever_they_are_called(p
     assert "nothing is said of novelty" in capsys.readouterr().out
 
 
-def test_patients_of_the_same_name_are_a_warning_and_blank_pictures_tell_nothing(place):
+def test_patients_of_the_same_name_are_a_warning_and_blank_images_tell_nothing(place):
     Path("ward/a").mkdir(parents=True)
     for number in range(12):
         noise = np.random.default_rng(number + 50).integers(0, 200, (16, 16)) if number else np.zeros((16, 16))
@@ -221,13 +221,15 @@ def test_patients_of_the_same_name_are_a_warning_and_blank_pictures_tell_nothing
     made = pd.read_csv("runs/first/samples.csv", dtype=str, keep_default_na=False)
     model = finetune.load("runs/first")
     table = CsvTable("ward/table.csv", label=["Nodule"], patient="patient").table()
-    pictures = PictureCache.build(table, model.preprocessing, "off")
-    met = seen.again(model, table, pictures, np.arange(12))
+    images = ImageCache.build(table, model.preprocessing, "off")
+    met = seen.find(model, table, images, np.arange(12))
     common = len({str(n) for n in range(12)} & set(made.loc[made["split"] == "train", "patient"]))
-    assert (met.known, met.same_set, met.pictures) == (True, False, {})
-    assert met.namesakes.startswith(f"{common} of 12 patients are called as patients that the model was trained on")
-    assert seen.digests(pictures).tolist()[0] == ""
-    assert met.stop("all", "stop") == [met.namesakes]
+    assert (met.known, met.same_set, met.sentences) == (True, False, {})
+    assert met.same_patient_ids.startswith(
+        f"{common} of 12 patients are called as patients that the model was trained on"
+    )
+    assert seen.digests(images).tolist()[0] == ""
+    assert met.stop("all", "stop") == [met.same_patient_ids]
 
 
 def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):
@@ -236,22 +238,22 @@ def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):
     assert "val" in scores("sweep/1_split_val")
 
 
-def test_its_own_training_pictures_are_scored_when_asked_for_by_name(place):
+def test_its_own_training_images_are_scored_when_asked_for_by_name(place):
     main(["job=evaluate", "model=runs/first", "split=train", *FEW, "hydra.run.dir=runs/train"])
-    assert "pictures are those that the model was trained on" in scores("train")["train"]["warnings"][0]
+    assert "images are those that the model was trained on" in scores("train")["train"]["warnings"][0]
     main(["job=evaluate", "model=runs/first", "split=test", *FEW, "hydra.run.dir=runs/test_again"])
     assert not [w for w in scores("test_again")["test"]["warnings"] if "too good" in w]
 
 
 def test_another_split_of_the_same_data_is_refused(place, capsys):
-    """Half of a patient's pictures lie in another split than in the fit."""
+    """Half of a patient's images lie in another split than in the fit."""
     table = pd.read_csv("clinic/table.csv")
     table["split"] = np.where(table.index % 4 < 2, "test", "train")
     table.to_csv("clinic/other_split.csv", index=False)
     words = [word.replace("table.csv", "other_split.csv") for word in clinical()]
     with pytest.raises(SystemExit):
         main(["job=evaluate", "model=runs/first", *words, *FEW, "hydra.run.dir=runs/other_split"])
-    assert "pictures are those that the model was trained on" in capsys.readouterr().err
+    assert "images are those that the model was trained on" in capsys.readouterr().err
 
 
 def test_novelty_of_other_data_against_the_own_test(place, capsys):

@@ -29,8 +29,8 @@ def place(tmp_path_factory):
     make_phantoms(folder / "phantoms", n_images=60, size=32, workers=1)
     short = [*TINY, *FEW, "trainer.max_epochs=1", "data.test_fraction=0.5"]
     main([*short, *PHANTOMS, "hydra.run.dir=runs/phantoms"])
-    draw(folder / "pictures", classes=("cold", "mild", "warm"))
-    main([*short, "data=folder", "data.root=pictures", "hydra.run.dir=runs/classes"])
+    draw(folder / "images", classes=("cold", "mild", "warm"))
+    main([*short, "data=folder", "data.root=images", "hydra.run.dir=runs/classes"])
     yield folder
     os.chdir(old)
 
@@ -39,7 +39,7 @@ def read(name: str) -> dict:
     return json.loads(Path(f"runs/{name}").read_text())
 
 
-def picture(text: str) -> Image.Image:
+def image(text: str) -> Image.Image:
     image = Image.open(io.BytesIO(base64.b64decode(text)))
     image.load()
     return image
@@ -56,8 +56,8 @@ def test_a_fit_keeps_its_worst_errors(place):
         assert one["kind"] in ("missed", "false alarm")
         assert table.loc[one["sample"], f"target_{one['class']}"] == (1 if one["kind"] == "missed" else 0)
         assert one["probability"] == pytest.approx(table.loc[one["sample"], f"prob_{one['class']}"])
-        assert picture(one["image"]).mode == "L"
-        assert one["heat"] == "" or picture(one["heat"]).mode == "RGB"
+        assert image(one["image"]).mode == "L"
+        assert one["heat"] == "" or image(one["heat"]).mode == "RGB"
     several = read("classes/worst_errors.json")
     assert {"true", "answer", "class"} <= set(several[0])
     assert all(one["true"] != one["answer"] == one["class"] for one in several)
@@ -65,10 +65,10 @@ def test_a_fit_keeps_its_worst_errors(place):
 
 def test_none_are_kept_where_none_are_wanted(place, capsys):
     words = ["evaluation.thumbnails=0", "trainer.max_epochs=1", "hydra.run.dir=runs/none"]
-    main([*TINY, *FEW, "data=folder", "data.root=pictures", *words])
+    main([*TINY, *FEW, "data=folder", "data.root=images", *words])
     assert not Path("runs/none/worst_errors.json").exists()
     with pytest.raises(SystemExit):
-        main([*TINY, "data=folder", "data.root=pictures", "evaluation.thumbnails=-1"])
+        main([*TINY, "data=folder", "data.root=images", "evaluation.thumbnails=-1"])
     assert "evaluation.thumbnails=-1 must be 0 or more" in capsys.readouterr().err
 
 
@@ -113,13 +113,13 @@ def test_a_split_is_explained_with_errors_boxes_and_the_randomisation_test(place
     assert "opening 2 of the test split" in said
 
 
-def test_chosen_pictures_need_no_data(place, capsys):
-    words = ["model=runs/phantoms", "images=[pictures/cold/0.png,pictures/warm/1.png]", "method=occlusion"]
+def test_chosen_images_need_no_data(place, capsys):
+    words = ["model=runs/phantoms", "images=[images/cold/0.png,images/warm/1.png]", "method=occlusion"]
     main(["job=explain", *words, "finding=Effusion", "hydra.run.dir=runs/chosen"])
     told = read("chosen/explain.json")
     assert [one["class"] for one in told["images"]] == ["Effusion", "Effusion"]
     model = finetune.load("runs/phantoms")
-    answers = model.predict(["pictures/cold/0.png", "pictures/warm/1.png"])["prob_Effusion"]
+    answers = model.predict(["images/cold/0.png", "images/warm/1.png"])["prob_Effusion"]
     np.testing.assert_allclose([one["probability"] for one in told["images"]], answers, atol=1e-6)
     assert told["sanity"]["method"] == "occlusion"
     assert "errors" not in told
@@ -128,7 +128,7 @@ def test_chosen_pictures_need_no_data(place, capsys):
 
 def test_other_data_and_classes(place):
     words = ["model=runs/classes", "split=all", "sanity=false", "method=integrated_gradients", "worst=3"]
-    main(["job=explain", *words, *FEW, "data=folder", "data.root=pictures", "hydra.run.dir=runs/all"])
+    main(["job=explain", *words, *FEW, "data=folder", "data.root=images", "hydra.run.dir=runs/all"])
     told = read("all/explain.json")
     assert "sanity" not in told
     assert "localisation" not in told

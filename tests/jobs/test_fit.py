@@ -39,16 +39,16 @@ def draw(folder: Path, n: int = 30, classes=("cold", "warm"), seed: int = 0) -> 
     for k, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
         for i in range(n):
-            picture = rng.integers(0, 150, (20, 24, 3)) + 50 * k
-            Image.fromarray(picture.astype(np.uint8)).save(folder / name / f"{i}.png")
+            image = rng.integers(0, 150, (20, 24, 3)) + 50 * k
+            Image.fromarray(image.astype(np.uint8)).save(folder / name / f"{i}.png")
     return folder
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A working directory with pictures in it."""
+    """A working directory with images in it."""
     folder = tmp_path_factory.mktemp("place")
-    draw(folder / "pictures")
+    draw(folder / "images")
     old = os.getcwd()
     os.chdir(folder)
     yield folder
@@ -57,7 +57,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(place):
-    main([*TINY, "data=folder", "data.root=pictures", "optimizer.lr=3e-3", "hydra.run.dir=runs/first"])
+    main([*TINY, "data=folder", "data.root=images", "optimizer.lr=3e-3", "hydra.run.dir=runs/first"])
     return place / "runs" / "first"
 
 
@@ -69,7 +69,7 @@ def test_the_run_folder_is_complete_and_latest_points_to_it(run, place):
     environment = json.loads((run / "environment.json").read_text())
     assert environment["weights"]["random"] is True
     assert environment["data"]["synthetic"] is False
-    assert "data.root=pictures" in environment["command"]
+    assert "data.root=images" in environment["command"]
     scores = json.loads((run / "scores.json").read_text())
     assert scores["test"]["macro"]["auroc"]["value"] > 0.9
     assert scores["test"]["macro"]["auroc"]["low"] <= scores["test"]["macro"]["auroc"]["value"]
@@ -81,9 +81,9 @@ def test_the_model_file_answers_as_the_evaluation_did_whatever_the_batch_size(ru
     model = finetune.load(run)
     assert model.classes == ["cold", "warm"]
     for batch_size in (1, 7, 64):
-        answers = model.predict([f"pictures/{name}" for name in table["sample"]], batch_size=batch_size)
+        answers = model.predict([f"images/{name}" for name in table["sample"]], batch_size=batch_size)
         np.testing.assert_allclose(answers["prob_warm"], table["prob_warm"], atol=1e-5)
-    arrays = [np.asarray(Image.open(f"pictures/{name}")) for name in table["sample"][:3]]
+    arrays = [np.asarray(Image.open(f"images/{name}")) for name in table["sample"][:3]]
     np.testing.assert_allclose(model.predict(arrays)["prob_warm"], table["prob_warm"][:3], atol=1e-5)
 
 
@@ -117,7 +117,7 @@ def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, cap
     mixed = place / "mixed"
     mixed.mkdir()
     Image.fromarray(np.full((9, 9), 200, np.uint8)).save(mixed / "good.png")
-    (mixed / "bad.png").write_text("no picture")
+    (mixed / "bad.png").write_text("no image")
     (mixed / "notes.txt").write_text("no image by its name")
     main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
     said = capsys.readouterr().out
@@ -129,7 +129,7 @@ def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, cap
     assert table["path"].tolist() == ["mixed/bad.png", "mixed/good.png"]
     bad, good = table.iloc[0], table.iloc[1]
     assert (bad["prob_cold"], bad["decision"]) == ("", "")
-    assert bad["error"].startswith("is not a picture in a known format")
+    assert bad["error"].startswith("is not an image in a known format")
     assert (good["decision"], good["error"]) == ("warm", "")
     (mixed / "good.png").unlink()
     with pytest.raises(SystemExit):
@@ -145,7 +145,7 @@ def test_a_fit_may_leave_test_closed_and_one_evaluation_opens_it(run, place, mon
     monkeypatch.setattr(
         ImageData, "eval_loader", lambda d, split, **o: asked.append(split) or eval_loader(d, split, **o)
     )
-    words = [*TINY, "data=folder", "data.root=pictures", "optimizer.lr=3e-3", f"trainer.devices={devices}"]
+    words = [*TINY, "data=folder", "data.root=images", "optimizer.lr=3e-3", f"trainer.devices={devices}"]
     closed = Path(f"runs/closed{devices}")
     main([*words, "evaluation.test=false", f"hydra.run.dir={closed}"])
     images = len(pd.read_csv(run / "predictions_test.csv"))
@@ -204,7 +204,7 @@ def test_multirun_leaves_one_folder_each(run, place):
             *TINY,
             "trainer.max_epochs=1",
             "data=folder",
-            "data.root=pictures",
+            "data.root=images",
             "seed=0,1",
             "hydra.sweep.dir=runs/sweep",
         ]
@@ -219,7 +219,7 @@ def test_two_processes_stopped_and_resumed_give_what_one_gives(run, place):
 
     With SGD: Adam divides by the gradient's size and makes rounding in the smallest gradients as large as the rest.
     """
-    fit = [*TINY, "data=folder", "data.root=pictures", "finetuning.norms=frozen", "trainer.max_epochs=3"]
+    fit = [*TINY, "data=folder", "data.root=images", "finetuning.norms=frozen", "trainer.max_epochs=3"]
     fit += ["optimizer=sgd", "optimizer.lr=1e-3"]
     main([*fit, "hydra.run.dir=runs/one"])
     command = [sys.executable, "-m", "finetune", *fit, "trainer.devices=2", "hydra.run.dir=runs/two"]

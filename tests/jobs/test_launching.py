@@ -17,7 +17,7 @@ from finetune.__main__ import main
 from tests.jobs.test_fit import FILES, TINY, draw
 from tests.two_ranks import ROOT
 
-WORDS = [*TINY, "trainer.max_epochs=1", "data=folder", "data.root=pictures", "data.batch_size=8"]
+WORDS = [*TINY, "trainer.max_epochs=1", "data=folder", "data.root=images", "data.batch_size=8"]
 TWO = [*WORDS, "trainer.devices=2"]
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS")
 
@@ -29,7 +29,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
-    draw(tmp_path / "pictures")
+    draw(tmp_path / "images")
     return tmp_path
 
 
@@ -119,7 +119,7 @@ def test_torchrun_fits_resumes_evaluates_sweeps_and_fails(place):
         "again",
         "commands.json",
         "outputs",
-        "pictures",
+        "images",
         "run",
         "runs",
     ]
@@ -182,11 +182,11 @@ def test_any_precision_is_evaluated_in_32_bits(place, precision):
     model = finetune.load("run")
     assert {value.dtype.is_floating_point and value.dtype.itemsize for value in model.network.parameters()} == {4}
     table = pd.read_csv("run/predictions_test.csv")
-    answers = model.predict([f"pictures/{name}" for name in table["sample"]])
+    answers = model.predict([f"images/{name}" for name in table["sample"]])
     np.testing.assert_allclose(answers["prob_warm"], table["prob_warm"], atol=1e-5)
 
 
-def test_a_share_of_less_than_one_batch_is_refused_before_a_picture_is_read(place, capsys):
+def test_a_share_of_less_than_one_batch_is_refused_before_a_image_is_read(place, capsys):
     for key, least in (("limit_train_batches", "0.167"), ("limit_val_batches", "1")):
         with pytest.raises(SystemExit):
             main([*WORDS, f"trainer.{key}=0.1"])

@@ -37,7 +37,7 @@ def place(tmp_path, monkeypatch):
 def test_it_loads_and_answers(place):
     model = finetune.load("old")
     assert (model.classes, model.spec.backbone) == (["cold", "warm"], "resnet20_cifar")
-    assert model.calibration is not None
+    assert model.answers.calibration is not None
     answers = model.predict(["pictures/cold/0.png", "pictures/warm/0.png"])
     assert np.allclose(answers[["prob_cold", "prob_warm"]].sum(axis=1), 1)
 

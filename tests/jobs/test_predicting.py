@@ -13,8 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 import finetune
 from finetune.__main__ import main
-from finetune.evaluation.classification import novelty
-from finetune.evaluation.classification.novelty import FeatureGaussian
+from finetune.evaluation import novelty
+from finetune.evaluation.classification.answers import ClassAnswers
+from finetune.evaluation.novelty import FeatureGaussian
 from tests.jobs.test_fit import TINY, draw
 
 FEW = ["evaluation.resamples=40", "data.num_workers=0", "data.audit.near=false"]
@@ -74,32 +75,26 @@ def test_a_model_by_itself_says_that_it_knows_no_novelty(place, capsys):
 
 
 def test_what_is_usual_of_too_few_images_is_not_said(tmp_path):
-    typical = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(19.0))
-    typical.save(tmp_path, "mine")
+    gaussian = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(19.0))
+    gaussian.save(tmp_path, "mine")
     read, reason = novelty.read(tmp_path, "mine")
-    assert (read.usual.tolist(), reason) == (list(range(19)), "")
+    assert (read.val_distances.tolist(), reason) == (list(range(19)), "")
     many = FeatureGaussian(np.zeros(3), np.zeros((0, 3)), np.zeros(0), 1.0, np.arange(1.0, 201))
     assert many.percentile(np.array([0.5, 100.5, 999])).tolist() == [0, 50, 100]
     assert many.unusual(np.array([199.0, 199.5])).tolist() == [False, True]  # 199 is the 99th percentile of 1 to 200
-    assert typical.unusual(np.array([18.0, 18.1])).tolist() == [False, True]  # of few: beyond all of them
+    assert gaussian.unusual(np.array([18.0, 18.1])).tolist() == [False, True]  # of few: beyond all of them
 
 
 def test_a_decision_by_the_thresholds_that_are_shipped():
-    from finetune.model_file import Model
-    from finetune.network import NetworkSpec
-    from finetune.preprocessing import Preprocessing
-
-    spec = NetworkSpec("resnet20_cifar", 3)
     points = {"sure": {"thresholds": {"a": 0.9}}, "youden": {"thresholds": {"a": 0.1, "b": 0.2}}}
-    model = Model(spec.build(), spec, ["a", "b", "c"], "multilabel", Preprocessing(), operating_points=points)
-    assert model.thresholds == {
+    answers = ClassAnswers(["a", "b", "c"], "multilabel", operating_points=points)
+    assert answers.thresholds == {
         "a": {"threshold": 0.9, "point": "sure"},
         "b": {"threshold": 0.2, "point": "youden"},
         "c": {"threshold": 0.5, "point": None},
     }
     logits = np.array([[2.0, -1, 1], [2.0, -2, -1], [3.0, -1, 1]])  # a 0.88, 0.95; b 0.27, 0.12; c 0.73, 0.27
-    assert model._columns(logits)["decision"] == ["b|c", "none", "a|b|c"]
-    assert model.typical == (None, "the model has not been saved")
+    assert answers.columns(logits)["decision"] == ["b|c", "none", "a|b|c"]
 
 
 def test_a_multiclass_model_on_a_finding(place, capsys):
@@ -150,7 +145,7 @@ def test_its_own_predictions_are_scored_against_its_own_table(place, capsys):
     shipped = json.loads(Path("runs/with_model/scores.json").read_text())["test"]
     assert shipped["overall"] == told["overall"]
     model = finetune.load("runs/first")
-    assert ("calibration" in shipped) == (model.calibration is not None)
+    assert ("calibration" in shipped) == (model.answers.calibration is not None)
     assert "matched by the end of their paths" in capsys.readouterr().out
 
 

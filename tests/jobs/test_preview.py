@@ -16,13 +16,13 @@ from tests.jobs.test_fit import TINY, draw
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    draw(tmp_path / "pictures")
+    draw(tmp_path / "images")
     return tmp_path
 
 
 def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys):
     before = {path for path in place.rglob("*") if path.is_file()}
-    words = ["job=preview", *TINY, "trainer.max_epochs=4", "data=folder", "data.root=pictures", "steps=2"]
+    words = ["job=preview", *TINY, "trainer.max_epochs=4", "data=folder", "data.root=images", "steps=2"]
     main([*words, "data.batch_size=4", "finetuning=head_then_full", "finetuning.phases.full.epoch=2"])
     (run,) = (place / "outputs" / "preview").iterdir()
     made = {path for path in place.rglob("*") if path.is_file()} - before
@@ -41,7 +41,7 @@ def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys
     assert head["trained"] == head["parts"]["head"] == 64 * 2 + 2
     assert full["trained"] == full["all"] == sum(full["parts"].values())
     cost = found["cost"]
-    assert cost["steps_per_epoch"] == 11  # 42 of 60 pictures train
+    assert cost["steps_per_epoch"] == 11  # 42 of 60 images train
     assert cost["timed_steps"] == 2
     assert 0 < cost["seconds_per_step"] * 11 <= cost["seconds_per_epoch"]
     assert cost["peak_memory_mib"] > 100
@@ -56,7 +56,7 @@ def test_preview_shows_leaks_instead_of_stopping_at_them(place, capsys):
     for name in ("cold", "warm"):
         train, test = (place / "given" / split / name for split in ("train", "test"))
         test.mkdir(parents=True)
-        shutil.copytree(place / "pictures" / name, train)
+        shutil.copytree(place / "images" / name, train)
         for path in sorted(train.iterdir())[:6]:
             shutil.copy(path, test)
     main(["job=preview", *TINY, "data=folder", "data.root=given", "steps=1"])
@@ -66,12 +66,12 @@ def test_preview_shows_leaks_instead_of_stopping_at_them(place, capsys):
 
 
 def test_copies_are_brought_together_where_the_split_is_drawn_here(place, capsys):
-    """Every picture twice, once to the bit and once brighter: a drawn split keeps the four of them together."""
-    for path in [*(place / "pictures").rglob("*.png")][:20]:
+    """Every image twice, once to the bit and once brighter: a drawn split keeps the four of them together."""
+    for path in [*(place / "images").rglob("*.png")][:20]:
         (path.parent / f"copy_{path.name}").write_bytes(path.read_bytes())
         with Image.open(path) as image:
             image.point(lambda value: min(255, value + 3)).save(path.parent / f"brighter_{path.name}")
-    main(["job=preview", *TINY, "data=folder", "data.root=pictures", "steps=1"])
+    main(["job=preview", *TINY, "data=folder", "data.root=images", "steps=1"])
     assert "changed to the split of a copy" in capsys.readouterr().out
     (run,) = Path("outputs/preview").iterdir()
     audit = json.loads((run / "audit.json").read_text())
@@ -81,17 +81,17 @@ def test_copies_are_brought_together_where_the_split_is_drawn_here(place, capsys
 
 
 def test_a_mixture_of_broken_files_is_accounted_for(place, capsys):
-    folder = place / "pictures" / "cold"
+    folder = place / "images" / "cold"
     whole = (folder / "0.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "loop.png").symlink_to("loop.png")
     claim = b"IHDR" + struct.pack(">II", 20_000, 20_000) + whole[24:29]
     (folder / "bomb.png").write_bytes(whole[:12] + claim + struct.pack(">I", zlib.crc32(claim)) + whole[33:])
     Image.new("L", (1, 1)).save(folder / "dot.png")
     Image.new("P", (9, 9)).save(folder / "still.gif")
-    main(["job=preview", *TINY, "data=folder", "data.root=pictures", "steps=1"])
+    main(["job=preview", *TINY, "data=folder", "data.root=images", "steps=1"])
     said = capsys.readouterr().out
     assert "A fit would stop here (data.on_bad=stop): 5 images cannot be read." in said
     (run,) = Path("outputs/preview").iterdir()

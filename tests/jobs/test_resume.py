@@ -17,9 +17,10 @@ from finetune.config import build
 from finetune.config.settings import parse
 from finetune.errors import FinetuneError
 from finetune.jobs import resume
+from finetune.pages import report
 from finetune.runs import data_record
 from finetune.runs.folder import RunFolder
-from finetune.steps import assess, prepare, training
+from finetune.steps import prepare, training
 from tests.jobs.test_fit import TINY
 
 FIT = [*TINY, "data=csv", "data.table=table.csv", "data.label=label", "data.patient=patient"]
@@ -167,7 +168,7 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
     assert {p.name for p in Path("run").rglob(".*")} == {".longer", ".note"}
 
     with monkeypatch.context() as patch:  # results that are half replaced are nobody's
-        patch.setattr(assess.report, "write_report", stopped)
+        patch.setattr(report, "write_report", stopped)
         with pytest.raises(SystemExit):
             main(["resume=run"])
     assert Path("run/scores.json").read_bytes() == scores

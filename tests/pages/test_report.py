@@ -13,7 +13,10 @@ import pytest
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.classification.summary import write_json_atomic
-from finetune.pages.report import Run, best_epoch, confusion, write_report
+from finetune.pages.classify import confusion
+from finetune.pages.report import write_report
+from finetune.pages.run_parts import best_epoch
+from finetune.runs.read import Run
 from tests.evaluation.runs import CLASSES, write_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -305,10 +308,22 @@ def test_run_reads_what_is_there(multilabel_run):
     assert run.predictions["test"].classes == CLASSES
 
 
+def test_scores_of_ones_own_are_shown_under_their_names(multilabel_run):
+    scores = json.loads((multilabel_run / "scores.json").read_text())
+    scores["test"]["own_metrics"] = {
+        "<cost>": {"value": 12.5, "low": 10.0, "high": 15.25},
+        "empty": {"value": None, "low": None, "high": None, "reason": "not defined on these images"},
+    }
+    old = change(multilabel_run, "scores.json", **scores)
+    text = page(multilabel_run).text
+    (multilabel_run / "scores.json").write_text(old)
+    assert "<cost> 12.500 (10.000–15.250) empty not defined on these images" in text
+
+
 def test_near_copies_and_telling_metadata_are_shown(multilabel_run, tmp_path):
     folder = shutil.copytree(multilabel_run, tmp_path / "run")
     assert "Near copies" not in write_report(folder).read_text()
-    (folder / "near_copies.png").write_bytes(b"as good as a picture")
+    (folder / "near_copies.png").write_bytes(b"as good as an image")
     audit = json.loads((folder / "audit.json").read_text())
     audit["shortcuts"] = [{"column": "site", "label": "Mass", "auroc": 0.8, "low": 0.7, "high": 0.9, "images": 1234}]
     (folder / "audit.json").write_text(json.dumps(audit))

@@ -83,7 +83,7 @@ def test_a_class_has_one_reliability_diagram(assessed):
 
 def test_subgroups_without_two_defined_scores_have_no_figure():
     groups = {
-        name: {"n": 5, "patients": 5, "classes": {"a": {}}, "macro": dict.fromkeys(sections.MACRO)}
+        name: {"n": 5, "patients": 5, "classes": {"a": {}}, "macro": dict.fromkeys(sections.BESIDE)}
         for name in ("m", "f")
     }
     told = {"subgroups": {"sex": {"groups": groups, "gaps": {"overall": {}, "macro": {}, "classes": {}}}}}
@@ -163,7 +163,7 @@ def test_the_page_of_a_comparison(tmp_path, seeds):
 
 
 def test_counts_are_whole_but_for_means():
-    assert [comparison.mean_count(n) for n in (1204, 28.5, 0.0)] == ["1,204", "28.5", "0"]
+    assert [wording.mean_count(n) for n in (1204, 28.5, 0.0)] == ["1,204", "28.5", "0"]
 
 
 def test_differences_in_words():

@@ -37,7 +37,7 @@ def prepared(table, run, **options):
     sentences: list[str] = []
     preprocessing = Preprocessing(image_size=64)
     folder = None if run is None else RunFolder(run)
-    done = prepare.pictures(data(**options), table, preprocessing, sentences.append, folder)
+    done = prepare.images(data(**options), table, preprocessing, sentences.append, folder)
     return done[0], " ".join(sentences)
 
 
@@ -57,7 +57,7 @@ def test_a_certain_copy_across_a_given_split_stops_and_the_error_names_the_files
 
 
 def test_a_certain_copy_across_a_drawn_split_is_moved(images):
-    drawn = replace(make_table(images, None, None, SPLITS), drawn=("train", "val", "test"))
+    drawn = replace(make_table(images, None, None, SPLITS), generated_splits=("train", "val", "test"))
     table, text = prepared(drawn, None)
     assert table.frame["split"].tolist() == ["train"] * 5 + ["val", "test", "train"]
     assert "1 image(s) changed to the split of a copy" in text
@@ -66,7 +66,7 @@ def test_a_certain_copy_across_a_drawn_split_is_moved(images):
 @pytest.mark.parametrize("drawn", [(), ("train", "val", "test")])
 def test_a_possible_copy_stops_nothing_and_moves_nothing(images, tmp_path, monkeypatch, drawn):
     monkeypatch.setattr(caches, "near_duplicates", lambda *a: [Pair(0, 7, 0.95, 0.7, "possible")])
-    table, text = prepared(replace(make_table(images, None, None, SPLITS), drawn=drawn), tmp_path)
+    table, text = prepared(replace(make_table(images, None, None, SPLITS), generated_splits=drawn), tmp_path)
     assert table.frame["split"].tolist() == SPLITS
     assert "1 pair(s) of images may be near copies, 1 of them in two splits: 0000.png ~ 0007.png." in text
     assert "changed to the split" not in text

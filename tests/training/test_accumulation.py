@@ -26,7 +26,7 @@ def sgd(groups):
 
 def make_task():
     """No dropout, norms frozen, a constant rate: what is left depends on the step's images alone."""
-    return tiny.task(Plan(norms="frozen"), Step(milestones=[]), dropout=0.0, optimizer=sgd)
+    return tiny.module(Plan(norms="frozen"), Step(milestones=[]), dropout=0.0, optimizer=sgd)
 
 
 def images(batch_size: int):
@@ -44,8 +44,8 @@ def reference(batch_size: int) -> tuple[dict[str, torch.Tensor], float]:
         sampler.set_epoch(epoch)
         total, count = 0.0, 0
         for keys in sampler:
-            batch = data.training.__getitems__(keys)
-            losses, known = task.loss(task.network(batch["image"].double()), batch["target"].double())
+            batch = data.train_dataset.__getitems__(keys)
+            losses, known = task.objective.loss(task.network(batch["image"].double()), batch["target"].double())
             optimizer.zero_grad()
             (losses / known).backward()
             optimizer.step()
@@ -85,7 +85,7 @@ class Hand(L.Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         image, target = (torch.cat([batch[key] for batch in self.batches]).double() for key in ("image", "target"))
-        total, count = pl_module.loss(pl_module.network(image), target)
+        total, count = pl_module.objective.loss(pl_module.network(image), target)
         named = dict(pl_module.network.named_parameters())
         learning = {name: value for name, value in named.items() if value.requires_grad}
         wanted = torch.autograd.grad(total / count.clamp(min=1), list(learning.values()))

@@ -25,7 +25,7 @@ class Epochs:
     def __init__(self, folder: Path, scores: list[tuple[float, float]], monitor: str = "val/auroc"):
         self.folder, self.scores, self.current_epoch = folder, scores, 0
         folder.mkdir(exist_ok=True)
-        self.checkpoint = Checkpoint(folder, monitor)
+        self.checkpoint = Checkpoint(folder, monitor, higher_is_better=monitor != "val/loss")
         self.num_training_batches = 2  # both done whenever a checkpoint is written
         progress = SimpleNamespace(current=SimpleNamespace(ready=2))
         self.fit_loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
 from finetune.training.ending import STOPPED, Ending, resume_point
-from tests.training.tiny import data, state, task, trainer
+from tests.training.tiny import data, module, state, trainer
 
 # 36 training images in batches of 12: three steps an epoch
 
@@ -23,7 +23,7 @@ class Constant:
 
 def train(folder, max_steps=-1, epochs=3, callbacks=(), max_time=None, **options):
     """The network after a training in `folder`, from where it can go on; and how the training ended."""
-    made = task(schedule=Constant(), max_steps=max_steps)
+    made = module(schedule=Constant(), max_steps=max_steps)
     end = Ending(max_steps, max_time)
     run = trainer(folder, epochs, [*callbacks, *end.callbacks()], **options)
     start = resume_point(folder / "checkpoints")
@@ -88,7 +88,7 @@ def test_the_schedule_ends_with_the_steps(tmp_path):
             seen.append((step, total))
             return 1.0
 
-    made = task(schedule=Noting(), max_steps=4)
+    made = module(schedule=Noting(), max_steps=4)
     trainer(tmp_path, 3, [Ending(4)]).fit(made, datamodule=data())
     assert seen == [(step, 4) for step in range(4)]
 

@@ -12,7 +12,7 @@ from finetune.config.settings import parse
 from finetune.errors import FinetuneError
 from finetune.network import NetworkSpec
 from finetune.plan import Phase, Plan
-from finetune.training.module import Classification
+from finetune.training.module import FineTuning
 from finetune.training.parts import parameter_groups
 from finetune.training.schedules import OneCycle
 from tests.training import tiny
@@ -44,7 +44,7 @@ def moved(before: dict, after: dict) -> set[str]:
 
 def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
     watch = Watch()
-    task = tiny.task(Plan({"head": Phase(0, ["head"])}))
+    task = tiny.module(Plan({"head": Phase(0, ["head"])}))
     tiny.trainer(tmp_path, 2, [watch]).fit(task, tiny.data())
     assert moved(watch.states[0], watch.states[-1]) == {"head.fc.weight", "head.fc.bias"}  # running statistics too
     assert not any(any(norms.values()) for _, norms, _ in watch.modes)
@@ -58,11 +58,11 @@ def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
 def test_a_plan_that_freezes_the_backbone_trains_whatever_is_new(tmp_path, own_parts, neck, head, name):
     watch = Watch()
     config = compose.plain(compose.compose([f"finetuning={name}", "finetuning.head_rate=2"]))
-    task = tiny.task(build.plan(parse(config)))
+    task = tiny.module(build.plan(parse(config)))
     network = NetworkSpec("resnet20_cifar", 2, 1, head, neck=neck).build()
     assert network.new_parts == ("neck", "head")
     assert list(network.parts())[-3:] == ["stage3", "neck", "head"]
-    task = Classification(network, task.loss, task.optimizer, task.schedule, task.plan, classes=task.classes)
+    task = FineTuning(network, task.objective, task.optimizer, task.schedule, task.plan)
     tiny.trainer(tmp_path, 1, [watch]).fit(task, tiny.data())
     new = {key for key in watch.states[0] if key.startswith(("neck.", "head."))}
     if (neck, head) == ("top_down", "classify"):  # a head on the last map alone reads nothing of the finer ones
@@ -80,7 +80,7 @@ def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
         network = build.network_spec(parse(compose.plain(compose.compose(words))), 2).build()
     plan = build.plan(parse(compose.plain(compose.compose([f"backbone={name}", "finetuning=gradual"]))))
     trained = [
-        [p for p, s in plan.at(e, list(network.parts()), network.new_parts).items() if s.learns] for e in range(8)
+        [p for p, s in plan.at(e, list(network.parts()), network.new_parts).items() if s.trainable] for e in range(8)
     ]
     stages = network.backbone.num_stages
     assert trained[0] == trained[1] == ["head"]
@@ -96,17 +96,17 @@ def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
 
 def test_frozen_norms_in_a_network_that_learns(tmp_path):
     watch = Watch()
-    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.task(Plan(norms="frozen")), tiny.data())
+    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="frozen")), tiny.data())
     changed = moved(watch.states[0], watch.states[-1])
     assert "backbone.conv1.weight" in changed
     assert not {name for name in changed if "bn" in name}
     watch = Watch()
-    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.task(Plan(norms="stats")), tiny.data())
+    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="stats")), tiny.data())
     changed = moved(watch.states[0], watch.states[-1])
     assert "backbone.bn1.running_mean" in changed
     assert not {"backbone.bn1.weight", "backbone.bn1.bias"} & changed
     watch = Watch()
-    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.task(Plan(norms="affine")), tiny.data())
+    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="affine")), tiny.data())
     changed = moved(watch.states[0], watch.states[-1])
     assert "backbone.bn1.weight" in changed
     assert "backbone.bn1.running_mean" not in changed
@@ -115,7 +115,7 @@ def test_frozen_norms_in_a_network_that_learns(tmp_path):
 def test_head_then_full_unfreezes_at_its_epoch_also_with_one_cycle(tmp_path):
     watch = Watch()
     plan = Plan({"head": Phase(0, ["head"]), "full": Phase(2, ["all"], rate=0.5)})
-    tiny.trainer(tmp_path, 4, [watch]).fit(tiny.task(plan, OneCycle()), tiny.data())
+    tiny.trainer(tmp_path, 4, [watch]).fit(tiny.module(plan, OneCycle()), tiny.data())
     start, one, two, three, _ = watch.states
     assert moved(start, two) == {"head.fc.weight", "head.fc.bias"}
     assert "backbone.conv1.weight" in moved(two, three)
@@ -130,7 +130,7 @@ def test_head_then_full_unfreezes_at_its_epoch_also_with_one_cycle(tmp_path):
 def test_resuming_at_any_epoch_equals_never_stopping(tmp_path, stop_after):
     plan = Plan({"head": Phase(0, ["head"]), "full": Phase(2, ["all"], rate=0.5)})
     straight = Watch()
-    tiny.trainer(tmp_path / "a", 4, [straight]).fit(tiny.task(plan), tiny.data())
+    tiny.trainer(tmp_path / "a", 4, [straight]).fit(tiny.module(plan), tiny.data())
 
     class Stop(L.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
@@ -138,10 +138,10 @@ def test_resuming_at_any_epoch_equals_never_stopping(tmp_path, stop_after):
                 raise RuntimeError("power failure")
 
     with pytest.raises(RuntimeError, match="power failure"):
-        tiny.trainer(tmp_path / "b", 4, [Stop()]).fit(tiny.task(plan), tiny.data())
+        tiny.trainer(tmp_path / "b", 4, [Stop()]).fit(tiny.module(plan), tiny.data())
     resumed = Watch()
     again = tiny.trainer(tmp_path / "b", 4, [resumed])
-    again.fit(tiny.task(plan), tiny.data(), ckpt_path=tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
+    again.fit(tiny.module(plan), tiny.data(), ckpt_path=tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
     assert list(resumed.batches) == list(range(stop_after, 4))
     assert all(resumed.batches[epoch] == straight.batches[epoch] for epoch in resumed.batches)
     assert moved(straight.states[-1], resumed.states[-1]) == set()
@@ -154,7 +154,7 @@ def test_resuming_at_any_epoch_equals_never_stopping(tmp_path, stop_after):
 
 
 def test_checkpoints_have_plain_names_and_hold_tensors_and_plain_types(tmp_path):
-    tiny.trainer(tmp_path, 3).fit(tiny.task(), tiny.data())
+    tiny.trainer(tmp_path, 3).fit(tiny.module(), tiny.data())
     folder = tmp_path / "checkpoints"
     names = {path.name for path in folder.iterdir()}
     assert {"best.ckpt", "last.ckpt", "epoch_002.ckpt"} <= names
@@ -166,7 +166,7 @@ def test_checkpoints_have_plain_names_and_hold_tensors_and_plain_types(tmp_path)
 def test_every_epoch_sees_every_training_sample_once_in_another_order(tmp_path):
     watch = Watch()
     data = tiny.data()
-    tiny.trainer(tmp_path, 2, [watch]).fit(tiny.task(), data)
+    tiny.trainer(tmp_path, 2, [watch]).fit(tiny.module(), data)
     orders = [[i for batch in watch.batches[epoch] for i in batch] for epoch in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1]) == data.rows("train").tolist()
     assert orders[0] != orders[1]
@@ -174,20 +174,20 @@ def test_every_epoch_sees_every_training_sample_once_in_another_order(tmp_path):
 
 def test_learns_both_kinds_of_labels_with_some_unknown(tmp_path):
     for kind in ("multilabel", "multiclass"):
-        task = tiny.task(kind=kind)
+        task = tiny.module(kind=kind)
         trainer = tiny.trainer(tmp_path / kind, 6)
         trainer.fit(task, tiny.data(kind=kind, unknown=0.3))
         assert trainer.callback_metrics["val/auroc"] > 0.8
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place_and_ways_out(tmp_path):
-    task = tiny.task(lr=1e30)
+    task = tiny.module(lr=1e30)
     with pytest.raises(FinetuneError, match=r"loss is nan in epoch \d+, batch \d+. Lower optimizer.lr"):
         tiny.trainer(tmp_path, 3).fit(task, tiny.data())
 
 
 def test_groups_cover_every_parameter_once_and_spare_norms_and_biases():
-    network = tiny.task().network
+    network = tiny.module().network
     groups = parameter_groups(network.parts(), 0.1)
     ids = [id(p) for g in groups for p in g["params"]]
     assert sorted(ids) == sorted(id(p) for p in network.parameters())

@@ -13,37 +13,38 @@ from finetune.losses import auto
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
+from finetune.tasks.classification.objective import ClassObjective
 from finetune.training.callbacks import Checkpoint, MetricsTable
-from finetune.training.module import Classification
+from finetune.training.module import FineTuning
 from finetune.training.schedules import Cosine
 
 SIZE = 16
 
 
-class Pictures:
-    """Decoded pictures in memory, as the cache gives them."""
+class Images:
+    """Decoded images in memory, as the cache gives them."""
 
-    def __init__(self, pictures: np.ndarray):
-        self.pictures, self.bad = pictures, {}
-        self.sizes = np.tile(pictures.shape[1:3], (len(pictures), 1))
+    def __init__(self, images: np.ndarray):
+        self.images, self.bad = images, {}
+        self.sizes = np.tile(images.shape[1:3], (len(images), 1))
 
     def __getitem__(self, row: int) -> np.ndarray:
-        return self.pictures[row]
+        return self.images[row]
 
     def take(self, rows) -> np.ndarray:
-        return self.pictures[np.asarray(rows)]
+        return self.images[np.asarray(rows)]
 
 
-def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[SampleTable, Pictures]:
+def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[SampleTable, Images]:
     """Gray noise, brighter on the left (class a) or at the top (class b)."""
     rng = np.random.default_rng(0)
     target = rng.integers(0, 2, (n, 2)).astype(float)
     if kind == "multiclass":
         target[:, 1] = 1 - target[:, 0]
-    pictures = rng.integers(0, 120, (n, SIZE, SIZE)).astype(np.uint8)
-    pictures[target[:, 0] == 1, :, : SIZE // 2] += 100
+    images = rng.integers(0, 120, (n, SIZE, SIZE)).astype(np.uint8)
+    images[target[:, 0] == 1, :, : SIZE // 2] += 100
     if kind == "multilabel":
-        pictures[target[:, 1] == 1, : SIZE // 2] += 30
+        images[target[:, 1] == 1, : SIZE // 2] += 30
         target[rng.random(target.shape) < unknown] = np.nan
     frame = pd.DataFrame(
         {
@@ -55,18 +56,18 @@ def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[
         }
     )
     made = SampleTable(frame, ["a", "b"], kind, Path(), "tiny", [], True, [])
-    return made, Pictures(pictures)
+    return made, Images(images)
 
 
 def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageData:
-    made, pictures = table(n, **options)
+    made, images = table(n, **options)
     preprocessing = Preprocessing(image_size=SIZE, in_channels=1, mean=(0.5,), std=(0.25,))
-    return ImageData(made, pictures, preprocessing, augment, batch_size=batch_size)
+    return ImageData(made, images, preprocessing, augment, batch_size=batch_size)
 
 
-def task(
+def module(
     plan: Plan | None = None, schedule=None, lr: float = 1e-2, dropout: float = 0.2, optimizer=None, **options
-) -> Classification:
+) -> FineTuning:
     torch.manual_seed(0)
     network = NetworkSpec("resnet20_cifar", 2, in_channels=1, head_options={"dropout": dropout}).build()
     kind = options.pop("kind", "multilabel")
@@ -74,13 +75,12 @@ def task(
     def adamw(groups):
         return torch.optim.AdamW(groups, lr=lr, weight_decay=0.1)
 
-    return Classification(
+    return FineTuning(
         network,
-        auto(kind),
+        ClassObjective(auto(kind)),
         optimizer or adamw,
         schedule or Cosine(),
         plan or Plan(),
-        classes=["a", "b"],
         config={"x": [1]},
         **options,
     )

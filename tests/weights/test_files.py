@@ -96,13 +96,13 @@ def test_files_that_are_missing_damaged_or_of_another_kind_are_said_to_be(tmp_pa
     (tmp_path / "text.pth").write_text("<html>not found</html>")
     (tmp_path / "none.pth").write_bytes(b"")
     (tmp_path / "cut.safetensors").write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{}")
-    (tmp_path / "picture.png").write_bytes(b"png")
+    (tmp_path / "image.png").write_bytes(b"png")
     for name, message in {
         "cut.pth": "cannot be read",
         "text.pth": "is not opened|cannot be read",
         "none.pth": "cannot be read",
         "cut.safetensors": "cannot be read as safetensors",
-        "picture.png": "not a kind of weight file",
+        "image.png": "not a kind of weight file",
         "missing.pth": "does not exist",
         ".": "is a folder",
     }.items():

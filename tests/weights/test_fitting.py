@@ -26,7 +26,7 @@ def account_for(tensors, report):
     """No key of the file goes unmentioned, and none of the network."""
     assert len(report.used) + len(report.dropped) == len(tensors)
     assert set(report.dropped) <= set(tensors)
-    assert sorted(report.used + report.fresh) == sorted(NAMES)
+    assert sorted(report.used + report.random_init) == sorted(NAMES)
     assert set(report.adapted) <= set(report.used)
 
 
@@ -40,7 +40,7 @@ def test_any_prefix_and_order_fits(prefix, order, counters):
     assert report.prefix == prefix
     assert all(torch.equal(state[name], STATE[name]) for name in NAMES)
     assert report.dropped == report.adapted == []
-    assert all(name.endswith("num_batches_tracked") for name in report.fresh)
+    assert all(name.endswith("num_batches_tracked") for name in report.random_init)
     account_for(tensors, report)
 
 
@@ -91,14 +91,14 @@ def test_a_classifier_of_another_size_is_dropped_and_stays_as_it_was():
     net = build("resnet20_cifar", num_classes=3)
     state, report = fit({f"module.{name}": value for name, value in STATE.items()}, net)
     assert report.dropped == ["module.fc.weight", "module.fc.bias"]
-    assert report.fresh == ["fc.weight", "fc.bias"]
+    assert report.random_init == ["fc.weight", "fc.bias"]
     assert torch.equal(state["fc.weight"], net.fc.weight)
 
     _, report = fit(STATE, build("resnet20_cifar", num_classes=0))
     assert report.dropped == ["fc.weight", "fc.bias"]
     headless = {name: value for name, value in STATE.items() if not name.startswith("fc.")}
     _, report = fit(headless, NET)
-    assert report.fresh == ["fc.weight", "fc.bias"]
+    assert report.random_init == ["fc.weight", "fc.bias"]
 
 
 def test_profilers_counts_are_dropped_by_name():
@@ -167,7 +167,7 @@ def test_of_every_layout_the_classifier_is_dropped_by_name_where_only_the_backbo
         theirs[prefix + key] = value
     net = fresh_backbone(name)
     state, report = fit(theirs, net)
-    assert (report.prefix, report.layout, report.fresh) == (prefix, layout, [])
+    assert (report.prefix, report.layout, report.random_init) == (prefix, layout, [])
     assert [key.removeprefix(prefix).partition(".")[2] for key in report.dropped] == ["weight", "bias"]
     assert len(report.used) + 2 == len(theirs)
     assert all(torch.equal(value, whole.state_dict()[key]) for key, value in state.items())
@@ -215,7 +215,7 @@ def test_names_of_the_published_cifar_densenets(shared_data):
     tensors = read_tensors(shared_data / "weights" / "densenet_bc_100_12_cifar100.pth.tar")
     state, report = fit(tensors, net)
     assert report.layout == "densenet_cifar"
-    assert (report.dropped, report.fresh) == (["fc.weight", "fc.bias"], ["classifier.weight", "classifier.bias"])
+    assert (report.dropped, report.random_init) == (["fc.weight", "fc.bias"], ["classifier.weight", "classifier.bias"])
     assert torch.equal(state["features.denseblock2.denselayer16.norm2.bias"], tensors["block2.layer.15.bn2.bias"])
     assert torch.equal(state["features.transition1.conv.weight"], tensors["trans1.conv1.weight"])
 

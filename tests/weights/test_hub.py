@@ -67,7 +67,7 @@ def test_a_cached_file_is_used_without_a_question(cache, no_network, how):
     report = load_into(net, "resnet18", how)
     assert all(torch.equal(value, theirs.state_dict()[key]) for key, value in net.state_dict().items())
     assert (report.sha256, report.tag, report.licence) == (digest, "a1_in1k", "apache-2.0")
-    assert (report.dropped, report.adapted, report.fresh) == ([], [], [])
+    assert (report.dropped, report.adapted, report.random_init) == ([], [], [])
     preprocessing = report.preprocessing
     assert (preprocessing.image_size, preprocessing.interpolation) == (224, "bicubic")
     assert (preprocessing.fit, preprocessing.crop_fraction) == ("crop", 0.95)
@@ -82,7 +82,7 @@ def test_gray_images_and_few_classes_from_published_weights(cache, no_network):
     report = load_into(net, "resnet18", "tv_in1k", mean=(0.5,))
     assert torch.equal(net.conv1.weight, theirs.conv1.weight.sum(1, keepdim=True))
     assert (sorted(report.dropped), report.adapted) == (["fc.bias", "fc.weight"], ["conv1.weight"])
-    assert report.fresh == ["fc.weight", "fc.bias"]
+    assert report.random_init == ["fc.weight", "fc.bias"]
     assert report.preprocessing.mean == (0.5,)  # what the caller knows better
     assert report.preprocessing.std == pytest.approx(((0.229 + 0.224 + 0.225) / 3,))
     assert report.licence == "bsd-3-clause"

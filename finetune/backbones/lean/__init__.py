@@ -94,8 +94,8 @@ def run_unit(modules: list[nn.Module], x: Tensor, memory: str) -> Tensor:
         return in_order(modules, x)
     observed: Observed = {}
     y = apply_step(step, channels_last(x.to(autocast_dtype(x))), params, observed)
-    for place, stats in observed.items():
-        update_running(norms[place], stats)
+    for number, stats in observed.items():
+        update_running(norms[number], stats)
     return y
 
 

@@ -51,7 +51,7 @@ class Assembler:
         """Modules in order. A norm includes the ReLU after it, a widening 1x1 convolution the norm after it."""
         chained: list[Step[Any, Any]] = []
         params: list[Params] = []
-        keep: list[bool] = []
+        save_output: list[bool] = []
         row = open_unhooked(modules)
         for module, following in zip(row, [*row[1:], None], strict=True):
             if isinstance(module, nn.ReLU) and chained and isinstance(norm := chained[-1], Norm) and norm.relu:
@@ -61,7 +61,7 @@ class Assembler:
             if isinstance(module, nn.BatchNorm2d):
                 relu = isinstance(following, nn.ReLU) and not hooked(following)
                 step, step_params = self.norm(module, relu)
-                if chained and isinstance(conv := chained[-1], Conv) and conv.widens and not (relu or keep[-1]):
+                if chained and isinstance(conv := chained[-1], Conv) and conv.widens and not (relu or save_output[-1]):
                     chained[-1] = Projection(conv, step)
                     params[-1] = ProjectionParams(ConvParams(*params[-1]), step_params)
                     continue
@@ -69,9 +69,9 @@ class Assembler:
                 step, step_params = self.step(module)
             chained.append(step)
             params.append(step_params)
-            keep.append(isinstance(module, nn.Conv2d) and self.expensive_to_recompute(module))
-        keep[-1] = False  # the last output is kept by the step that reads it
-        return Chain(tuple(chained), tuple(keep)), tuple(params)
+            save_output.append(isinstance(module, nn.Conv2d) and self.expensive_to_recompute(module))
+        save_output[-1] = False  # the last output is kept by the step that reads it
+        return Chain(tuple(chained), tuple(save_output)), tuple(params)
 
     def expensive_to_recompute(self, conv: nn.Conv2d) -> bool:
         """Whether a convolution's output is kept: of a 3x3 always, of a 1x1 only by `lean`, and only where it is narrow
@@ -131,7 +131,7 @@ class Assembler:
 
     def dense_block(self, block: DenseBlock) -> tuple[DenseBlockStep, tuple[DenseLayerParams, ...]]:
         layers, params = zip(*(self.dense_layer(layer) for layer in block.values()), strict=True)
-        return DenseBlockStep(layers, keep_bottleneck=self.memory == "lean"), params
+        return DenseBlockStep(layers, save_bottleneck=self.memory == "lean"), params
 
     def dense_layer(self, layer: nn.Module) -> tuple[DenseLayerStep, DenseLayerParams]:
         check_without_hook(layer)

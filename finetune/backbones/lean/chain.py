@@ -16,7 +16,7 @@ from finetune.backbones.lean.trees import any_needed, need_input_grad, tree_of_n
 Params = tuple[Any, ...]
 
 
-class LinkKept(NamedTuple):
+class LinkSaved(NamedTuple):
     """What a chain keeps of one step: what the step itself keeps, and its output, if that is kept."""
 
     step: tuple[Any, ...]
@@ -24,11 +24,11 @@ class LinkKept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Chain(Step[Params, tuple[LinkKept, ...]]):
-    """Steps in order. `keep[i]`: the output of step i is kept. params: those of each step."""
+class Chain(Step[Params, tuple[LinkSaved, ...]]):
+    """Steps in order. `save_output[i]`: the output of step i is saved. params: those of each step."""
 
     steps: tuple[Step[Any, Any], ...]
-    keep: tuple[bool, ...]
+    save_output: tuple[bool, ...]
 
     @property
     def needs_output(self) -> bool:  # type: ignore[override]
@@ -36,21 +36,21 @@ class Chain(Step[Params, tuple[LinkKept, ...]]):
 
     def forward(
         self, x: Tensor, params: Params, observed: Observed, residual: ResidualSum | None = None
-    ) -> tuple[Tensor, tuple[LinkKept, ...]]:
-        kept: list[LinkKept] = []
-        for step, step_params, keep in zip(self.steps, params, self.keep, strict=True):
-            x, step_kept = step.forward(x, step_params, observed, residual if step is self.steps[-1] else None)
-            kept.append(LinkKept(step_kept, x if keep else None))
-        return x, tuple(kept)
+    ) -> tuple[Tensor, tuple[LinkSaved, ...]]:
+        saved: list[LinkSaved] = []
+        for step, step_params, save_output in zip(self.steps, params, self.save_output, strict=True):
+            x, step_saved = step.forward(x, step_params, observed, residual if step is self.steps[-1] else None)
+            saved.append(LinkSaved(step_saved, x if save_output else None))
+        return x, tuple(saved)
 
     def replay(
-        self, x: Tensor, params: Params, kept: tuple[LinkKept, ...], residual: ResidualSum | None = None
+        self, x: Tensor, params: Params, saved: tuple[LinkSaved, ...], residual: ResidualSum | None = None
     ) -> Tensor:
         first, last = self.segments()[-1]
-        x = self.segment_input(first, x, kept)
+        x = self.segment_input(first, x, saved)
         for i in range(first, last):
-            x = self.steps[i].replay(x, params[i], kept[i].step)
-        return self.steps[last].replay(x, params[last], kept[last].step, residual)
+            x = self.steps[i].replay(x, params[i], saved[i].step)
+        return self.steps[last].replay(x, params[last], saved[last].step, residual)
 
     def backward(
         self,
@@ -58,7 +58,7 @@ class Chain(Step[Params, tuple[LinkKept, ...]]):
         x: Tensor,
         y: Tensor | None,
         params: Params,
-        kept: tuple[LinkKept, ...],
+        saved: tuple[LinkSaved, ...],
         needs_x: bool,
         needs: Params,
     ) -> tuple[Tensor | None, Params]:
@@ -68,27 +68,27 @@ class Chain(Step[Params, tuple[LinkKept, ...]]):
         for first, last in reversed(self.segments()):
             if dx is None or not needs_input[last + 1]:
                 return None, tuple(grads)
-            inputs = [self.segment_input(first, x, kept)]  # of the steps from `first` on
+            inputs = [self.segment_input(first, x, saved)]  # of the steps from `first` on
             for i in range(first, last):
-                inputs.append(self.steps[i].replay(inputs[-1], params[i], kept[i].step))
-            y = y if last == len(self.steps) - 1 else kept[last].output
+                inputs.append(self.steps[i].replay(inputs[-1], params[i], saved[i].step))
+            y = y if last == len(self.steps) - 1 else saved[last].output
             for i in range(last, first - 1, -1):
                 if dx is None or not needs_input[i + 1]:
                     return None, tuple(grads)
                 dx, grads[i] = self.steps[i].backward(
-                    dx, inputs[-1], y, params[i], kept[i].step, needs_input[i], needs[i]
+                    dx, inputs[-1], y, params[i], saved[i].step, needs_input[i], needs[i]
                 )
                 y = inputs.pop()
         return dx, tuple(grads)
 
     def segments(self) -> list[tuple[int, int]]:
         """(first, last) step of each segment; it begins at x or at a kept map."""
-        starts = [0] + [i + 1 for i, keep in enumerate(self.keep[:-1]) if keep]
+        starts = [0] + [i + 1 for i, save_output in enumerate(self.save_output[:-1]) if save_output]
         return list(zip(starts, [s - 1 for s in starts[1:]] + [len(self.steps) - 1], strict=True))
 
     @staticmethod
-    def segment_input(first: int, x: Tensor, kept: tuple[LinkKept, ...]) -> Tensor:
-        return x if first == 0 else kept[first - 1].output
+    def segment_input(first: int, x: Tensor, saved: tuple[LinkSaved, ...]) -> Tensor:
+        return x if first == 0 else saved[first - 1].output
 
 
 class ResidualParams(NamedTuple):
@@ -97,14 +97,14 @@ class ResidualParams(NamedTuple):
     shortcut: Params
 
 
-class ResidualKept(NamedTuple):
-    before: tuple[LinkKept, ...]
-    main: tuple[LinkKept, ...]
-    shortcut: tuple[LinkKept, ...]
+class ResidualSaved(NamedTuple):
+    before: tuple[LinkSaved, ...]
+    main: tuple[LinkSaved, ...]
+    shortcut: tuple[LinkSaved, ...]
 
 
 @dataclass(frozen=True)
-class Residual(Step[ResidualParams, ResidualKept]):
+class Residual(Step[ResidualParams, ResidualSaved]):
     """y = main(before(x)) + shortcut, with a ReLU after the sum if `relu`.
 
     `before` is the norm at the beginning of a pre-activation block. A shortcut with a convolution reads its output; an
@@ -122,26 +122,26 @@ class Residual(Step[ResidualParams, ResidualKept]):
 
     def forward(
         self, x: Tensor, params: ResidualParams, observed: Observed, residual: ResidualSum | None = None
-    ) -> tuple[Tensor, ResidualKept]:
+    ) -> tuple[Tensor, ResidualSaved]:
         assert residual is None
-        kept = ResidualKept((), (), ())
+        saved = ResidualSaved((), (), ())
         inner = added = x
         if self.before is not None:
-            inner, before_kept = self.before.forward(x, params.before, observed)
-            kept = kept._replace(before=before_kept)
+            inner, before_saved = self.before.forward(x, params.before, observed)
+            saved = saved._replace(before=before_saved)
         if self.shortcut is not None:
-            added, shortcut_kept = self.shortcut.forward(inner, params.shortcut, observed)
-            kept = kept._replace(shortcut=shortcut_kept)
-        y, main_kept = self.main.forward(inner, params.main, observed, ResidualSum(added, self.relu))
-        return y, kept._replace(main=main_kept)
+            added, shortcut_saved = self.shortcut.forward(inner, params.shortcut, observed)
+            saved = saved._replace(shortcut=shortcut_saved)
+        y, main_saved = self.main.forward(inner, params.main, observed, ResidualSum(added, self.relu))
+        return y, saved._replace(main=main_saved)
 
     def replay(
-        self, x: Tensor, params: ResidualParams, kept: ResidualKept, residual: ResidualSum | None = None
+        self, x: Tensor, params: ResidualParams, saved: ResidualSaved, residual: ResidualSum | None = None
     ) -> Tensor:
         assert residual is None
-        inner = x if self.before is None else self.before.replay(x, params.before, kept.before)
-        added = x if self.shortcut is None else self.shortcut.replay(inner, params.shortcut, kept.shortcut)
-        return self.main.replay(inner, params.main, kept.main, ResidualSum(added, self.relu))
+        inner = x if self.before is None else self.before.replay(x, params.before, saved.before)
+        added = x if self.shortcut is None else self.shortcut.replay(inner, params.shortcut, saved.shortcut)
+        return self.main.replay(inner, params.main, saved.main, ResidualSum(added, self.relu))
 
     def backward(
         self,
@@ -149,24 +149,26 @@ class Residual(Step[ResidualParams, ResidualKept]):
         x: Tensor,
         y: Tensor | None,
         params: ResidualParams,
-        kept: ResidualKept,
+        saved: ResidualSaved,
         needs_x: bool,
         needs: ResidualParams,
     ) -> tuple[Tensor | None, ResidualParams]:
         if self.relu:
             dy = aten.threshold_backward(dy, y, 0)
-        inner = x if self.before is None else self.before.replay(x, params.before, kept.before)
+        inner = x if self.before is None else self.before.replay(x, params.before, saved.before)
         needs_inner = needs_x or any_needed(needs.before)
         before_grads, _, shortcut_grads = tree_of_none(params)
-        dinner, main_grads = self.main.backward(dy, inner, None, params.main, kept.main, needs_inner, needs.main)
+        dinner, main_grads = self.main.backward(dy, inner, None, params.main, saved.main, needs_inner, needs.main)
         if self.shortcut is not None:
             term, shortcut_grads = self.shortcut.backward(
-                dy, inner, None, params.shortcut, kept.shortcut, needs_inner, needs.shortcut
+                dy, inner, None, params.shortcut, saved.shortcut, needs_inner, needs.shortcut
             )
             dinner = add(dinner, term)
         dx = dinner
         if self.before is not None and dinner is not None:
-            dx, before_grads = self.before.backward(dinner, x, inner, params.before, kept.before, needs_x, needs.before)
+            dx, before_grads = self.before.backward(
+                dinner, x, inner, params.before, saved.before, needs_x, needs.before
+            )
         if self.shortcut is None and needs_x:
             dx = add(dx, dy)
         return dx, ResidualParams(before_grads, main_grads, shortcut_grads)

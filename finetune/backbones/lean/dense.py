@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.backbones.lean.chain import Chain, LinkKept
-from finetune.backbones.lean.steps import Leaf, Norm, NormKept, NormParams, Observed, ResidualSum, Step
+from finetune.backbones.lean.chain import Chain, LinkSaved
+from finetune.backbones.lean.steps import Leaf, Norm, NormParams, NormSaved, Observed, ResidualSum, Step
 from finetune.backbones.lean.trees import any_needed, need_input_grad, tree_of_none
 from finetune.backbones.maps import Normalisation, as_map, as_rows, tiles
 from finetune.backbones.norms import ReaderSums, Statistics, normalise, statistics
@@ -33,15 +33,15 @@ class DenseLayerParams(NamedTuple):
     rest: tuple[Any, ...]
 
 
-class DenseLayerKept(NamedTuple):
-    rest: tuple[LinkKept, ...]
+class DenseLayerSaved(NamedTuple):
+    rest: tuple[LinkSaved, ...]
     bottleneck_output: Leaf
 
 
-class DenseBlockKept(NamedTuple):
+class DenseBlockSaved(NamedTuple):
     mean: Leaf  # of every column of the buffer, (C + layers * growth,), and so the next
     var: Leaf
-    layers: tuple[DenseLayerKept, ...]
+    layers: tuple[DenseLayerSaved, ...]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Buffer:
 
     def normalisation(self, norm: Norm, params: NormParams, columns: int) -> Normalisation:
         """What `norm` does to the first columns."""
-        return norm.normalisation(params, NormKept(self.mean[:columns], self.var[:columns]))
+        return norm.normalisation(params, NormSaved(self.mean[:columns], self.var[:columns]))
 
 
 class BufferGradient:
@@ -96,15 +96,15 @@ class BufferGradient:
 
 
 @dataclass(frozen=True)
-class DenseBlockStep(Step[tuple[DenseLayerParams, ...], DenseBlockKept]):
+class DenseBlockStep(Step[tuple[DenseLayerParams, ...], DenseBlockSaved]):
     """x (N, C, H, W) -> (N, C + layers * growth, H, W). params: those of each layer.
 
-    With `keep_bottleneck` the outputs of the 1x1 convolutions are kept, otherwise they are computed again. Backward
+    With `save_bottleneck` the outputs of the 1x1 convolutions are kept, otherwise they are computed again. Backward
     also reads the block's output: it is the buffer.
     """
 
     layers: tuple[DenseLayerStep, ...]
-    keep_bottleneck: bool
+    save_bottleneck: bool
 
     needs_input = False
     needs_output = True
@@ -115,21 +115,21 @@ class DenseBlockStep(Step[tuple[DenseLayerParams, ...], DenseBlockKept]):
         params: tuple[DenseLayerParams, ...],
         observed: Observed,
         residual: ResidualSum | None = None,
-    ) -> tuple[Tensor, DenseBlockKept]:
+    ) -> tuple[Tensor, DenseBlockSaved]:
         assert residual is None
         buffer = Buffer.empty(x, x.shape[1] + sum(layer.growth for layer in self.layers))
         columns = buffer.write(0, x)
-        layers_kept: list[DenseLayerKept] = []
+        layers_saved: list[DenseLayerSaved] = []
         for layer, layer_params in zip(self.layers, params, strict=True):
             if not layer.read.frozen:
                 stats = Statistics(buffer.mean[:columns], buffer.var[:columns], len(buffer.rows))
-                observed[layer.read.place] = stats
+                observed[layer.read.number] = stats
             inner = read(layer, buffer, columns, layer_params)
-            new, rest_kept = layer.rest.forward(inner, layer_params.rest, observed)
-            keep = layer.bottleneck and self.keep_bottleneck
-            layers_kept.append(DenseLayerKept(rest_kept, inner if keep else None))
+            new, rest_saved = layer.rest.forward(inner, layer_params.rest, observed)
+            save_inner = layer.bottleneck and self.save_bottleneck
+            layers_saved.append(DenseLayerSaved(rest_saved, inner if save_inner else None))
             columns = buffer.write(columns, new)
-        return buffer.map, DenseBlockKept(buffer.mean, buffer.var, tuple(layers_kept))
+        return buffer.map, DenseBlockSaved(buffer.mean, buffer.var, tuple(layers_saved))
 
     def backward(
         self,
@@ -137,12 +137,12 @@ class DenseBlockStep(Step[tuple[DenseLayerParams, ...], DenseBlockKept]):
         x: Tensor,
         y: Tensor | None,
         params: tuple[DenseLayerParams, ...],
-        kept: DenseBlockKept,
+        saved: DenseBlockSaved,
         needs_x: bool,
         needs: tuple[DenseLayerParams, ...],
     ) -> tuple[Tensor | None, tuple[DenseLayerParams, ...]]:
         assert y is not None
-        buffer = Buffer(y, kept.mean, kept.var)
+        buffer = Buffer(y, saved.mean, saved.var)
         gradient = BufferGradient(buffer, dy)
         grads = list(tree_of_none(params))
         needs_input = need_input_grad(needs_x, needs)
@@ -150,15 +150,15 @@ class DenseBlockStep(Step[tuple[DenseLayerParams, ...], DenseBlockKept]):
         for i in range(len(self.layers) - 1, -1, -1):
             if not needs_input[i + 1]:
                 return None, tuple(grads)
-            layer, layer_params, layer_kept, layer_needs = self.layers[i], params[i], kept.layers[i], needs[i]
+            layer, layer_params, layer_saved, layer_needs = self.layers[i], params[i], saved.layers[i], needs[i]
             columns -= layer.growth
             dnew = gradient.columns(columns, columns + layer.growth)
-            inner = layer_kept.bottleneck_output
+            inner = layer_saved.bottleneck_output
             if inner is None:
                 inner = read(layer, buffer, columns, layer_params)
             needs_inner = needs_input[i] or any_needed((layer_needs.read, layer_needs.bottleneck))
             dinner, rest_grads = layer.rest.backward(
-                dnew, inner, None, layer_params.rest, layer_kept.rest, needs_inner, layer_needs.rest
+                dnew, inner, None, layer_params.rest, layer_saved.rest, needs_inner, layer_needs.rest
             )
             grads[i] = grads[i]._replace(rest=rest_grads)
             if dinner is None:

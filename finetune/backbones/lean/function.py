@@ -30,24 +30,24 @@ class Lean(torch.autograd.Function):
         *leaves: Tensor | None,
     ) -> Tensor:
         with without_autocast(x.device):
-            y, kept = step.forward(x, tree_unflatten(structure, iter(leaves)), observed)
+            y, saved = step.forward(x, tree_unflatten(structure, iter(leaves)), observed)
         y = channels_last(y)  # no copy where operators keep the layout; otherwise the next function would keep a copy
         ctx.save_for_backward(
-            x if step.needs_input else None, y if step.needs_output else None, *leaves, *tree_flatten(kept)
+            x if step.needs_input else None, y if step.needs_output else None, *leaves, *tree_flatten(saved)
         )
-        ctx.step, ctx.params_structure, ctx.kept_structure = step, structure, tree_of_none(kept)
+        ctx.step, ctx.params_structure, ctx.saved_structure = step, structure, tree_of_none(saved)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *leaves = ctx.saved_tensors
-        saved = iter(leaves)
-        params, kept = tree_unflatten(ctx.params_structure, saved), tree_unflatten(ctx.kept_structure, saved)
+        remaining = iter(leaves)
+        params, saved = tree_unflatten(ctx.params_structure, remaining), tree_unflatten(ctx.saved_structure, remaining)
         needs_x, _, _, _, *needs_leaves = ctx.needs_input_grad
         needs = tree_unflatten(ctx.params_structure, iter(needs_leaves))
         with without_autocast(dy.device):
-            dx, grads = ctx.step.backward(channels_last(dy), x, y, params, kept, needs_x, needs)
+            dx, grads = ctx.step.backward(channels_last(dy), x, y, params, saved, needs_x, needs)
         return dx, None, None, None, *tree_flatten(grads)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.backbones.lean.steps import Conv, ConvParams, Norm, NormKept, NormParams, Observed, ResidualSum, Step
+from finetune.backbones.lean.steps import Conv, ConvParams, Norm, NormParams, NormSaved, Observed, ResidualSum, Step
 from finetune.backbones.maps import as_map, as_rows
 
 
@@ -16,7 +16,7 @@ class ProjectionParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Projection(Step[ProjectionParams, NormKept]):
+class Projection(Step[ProjectionParams, NormSaved]):
     """A widening 1x1 convolution and its batch norm, without the wide map between the two in backward.
 
     The convolution's output y = W x is linear in x, so whatever the norm's derivative needs of y can be computed from
@@ -37,15 +37,15 @@ class Projection(Step[ProjectionParams, NormKept]):
 
     def forward(
         self, x: Tensor, params: ProjectionParams, observed: Observed, residual: ResidualSum | None = None
-    ) -> tuple[Tensor, NormKept]:
+    ) -> tuple[Tensor, NormSaved]:
         y = self.conv.replay(x, params.conv)
-        kept = self.norm.observe(y, observed)
-        return self.norm.replay(y, params.norm, kept, residual, inplace=True), kept
+        saved = self.norm.observe(y, observed)
+        return self.norm.replay(y, params.norm, saved, residual, inplace=True), saved
 
     def replay(
-        self, x: Tensor, params: ProjectionParams, kept: NormKept, residual: ResidualSum | None = None
+        self, x: Tensor, params: ProjectionParams, saved: NormSaved, residual: ResidualSum | None = None
     ) -> Tensor:
-        return self.norm.replay(self.conv.replay(x, params.conv), params.norm, kept, residual, inplace=True)
+        return self.norm.replay(self.conv.replay(x, params.conv), params.norm, saved, residual, inplace=True)
 
     def backward(
         self,
@@ -53,16 +53,16 @@ class Projection(Step[ProjectionParams, NormKept]):
         x: Tensor,
         y: Tensor | None,
         params: ProjectionParams,
-        kept: NormKept,
+        saved: NormSaved,
         needs_x: bool,
         needs: ProjectionParams,
     ) -> tuple[Tensor | None, ProjectionParams]:
         pixels, wide = dy.numel() // dy.shape[1], dy.shape[1]
         too_small_to_pay, too_coarse_to_sum = pixels < 16 * wide, torch.finfo(x.dtype).bits < 32
         if too_small_to_pay or too_coarse_to_sum:
-            return self.backward_from_wide_map(dy, x, params, kept, needs_x, needs)
+            return self.backward_from_wide_map(dy, x, params, saved, needs_x, needs)
         weight = params.conv.weight
-        norm = self.norm.normalisation(params.norm, kept)
+        norm = self.norm.normalisation(params.norm, saved)
         rstd = norm.rstd()
         narrow = self.conv.strided(x)
         d, rows = as_rows(dy), as_rows(narrow)  # (M, wide), (M, narrow)
@@ -95,13 +95,13 @@ class Projection(Step[ProjectionParams, NormKept]):
         dy: Tensor,
         x: Tensor,
         params: ProjectionParams,
-        kept: NormKept,
+        saved: NormSaved,
         needs_x: bool,
         needs: ProjectionParams,
     ) -> tuple[Tensor | None, ProjectionParams]:
         """With the wide map computed again."""
         wide = self.conv.replay(x, params.conv)
-        dwide, norm_grads = self.norm.norm_backward(dy, wide, None, params.norm, kept, True, inplace=True)
+        dwide, norm_grads = self.norm.norm_backward(dy, wide, None, params.norm, saved, True, inplace=True)
         assert dwide is not None
         dx, conv_grads = self.conv.backward(dwide, x, None, params.conv, (), needs_x, needs.conv)
         return dx, ProjectionParams(conv_grads, norm_grads)

@@ -21,7 +21,7 @@ Leaf = Any
 Nothing = tuple[()]
 """The tree of a step without parameters, or that keeps nothing."""
 Observed = dict[int, Statistics]
-"""The batch statistics of the norms in train mode, by their `place`."""
+"""The batch statistics of the norms in train mode, by their `number`."""
 P = TypeVar("P", bound=tuple[Any, ...])
 K = TypeVar("K", bound=tuple[Any, ...])
 
@@ -50,15 +50,15 @@ class Step(Generic[P, K]):
     def forward(
         self, x: Tensor, params: P, observed: Observed, residual: ResidualSum | None = None
     ) -> tuple[Tensor, K]:
-        """(y, kept)."""
+        """(y, saved)."""
         raise NotImplementedError
 
-    def replay(self, x: Tensor, params: P, kept: K, residual: ResidualSum | None = None) -> Tensor:
+    def replay(self, x: Tensor, params: P, saved: K, residual: ResidualSum | None = None) -> Tensor:
         """The y of `forward` again."""
         raise NotImplementedError
 
     def backward(
-        self, dy: Tensor, x: Tensor, y: Tensor | None, params: P, kept: K, needs_x: bool, needs: P
+        self, dy: Tensor, x: Tensor, y: Tensor | None, params: P, saved: K, needs_x: bool, needs: P
     ) -> tuple[Tensor | None, P]:
         """(dL/dx, dL/dparams). dy stays unchanged, and dL/dx is a new tensor. `needs`: which of `params` are needed."""
         raise NotImplementedError
@@ -89,7 +89,7 @@ class Conv(StatelessStep[ConvParams]):
     widens: bool
     """Whether it is such a product and has at least twice as many output channels as input channels."""
 
-    def replay(self, x: Tensor, params: ConvParams, kept: Nothing = (), residual: ResidualSum | None = None) -> Tensor:
+    def replay(self, x: Tensor, params: ConvParams, saved: Nothing = (), residual: ResidualSum | None = None) -> Tensor:
         weight = params.weight.to(x.dtype)
         bias = None if params.bias is None else params.bias.to(x.dtype)
         if self.multiplies(x):
@@ -105,7 +105,7 @@ class Conv(StatelessStep[ConvParams]):
         x: Tensor,
         y: Tensor | None,
         params: ConvParams,
-        kept: Nothing,
+        saved: Nothing,
         needs_x: bool,
         needs: ConvParams,
     ) -> tuple[Tensor | None, ConvParams]:
@@ -150,7 +150,7 @@ class NormParams(NamedTuple):
     var: Leaf = None
 
 
-class NormKept(NamedTuple):
+class NormSaved(NamedTuple):
     """The batch statistics of a norm in train mode; None in eval mode."""
 
     mean: Leaf
@@ -158,10 +158,10 @@ class NormKept(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Norm(Step[NormParams, NormKept]):
+class Norm(Step[NormParams, NormSaved]):
     """Batch norm, and the ReLU that follows it."""
 
-    place: int
+    number: int
     """Number of the norm among those of the unit."""
     eps: float
     relu: bool
@@ -170,32 +170,32 @@ class Norm(Step[NormParams, NormKept]):
 
     def forward(
         self, x: Tensor, params: NormParams, observed: Observed, residual: ResidualSum | None = None
-    ) -> tuple[Tensor, NormKept]:
-        kept = self.observe(x, observed)
-        return self.replay(x, params, kept, residual), kept
+    ) -> tuple[Tensor, NormSaved]:
+        saved = self.observe(x, observed)
+        return self.replay(x, params, saved, residual), saved
 
-    def observe(self, x: Tensor, observed: Observed) -> NormKept:
+    def observe(self, x: Tensor, observed: Observed) -> NormSaved:
         """Take the batch statistics of x, if the norm is in train mode."""
         if self.frozen:
-            return NormKept(None, None)
-        stats = observed[self.place] = statistics(as_rows(x))
-        return NormKept(stats.mean, stats.var)
+            return NormSaved(None, None)
+        stats = observed[self.number] = statistics(as_rows(x))
+        return NormSaved(stats.mean, stats.var)
 
-    def normalisation(self, params: NormParams, kept: NormKept) -> Normalisation:
-        stats = params if self.frozen else kept
+    def normalisation(self, params: NormParams, saved: NormSaved) -> Normalisation:
+        stats = params if self.frozen else saved
         return Normalisation(stats.mean, stats.var, params.weight, params.bias, self.eps, self.relu)
 
     def replay(
         self,
         x: Tensor,
         params: NormParams,
-        kept: NormKept,
+        saved: NormSaved,
         residual: ResidualSum | None = None,
         *,
         inplace: bool = False,
     ) -> Tensor:
         """`inplace`: y is written over x."""
-        rows, norm = as_rows(x), self.normalisation(params, kept)
+        rows, norm = as_rows(x), self.normalisation(params, saved)
         out = rows if inplace else rows.new_empty(rows.shape)
         if residual is None:
             return as_map(normalise(rows, norm, out), x)
@@ -209,12 +209,12 @@ class Norm(Step[NormParams, NormKept]):
         x: Tensor,
         y: Tensor | None,
         params: NormParams,
-        kept: NormKept,
+        saved: NormSaved,
         needs_x: bool,
         needs: NormParams,
     ) -> tuple[Tensor | None, NormParams]:
         z = None if y is None else as_rows(y)
-        return self.norm_backward(dy, x, z, params, kept, needs_x)
+        return self.norm_backward(dy, x, z, params, saved, needs_x)
 
     def norm_backward(
         self,
@@ -222,36 +222,36 @@ class Norm(Step[NormParams, NormKept]):
         x: Tensor,
         z: Tensor | None,
         params: NormParams,
-        kept: NormKept,
+        saved: NormSaved,
         needs_x: bool,
         inplace: bool = False,
     ) -> tuple[Tensor | None, NormParams]:
         """`inplace`: x is not needed afterwards, and dL/dx may be written over it."""
-        norm = self.normalisation(params, kept)
+        norm = self.normalisation(params, saved)
         dx, dweight, dbias = norm_backward(
             as_rows(dy), as_rows(x), z, norm, fixed=self.frozen, needs_x=needs_x, inplace=inplace
         )
         return None if dx is None else as_map(dx, x), NormParams(dweight, dbias)
 
 
-class DropPathKept(NamedTuple):
+class DropPathSaved(NamedTuple):
     factors: Leaf  # (N, 1, 1, 1)
 
 
 @dataclass(frozen=True)
-class DropPath(Step[Nothing, DropPathKept]):
+class DropPath(Step[Nothing, DropPathSaved]):
     """Drops the residual branch of some images."""
 
     module: nn.Module
 
     def forward(
         self, x: Tensor, params: Nothing, observed: Observed, residual: ResidualSum | None = None
-    ) -> tuple[Tensor, DropPathKept]:
-        kept = DropPathKept(self.module(x.new_ones(x.shape[0], 1, 1, 1)))
-        return self.replay(x, params, kept, residual), kept
+    ) -> tuple[Tensor, DropPathSaved]:
+        saved = DropPathSaved(self.module(x.new_ones(x.shape[0], 1, 1, 1)))
+        return self.replay(x, params, saved, residual), saved
 
-    def replay(self, x: Tensor, params: Nothing, kept: DropPathKept, residual: ResidualSum | None = None) -> Tensor:
-        y = x * kept.factors
+    def replay(self, x: Tensor, params: Nothing, saved: DropPathSaved, residual: ResidualSum | None = None) -> Tensor:
+        y = x * saved.factors
         return y if residual is None else residual.add(y)
 
     def backward(
@@ -260,11 +260,11 @@ class DropPath(Step[Nothing, DropPathKept]):
         x: Tensor,
         y: Tensor | None,
         params: Nothing,
-        kept: DropPathKept,
+        saved: DropPathSaved,
         needs_x: bool,
         needs: Nothing,
     ) -> tuple[Tensor | None, Nothing]:
-        return dy * kept.factors if needs_x else None, ()
+        return dy * saved.factors if needs_x else None, ()
 
 
 @dataclass(frozen=True)
@@ -276,7 +276,9 @@ class Recompute(StatelessStep[tuple[Leaf, ...]]):
 
     module: nn.Module
 
-    def replay(self, x: Tensor, params: tuple[Leaf, ...], kept: Nothing, residual: ResidualSum | None = None) -> Tensor:
+    def replay(
+        self, x: Tensor, params: tuple[Leaf, ...], saved: Nothing, residual: ResidualSum | None = None
+    ) -> Tensor:
         names = [name for name, _ in self.module.named_parameters()]
         values = {name: value.to(x.dtype) for name, value in zip(names, params, strict=True)}
         buffers = self.module.named_buffers()
@@ -290,14 +292,14 @@ class Recompute(StatelessStep[tuple[Leaf, ...]]):
         x: Tensor,
         y: Tensor | None,
         params: tuple[Leaf, ...],
-        kept: Nothing,
+        saved: Nothing,
         needs_x: bool,
         needs: tuple[Leaf, ...],
     ) -> tuple[Tensor | None, tuple[Leaf, ...]]:
         needed = [needs_x, *needs]
         inputs = [t.detach().requires_grad_(need) for t, need in zip([x, *params], needed, strict=True)]
         with torch.enable_grad():
-            y = self.replay(inputs[0], tuple(inputs[1:]), kept)
+            y = self.replay(inputs[0], tuple(inputs[1:]), saved)
         computed = iter(torch.autograd.grad(y, [t for t in inputs if t.requires_grad], dy))
         dx, *grads = [next(computed) if need else None for need in needed]
         return dx, tuple(grads)

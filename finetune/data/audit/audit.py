@@ -1,7 +1,7 @@
-"""Is the number going to be real? Looks for leaks between splits and for labels that cannot be learned or scored.
+"""Checks the data before training: leaks between splits, and labels that cannot be learned or scored.
 
-Each check is a function in TABLE_CHECKS or PICTURE_CHECKS that yields leaks (records) and warnings (sentences).
-Nothing of a patient but the id is written down.
+Each check is a function in TABLE_CHECKS or IMAGE_CHECKS that yields leaks (records) and warnings (sentences).
+Of a patient only the id is written.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ from finetune.data.audit import other_targets
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.data.targets import LEARNED, types_in_words
 from finetune.errors import FinetuneError, one_of
 
 if TYPE_CHECKING:
-    from finetune.data.cache.image_cache import PictureCache
+    from finetune.data.cache.image_cache import ImageCache
 
-FEW = 10  # positives below which a class's score in a split says little
+MIN_POSITIVES = 10  # positives below which a class's score in a split is uncertain
 FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
-DARK = 32  # of 255: a set whose pictures never get brighter was scaled wrongly
+DARK = 32  # of 255: a set whose brightest values are lower was scaled wrongly
 DARK_SHARE = 0.5
 
 
 @dataclass
 class Leak:
-    """The same patient or picture in two splits."""
+    """The same patient or image in two splits."""
 
     kind: str
-    """patient, picture (equal to the last pixel) or near (certainly a copy that was changed a little)."""
+    """patient, image (equal to the last pixel) or near (certainly a slightly changed copy)."""
     splits: list[str]
     """The two splits."""
     count: int
-    """How many patients or pairs of pictures."""
+    """Number of patients or pairs of images."""
     examples: list[Any]
-    """The first of them: patient ids, or pairs of paths, near copies with how alike they are."""
+    """The first of them: patient ids, or pairs of paths, near copies with their similarity."""
     text: str
     """The same in a sentence."""
 
@@ -62,11 +62,11 @@ class Audit:
     leaks: list[Leak] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What the data source said."""
+    """Notes of the data source."""
     bad_images: list[dict[str, str]] = field(default_factory=list)
-    """path and reason of every picture that cannot be read."""
+    """path and reason of every image that cannot be read."""
     shortcuts: list[Shortcut] = field(default_factory=list)
-    """Metadata columns that predict a class by themselves, strongest first."""
+    """Metadata columns that predict a class without the image, strongest first."""
     near: list[dict[str, Any]] = field(default_factory=list)
     """Near copies, those in two splits first: paths, splits, alike, detail, certainty (certain or possible)."""
 
@@ -93,53 +93,53 @@ class Audit:
         lines.append("Repair the split or remove the copies.")
         if near:
             lines.append(
-                "data.audit.near=false goes on without the search for near copies; patients and equal images in two "
+                "data.audit.near=false continues without the search for near copies; patients and equal images in two "
                 "splits still stop the run."
             )
-        lines.append("data.audit.on_leak=warn goes on in spite of every leak, real ones too.")
+        lines.append("data.audit.on_leak=warn continues despite all leaks.")
         raise FinetuneError("\n".join(lines))
 
 
 def audit_table(table: SampleTable) -> Audit:
-    """The checks that need no picture; the table's splits are assigned."""
+    """The checks that need no image; the table's splits are assigned."""
     audit = Audit(table.name, table.hash(), table.has_patients, counts(table), notes=list(table.notes))
     for check in TABLE_CHECKS:
-        _file(audit, check(table))
+        _add_results(audit, check(table))
     return audit
 
 
-def audit_pictures(early: Audit, table: SampleTable, pictures: PictureCache, near: Sequence[Pair] = ()) -> Audit:
-    """`early` with what the decoded pictures add; it counts only what can be read. `near`: pairs of near copies."""
-    bad = sorted(pictures.bad)
+def audit_images(early: Audit, table: SampleTable, images: ImageCache, near: Sequence[Pair] = ()) -> Audit:
+    """`early` with what the decoded images add; it counts only what can be read. `near`: pairs of near copies."""
+    bad = sorted(images.bad)
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
         counts=counts(table, without=bad),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
-        bad_images=[{"path": paths[row], "reason": pictures.bad[row]} for row in bad],
-        shortcuts=shortcuts(table, {"image height": pictures.sizes[:, 0], "image width": pictures.sizes[:, 1]}),
+        bad_images=[{"path": paths[row], "reason": images.bad[row]} for row in bad],
+        shortcuts=shortcuts(table, {"image height": images.sizes[:, 0], "image width": images.sizes[:, 1]}),
         near=records(table, near),
     )
     if bad:
         audit.warnings.append(f"{len(bad):,} of {len(table):,} images cannot be read and are left out.")
-    for check in PICTURE_CHECKS:
-        _file(audit, check(table, pictures))
-    _file(audit, near_copies(table, near))
-    for found in audit.shortcuts:
-        if found.low > STRONG:
-            auroc = f"{found.auroc:.2f} ({found.low:.2f}–{found.high:.2f})"
+    for check in IMAGE_CHECKS:
+        _add_results(audit, check(table, images))
+    _add_results(audit, near_copies(table, near))
+    for shortcut in audit.shortcuts:
+        if shortcut.low > STRONG:
+            auroc = f"{shortcut.auroc:.2f} ({shortcut.low:.2f}–{shortcut.high:.2f})"
             audit.warnings.append(
-                f"{found.column} alone tells {found.label} with an AUROC of {auroc}: a network that sees it in the "
-                "picture need not look at the finding."
+                f"{shortcut.column} alone predicts {shortcut.label} with an AUROC of {auroc}: a network that "
+                "recognises it in the image need not look at the finding."
             )
     return audit
 
 
 def check_trainable(table: SampleTable) -> None:
-    """Raise a FinetuneError where training makes no sense: no train images, or a class that train never shows.
+    """Raise a FinetuneError where training is impossible: no train images, or a class that train lacks.
 
-    A multilabel finding without a positive in train is only warned of by the audit: the others can be learned.
+    A multilabel finding without a positive in train gives only a warning in the audit: the others can be learned.
     """
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
@@ -153,24 +153,28 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: every label of the {len(train):,} train images is unknown.")
     if table.kind != "multiclass":
         if not (targets[train] > 0).any():
-            raise FinetuneError(f"table {table.name}: no train image is positive for any of {some(table.classes, 5)}.")
+            raise FinetuneError(
+                f"table {table.name}: no train image is positive for any of {shorten(table.classes, 5)}."
+            )
         return
-    shown = np.nan_to_num(targets[train]).sum(axis=0) > 0
+    in_train = np.nan_to_num(targets[train]).sum(axis=0) > 0
     for split in ("val", "test"):
         positive = np.nan_to_num(targets[table.rows(split)]).sum(axis=0) > 0
-        if never := [name for name, seen, there in zip(table.classes, shown, positive, strict=True) if there > seen]:
+        if never := [
+            name for name, trained, present in zip(table.classes, in_train, positive, strict=True) if present > trained
+        ]:
             raise FinetuneError(
-                f"table {table.name}: class {some(never)} is in {split} but never in train, so it cannot be learned. "
-                "Add train images of it, or leave its images out."
+                f"table {table.name}: class {shorten(never)} is in {split} but never in train, so it cannot be "
+                "learned. Add train images of it, or leave its images out."
             )
-    if shown.sum() < 2:
-        raise FinetuneError(f"table {table.name}: all train images are of one class; there is nothing to tell apart.")
+    if in_train.sum() < 2:
+        raise FinetuneError(f"table {table.name}: all train images are of one class; two are needed.")
 
 
 def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
-    found: dict[str, Any] = {}
+    counts_by_split: dict[str, Any] = {}
     for split in SPLITS:
         rows = np.setdiff1d(table.rows(split), without or [])
         if len(rows) == 0:
@@ -178,7 +182,7 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
         part = targets[rows]
         unknown = np.isnan(part).sum(axis=0)
         positive = (np.nan_to_num(part) >= 0.5).sum(axis=0)
-        found[split] = {
+        counts_by_split[split] = {
             "images": len(rows),
             "patients": len(set(patients[rows])) if table.has_patients else None,
             "classes": {
@@ -191,75 +195,75 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
             },
         }
         if table.other_targets:
-            found[split]["targets"] = other_targets.target_counts(table, rows)
-    return found
+            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows)
+    return counts_by_split
 
 
 # -- checks of the table ----------------------------------------------------------------------------------------------
 
 
 def patients_in_two_splits(table: SampleTable) -> Iterator[Leak | str]:
-    """A patient whose images a split given by the user tears apart."""
+    """Patients with images in two splits."""
     if not table.has_patients:
         return
     patients = table.frame["patient"].to_numpy(object)
     members = {split: set(patients[table.rows(split)]) for split in SPLITS}
-    for one, other in combinations(SPLITS, 2):
-        if both := sorted(members[one] & members[other]):
-            text = f"{len(both):,} patient(s) are in both {one} and {other}: {some(both)}."
-            yield Leak("patient", [one, other], len(both), both[:EXAMPLES], text)
+    for first, second in combinations(SPLITS, 2):
+        if shared := sorted(members[first] & members[second]):
+            text = f"{len(shared):,} patient(s) are in both {first} and {second}: {shorten(shared)}."
+            yield Leak("patient", [first, second], len(shared), shared[:EXAMPLES], text)
 
 
-def too_few(table: SampleTable) -> Iterator[Leak | str]:
-    """Classes that a split shows too rarely, or never, to be learned or scored."""
-    found = counts(table)
+def rare_classes(table: SampleTable) -> Iterator[Leak | str]:
+    """Classes with too few examples in a split to be learned or scored."""
+    table_counts = counts(table)
     for split in SPLITS:
-        if split not in found:
-            if "train" in found:  # a table to evaluate a finished model on needs one split only
+        if split not in table_counts:
+            if "train" in table_counts:  # a table to evaluate a finished model on needs one split only
                 yield f"There are no {split} images."
             continue
-        classes = found[split]["classes"]
+        classes = table_counts[split]["classes"]
         never = [name for name, n in classes.items() if n["positive"] == 0]
         always = [name for name, n in classes.items() if n["negative"] == 0 and n["positive"] > 0]
-        few = [f"{name} ({n['positive']})" for name, n in classes.items() if 0 < n["positive"] < FEW]
+        rare = [f"{name} ({n['positive']})" for name, n in classes.items() if 0 < n["positive"] < MIN_POSITIVES]
         end = "it cannot be learned" if split == "train" else "its AUROC is undefined there"
         if never:
-            yield f"{split} has no positive image for {some(never, 20)}: {end}."
+            yield f"{split} has no positive image for {shorten(never, 20)}: {end}."
         if always:
-            yield f"{split} has no negative image for {some(always, 20)}: {end}."
-        if few:
-            what = "little to learn from" if split == "train" else "their scores say little"
-            yield f"{split} has fewer than {FEW} positive images for {some(few, 20)}: {what}."
+            yield f"{split} has no negative image for {shorten(always, 20)}: {end}."
+        if rare:
+            what = "little to learn from" if split == "train" else "their scores are uncertain"
+            yield f"{split} has fewer than {MIN_POSITIVES} positive images for {shorten(rare, 20)}: {what}."
 
 
-# -- checks of the decoded pictures -----------------------------------------------------------------------------------
+# -- checks of the decoded images -----------------------------------------------------------------------------------
 
 
-def equal_pictures(pictures: PictureCache) -> list[list[int]]:
-    """Groups of rows whose pictures are equal to the last pixel; those of a single colour are alike and left out."""
-    digests = np.array(pictures.digests, dtype=object)
-    usable = (digests != "") & (pictures.extremes[:, 0] < pictures.extremes[:, 1])
+def equal_images(images: ImageCache) -> list[list[int]]:
+    """Groups of rows whose images are equal to the last pixel; images of a single colour are left out."""
+    digests = np.array(images.digests, dtype=object)
+    usable = (digests != "") & (images.extremes[:, 0] < images.extremes[:, 1])
     rows = pd.Series(np.flatnonzero(usable))
     return [list(group) for _, group in rows.groupby(digests[usable]) if len(group) > 1]
 
 
-def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
-    """Pictures equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ."""
-    groups = equal_pictures(pictures)
+def same_images(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
+    """Images equal to the last pixel: a leak between splits, a note within one, a contradiction if labels differ."""
+    groups = equal_images(images)
     paths, splits = (table.frame[column].to_numpy(object) for column in ("path", "split"))
-    for one, other in combinations(SPLITS, 2):
+    for split_a, split_b in combinations(SPLITS, 2):
         pairs = []
         for group in groups:
-            first = {split: next((row for row in group if splits[row] == split), None) for split in (one, other)}
-            if first[one] is not None and first[other] is not None:
-                pairs.append([paths[first[one]], paths[first[other]]])
+            first = {split: next((row for row in group if splits[row] == split), None) for split in (split_a, split_b)}
+            if first[split_a] is not None and first[split_b] is not None:
+                pairs.append([paths[first[split_a]], paths[first[split_b]]])
         if pairs:
-            shown = some(f"{a} = {b}" for a, b in sorted(pairs))
-            text = f"{len(pairs):,} picture(s) are in both {one} and {other}, equal to the last pixel: {shown}."
-            yield Leak("picture", [one, other], len(pairs), sorted(pairs)[:EXAMPLES], text)
-    again = sum(len(group) - len({splits[row] for row in group}) for group in groups)
-    if again:
-        yield f"{again:,} picture(s) are copies of another in the same split, equal to the last pixel."
+            examples = shorten(f"{a} = {b}" for a, b in sorted(pairs))
+            text = f"{len(pairs):,} image(s) are in both {split_a} and {split_b}, equal to the last pixel: {examples}."
+            yield Leak("image", [split_a, split_b], len(pairs), sorted(pairs)[:EXAMPLES], text)
+    repeats = sum(len(group) - len({splits[row] for row in group}) for group in groups)
+    if repeats:
+        yield f"{repeats:,} image(s) are copies of another in the same split, equal to the last pixel."
     targets = table.targets()
     torn = []
     for group in groups:
@@ -272,31 +276,29 @@ def same_pictures(table: SampleTable, pictures: PictureCache) -> Iterator[Leak |
         if (known.any(axis=0) & (high != low)).any():
             torn.append(paths[group[0]])
     if torn:
-        yield f"{len(torn):,} picture(s) are there several times with contradicting labels: {some(sorted(torn))}."
+        yield f"{len(torn):,} image(s) appear several times with contradicting labels: {shorten(sorted(torn))}."
 
 
 def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str]:
-    """Images that were compressed again, resized, made brighter or cropped a little: certain ones are as bad a leak as
-    equal images, possible ones are only spoken of.
-    """
+    """Recompressed, resized, brightened or cropped copies: certain ones are leaks, possible ones only a warning."""
     paths, splits, patients = (table.frame[column].to_numpy(object) for column in ("path", "split", "patient"))
     if len(near) > LISTED:
         yield f"audit.json lists the first {LISTED:,} of {len(near):,} pairs of near copies."
     certain = [pair for pair in near if pair.certainty == "certain"]
-    for one, other in combinations(SPLITS, 2):
+    for split_a, split_b in combinations(SPLITS, 2):
         divided = sorted(
             [paths[pair.first], paths[pair.second], pair.alike]
             for pair in certain
-            if {splits[pair.first], splits[pair.second]} == {one, other}
+            if {splits[pair.first], splits[pair.second]} == {split_a, split_b}
         )
         if divided:
-            shown = some(f"{a} ~ {b}" for a, b, _ in divided)
-            text = f"{len(divided):,} pair(s) of near copies are divided between {one} and {other}: {shown}."
-            yield Leak("near", [one, other], len(divided), divided[:EXAMPLES], text)
+            examples = shorten(f"{a} ~ {b}" for a, b, _ in divided)
+            text = f"{len(divided):,} pair(s) of near copies are divided between {split_a} and {split_b}: {examples}."
+            yield Leak("near", [split_a, split_b], len(divided), divided[:EXAMPLES], text)
     within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
     if within:
-        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
-        yield f"{len(within):,} pair(s) of near copies are in the same split: {shown}."
+        examples = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
+        yield f"{len(within):,} pair(s) of near copies are in the same split: {examples}."
     if table.has_patients:
         strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
         if strangers:
@@ -304,44 +306,45 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
     possible = [pair for pair in near if pair.certainty == "possible"]
     if possible:
         across = [pair for pair in possible if splits[pair.first] != splits[pair.second]]
-        shown = some(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
+        examples = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
         yield (
-            f"{len(possible):,} pair(s) of images may be near copies, {len(across):,} of them in two splits: {shown}. "
-            f"They are not certain: they stop no run and change no split. {SHEET} shows them, audit.json lists them."
+            f"{len(possible):,} pair(s) of images may be near copies, {len(across):,} of them in two splits: "
+            f"{examples}. They are not certain: they stop no run and change no split. {SHEET} shows them, audit.json "
+            "lists them."
         )
 
 
-def odd_exposure(table: SampleTable, pictures: PictureCache) -> Iterator[Leak | str]:
-    """Pictures of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
-    good = np.array([digest != "" for digest in pictures.digests])
-    darkest, brightest = pictures.extremes[:, 0], pictures.extremes[:, 1]
+def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
+    """Images of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
+    good = np.array([digest != "" for digest in images.digests])
+    darkest, brightest = images.extremes[:, 0], images.extremes[:, 1]
     paths = table.frame["path"].to_numpy(object)
     blank = np.flatnonzero(good & (darkest == brightest))
     if len(blank):
-        yield f"{len(blank):,} picture(s) are of one single colour: {some(paths[blank])}."
+        yield f"{len(blank):,} image(s) are of a single colour: {shorten(paths[blank])}."
     dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
     if len(dark) > DARK_SHARE * max(1, good.sum()):
         yield (
-            f"{len(dark):,} pictures are nearly black (no value above {DARK - 1} of 255): {some(paths[dark])}. Values "
-            "of 10 or 12 bits stored in 16 look so where no PNG sBIT chunk or DICOM window says it; rescale them to "
-            "the full range first."
+            f"{len(dark):,} images are nearly black (no value above {DARK - 1} of 255): {shorten(paths[dark])}. Values "
+            "of 10 or 12 bits stored in 16 look like this without a PNG sBIT chunk or DICOM window; rescale them "
+            "to the full range first."
         )
 
 
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
-    too_few,
-    other_targets.few_known,
+    rare_classes,
+    other_targets.rarely_known,
 )
-PICTURE_CHECKS: tuple[Callable[[SampleTable, PictureCache], Iterable[Leak | str]], ...] = (
-    same_pictures,
+IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], ...] = (
+    same_images,
     odd_exposure,
     other_targets.boxes_outside,
 )
 
 
-def _file(audit: Audit, found: Iterable[Leak | str]) -> None:
-    for item in found:
+def _add_results(audit: Audit, results: Iterable[Leak | str]) -> None:
+    for item in results:
         if isinstance(item, Leak):
             audit.leaks.append(item)
         else:

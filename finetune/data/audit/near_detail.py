@@ -1,9 +1,9 @@
-"""A closer look at two images that may be copies: do they agree in fine detail, once they lie exactly on each other?
+"""Two images that may be copies, compared in fine detail after exact alignment.
 
 Images of the same kind of thing share their large structures: a chest, or one dark spot in the middle of plain skin.
-A copy also shares what is accidental, such as texture, hairs and vessels. So the second image is moved and stretched
-until it lies on the first to a fraction of a pixel, slow shading is removed, strong edges are clipped, and the
-correlation of what is left is measured in each small neighbourhood. A large edge counts no more there than plain skin.
+A copy also shares accidental detail, such as texture, hairs and vessels. So the second image is moved and stretched
+onto the first, to a fraction of a pixel. Slow shading is removed and strong edges are clipped. The correlation of the
+remainder is measured in each small neighbourhood, where a large edge counts no more than plain skin.
 
 The thresholds were set on 4,000 synthetic skin lesions (benchmarks/skin.py, seed 0), on plain ones without texture, and
 on chest X-rays of 28 to 224 pixels and CIFAR-10, all with planted copies; no real skin image was seen. What they do on
@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 SIDE = 96  # pixels: larger images are reduced to this, so that a comparison costs the same for all
-MARGIN = 0.06  # of the side, left out at each border: a cropped copy has nothing there
+MARGIN = 0.06  # of the side, left out at each border: a cropped copy lacks it
 CLIP = 2.0  # times the median of the detail's absolute value
 FAINT = 0.5  # gray levels: detail that deviates by less is rounding and compression
 SHADING = 24  # side of the thumbnails that slow shading and colours are compared on
@@ -29,10 +29,10 @@ POSSIBLE_DETAIL = 0.65
 COLOURS = 0.97  # least correlation of slow shading and colours in a certain copy
 POSSIBLE_COLOURS = 0.90
 OTHER_COLOURS_DETAIL = 0.90  # least agreement of detail in a possible copy whose colours differ so much,
-PLAIN_DETAIL = 0.95  # and where detail does not cover the image
-PLAIN = 0.15  # part of the image with detail, below which detail proves nothing and disproves nothing
-FULL = 0.90  # part of the image with detail, from which detail is proof enough
-LEFT = 1.5  # gray levels: the difference that is left in a copy of an image with less detail than that
+SPARSE_DETAIL = 0.95  # and where detail does not cover the image
+MIN_TEXTURE = 0.15  # part of the image with detail, below which detail is no evidence
+FULL_TEXTURE = 0.90  # part of the image with detail, from which detail is proof enough
+LEFT = 1.5  # gray levels: largest remaining difference in a copy of an image with less detail
 EQUAL_COLOURS = 0.999  # or, where contrast is high, this correlation of slow shading and colours
 
 Certainty = Literal["certain", "possible"]
@@ -55,31 +55,33 @@ class Agreement:
     def certainty(self) -> Certainty | None:
         """None: different images.
 
-        Detail that covers the image is proof. On plain skin it is no more than the rim of a spot, and the rims of two
-        spots can agree, so that nothing may be left of the difference either.
+        Agreeing detail all over the image is proof. On plain skin it is only the rim of a spot, and the rims of two
+        spots can agree, so that the remaining difference must be small too.
         """
         equal = self.colours >= EQUAL_COLOURS or (self.colours >= COLOURS and self.left <= LEFT)
-        if self.textured < PLAIN:
+        if self.textured < MIN_TEXTURE:
             return "possible" if equal else None
-        full = self.colours >= COLOURS and self.textured >= FULL
+        full = self.colours >= COLOURS and self.textured >= FULL_TEXTURE
         if self.detail >= DETAIL and (equal or full):
             return "certain"
         if self.detail >= POSSIBLE_DETAIL and (equal or full):
             return "possible"
-        enough = OTHER_COLOURS_DETAIL if self.textured >= FULL else PLAIN_DETAIL
-        return "possible" if self.detail >= enough and self.colours >= POSSIBLE_COLOURS else None
+        min_detail = OTHER_COLOURS_DETAIL if self.textured >= FULL_TEXTURE else SPARSE_DETAIL
+        return "possible" if self.detail >= min_detail and self.colours >= POSSIBLE_COLOURS else None
 
 
 def agreement(first: np.ndarray, second: np.ndarray, side: int = SIDE) -> Agreement:
     """Compare two uint8 images (H, W) or (H, W, 3), at `side` pixels or fewer where they are smaller."""
     side = max(8, min(side, SIDE, *first.shape[:2], *second.shape[:2]))
-    one, other = (cv2.resize(x, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) for x in (first, second))
-    grays = [x if x.ndim == 2 else cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (one, other)]
-    as_it_is = _compare(one, other, *grays)
-    if as_it_is.certainty == "certain":  # compressed, resized or brightened alone: most copies, without the search
+    a, b = (cv2.resize(x, (side, side), interpolation=cv2.INTER_AREA).astype(np.float32) for x in (first, second))
+    grays = [x if x.ndim == 2 else cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in (a, b)]
+    as_it_is = _compare(a, b, *grays)
+    if (
+        as_it_is.certainty == "certain"
+    ):  # compressed, resized or brightened alone: most copies, found without the alignment
         return as_it_is
     placement = align(*grays)
-    aligned = _compare(one, move(other, placement), grays[0], move(grays[1], placement))
+    aligned = _compare(a, move(b, placement), grays[0], move(grays[1], placement))
     rank = {None: 0, "possible": 1, "certain": 2}
     return max(as_it_is, aligned, key=lambda result: (rank[result.certainty], result.detail))
 
@@ -121,18 +123,18 @@ def move(image: np.ndarray, placement: np.ndarray) -> np.ndarray:  # (S, S[, 3])
     return cv2.warpAffine(image, matrix, image.shape[1::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _compare(one: np.ndarray, other: np.ndarray, one_gray: np.ndarray, other_gray: np.ndarray) -> Agreement:
-    side = len(one)
+def _compare(a_image: np.ndarray, b_image: np.ndarray, a_gray: np.ndarray, b_gray: np.ndarray) -> Agreement:
+    side = len(a_image)
     inner = _inner(side)
-    details = [_detail(image) for image in (one_gray, other_gray)]
-    around = max(side / 24, 1.0)
-    power, power_other, shared = (
-        _blur(details[a] * details[b], around)[inner].astype(np.float64) for a, b in ((0, 0), (1, 1), (0, 1))
+    details = [_detail(image) for image in (a_gray, b_gray)]
+    sigma = max(side / 24, 1.0)
+    power, b_power, shared = (
+        _blur(details[a] * details[b], sigma)[inner].astype(np.float64) for a, b in ((0, 0), (1, 1), (0, 1))
     )
-    textured = np.maximum(power, power_other) > FAINT**2
-    local = shared[textured] / np.sqrt(power[textured] * power_other[textured] + 1e-9)
+    textured = np.maximum(power, b_power) > FAINT**2
+    local = shared[textured] / np.sqrt(power[textured] * b_power[textured] + 1e-9)
     detail = float(local.mean()) if len(local) else 0.0
-    colours, left = _colours(one[inner], other[inner])
+    colours, left = _colours(a_image[inner], b_image[inner])
     return Agreement(detail, colours, float(textured.mean()), left)
 
 
@@ -146,11 +148,11 @@ def _detail(image: np.ndarray) -> np.ndarray:
     return np.clip(detail, -limit, limit)
 
 
-def _colours(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+def _colours(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Correlation, and what is left in gray levels. Brightness, contrast and white balance may differ; where one of the
     two is gray, only gray is compared.
     """
-    thumbnails = [cv2.resize(x, (SHADING, SHADING), interpolation=cv2.INTER_AREA) for x in (one, other)]
+    thumbnails = [cv2.resize(x, (SHADING, SHADING), interpolation=cv2.INTER_AREA) for x in (first, second)]
     if any(x.ndim == 2 or float(np.ptp(x, axis=2).mean()) < 2 for x in thumbnails):
         thumbnails = [x if x.ndim == 2 else cv2.cvtColor(x, cv2.COLOR_RGB2GRAY) for x in thumbnails]
     a, b = (x.reshape(SHADING**2, -1).astype(np.float64) for x in thumbnails)

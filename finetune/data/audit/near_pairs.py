@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune.data.audit.contact_sheet import write_sheet
-from finetune.data.audit.near_duplicates import Pair, Pictures
+from finetune.data.audit.near_duplicates import Images, Pair
 from finetune.data.table import SampleTable
 
 SHEET = "near_copies.png"
-SHOWN = 16  # pairs in it
+MAX_PAIRS = 16  # pairs in it
 LISTED = 10_000  # pairs in audit.json
 
 
@@ -34,11 +34,11 @@ def records(table: SampleTable, near: Sequence[Pair]) -> list[dict[str, Any]]:
     ]
 
 
-def draw(table: SampleTable, images: Pictures, near: Sequence[Pair], path: Path) -> Path:
+def draw(table: SampleTable, images: Images, near: Sequence[Pair], path: Path) -> Path:
     """The first pairs side by side, with certainty, split and file name under each image."""
     splits = table.frame["split"].to_numpy(object)
     rows, captions = [], []
-    for pair in in_order(table, near)[:SHOWN]:
+    for pair in in_order(table, near)[:MAX_PAIRS]:
         for row in (pair.first, pair.second):
             rows.append(row)
             captions.append(f"{pair.certainty} copy, {splits[row]}\n{Path(table.paths[row]).name}")

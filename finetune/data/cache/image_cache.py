@@ -1,4 +1,4 @@
-"""Every picture decoded and resized once, then read from a memory-mapped file by all processes and later runs."""
+"""Every image decoded and resized once, then read from a memory-mapped file by all processes and later runs."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from typing import Any
 import numpy as np
 
 from finetune.data.audit.near_duplicates import VERSION, Pair, near_duplicates
-from finetune.data.cache.store import NoRoom, PictureStore, StoreFolder, file_size
+from finetune.data.cache.store import DiskFull, ImageStore, StoreFolder, file_size
 from finetune.data.decoding import containers
-from finetune.data.decoding.images import read_picture, read_size
+from finetune.data.decoding.images import read_image, read_size
 from finetune.data.table import SampleTable
 from finetune.errors import BadImage, FinetuneError, one_of
 from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 
-AT_ONCE = 256  # pictures handed to the threads between two reports
-TALK_EVERY = 10.0  # seconds between two sentences on how far it is
+CHUNK = 256  # images between two progress reports
+PROGRESS_SECONDS = 10.0  # seconds between two progress messages
 
-Say = Callable[[str], Any]
+Printer = Callable[[str], Any]
 
 
-class PictureCache:
-    """Pictures of a table at `preprocessing.stored_size`: `cache[row]` is uint8 (S, S), or (S, S, 3) for all rows as
-    soon as one of them is coloured.
+class ImageCache:
+    """Images of a table at `preprocessing.stored_size`: `cache[row]` is uint8 (S, S), or (S, S, 3) for all rows if
+    any of them is coloured.
 
-    Built by `build`, which reads every file once and so knows: `bad` (row -> why it cannot be read), `digests` (of the
+    Made by `build`, which reads every file once and records `bad` (row -> why it cannot be read), `digests` (of the
     decoded pixels before resizing, "" for bad rows), `extremes` ((N, 2) darkest and brightest value), `sizes` ((N, 2)
     height and width before resizing). With
-    directory="off" nothing is kept and pictures are decoded each time they are asked for; the answers are the same.
+    directory="off" nothing is stored and each access decodes the image; the results are the same.
     """
 
     def __init__(self, files: Sequence[Path], preprocessing: Preprocessing, facts: dict[str, Any], npy: Path | None):
@@ -50,8 +50,8 @@ class PictureCache:
         self.extremes = np.array(facts["extremes"], np.uint8).reshape(-1, 2)
         self.sizes = np.array(facts["sizes"], np.int64).reshape(-1, 2)
         self.npy = npy
-        """The file of pictures, None where nothing is kept."""
-        self._pictures: np.ndarray | None = None
+        """The file of images, None where nothing is stored."""
+        self._images: np.ndarray | None = None
 
     @classmethod
     def build(
@@ -62,14 +62,14 @@ class PictureCache:
         workers: int | None = None,
         on_bad: str = "stop",
         *,
-        say: Say | None = None,
+        say: Printer | None = None,
         progress: Callable[[int, int], Any] | None = None,
-    ) -> PictureCache:
-        """Decode what is not decoded yet, in `workers` threads (Pillow decodes outside Python's lock).
+    ) -> ImageCache:
+        """Decode all images that are not cached, in `workers` threads (Pillow decodes outside Python's lock).
 
         `directory` is "off", "auto" ($FINETUNE_CACHE or ~/.cache/finetune, unless that would take more than half of
-        the free disk) or a folder. Unreadable pictures are collected first; then on_bad="stop" raises one error that
-        names them and on_bad="skip" goes on without them. `progress` is called with (done, total).
+        the free disk) or a folder. Unreadable images are collected first; then on_bad="stop" raises one error that
+        names them and on_bad="skip" leaves them out. `progress` is called with (done, total).
         """
         if on_bad not in ("stop", "skip"):
             raise one_of("data.on_bad", on_bad, ("stop", "skip"))
@@ -79,68 +79,70 @@ class PictureCache:
         facts, npy = survey.facts_in(directory)
         cache = cls(files, preprocessing, facts, npy)
         if cache.bad:
-            shown = "".join(f"\n  {table.paths[row]}: {reason}" for row, reason in sorted(cache.bad.items())[:5])
+            first_reasons = "".join(
+                f"\n  {table.paths[row]}: {reason}" for row, reason in sorted(cache.bad.items())[:5]
+            )
             count = f"{len(cache.bad):,} of {len(files):,} images cannot be read"
             if on_bad == "stop" or len(cache.bad) == len(files):
-                way = "\ndata.on_bad=skip goes on without them." if len(cache.bad) < len(files) else ""
-                raise FinetuneError(f"{count}, first:{shown}{way}")
-            say(f"{count} and are left out, first:{shown}")
+                way = "\ndata.on_bad=skip leaves them out." if len(cache.bad) < len(files) else ""
+                raise FinetuneError(f"{count}, first:{first_reasons}{way}")
+            say(f"{count} and are left out, first:{first_reasons}")
         return cache
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3), not to be written to
-        """The resized picture of a row of the table."""
+        """The resized image of a row of the table."""
         if row in self.bad:
             raise BadImage(self.files[row], self.bad[row])
         if self.npy is not None:
             return self._stored()[row]
-        picture = self.preprocessing.resize(read_picture(self.files[row], self.preprocessing.enough))
-        if self.channels == 3 and picture.ndim == 2:
-            picture = np.repeat(picture[..., None], 3, axis=2)
-        return picture
+        image = self.preprocessing.resize(read_image(self.files[row], self.preprocessing.min_decode_side))
+        if self.channels == 3 and image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        return image
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:  # -> uint8 (n, S, S) or (n, S, S, 3), a copy
-        """Several pictures at once."""
+        """Several images at once."""
         if self.npy is None or not self.bad.keys().isdisjoint(rows):
             return np.stack([self[int(row)] for row in rows])
         return self._stored()[np.asarray(rows)]
 
     def near_copies(self) -> list[Pair]:
-        """Pairs of near copies (`near.near_duplicates`), looked for once and kept beside the pictures.
+        """Pairs of near copies (`near_duplicates`), searched once and stored beside the images.
 
-        All processes of a run must see the same pairs, to the last one, whatever their number of threads. What an older
-        version of the search left there is not read.
+        All processes of a run must get exactly the same pairs, whatever their number of threads. The results of an
+        older version of the search are not read.
         """
-        kept = self.npy.with_name(f"near_{VERSION}.json") if self.npy is not None else None
-        if kept is not None and kept.is_file():
-            return [Pair(*pair) for pair in json.loads(kept.read_text())]
-        found = near_duplicates(self, self.digests, self.sizes)
-        if kept is not None:
+        file = self.npy.with_name(f"near_{VERSION}.json") if self.npy is not None else None
+        if file is not None and file.is_file():
+            return [Pair(*pair) for pair in json.loads(file.read_text())]
+        pairs = near_duplicates(self, self.digests, self.sizes)
+        if file is not None:
             with contextlib.suppress(OSError):  # a cache that may only be read
-                write_json_atomic(kept, [astuple(pair) for pair in found])
-        return found
+                write_json_atomic(file, [astuple(pair) for pair in pairs])
+        return pairs
 
     def _stored(self) -> np.ndarray:
-        if self._pictures is None:
+        if self._images is None:
             assert self.npy is not None  # the callers look
-            self._pictures = np.asarray(np.load(self.npy, mmap_mode="r"))  # a plain view: memmap's own indexing is slow
-        return self._pictures
+            self._images = np.asarray(np.load(self.npy, mmap_mode="r"))  # a plain view: memmap's own indexing is slow
+        return self._images
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pictures": None}  # a spawned worker maps the file itself
+        return {**self.__dict__, "_images": None}  # a spawned worker maps the file itself
 
 
 class _Survey:
-    """Reads each file once, into a store if there is one, and gathers the facts."""
+    """Reads each file once, into a store if there is one, and collects the facts."""
 
-    def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Say, progress: Callable):
+    def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Printer, progress: Callable):
         self.files, self.preprocessing, self.workers = files, preprocessing, workers
         self.say, self.progress = say, progress
 
     def facts_in(self, directory: str | Path) -> tuple[dict[str, Any], Path | None]:
-        """The facts and the file of pictures; from an earlier run where that is possible."""
+        """The facts and the file of images; from an earlier run where that is possible."""
         if str(directory) == "off":
             return self.read_all(None), None
         auto = str(directory) == "auto"
@@ -149,72 +151,72 @@ class _Survey:
             folder = StoreFolder(base, cache_key(self.files, self.preprocessing))
             if (facts := folder.facts()) is not None:
                 return facts, folder.npy
-            with folder.locked(lambda: self.say(f"Waiting for another process that fills {folder.path}.")):
+            with folder.locked(lambda: self.say(f"Waiting for another process that writes {folder.path}.")):
                 if (facts := folder.facts()) is not None:
                     return facts, folder.npy
                 size = self.preprocessing.stored_size
                 need = file_size(len(self.files) * size * size)
-                self.say(f"Decoding {len(self.files):,} pictures once: {need} in {base}, three times that if coloured.")
+                self.say(f"Decoding {len(self.files):,} images once: {need} in {base}, three times that if coloured.")
                 with folder.begin(len(self.files), size, share=0.5 if auto else 1.0) as store:
-                    facts = self.read_all(store, quit_on_no_room=not auto)
+                    facts = self.read_all(store, stop_when_full=not auto)
                     if store.full:
-                        self.say(f"Pictures are not cached: {store.full} They are decoded each time (data.cache=DIR).")
+                        self.say(f"Images are not cached: {store.full} They are decoded each time (data.cache=DIR).")
                         return facts, None
                     store.finish(facts)
                 return facts, folder.npy
-        except NoRoom as error:
+        except DiskFull as error:
             raise FinetuneError(f"data.cache={directory}: {error} Choose another folder or data.cache=off.") from None
         except OSError as error:  # a folder that cannot be written to
             if not auto:
                 raise FinetuneError(f"data.cache={directory}: {error}. Choose another folder or off.") from None
-            self.say(f"Pictures are not cached ({error}); they are decoded each time (data.cache=DIR).")
+            self.say(f"Images are not cached ({error}); they are decoded each time (data.cache=DIR).")
             return self.read_all(None), None
 
-    def read_all(self, store: PictureStore | None, quit_on_no_room: bool = False) -> dict[str, Any]:
+    def read_all(self, store: ImageStore | None, stop_when_full: bool = False) -> dict[str, Any]:
         """Facts of all files: channels, digests, bad, extremes, sizes."""
         total = len(self.files)
         channels, bad = 1, {}
         digests, extremes, sizes = [""] * total, [[0, 0]] * total, [[0, 0]] * total
-        spoken = time.monotonic()
+        last_report = time.monotonic()
         with warnings.catch_warnings(), ThreadPoolExecutor(self.workers) as threads:
             for library in ("PIL", "pydicom"):  # of broken headers and the like, without the file's name
                 warnings.filterwarnings("ignore", module=library)
-            for start in range(0, total, AT_ONCE):
-                block = range(start, min(start + AT_ONCE, total))
-                for row, (picture, digest, extreme, size, reason) in zip(
-                    block, threads.map(self.read_one, block), strict=True
+            for start in range(0, total, CHUNK):
+                block = range(start, min(start + CHUNK, total))
+                for row, (image, digest, extreme, size, reason) in zip(
+                    block, threads.map(self.read_row, block), strict=True
                 ):
-                    if picture is None:
+                    if image is None:
                         bad[row] = reason
                         continue
                     digests[row], extremes[row], sizes[row] = digest, extreme, size
-                    channels = max(channels, 3 if picture.ndim == 3 else 1)
+                    channels = max(channels, 3 if image.ndim == 3 else 1)
                     if store is not None and not store.full:
-                        store.put(row, picture)
-                        if store.full and quit_on_no_room:
-                            raise NoRoom(store.full)
+                        store.put(row, image)
+                        if store.full and stop_when_full:
+                            raise DiskFull(store.full)
                 self.progress(block.stop, total)
-                if time.monotonic() - spoken > TALK_EVERY:
-                    spoken = time.monotonic()
-                    self.say(f"Decoding pictures: {block.stop:,} of {total:,}.")
+                if time.monotonic() - last_report > PROGRESS_SECONDS:
+                    last_report = time.monotonic()
+                    self.say(f"Decoding images: {block.stop:,} of {total:,}.")
         return {"channels": channels, "digests": digests, "bad": bad, "extremes": extremes, "sizes": sizes}
 
-    def read_one(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
+    def read_row(self, row: int) -> tuple[np.ndarray | None, str, list[int], list[int], str]:
         try:
-            picture = read_picture(self.files[row], self.preprocessing.enough)
-            size = self.size_of(self.files[row], picture)
+            image = read_image(self.files[row], self.preprocessing.min_decode_side)
+            size = self.stored_size_in_file(self.files[row], image)
         except BadImage as error:
             return None, "", [0, 0], [0, 0], error.reason
-        digest = hashlib.sha256(repr(picture.shape).encode())
-        digest.update(picture.data)
-        extreme = [int(picture.min()), int(picture.max())]
-        return self.preprocessing.resize(picture), digest.hexdigest()[:32], extreme, size, ""
+        digest = hashlib.sha256(repr(image.shape).encode())
+        digest.update(image.data)
+        extreme = [int(image.min()), int(image.max())]
+        return self.preprocessing.resize(image), digest.hexdigest()[:32], extreme, size, ""
 
-    def size_of(self, file: Path, picture: np.ndarray) -> list[int]:
-        """Height and width in the file: a large JPEG was decoded at a part of them."""
-        if min(picture.shape[:2]) < self.preprocessing.enough or containers.member(file) is not None:
-            return list(picture.shape[:2])
-        return list(read_size(file) or picture.shape[:2])
+    def stored_size_in_file(self, file: Path, image: np.ndarray) -> list[int]:
+        """Height and width in the file: a large JPEG was decoded at a fraction of them."""
+        if min(image.shape[:2]) < self.preprocessing.min_decode_side or containers.member(file) is not None:
+            return list(image.shape[:2])
+        return list(read_size(file) or image.shape[:2])
 
 
 def default_directory() -> Path:
@@ -223,21 +225,21 @@ def default_directory() -> Path:
 
 
 def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
-    """Names the pictures by their files' place, size and times, and by all that resizing depends on.
+    """A hash of the files' paths, sizes and times, and of all settings that resizing depends on.
 
-    The time of the last change of status is in it: files unpacked over others keep size and date more often than not.
+    It includes the time of the last status change: unpacking over old files often keeps size and date.
     """
     import PIL
 
     p = preprocessing
     digest = hashlib.sha256(f"3 {PIL.__version__} {p.fit} {p.interpolation} {p.stored_size} {p.image_size}".encode())
-    known: dict[Path, str] = {}  # containers: one look for all the pictures in them
+    container_states: dict[Path, str] = {}  # containers: one look for all the images in them
     for file in files:
         if (member := containers.member(file)) is None:
             text = _state(file)
         else:
-            text = known.get(member.file) or known.setdefault(member.file, _state(member.file))
-            text += f"\x1f{member.key}/{member.place}"
+            text = container_states.get(member.file) or container_states.setdefault(member.file, _state(member.file))
+            text += f"\x1f{member.key}/{member.number}"
         digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 

@@ -1,4 +1,4 @@
-"""The files of the picture cache: one .npy of equal squares beside its facts, complete or not there at all."""
+"""The files of the image cache: one .npy of equal squares beside its facts, complete or absent."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ except ImportError:  # Windows: two runs at once may decode twice, the rename st
 COPY_ROWS = 256
 
 
-class NoRoom(Exception):
-    """The disk is too full for the pictures; the text says how full."""
+class DiskFull(Exception):
+    """The disk has no space for the images; the message says how much is free."""
 
 
 class StoreFolder:
-    """base/key: `pictures.npy` and `facts.json`. It appears by one rename, so a killed run leaves none half-filled."""
+    """base/key: `pictures.npy` and `facts.json`. It appears by one rename, so a killed run leaves no partial folder."""
 
     def __init__(self, base: Path, key: str):
         self.base, self.key = base, key
@@ -36,7 +36,7 @@ class StoreFolder:
         self._is_locked = False
 
     def facts(self) -> dict[str, Any] | None:
-        """What is known of the pictures; None when they are not there or damaged."""
+        """What is known of the images; None when they are absent or damaged."""
         try:
             facts = json.loads((self.path / "facts.json").read_text(encoding="utf-8"))
             return facts if list(np.load(self.npy, mmap_mode="r").shape) == facts["shape"] else None
@@ -45,7 +45,7 @@ class StoreFolder:
 
     @contextmanager
     def locked(self, on_wait: Callable[[], Any]) -> Iterator[None]:
-        """Alone among the processes that want this folder; a lock ends with its process, however that ends."""
+        """Exclusive access among processes; the lock ends with its process."""
         self.base.mkdir(parents=True, exist_ok=True)
         with (self.base / f"{self.key}.lock").open("a") as file:
             self._is_locked = _lock(file, on_wait)
@@ -55,54 +55,54 @@ class StoreFolder:
                 self._is_locked = False
 
     @contextmanager
-    def begin(self, rows: int, size: int, share: float) -> Iterator[PictureStore]:
-        """A store beside the folder, which takes its place with `finish()` and is removed otherwise."""
-        if self._is_locked:  # nobody else is at work here: what lies about was left by a killed run
+    def begin(self, rows: int, size: int, share: float) -> Iterator[ImageStore]:
+        """A store beside the folder: `finish()` moves it there, otherwise it is removed."""
+        if self._is_locked:  # no other process writes here: leftovers are from a killed run
             for left in (*self.base.glob(f"{self.key}.part-*"), self.path):
                 shutil.rmtree(left, ignore_errors=True)
         part = self.base / f"{self.key}.part-{os.getpid()}-{secrets.token_hex(3)}"
         part.mkdir()
         try:
-            yield PictureStore(part, self.path, rows, size, share)
+            yield ImageStore(part, self.path, rows, size, share)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
-class PictureStore:
-    """Squares of one size, gray until the first coloured picture arrives; then what is stored is copied to RGB."""
+class ImageStore:
+    """Squares of one size, gray until the first coloured image arrives; then what is stored is copied to RGB."""
 
     def __init__(self, part: Path, path: Path, rows: int, size: int, share: float):
         self.part, self.path, self.rows, self.size, self.share = part, path, rows, size, share
         self.full = ""
-        """Why the store was given up; empty as long as it was not."""
-        self._pictures: np.memmap | None = None
+        """Why writing stopped; empty while it continues."""
+        self._images: np.memmap | None = None
         self._end = 0  # rows beyond it are untouched
 
-    def put(self, row: int, picture: np.ndarray) -> None:
+    def put(self, row: int, image: np.ndarray) -> None:
         """Store a square (S, S) or (S, S, 3); sets `full` and stores nothing where the disk is too full."""
         try:
-            if self._pictures is None:
-                self._pictures = self._new(picture.shape[2:])
-            elif picture.ndim == 3 and self._pictures.ndim == 3:
+            if self._images is None:
+                self._images = self._new(image.shape[2:])
+            elif image.ndim == 3 and self._images.ndim == 3:
                 coloured = self._new((3,))
                 for start in range(0, self._end, COPY_ROWS):
                     stop = min(start + COPY_ROWS, self._end)
-                    coloured[start:stop] = self._pictures[start:stop, ..., None]
-                self._pictures = coloured
+                    coloured[start:stop] = self._images[start:stop, ..., None]
+                self._images = coloured
                 (self.part / "1.npy").unlink()
-        except NoRoom as error:
-            self.full, self._pictures = str(error), None
+        except DiskFull as error:
+            self.full, self._images = str(error), None
             return
-        self._pictures[row] = picture if picture.ndim == self._pictures.ndim - 1 else picture[..., None]
+        self._images[row] = image if image.ndim == self._images.ndim - 1 else image[..., None]
         self._end = max(self._end, row + 1)
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Make the store complete under its own name; another process may have been faster, which is as good."""
-        if self._pictures is None:  # not one readable picture
-            self._pictures = self._new(())
-        shape = list(self._pictures.shape)
-        self._pictures.flush()
-        self._pictures = None
+        if self._images is None:  # not one readable image
+            self._images = self._new(())
+        shape = list(self._images.shape)
+        self._images.flush()
+        self._images = None
         (self.part / f"{shape[3] if len(shape) == 4 else 1}.npy").rename(self.part / "pictures.npy")
         (self.part / "facts.json").write_text(json.dumps({**facts, "shape": shape}), encoding="utf-8")
         try:
@@ -116,20 +116,19 @@ class PictureStore:
         need, free = int(np.prod(shape)), shutil.disk_usage(self.part).free
         if need > self.share * free:
             limit = "half of " if self.share == 0.5 else ""
-            raise NoRoom(
-                f"the pictures need {file_size(need)}, more than {limit}the {file_size(free)} free in "
-                f"{self.path.parent}."
+            raise DiskFull(
+                f"the images need {file_size(need)}, more than {limit}the {file_size(free)} free in {self.path.parent}."
             )
         file = self.part / f"{channels[0] if channels else 1}.npy"
-        pictures = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
         if hasattr(os, "posix_fallocate"):  # or a disk that fills up meanwhile would kill the process (SIGBUS)
             with file.open("r+b") as opened:
                 try:
                     os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
-                        raise NoRoom(f"the disk of {self.path.parent} is full.") from None
-        return pictures
+                        raise DiskFull(f"the disk of {self.path.parent} is full.") from None
+        return images
 
 
 def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:
@@ -148,5 +147,5 @@ def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:
 
 
 def file_size(count: int) -> str:
-    """Bytes in words."""
+    """Bytes as text."""
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -1,4 +1,4 @@
-"""Pictures that lie together in one array: `FILE.npz::KEY/INDEX` and `FILE.h5::KEY/INDEX`, INDEX counted from 0.
+"""Images that lie together in one array: `FILE.npz::KEY/INDEX` and `FILE.h5::KEY/INDEX`, INDEX counted from 0.
 
 A path of that form stands in a table where a file's path would. `FILE::frame/INDEX` is a frame of a DICOM file.
 """
@@ -20,23 +20,23 @@ import numpy as np
 from finetune.errors import BadImage, MissingExtra
 
 NPZ, H5 = (".npz",), (".h5", ".hdf5")
-KEEP = 4  # arrays held open per process: train, validation and test of one set, and one more
+MAX_OPEN = 4  # arrays held open per process: train, validation and test of one set, and one more
 
-_path = lru_cache(64)(Path)  # of the one container that 100,000 pictures name
+_path = lru_cache(64)(Path)  # of the one container that 100,000 images name
 _FORM = re.compile(r"(?s)(.+)::(.+)/(\d+)")
 _arrays: OrderedDict[tuple[object, ...], Any] = OrderedDict()
 _lock = threading.Lock()
 
 
 class Member(NamedTuple):
-    """One picture of a container."""
+    """One image of a container."""
 
     file: Path
     """The container."""
     key: str
     """Name of the array in it, or `frame`."""
-    place: int
-    """Which of its pictures."""
+    number: int
+    """Which of its images."""
 
     @property
     def is_frame(self) -> bool:
@@ -46,7 +46,7 @@ class Member(NamedTuple):
     @property
     def path(self) -> str:
         """The form it was written in."""
-        return f"{self.file}::{self.key}/{self.place}"
+        return f"{self.file}::{self.key}/{self.number}"
 
 
 def member(path: str | os.PathLike[str]) -> Member | None:
@@ -54,10 +54,10 @@ def member(path: str | os.PathLike[str]) -> Member | None:
     text = os.fspath(path)
     if "::" not in text:
         return None
-    found = _FORM.fullmatch(text)
-    if found is None or not (is_array_file(found[1]) or found[2] == "frame"):
+    match = _FORM.fullmatch(text)
+    if match is None or not (is_array_file(match[1]) or match[2] == "frame"):
         return None  # a file whose name happens to hold ::
-    return Member(_path(found[1]), found[2], int(found[3]))
+    return Member(_path(match[1]), match[2], int(match[3]))
 
 
 def is_array_file(file: str | os.PathLike[str]) -> bool:
@@ -66,31 +66,31 @@ def is_array_file(file: str | os.PathLike[str]) -> bool:
 
 
 def length(file: Path, key: str) -> int:
-    """How many pictures the array has; only its header is read.
+    """How many images the array has; only its header is read.
 
     Raises:
         BadImage: a file or an array that cannot be read.
     """
-    return int(_shape(_found(file, key))[0])
+    return int(_shape(_array_of(file, key))[0])
 
 
 def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 2, 3 or 4)
-    """One picture. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
+    """One image. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
 
     Raises:
         BadImage: a file, array, index or type of values that cannot be read.
     """
-    array = _found(member.file, member.key)
+    array = _array_of(member.file, member.key)
     shape, dtype = _shape(array), array.dtype
     if dtype not in (np.uint8, np.uint16, np.bool_):
         raise BadImage(member.path, f"holds {dtype} values, which have no fixed range: save it as uint8 or uint16")
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 2, 3, 4)) or 0 in shape[1:]:
         raise BadImage(member.path, f"has the shape {shape}; wanted is (N, H, W) or (N, H, W, channels)")
-    if member.place >= shape[0]:
-        raise BadImage(member.path, f"is missing: {member.key} has {shape[0]:,} pictures, counted from 0")
-    picture = np.asarray(_values(array)[member.place])
-    picture = picture[..., 0] if picture.ndim == 3 and picture.shape[2] == 1 else picture
-    return picture * np.uint8(255) if dtype == np.bool_ else picture
+    if member.number >= shape[0]:
+        raise BadImage(member.path, f"is missing: {member.key} has {shape[0]:,} images, counted from 0")
+    image = np.asarray(_values(array)[member.number])
+    image = image[..., 0] if image.ndim == 3 and image.shape[2] == 1 else image
+    return image * np.uint8(255) if dtype == np.bool_ else image
 
 
 def state(file: str | os.PathLike[str]) -> str:
@@ -104,7 +104,7 @@ def state(file: str | os.PathLike[str]) -> str:
 
 @dataclass
 class _Packed:
-    """An .npz array: known by its header, decompressed when a picture of it is asked for."""
+    """An .npz array: known by its header, decompressed when an image of it is asked for."""
 
     file: Path
     key: str
@@ -126,7 +126,7 @@ def _values(array: Any) -> Any:
         return array.values
 
 
-def _found(file: Path, key: str) -> Any:
+def _array_of(file: Path, key: str) -> Any:
     """The array of a file, opened once while it is in use and does not change."""
     is_h5 = file.suffix.lower() in H5
     # An open HDF5 file must not be shared with a forked worker, so the process is part of the name.
@@ -139,9 +139,9 @@ def _found(file: Path, key: str) -> Any:
             raise BadImage(f"{file}::{key}", f"is missing: there is no file {file.name}")
         array = _open_h5(file, key) if is_h5 else _open_npz(file, key)
         if not _shape(array):
-            raise BadImage(f"{file}::{key}", "is a single number, not an array of pictures")
+            raise BadImage(f"{file}::{key}", "is a single number, not an array of images")
         _arrays[name] = array
-        while len(_arrays) > KEEP:
+        while len(_arrays) > MAX_OPEN:
             _arrays.popitem(last=False)
         return array
 

@@ -3,10 +3,10 @@
 The choices that the standard leaves open:
 - VOI LUTs and windows are alternatives to it (PS3.3 C.11.2.1). The first VOI LUT is taken, else the first window: as
   pydicom does.
-- Without either, the range that Bits Stored allows becomes 0..255, not the range found in the picture: 8-bit pictures
-  stay as they are, one bright marker moves nothing, and equal values look equal in all pictures of a set. The audit
-  speaks up where the header claims more bits than the pictures fill.
-- Padding (Pixel Padding Value, Range Limit) is no part of the picture and becomes black, after the inversion.
+- Without either, the range that Bits Stored allows becomes 0..255, not the range found in the image: 8-bit images
+  stay as they are, one bright marker moves nothing, and equal values look equal in all images of a set. The audit
+  speaks up where the header claims more bits than the images fill.
+- Padding (Pixel Padding Value, Range Limit) is no part of the image and becomes black, after the inversion.
 - Of several frames the middle one is read, since many series begin with an empty one. `FILE::frame/INDEX` chooses.
 """
 
@@ -38,11 +38,11 @@ FRAME_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # th
 EXTRA = "dicom"
 
 
-def read(path: Path, file: BinaryIO, frame: int | None, most: int) -> np.ndarray:  # -> uint8 (H, W) or (H, W, 3)
-    """A frame of an open DICOM file, by default the middle one; more than `most` pixels are refused.
+def read(path: Path, file: BinaryIO, frame: int | None, max_pixels: int) -> np.ndarray:  # -> uint8 (H, W) or (H, W, 3)
+    """A frame of an open DICOM file, by default the middle one; more than `max_pixels` pixels are refused.
 
     Raises:
-        BadImage: what is in the file cannot be read as a picture.
+        BadImage: what is in the file cannot be read as an image.
         MissingExtra: pydicom, or a decoder for this file's compression, is not installed.
     """
     try:
@@ -55,15 +55,15 @@ def read(path: Path, file: BinaryIO, frame: int | None, most: int) -> np.ndarray
     frame = _frame(path, header, frame)
     rows, columns = (int(header.get(key) or 0) for key in ("Rows", "Columns"))
     if rows < 1 or columns < 1:
-        raise BadImage(path, "is DICOM without a picture (no Rows and Columns)")
-    if rows * columns > most:
+        raise BadImage(path, "is DICOM without an image (no Rows and Columns)")
+    if rows * columns > max_pixels:
         claim = f"{columns:,} x {rows:,} = {rows * columns / 1e6:,.0f} megapixels"
-        raise BadImage(path, f"claims {claim}, more than the {most // 10**6} that are read")
+        raise BadImage(path, f"claims {claim}, more than the {max_pixels // 10**6} that are read")
     colours = str(header.get("PhotometricInterpretation", ""))
     if colours not in (*GRAY, *COLOUR, "PALETTE COLOR"):
         raise BadImage(path, f"has colours that are not read (Photometric Interpretation {colours or 'absent'})")
     _check_decoder(path, header)
-    _check_whole(path, header, file)
+    _check_complete(path, header, file)
     file.seek(0)
     pixels = pixel_array(file, index=frame)
     if pixels.dtype.kind not in "iu" or pixels.itemsize > 2:
@@ -123,8 +123,8 @@ def gray_table(path: Path, header: Dataset, frame: int, dtype: np.dtype) -> tupl
     else:
         slope, intercept = _first(rules.get("RescaleSlope"), 1.0), _first(rules.get("RescaleIntercept"), 0.0)
         values = stored * slope + intercept
-        one, other = (value * slope + intercept for value in possible)
-        possible = (min(one, other), max(one, other))
+        first, second = (value * slope + intercept for value in possible)
+        possible = (min(first, second), max(first, second))
     if lut := rules.get("VOILUTSequence"):
         values, top = _look_up(np.round(values), lut[0], little)
         part = values / top
@@ -143,8 +143,8 @@ def gray_table(path: Path, header: Dataset, frame: int, dtype: np.dtype) -> tupl
 
 def _window(path: Path, values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
     """Values through a window, as parts of 1 (PS3.3 C.11.2.1.2 and C.11.2.1.3)."""
-    least = 1 if function == "LINEAR" else 1e-9
-    if width < least:
+    min_width = 1 if function == "LINEAR" else 1e-9
+    if width < min_width:
         raise BadImage(path, f"has a window of width {width:g} ({function})")
     if function == "SIGMOID":
         return 1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700)))
@@ -169,12 +169,12 @@ def _look_up(values: np.ndarray, item: Dataset, little: bool) -> tuple[np.ndarra
         entries = np.atleast_1d(np.asarray(data, np.int64))
     if len(entries) < count:
         raise ValueError(f"a LUT of {count} entries has {len(entries)}")
-    place = np.clip(values - first, 0, count - 1).astype(np.int64)
-    return entries[place].astype(np.float64), 2.0**bits - 1
+    index = np.clip(values - first, 0, count - 1).astype(np.int64)
+    return entries[index].astype(np.float64), 2.0**bits - 1
 
 
 def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Which stored values stand for no picture at all."""
+    """Which stored values stand for no image at all."""
     ends = [header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")]
     if ends[0] is None:
         return np.zeros(len(stored), bool)
@@ -188,8 +188,8 @@ def _rules(header: Dataset, frame: int) -> dict[str, Any]:
     """What turns stored values into gray ones for a frame: of the frame, else of all frames, else of the file."""
     rules = {key: header.get(key) for key in GRAY_RULES}
     shared = (header.get("SharedFunctionalGroupsSequence") or [])[:1]
-    own = (header.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
-    for group in (*shared, *own):
+    per_frame = (header.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
+    for group in (*shared, *per_frame):
         for name in FRAME_GROUPS:
             for item in (group.get(name) or [])[:1]:
                 rules |= {key: item.get(key) for key in GRAY_RULES if key in item}
@@ -219,7 +219,7 @@ def _check_decoder(path: Path, header: Dataset) -> None:
         raise MissingExtra(f"{path} is compressed as {syntax.name}, which needs a decoder", EXTRA)
 
 
-def _check_whole(path: Path, header: Dataset, file: BinaryIO) -> None:
+def _check_complete(path: Path, header: Dataset, file: BinaryIO) -> None:
     """Decoders fill up what is missing at the end with gray; so the lengths of the compressed parts are looked at."""
     if not header.file_meta.TransferSyntaxUID.is_encapsulated:
         return  # too few values are noticed

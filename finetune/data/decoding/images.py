@@ -1,6 +1,6 @@
-"""Decoding: any picture file to uint8 gray (H, W) or RGB (H, W, 3), or a BadImage that says what is wrong with it.
+"""Decoding: any image file to uint8 gray (H, W) or RGB (H, W, 3), or a BadImage that says what is wrong with it.
 
-The same file always gives the same pixels; values are scaled by what the header says, never by a look at the picture.
+The same file always gives the same pixels; values are scaled by what the header says, never by a look at the image.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from PIL import WebPImagePlugin as WebP
 
 from finetune.data.decoding import containers, dicom, png
 from finetune.errors import BadImage, FinetuneError, MissingExtra
-from finetune.preprocessing import check_picture
+from finetune.preprocessing import check_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
 
 MAX_PIXELS = 200_000_000  # a header may claim any size; beyond this nothing is decoded
 
 # The reader is chosen by the first bytes, not by the name, and called directly: Image.open would try every format
-# Pillow knows, some of which run other programs, and would warn of large pictures in its own way.
+# Pillow knows, some of which run other programs, and would warn of large images in its own way.
 READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -41,17 +41,17 @@ SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX":
 ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
 
 
-def read_picture(path: str | os.PathLike[str], enough: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
-    """Decode one picture: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
+def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
+    """Decode one image: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
 
     Gray is what has gray pixels, whatever the file's mode: an RGB file with R = G = B everywhere comes back (H, W).
     16-bit values v become round(v * 255 / 65535), or by the significant bits that a PNG's sBIT chunk or a TIFF's
-    BitsPerSample names. EXIF orientation is applied. An alpha channel that is the same everywhere carries no picture
-    and is dropped; any other is composited on black. Of a GIF, WebP or TIFF with several pictures the first is read.
+    BitsPerSample names. EXIF orientation is applied. An alpha channel that is the same everywhere carries no image
+    and is dropped; any other is composited on black. Of a GIF, WebP or TIFF with several images the first is read.
     32-bit values have no fixed range and are refused, as is anything cut short. How DICOM becomes 8 bits stands in
-    finetune/data/dicom.py; an array in a container is a picture of 8 or 16 bits.
+    finetune/data/dicom.py; an array in a container is an image of 8 or 16 bits.
 
-    A JPEG whose shorter side stays at least `enough` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
+    A JPEG whose shorter side stays at least `min_side` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
     part of the time.
     """
     path = Path(path)
@@ -59,9 +59,9 @@ def read_picture(path: str | os.PathLike[str], enough: int | None = None) -> np.
     try:
         if member is not None and not member.is_frame:
             pixels = containers.read(member)
-            return np.ascontiguousarray(_plain(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
+            return np.ascontiguousarray(_without_alpha(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
         with _open(path if member is None else member.file) as file:
-            return _decode(path, file, None if member is None else member.place, enough)
+            return _decode(path, file, None if member is None else member.number, min_side)
     except (BadImage, MissingExtra):
         raise
     except MemoryError:
@@ -83,10 +83,10 @@ def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H,
         return height, width
 
 
-def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
-    """A Pillow image or a uint8 array as `read_picture` would give it from a file."""
+def as_image(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
+    """A Pillow image or a uint8 array as `read_image` would give it from a file."""
     if isinstance(image, np.ndarray):
-        return np.ascontiguousarray(_plain(check_picture(image)))
+        return np.ascontiguousarray(_without_alpha(check_image(image)))
     if not isinstance(image, Image.Image):
         raise FinetuneError(f"an image must be a path, a Pillow image or a uint8 array, not {type(image).__name__}.")
     path = Path(getattr(image, "filename", "") or "image")
@@ -94,7 +94,7 @@ def as_picture(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W
         image.load()
         turn = 1 if isinstance(image, TiffImagePlugin.TiffImageFile) else _orientation(image)
         bits = 16 if image.mode in DEEP_GRAY else 8
-        return np.ascontiguousarray(_turned(_plain(_to_8_bit(_pixels(path, image, bits), bits, 0)), turn))
+        return np.ascontiguousarray(_turned(_without_alpha(_to_8_bit(_pixels(path, image, bits), bits, 0)), turn))
     except OSError as error:
         raise BadImage(path, f"is damaged or cut short ({error})") from None
 
@@ -103,7 +103,7 @@ def _open(path: Path) -> BinaryIO:
     try:
         info = path.stat()
         if stat.S_ISDIR(info.st_mode):
-            raise BadImage(path, "is a folder, not a picture")
+            raise BadImage(path, "is a folder, not an image")
         if not stat.S_ISREG(info.st_mode):
             raise BadImage(path, "is not a regular file")
         if info.st_size == 0:
@@ -118,58 +118,58 @@ def _open(path: Path) -> BinaryIO:
         raise BadImage(path, "is a link that leads in a circle" if looped else f"cannot be opened ({error})") from None
 
 
-def _decode(path: Path, file: BinaryIO, frame: int | None, enough: int | None) -> np.ndarray:
+def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None) -> np.ndarray:
     head = file.read(132)
     if head[128:132] == b"DICM":
-        return np.ascontiguousarray(_plain(dicom.read(path, file, frame, MAX_PIXELS)))
+        return np.ascontiguousarray(_without_alpha(dicom.read(path, file, frame, MAX_PIXELS)))
     if frame is not None:
         raise BadImage(path, "is not DICOM, and only that has frames to choose from")
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
     if reader is None:
-        known = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
-        raise BadImage(path, f"is not a picture in a known format ({known}); it begins with {head[:12]!r}")
+        formats = "PNG, JPEG, TIFF, BMP, GIF, WebP or DICOM"
+        raise BadImage(path, f"is not an image in a known format ({formats}); it begins with {head[:12]!r}")
     file.seek(0)
     if reader is PngImagePlugin.PngImageFile:
         pixels = png.decode(file.read(), MAX_PIXELS)
         if pixels is not None:
-            return np.ascontiguousarray(_plain(pixels))
+            return np.ascontiguousarray(_without_alpha(pixels))
         file.seek(0)
-    picture = reader(file)
-    width, height = picture.size
+    image = reader(file)
+    width, height = image.size
     if width * height > MAX_PIXELS:
         claim = f"{width:,} x {height:,} = {width * height / 1e6:,.0f} megapixels"
         raise BadImage(path, f"claims {claim}, more than the {MAX_PIXELS // 10**6} that are read")
-    turn = _orientation(picture) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
-    bits, shift = _depth(picture, file)
-    if enough and isinstance(picture, JpegImagePlugin.JpegImageFile):
-        picture.draft("", (enough, enough))  # the JPEG's own frequencies, cut off: as good as an average over pixels
-    picture.load()
+    turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
+    bits, shift = _depth(image, file)
+    if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):
+        image.draft("", (min_side, min_side))  # the JPEG's own frequencies, cut off: as good as an average over pixels
+    image.load()
     if reader is PngImagePlugin.PngImageFile:
         _check_png_end(path, file)
-    if "exif" in picture.info:
-        turn = _orientation(picture)
-    if bits > 8 and picture.mode not in (*DEEP_GRAY, "I", "F"):
+    if "exif" in image.info:
+        turn = _orientation(image)
+    if bits > 8 and image.mode not in (*DEEP_GRAY, "I", "F"):
         pixels = _deep_colour(path, file)  # Pillow has just checked that the file is whole
     else:
-        pixels = _pixels(path, picture, bits)
+        pixels = _pixels(path, image, bits)
         if reader is TiffImagePlugin.TiffImageFile:
             turn = 1  # Pillow has turned what it decoded
-    return np.ascontiguousarray(_turned(_plain(_to_8_bit(pixels, bits, shift)), turn))
+    return np.ascontiguousarray(_turned(_without_alpha(_to_8_bit(pixels, bits, shift)), turn))
 
 
-def _orientation(picture: Image.Image) -> int:
+def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 is upright."""
     try:
-        return int(picture.getexif().get(ORIENTATION, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # broken EXIF does not make the pixels unreadable
         return 1
 
 
-def _depth(picture: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
+def _depth(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
     """How many bits of a sample mean something and by how many they are shifted up; (8, 0) for what Pillow scales."""
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
-        return max(8, *picture.tag_v2.get(BITS, (8,))), 0  # 12 bits hold 0..4095
-    if not isinstance(picture, PngImagePlugin.PngImageFile):
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return max(8, *image.tag_v2.get(BITS, (8,))), 0  # 12 bits hold 0..4095
+    if not isinstance(image, PngImagePlugin.PngImageFile):
         return 8, 0
     after_header = file.tell()
     try:
@@ -209,11 +209,11 @@ def _deep_colour(path: Path, file: BinaryIO) -> np.ndarray:  # -> uint16 (H, W, 
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA)
 
 
-def _pixels(path: Path, picture: Image.Image, bits: int) -> np.ndarray:  # -> (H, W[, 2, 3 or 4])
-    mode, key = picture.mode, picture.info.get("transparency")
+def _pixels(path: Path, image: Image.Image, bits: int) -> np.ndarray:  # -> (H, W[, 2, 3 or 4])
+    mode, key = image.mode, image.info.get("transparency")
     if mode in DEEP_GRAY:
-        deep = np.array(picture).astype(np.uint16)
-        if isinstance(picture, TiffImagePlugin.TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC) == 0:
+        deep = np.array(image).astype(np.uint16)
+        if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0:
             deep = np.uint16(2**bits - 1) - deep  # white is zero; Pillow inverts 8 bits only
         if isinstance(key, int):
             deep[deep == key] = 0
@@ -221,11 +221,11 @@ def _pixels(path: Path, picture: Image.Image, bits: int) -> np.ndarray:  # -> (H
     if mode in ("I", "F"):
         raise BadImage(path, "has signed, fractional or 32-bit values of no fixed range: save it as 8 or 16 bit")
     if mode == "PA" or (key is not None and mode in ("L", "P", "RGB")):
-        return np.asarray(picture.convert("RGBA"))
+        return np.asarray(image.convert("RGBA"))
     if mode in ("L", "LA", "RGB", "RGBA"):
-        return np.asarray(picture)
+        return np.asarray(image)
     if mode in SAFE_CONVERSIONS:
-        return np.asarray(picture.convert(SAFE_CONVERSIONS[mode]))
+        return np.asarray(image.convert(SAFE_CONVERSIONS[mode]))
     raise BadImage(path, f"has colours that are not read (mode {mode}): save it as RGB or gray")
 
 
@@ -237,8 +237,8 @@ def _to_8_bit(pixels: np.ndarray, bits: int, shift: int) -> np.ndarray:
     return ((np.minimum(values, top) * 255 + top // 2) // top).astype(np.uint8)  # round(v * 255 / top)
 
 
-def _plain(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4]) -> (H, W) or (H, W, 3)
-    """Without alpha, and gray where the picture is gray."""
+def _without_alpha(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4]) -> (H, W) or (H, W, 3)
+    """Without alpha, and gray where the image is gray."""
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         alpha = pixels[..., -1:]
         colours = pixels[..., :-1]
@@ -247,14 +247,14 @@ def _plain(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4]) -> (H
         pixels = colours[..., 0] if colours.shape[2] == 1 else colours
     if pixels.ndim == 2:
         return pixels
-    for part in (pixels[::16, ::16], pixels):  # most coloured pictures show it in a few pixels
+    for part in (pixels[::16, ::16], pixels):  # most coloured images show it in a few pixels
         if not (np.array_equal(part[..., 0], part[..., 1]) and np.array_equal(part[..., 1], part[..., 2])):
             return pixels
     return pixels[..., 0]
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The picture upright: EXIF orientations 2 to 8; anything else means as it is."""
+    """The image upright: EXIF orientations 2 to 8; anything else means as it is."""
     if orientation in (5, 6, 7, 8):  # rows and columns are swapped
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

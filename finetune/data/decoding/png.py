@@ -22,7 +22,7 @@ from finetune import c_extensions
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 SAMPLES = {0: 1, 2: 3, 4: 2, 6: 4}  # colour type -> bytes per pixel: gray, RGB, gray and alpha, RGBA
-PLAIN: dict[bytes, tuple[int, ...] | None] = {
+ALLOWED_CHUNKS: dict[bytes, tuple[int, ...] | None] = {
     b"IHDR": (13,),
     b"IDAT": None,
     b"IEND": (0,),
@@ -36,7 +36,7 @@ PLAIN: dict[bytes, tuple[int, ...] | None] = {
     b"sBIT": (1, 2, 3, 4),
 }
 """Chunks that do not change what Pillow's pixels are, with the lengths they may have (None: any)."""
-MOST_TEXT = 2**20
+MAX_TEXT = 2**20
 """Bytes of text in a file; Pillow refuses files with very much of it."""
 
 
@@ -56,8 +56,8 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray | None:
     if not 0 < width * height <= max_pixels:
         return None
     step = SAMPLES[colour]
-    wanted = height * (width * step + 1)
-    raw = inflated(packed, wanted)
+    size = height * (width * step + 1)
+    raw = inflated(packed, size)
     if raw is None:
         return None
     pixels = np.empty((height, width) if step == 1 else (height, width, step), np.uint8)
@@ -66,16 +66,16 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray | None:
     return pixels
 
 
-def inflated(packed: bytes, wanted: int) -> bytes | None:
-    """The `wanted` bytes in a zlib stream; None for a stream that is damaged, or holds fewer bytes, or more."""
+def inflated(packed: bytes, size: int) -> bytes | None:
+    """The `size` bytes in a zlib stream; None for a stream that is damaged, or holds fewer bytes, or more."""
     if len(packed) < 2 or packed[0] & 0x8F != 8 or int.from_bytes(packed[:2], "big") % 31 or packed[1] & 32:
         return None  # deflate with a window of 32 KiB at most, the checksum of these bytes, no preset dictionary
     try:
         inflate = isal_zlib.decompressobj()
-        raw = inflate.decompress(packed, wanted + 1)  # never more than the header claims
+        raw = inflate.decompress(packed, size + 1)  # never more than the header claims
     except igzip_lib.IsalError:  # type: ignore[misc]
         return None
-    if len(raw) != wanted or not inflate.eof or inflate.unused_data:
+    if len(raw) != size or not inflate.eof or inflate.unused_data:
         return None
     return raw
 
@@ -89,28 +89,28 @@ def chunks(data: bytes) -> tuple[bytes, bytes]:
     """
     if not data.startswith(MAGIC):
         raise ValueError("no PNG")
-    view, place, header = memoryview(data), len(MAGIC), b""
+    view, position, header = memoryview(data), len(MAGIC), b""
     parts: list[memoryview] = []
     previous, text = b"", 0
     while previous != b"IEND":
-        length, name = int.from_bytes(view[place : place + 4], "big"), bytes(view[place + 4 : place + 8])
-        end = place + 8 + length
-        if name not in PLAIN or end + 4 > len(data):
+        length, name = int.from_bytes(view[position : position + 4], "big"), bytes(view[position + 4 : position + 8])
+        end = position + 8 + length
+        if name not in ALLOWED_CHUNKS or end + 4 > len(data):
             raise ValueError("not plain, or cut short")
-        lengths = PLAIN[name]
+        lengths = ALLOWED_CHUNKS[name]
         text += length if name == b"tEXt" else 0
-        if (lengths is not None and length not in lengths) or text > MOST_TEXT:
+        if (lengths is not None and length not in lengths) or text > MAX_TEXT:
             raise ValueError("a chunk of an odd length")
-        if zlib.crc32(view[place + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(view[end : end + 4], "big"):
             raise ValueError("damaged")
         if (name == b"IHDR") != (previous == b"") or (name == b"IDAT" and parts and previous != b"IDAT"):
             raise ValueError("chunks out of order")
         if name == b"IHDR":
-            header = bytes(view[place + 8 : end])
+            header = bytes(view[position + 8 : end])
         elif name == b"IDAT":
-            parts.append(view[place + 8 : end])
-        previous, place = name, end + 4
-    if place != len(data):
+            parts.append(view[position + 8 : end])
+        previous, position = name, end + 4
+    if position != len(data):
         raise ValueError("bytes behind the end")
     return header, b"".join(parts)
 

@@ -16,7 +16,7 @@ from finetune.preprocessing import Preprocessing
 
 
 @dataclass
-class Places:
+class PlacedTargets:
     """Of one row, beside its image."""
 
     mask: np.ndarray | None
@@ -41,12 +41,12 @@ class AnnotatedTargets:
         self.root, self.preprocessing, self.sizes = table.root, preprocessing, sizes
 
     @classmethod
-    def of(cls, table: SampleTable, preprocessing: Preprocessing, sizes: np.ndarray) -> AnnotatedTargets | None:
+    def from_table(cls, table: SampleTable, preprocessing: Preprocessing, sizes: np.ndarray) -> AnnotatedTargets | None:
         """None where the table has no such targets."""
         annotated = {"mask", "boxes"} & set(table.other_targets.values())
         return cls(table, preprocessing, sizes) if annotated else None
 
-    def cached(self, row: int) -> Places:
+    def cached(self, row: int) -> PlacedTargets:
         """In pixels of the cached square."""
         height, width = (int(side) for side in self.sizes[row])
         placement = self.preprocessing.cached_placement(height, width)
@@ -60,10 +60,10 @@ class AnnotatedTargets:
                 except FinetuneError as error:
                     raise FinetuneError(f"the mask of row {row}, {entry}: {error}") from None
         if self.boxes is not None:
-            known = self.boxes[row]
-            corners = known.corners if isinstance(known, Boxes) else np.zeros((0, 4))
+            boxes_of_row = self.boxes[row]
+            corners = boxes_of_row.corners if isinstance(boxes_of_row, Boxes) else np.zeros((0, 4))
             boxes = placement.to_square(corners.reshape(-1, 2, 2)).reshape(-1, 4)
-        return Places(mask, boxes)
+        return PlacedTargets(mask, boxes)
 
     def batch(
         self, rows: list[int], masks: list[np.ndarray], boxes: list[PlacedBoxes]
@@ -77,7 +77,7 @@ class AnnotatedTargets:
         if self.boxes is not None:
             numbers = [self._label_numbers(row)[placed.numbers] for row, placed in zip(rows, boxes, strict=True)]
             out["boxes"] = [torch.as_tensor(placed.corners.astype(np.float32)) for placed in boxes]
-            out["box_labels"] = [torch.as_tensor(of_row) for of_row in numbers]
+            out["box_labels"] = [torch.as_tensor(labels_of_row) for labels_of_row in numbers]
             out["box_visible"] = [
                 torch.as_tensor(placed.visible[placed.numbers].astype(np.float32)) for placed in boxes
             ]

@@ -35,7 +35,7 @@ class Augment:
     """Albumentations transforms in the order of their names' mapping; always gives image_size x image_size uint8.
 
     Albumentations forks one random state unchanged into every worker, so that workers repeat each other and epochs
-    repeat themselves. Here the state is set anew for each picture from (seed, epoch, sample): the result does not
+    repeat themselves. Here the state is set anew for each image from (seed, epoch, sample): the result does not
     depend on workers, ranks, order, or on what was augmented before.
     """
 
@@ -50,9 +50,9 @@ class Augment:
         self._generator = np.random.Generator(self._bits)
         self._python = random.Random(0)
 
-    def __call__(self, picture: np.ndarray, seed: tuple[int, int, int]) -> np.ndarray:
+    def __call__(self, image: np.ndarray, seed: tuple[int, int, int]) -> np.ndarray:
         """(S, S[, 3]) -> (image_size, image_size[, 3]); `seed` is (seed, epoch, sample)."""
-        return self.together(picture, seed).image
+        return self.together(image, seed).image
 
     def together(
         self,
@@ -109,7 +109,7 @@ class Augment:
         top, left = ((length - self.image_size) // 2 for length in (height, width))
         if top < 0 or left < 0:
             raise FinetuneError(
-                f"transforms {list(self.transforms)} give pictures of {height} x {width}, smaller "
+                f"transforms {list(self.transforms)} give images of {height} x {width}, smaller "
                 f"than data.image_size={self.image_size}."
             )
         moved = {

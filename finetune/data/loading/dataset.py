@@ -18,8 +18,8 @@ from finetune.preprocessing import Preprocessing
 LISTED = ("boxes", "box_labels", "box_visible")  # of a batch: one tensor per image
 
 
-class Pictures(Protocol):
-    """What a PictureCache offers here: resized uint8 pictures by row."""
+class Images(Protocol):
+    """What a ImageCache offers here: resized uint8 images by row."""
 
     def __getitem__(self, row: int) -> np.ndarray: ...
 
@@ -30,7 +30,7 @@ class ImageDataset(Dataset):
     """{image (C, S, S) float32, target (K,) float32 with NaN for unknown, index} for a row of the table; with
     `annotated` also the mask and the boxes, moved as the image is: see AnnotatedTargets.batch.
 
-    A key is a row, or (epoch, row) from a sampler: with `augment` the picture depends on (seed, epoch, row), and a
+    A key is a row, or (epoch, row) from a sampler: with `augment` the image depends on (seed, epoch, row), and a
     bare row means epoch 0. The loader asks for whole batches (`__getitems__`), which stay uint8 until they are stacked
     and are then normalised at once.
     """
@@ -38,7 +38,7 @@ class ImageDataset(Dataset):
     def __init__(
         self,
         targets: np.ndarray,
-        pictures: Pictures,
+        images: Images,
         preprocessing: Preprocessing,
         augment: Augment | None = None,
         *,
@@ -46,7 +46,7 @@ class ImageDataset(Dataset):
         annotated: AnnotatedTargets | None = None,
     ):
         self.targets = torch.as_tensor(np.array(targets, dtype=np.float32))  # (N, K)
-        self.pictures = pictures
+        self.images = images
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
@@ -67,25 +67,25 @@ class ImageDataset(Dataset):
         index = torch.tensor(rows, dtype=torch.int64)
         if self.annotated is not None:
             moved = [self._together(self.annotated, epoch, row) for epoch, row in pairs]
-            pictures = np.stack([sample.image for sample in moved])
+            images = np.stack([sample.image for sample in moved])
             masks = [sample.mask for sample in moved if sample.mask is not None]
             boxes = [sample.boxes for sample in moved if sample.boxes is not None]
             more = self.annotated.batch(rows, masks, boxes)
-            return {"image": p.batch_to_tensor(pictures), "target": self.targets[index], "index": index, **more}
+            return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index, **more}
         if self.augment is not None:
-            pictures = np.stack([self.augment(self.pictures[row], (self.seed, epoch, row)) for epoch, row in pairs])
+            images = np.stack([self.augment(self.images[row], (self.seed, epoch, row)) for epoch, row in pairs])
         elif p.stored_size != p.image_size:
-            pictures = np.stack([p.crop(self.pictures[row]) for row in rows])
+            images = np.stack([p.crop(self.images[row]) for row in rows])
         else:
-            pictures = self.pictures.take(rows)
-        return {"image": p.batch_to_tensor(pictures), "target": self.targets[index], "index": index}
+            images = self.images.take(rows)
+        return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index}
 
     def _together(self, annotated: AnnotatedTargets, epoch: int, row: int) -> Augmented:
-        places, image, p = annotated.cached(row), self.pictures[row], self.preprocessing
+        placed, image, p = annotated.cached(row), self.images[row], self.preprocessing
         if self.augment is not None:
-            return self.augment.together(image, (self.seed, epoch, row), mask=places.mask, boxes=places.boxes)
-        mask = None if places.mask is None else p.crop(places.mask)
-        boxes = None if places.boxes is None else cut_boxes(places.boxes - p.crop_start, p.image_size)
+            return self.augment.together(image, (self.seed, epoch, row), mask=placed.mask, boxes=placed.boxes)
+        mask = None if placed.mask is None else p.crop(placed.mask)
+        boxes = None if placed.boxes is None else cut_boxes(placed.boxes - p.crop_start, p.image_size)
         return Augmented(p.crop(image), mask, boxes)
 
     @staticmethod

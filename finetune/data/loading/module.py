@@ -8,7 +8,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
@@ -33,8 +33,8 @@ class ImageData(L.LightningDataModule):
     """Loaders over a split, decoded sample table.
 
     Args:
-        pictures: the decoded pictures, one per row of the table; unreadable ones are left out of every loader.
-        augment: changes training pictures; None leaves them as they are.
+        images: the decoded images, one per row of the table; unreadable ones are left out of every loader.
+        augment: changes training images; None leaves them as they are.
         batch_size: over all ranks together.
         sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
     """
@@ -42,7 +42,7 @@ class ImageData(L.LightningDataModule):
     def __init__(
         self,
         table: SampleTable,
-        pictures: PictureCache,
+        images: ImageCache,
         preprocessing: Preprocessing,
         augment: Augment | None,
         *,
@@ -53,21 +53,21 @@ class ImageData(L.LightningDataModule):
     ):
         super().__init__()
         self.table = table
-        self.pictures = pictures
+        self.images = images
         self.preprocessing = preprocessing
         self.augment = augment
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
-        targets, annotated = table.targets(), AnnotatedTargets.of(table, preprocessing, pictures.sizes)
-        self.training = ImageDataset(targets, pictures, preprocessing, augment, seed=seed, annotated=annotated)
-        self.plain = ImageDataset(targets, pictures, preprocessing, None, seed=seed, annotated=annotated)
+        targets, annotated = table.targets(), AnnotatedTargets.from_table(table, preprocessing, images.sizes)
+        self.train_dataset = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
+        self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of the readable samples of `split`."""
         rows = self.table.rows(split)
-        return rows[~np.isin(rows, list(self.pictures.bad))] if self.pictures.bad else rows
+        return rows[~np.isin(rows, list(self.images.bad))] if self.images.bad else rows
 
     def setup(self, stage: str) -> None:
         """All processes must have made the same table and the same splits of it."""
@@ -91,7 +91,7 @@ class ImageData(L.LightningDataModule):
             rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights,
             accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
         )  # fmt: skip
-        loader = self._loader(self.training, sampler)
+        loader = self._loader(self.train_dataset, sampler)
         if trainer is not None:
             # `processed`, not current_epoch: after a resume the loader begins before that one is counted up
             progress: Any = trainer.fit_loop.epoch_progress.current
@@ -110,7 +110,9 @@ class ImageData(L.LightningDataModule):
 
     def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader:
         """These rows of the table, as they are shown to a network that is asked."""
-        return self._loader(self.plain, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size))
+        return self._loader(
+            self.eval_dataset, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size)
+        )
 
     def _loader(self, dataset: ImageDataset, sampler: EpochBatchSampler | EvalBatchSampler) -> "EpochLoader":
         return EpochLoader(

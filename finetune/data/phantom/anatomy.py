@@ -30,7 +30,7 @@ def cage(anatomy: Anatomy, y: Field, inset: float = 0.0, apical: float | None = 
 
 @dataclass
 class Chest:
-    """Thickness maps (mm along the ray) of one picture before any lung disease."""
+    """Thickness maps (mm along the ray) of one image before any lung disease."""
 
     grid: Grid
     anatomy: Anatomy
@@ -51,7 +51,7 @@ class Chest:
     lung_mask: NDArray[np.bool_]
     heart_mask: NDArray[np.bool_]
     floor: dict[int, float]
-    """y of the costophrenic angle per side (-1: left in the picture, the patient's right; 1: the other)."""
+    """y of the costophrenic angle per side (-1: left in the image, the patient's right; 1: the other)."""
     ctr: float
     """Cardiothoracic ratio as built, without the magnification of AP."""
 

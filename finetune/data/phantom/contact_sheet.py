@@ -1,4 +1,4 @@
-"""One picture that shows what the synthetic set holds: a row per finding, for the README.
+"""One image that shows what the synthetic set holds: a row per finding, for the README.
 
 python -m finetune.data.phantom.contact_sheet data/phantom_contact_sheet.png
 """
@@ -27,8 +27,8 @@ def contact_sheet(path: str | Path, *, columns: int = 6, tile: int = 144, seed: 
     for row, name in enumerate(names):
         pen.text((8, head + row * tile + tile // 2 - 8), name, fill=235, font_size=14)
         for column, study in enumerate(_examples(studies, name)[:columns]):
-            picture = Image.fromarray(render(study, seed, tile * 4 // 3).picture)
-            small = picture.resize((tile - 2, tile - 2), Image.Resampling.LANCZOS)
+            image = Image.fromarray(render(study, seed, tile * 4 // 3).image)
+            small = image.resize((tile - 2, tile - 2), Image.Resampling.LANCZOS)
             sheet.paste(small, (margin + column * tile, head + row * tile))
     levels = np.round(np.asarray(sheet) / 255 * 31) / 31 * 255
     coarse = Image.fromarray(levels.round().astype(np.uint8))
@@ -38,7 +38,7 @@ def contact_sheet(path: str | Path, *, columns: int = 6, tile: int = 144, seed: 
 
 
 def _examples(studies: list[Study], name: str) -> list[Study]:
-    """One picture per patient with that finding, alone where possible."""
+    """One image per patient with that finding, alone where possible."""
     wanted = () if name == "No Finding" else (name,)
     shown = [s for s in studies if s.findings == wanted] + [s for s in studies if name in s.findings]
     first: dict[int, Study] = {}

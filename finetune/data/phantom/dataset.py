@@ -34,7 +34,7 @@ def make_phantoms(
 ) -> Path:
     """Make the set at `root`, or take it as it is where the same one is there already.
 
-    Pictures are 8-bit PNG of `size` pixels, boxes in pixels of the picture, lung masks 0 or 255 in masks/. The bytes
+    Images are 8-bit PNG of `size` pixels, boxes in pixels of the image, lung masks 0 or 255 in masks/. The bytes
     depend on (n_images, size, seed) alone, not on `workers`. It is built in a folder beside and renamed at the end, so
     that a build that was killed is never taken for a set, and two at once do not mix.
 
@@ -116,6 +116,6 @@ def _write(root: Path, studies: list[Study], size: int, seed: int, workers: int)
 def _draw(study: Study, *, root: Path, size: int, seed: int) -> list[tuple[str, Box]]:
     """Render one study into images/ and masks/; its boxes."""
     rendered = render(study, seed, size)
-    Image.fromarray(rendered.picture).save(root / "images" / study.name)
+    Image.fromarray(rendered.image).save(root / "images" / study.name)
     Image.fromarray(rendered.mask).save(root / "masks" / study.name)
     return rendered.boxes

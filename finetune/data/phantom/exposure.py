@@ -14,7 +14,7 @@ from finetune.data.phantom.grid import Field
 
 @dataclass(frozen=True)
 class Exposure:
-    """How one picture was taken and shown; independent of what it shows."""
+    """How one image was taken and shown; independent of what it shows."""
 
     scatter: float
     """Scattered over direct radiation behind the chest (0.3 with a grid, above 1 without)."""
@@ -23,7 +23,7 @@ class Exposure:
     unsharpness: float
     """Blur of focus, motion and detector, mm."""
     tilt: tuple[float, float]
-    """Fall of the beam from the centre to the picture's edge, in nepers (heel effect, a grid that stands askew)."""
+    """Fall of the beam from the centre to the image's edge, in nepers (heel effect, a grid that stands askew)."""
     detail: float
     """Enhancement of structures below 25 mm by the machine's own processing."""
     dark: float
@@ -35,7 +35,7 @@ class Exposure:
     marker: str
     """Lead letter in an upper corner, or nothing."""
     border: tuple[float, float]
-    """Share of the picture that the collimator covers at the sides, and at top and bottom."""
+    """Share of the image that the collimator covers at the sides, and at top and bottom."""
 
 
 def attenuation(lungs: Lungs, air: float) -> Field:
@@ -48,7 +48,7 @@ def attenuation(lungs: Lungs, air: float) -> Field:
 def expose(
     total: Field, reference: Field, chest: Chest, exposure: Exposure, rng: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """The 8-bit picture, bone bright (MONOCHROME2).
+    """The 8-bit image, bone bright (MONOCHROME2).
 
     The display is set by `reference`, the same chest without its findings: a finding changes grey values where it is
     and nowhere else.
@@ -66,8 +66,8 @@ def expose(
     # a film's toe and shoulder: straight in the middle, never clipped hard
     shown = np.where(shown > 0.8, 0.8 + 0.2 * np.tanh((shown - 0.8) / 0.2), shown)
     shown = np.where(shown < 0.12, 0.12 * np.exp((shown - 0.12) / 0.12), shown)
-    picture = np.clip(shown, 0, 1) ** np.float32(exposure.gamma) * 255
-    return _finish(np.round(picture).astype(np.uint8), exposure)
+    image = np.clip(shown, 0, 1) ** np.float32(exposure.gamma) * 255
+    return _finish(np.round(image).astype(np.uint8), exposure)
 
 
 def _film(total: Field, chest: Chest, exposure: Exposure, rng: np.random.Generator | None) -> Field:
@@ -82,25 +82,25 @@ def _film(total: Field, chest: Chest, exposure: Exposure, rng: np.random.Generat
 
 
 def _smooth(image: Field, sigma: float) -> Field:
-    """Wide Gaussian blur (`sigma` in widths of the picture), worked out on a small copy."""
+    """Wide Gaussian blur (`sigma` in widths of the image), worked out on a small copy."""
     side = image.shape[0]
     small = Image.fromarray(image).resize((48, 48), Image.Resampling.BOX)
     blurred = ndimage.gaussian_filter(np.asarray(small), sigma * 48, mode="nearest")
     return np.asarray(Image.fromarray(blurred).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _finish(picture: NDArray[np.uint8], exposure: Exposure) -> NDArray[np.uint8]:
+def _finish(image: NDArray[np.uint8], exposure: Exposure) -> NDArray[np.uint8]:
     """The collimator's border and the side marker."""
-    size = picture.shape[0]
+    size = image.shape[0]
     left, top = (round(share * size) for share in exposure.border)
     if left:
-        picture[:, :left] = picture[:, size - left :] = 4
+        image[:, :left] = image[:, size - left :] = 4
     if top:
-        picture[:top] = picture[size - top :] = 4
+        image[:top] = image[size - top :] = 4
     if not exposure.marker:
-        return picture
-    image = Image.fromarray(picture)
+        return image
+    canvas = Image.fromarray(image)
     across = 0.9 * size - left if exposure.marker == "L" else 0.07 * size + left  # the patient faces us
-    place = (round(across), round(0.05 * size) + top)
-    ImageDraw.Draw(image).text(place, exposure.marker, fill=245, font_size=size * 0.055)
-    return np.asarray(image)
+    position = (round(across), round(0.05 * size) + top)
+    ImageDraw.Draw(canvas).text(position, exposure.marker, fill=245, font_size=size * 0.055)
+    return np.asarray(canvas)

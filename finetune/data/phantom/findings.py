@@ -61,7 +61,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Lungs:
-    """What a picture's lungs hold while findings are drawn into them (mm along the ray)."""
+    """What an image's lungs hold while findings are drawn into them (mm along the ray)."""
 
     chest: Chest
     lung: Field
@@ -72,7 +72,7 @@ class Lungs:
     """Lung where no finding lies yet: a mass inside an effusion could not be seen."""
 
     @classmethod
-    def of(cls, chest: Chest) -> "Lungs":
+    def from_chest(cls, chest: Chest) -> "Lungs":
         """The lungs of a chest without findings."""
         return cls(chest, chest.lung, chest.gas, chest.bone, chest.vessels, chest.lung_mask.copy())
 
@@ -85,7 +85,7 @@ class Lungs:
 
 def draw(chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]) -> tuple[Lungs, list[tuple[str, Box]]]:
     """The chest with the findings in it, and (finding, box) per lesion; each looks the same whatever its company."""
-    lungs = Lungs.of(chest)
+    lungs = Lungs.from_chest(chest)
     boxes: list[tuple[str, Box]] = []
     sides = np.random.default_rng((*seed, 99)).permutation([-1, 1])  # fluid on one side, air on the other
     for name, painter in PAINTERS.items():

@@ -1,6 +1,6 @@
 """The patient, the pose, and the pixels of a made-up X-ray in body coordinates.
 
-Coordinates are millimetres, x to the right of the picture (the patient's left), y downwards, the origin in the midline
+Coordinates are millimetres, x to the right of the image (the patient's left), y downwards, the origin in the midline
 at the level of the hila.
 """
 
@@ -15,7 +15,7 @@ Field = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """One patient: what stays the same from picture to picture. Lengths in mm."""
+    """One patient: what stays the same from image to image. Lengths in mm."""
 
     width: float
     """Half the inner width of the chest at its widest."""
@@ -58,11 +58,11 @@ class Pose:
     scale: float
     """Magnification."""
     roll: float
-    """Rotation in the picture's plane, in radians."""
+    """Rotation in the image's plane, in radians."""
     yaw: float
     """Rotation about the long axis of the body, in radians: what lies in front moves against what lies behind."""
     shift: tuple[float, float]
-    """Where the origin lies from the picture's centre, in mm."""
+    """Where the origin lies from the image's centre, in mm."""
     breath: tuple[float, float]
     """How far the right and the left diaphragm stand above full inspiration, in mm."""
     lean: float
@@ -75,12 +75,12 @@ class Pose:
 
 @dataclass
 class Grid:
-    """The picture's pixels in body coordinates."""
+    """The image's pixels in body coordinates."""
 
     size: int
     pose: Pose
     field: float
-    """Side of the picture in mm."""
+    """Side of the image in mm."""
 
     def __post_init__(self) -> None:
         self.pixel = self.field / self.size

@@ -1,6 +1,6 @@
 """A synthetic chest X-ray set in the layout of NIH ChestX-ray14, for demos and tests: made up, never a patient.
 
-Pictures are attenuation phantoms (anatomy), with six findings (findings, where a table states their
+Images are attenuation phantoms (anatomy), with six findings (findings, where a table states their
 sizes and contrasts), exposed and displayed as films (phantom_exposure). Labels are exact by construction.
 """
 
@@ -17,13 +17,13 @@ from finetune.data.phantom.grid import Anatomy, Pose
 VERSION = 1
 MARKER = "PHANTOM.json"
 PREVALENCE = 0.18
-"""Share of pictures with each finding."""
+"""Share of images with each finding."""
 HEALTHY = 0.38
-"""Share of pictures without any."""
+"""Share of images without any."""
 IMAGES_PER_PATIENT = (0.36, 0.25, 0.15, 0.09, 0.06, 0.04, 0.03, 0.02)
-"""Share of patients with 1, 2, ... 8 pictures; 2.6 on average."""
+"""Share of patients with 1, 2, ... 8 images; 2.6 on average."""
 FIELD = 320.0
-"""Side of the picture in mm, before magnification."""
+"""Side of the image in mm, before magnification."""
 
 ENTRY_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -34,7 +34,7 @@ BOX_HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,"
 
 @dataclass(frozen=True)
 class Study:
-    """One picture of the plan: everything that is decided before a pixel is drawn."""
+    """One image of the plan: everything that is decided before a pixel is drawn."""
 
     patient: int
     follow_up: int
@@ -50,9 +50,9 @@ class Study:
 
 @dataclass
 class Rendered:
-    """A drawn study: picture and lung mask as uint8 (size, size), boxes in pixels, cardiothoracic ratio as built."""
+    """A drawn study: image and lung mask as uint8 (size, size), boxes in pixels, cardiothoracic ratio as built."""
 
-    picture: NDArray[np.uint8]
+    image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     boxes: list[tuple[str, Box]]
     attenuation: NDArray[np.float32]
@@ -60,9 +60,9 @@ class Rendered:
 
 
 def plan(n_images: int, seed: int) -> list[Study]:
-    """Who is pictured how often and with what. Findings are independent of each other, of view, sex and age.
+    """Who is imaged how often and with what. Findings are independent of each other, of view, sex and age.
 
-    An enlarged heart stays enlarged over a patient's pictures; everything else comes and goes.
+    An enlarged heart stays enlarged over a patient's images; everything else comes and goes.
     """
     rng = np.random.default_rng((seed, 0))
     counts: list[int] = []
@@ -77,10 +77,10 @@ def plan(n_images: int, seed: int) -> list[Study]:
             has[patient == p, heart] = True
     others = np.flatnonzero(~has[:, heart])
     sick = rng.permutation(others)[: max(round((1 - HEALTHY) * n_images) - int(has[:, heart].sum()), 0)]
-    for place, image in enumerate(sick):  # every sick picture with a normal heart has one of the others, in turn
+    for place, image in enumerate(sick):  # every sick image with a normal heart has one of the others, in turn
         has[image, [k for k in range(len(FINDINGS)) if k != heart][place % (len(FINDINGS) - 1)]] = True
     sick = np.flatnonzero(has.any(1))
-    for k in range(len(FINDINGS)):  # and then the findings share pictures at random until each has its quota
+    for k in range(len(FINDINGS)):  # and then the findings share images at random until each has its quota
         free = rng.permutation(sick[~has[sick, k]])
         if k != heart:
             has[free[: max(quota - int(has[:, k].sum()), 0)], k] = True
@@ -96,7 +96,7 @@ def plan(n_images: int, seed: int) -> list[Study]:
 
 
 def anatomy_of(study: Study, seed: int) -> Anatomy:
-    """The patient's own body: the same for every picture of a patient."""
+    """The patient's own body: the same for every image of a patient."""
     rng = np.random.default_rng((seed, 1, study.patient))
     scale = (0.92 if study.sex == "F" else 1.0) * rng.normal(1, 0.04)
     large = rng.uniform(0, 1)  # habitus
@@ -155,6 +155,6 @@ def render(study: Study, seed: int, size: int) -> Rendered:
     wide = np.random.default_rng((seed, 1, study.patient, 1)).uniform(*CTR_ENLARGED)
     chest = build_chest(anatomy, pose, size, FIELD, wide if "Cardiomegaly" in study.findings else None)
     lungs, boxes = draw(chest, study.findings, key)
-    total, reference = attenuation(lungs, anatomy.air), attenuation(Lungs.of(chest), anatomy.air)
-    picture = expose(total, reference, chest, exposure, np.random.default_rng((*key, 98)))
-    return Rendered(picture, np.uint8(255) * chest.lung_mask, boxes, total, chest.ctr)
+    total, reference = attenuation(lungs, anatomy.air), attenuation(Lungs.from_chest(chest), anatomy.air)
+    image = expose(total, reference, chest, exposure, np.random.default_rng((*key, 98)))
+    return Rendered(image, np.uint8(255) * chest.lung_mask, boxes, total, chest.ctr)

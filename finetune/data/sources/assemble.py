@@ -1,4 +1,4 @@
-"""From a source's columns to the sample table, for sources whose labels are simple."""
+"""From a source's columns to the sample table, for sources with simple labels."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ def assemble(
     notes: Sequence[str] = (),
     strata: np.ndarray | None = None,
 ) -> SampleTable:
-    """The checked table. `labels` are the number of each image's class (N,), or targets (N, K); `strata` (N, L) is what
-    splits are balanced over, where that is more than the targets."""
+    """The checked table. `labels`: the number of each image's class (N,), or targets (N, K). `strata` (N, L): what splits
+    are balanced over, if that is more than the targets."""
     labels = np.asarray(labels)
     targets = (labels[:, None] == np.arange(len(classes))).astype(float) if labels.ndim == 1 else labels.astype(float)
-    known = splits if splits is not None else [None] * len(paths)
-    frame = pd.DataFrame({"path": list(paths), "patient": list(patients or paths), "split": list(known)}, dtype=object)
+    split_names = splits if splits is not None else [None] * len(paths)
+    frame = pd.DataFrame(
+        {"path": list(paths), "patient": list(patients or paths), "split": list(split_names)}, dtype=object
+    )
     columns = {f"target_{name}": targets[:, k] for k, name in enumerate(classes)}
     more = {key: pd.Series(list(values)) for key, values in (metadata or {}).items()}
     return SampleTable(
@@ -48,7 +50,7 @@ def assemble(
 
 
 def need_root(root: str | Path | None, data: str, what: str) -> Path:
-    """`data.root` as a folder that is there, or the error that says what has to be in it."""
+    """`data.root` as an existing folder, or an error that says what it must contain."""
     if not root:
         raise FinetuneError(f"data={data} needs data.root=DIR, the folder with {what}.")
     if not Path(root).is_dir():

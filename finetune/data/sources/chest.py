@@ -1,4 +1,4 @@
-"""What the sources of chest X-rays share: marks by finding, views, sex, and the sample table put together."""
+"""Shared by the sources of chest X-rays: raw labels by finding, views, sex, and assembling the sample table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from finetune.data.annotations import Annotations
 from finetune.data.findings import canonical
-from finetune.data.labels import read_marks
+from finetune.data.labels import read_raw_labels
 from finetune.data.sources.listing import absent_note, need_columns, present
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError, one_of
@@ -19,47 +19,47 @@ VIEWS = ("frontal", "lateral", "all")
 
 
 def check_views(views: str) -> None:
-    """Refuse a view that no set has."""
+    """Refuse an unknown view."""
     if views not in VIEWS:
         raise one_of("data.views", views, VIEWS)
 
 
-def of_views(view: pd.Series, views: str) -> tuple[np.ndarray, list[str]]:
-    """Which rows show the wanted view, and the sentence on the others."""
-    kept = np.ones(len(view), bool) if views == "all" else (view == views).to_numpy(copy=True)
-    if not kept.any():
+def select_views(view: pd.Series, views: str) -> tuple[np.ndarray, list[str]]:
+    """Which rows show the requested view, and a sentence on the others."""
+    in_view = np.ones(len(view), bool) if views == "all" else (view == views).to_numpy(copy=True)
+    if not in_view.any():
         raise FinetuneError(f"data.views={views}: none of the {len(view):,} listed images is one. Try data.views=all.")
-    left = int((~kept).sum())
-    return kept, [f"{left:,} images are no {views} views and are left out (data.views={views})."] if left else []
+    left = int((~in_view).sum())
+    return in_view, [f"{left:,} images are no {views} views and are left out (data.views={views})."] if left else []
 
 
-def there(root: Path, paths: Sequence[str], listing: Path, hint: str) -> tuple[np.ndarray, list[str]]:
-    """Which of the listed images are present, and the sentence on the others; none at all is an error with `hint`."""
-    found = np.array(present(root, paths), dtype=bool)
-    if not found.any():
+def filter_present(root: Path, paths: Sequence[str], listing: Path, hint: str) -> tuple[np.ndarray, list[str]]:
+    """Which of the listed images are present, and a sentence on the others; if all are absent, an error with `hint`."""
+    is_present = np.array(present(root, paths), dtype=bool)
+    if not is_present.any():
         raise FinetuneError(
             f"data.root={root}: none of the {len(paths):,} images of {listing.name} is there, e.g. {paths[0]}. {hint}"
         )
-    return found, absent_note(int(found.sum()), len(paths), root)
+    return is_present, absent_note(int(is_present.sum()), len(paths), root)
 
 
-def marks_of(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, K)
-    """The columns of the findings as marks, whatever the file calls them."""
+def read_finding_columns(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, K)
+    """The columns of the findings as raw labels, also under a synonym."""
     column = {canonical(str(name)): str(name) for name in rows.columns}
     for finding in findings:
         need_columns(rows, {"data.findings": column.get(finding, finding)}, file)
-    return np.stack([read_marks(rows[column[finding]], file) for finding in findings], axis=1)
+    return np.stack([read_raw_labels(rows[column[finding]], file) for finding in findings], axis=1)
 
 
-def shown(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, L) bool
-    """Where the table says yes to a finding; to one that it has no column of, nowhere. Splits are balanced over it."""
+def positive_findings(rows: pd.DataFrame, findings: Sequence[str], file: Path) -> np.ndarray:  # -> (N, L) bool
+    """Which findings are positive in the table; without a column, none. Splits are balanced over it."""
     has = {canonical(str(name)) for name in rows.columns}
     blank = np.zeros(len(rows), bool)
-    return np.stack([marks_of(rows, [f], file)[:, 0] == 1 if f in has else blank for f in findings], axis=1)
+    return np.stack([read_finding_columns(rows, [f], file)[:, 0] == 1 if f in has else blank for f in findings], axis=1)
 
 
 def text(column: pd.Series) -> pd.Series:
-    """Cells without the blanks around them."""
+    """Cells without surrounding blanks."""
     return column.str.strip().astype(object)
 
 
@@ -80,8 +80,8 @@ def sample_table(
     strata: np.ndarray | None = None,
     annotations: dict[str, Annotations] | None = None,
 ) -> SampleTable:
-    """The table of a multilabel set: `frame` holds path, patient, split and, after them, the metadata. `strata` (N, L)
-    is where the set says yes, to any finding that it knows."""
+    """The table of a multilabel set: `frame` holds path, patient, split and, after them, the metadata. `strata` (N, L):
+    which of all its findings are positive."""
     columns = pd.DataFrame(targets, columns=[f"target_{finding}" for finding in findings], dtype=np.float64)
     return SampleTable(
         frame=pd.concat([frame.reset_index(drop=True), columns], axis=1),

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.annotations import BOXES, Annotations, Boxes
-from finetune.data.findings import NO_FINDING, check_one_truth, chosen
+from finetune.data.findings import NO_FINDING, check_one_truth, select_findings
 from finetune.data.phantom.dataset import is_phantom
 from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
-from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
@@ -48,7 +48,7 @@ class ChestXray:
     """Source of NIH ChestX-ray14, in the published layout or with images_001 ... images_012 folders.
 
     Where BBox_List_2017.csv lies beside the table, its boxes are the annotation `boxes` (finetune/data/annotations.py),
-    marked as incomplete: an image without one says that nobody drew one there, not that there is nothing.
+    marked as incomplete: an image without boxes was not annotated, it may still show findings.
     """
 
     root: str | Path = "data/chestxray"
@@ -61,7 +61,7 @@ class ChestXray:
     def table(self) -> SampleTable:
         """One row per image that is present."""
         root = Path(self.root)
-        findings = chosen(self.findings, (*FINDINGS, NO_FINDING), default=FINDINGS)
+        findings = select_findings(self.findings, (*FINDINGS, NO_FINDING), default=FINDINGS)
         listing = self._listing(root)
         rows = read_rows(listing)
         rows = rows.rename(columns={"Patient Sex": "Patient Gender"})
@@ -70,32 +70,32 @@ class ChestXray:
         notes = []
         where = _find_images(root)
         paths = rows["Image Index"].map(lambda name: where.get(name.rpartition(".")[0]))
-        kept = paths.notna().to_numpy()
-        if not kept.any():
+        is_present = paths.notna().to_numpy()
+        if not is_present.any():
             raise FinetuneError(
                 f"data.root={self.root}: none of the {len(rows):,} images of {listing.name} is in images/ or "
                 f"images_*/ there. Unpack the archives from {WHERE} into it, or set data.root=DIR."
             )
-        notes += absent_note(int(kept.sum()), len(rows), root)
+        notes += absent_note(int(is_present.sum()), len(rows), root)
         split, list_notes = self._official(root, rows["Image Index"])
         notes += list_notes
         if split is not None:
             listed = split.notna().to_numpy()
-            if dropped := int((kept & ~listed).sum()):
+            if dropped := int((is_present & ~listed).sum()):
                 notes.append(f"{dropped:,} images are in neither {' nor '.join(LISTS.values())} and are left out.")
-            kept = kept & listed
-        rows = rows[kept]
-        frame = pd.DataFrame({"path": paths[kept].astype(object)})
+            is_present = is_present & listed
+        rows = rows[is_present]
+        frame = pd.DataFrame({"path": paths[is_present].astype(object)})
         frame["patient"] = rows["Patient ID"].str.strip().astype(object)
-        frame["split"] = None if split is None else split[kept]
+        frame["split"] = None if split is None else split[is_present]
         frame["split"] = frame["split"].astype(object)
-        known = [*FINDINGS, NO_FINDING]
-        marks = _targets(rows["Finding Labels"], known, listing)
+        all_findings = [*FINDINGS, NO_FINDING]
+        raw_labels = _targets(rows["Finding Labels"], all_findings, listing)
         for name in findings:
-            frame[f"target_{name}"] = marks[:, known.index(name)]
+            frame[f"target_{name}"] = raw_labels[:, all_findings.index(name)]
         age, odd = _years(rows["Patient Age"])
         if odd:
-            notes.append(f"{odd:,} row(s) give no possible age (0 to {OLDEST} years); their age is left unknown.")
+            notes.append(f"{odd:,} row(s) give no possible age (0 to {OLDEST} years); their age is unknown.")
         frame["age"] = age
         frame["sex"] = rows["Patient Gender"].str.strip().astype(object)
         frame["view"] = rows["View Position"].str.strip().astype(object)
@@ -103,9 +103,9 @@ class ChestXray:
         synthetic = is_phantom(root) is not None
         annotations: dict[str, Annotations] = {}
         if (root / LISTING).is_file():
-            found, said = read_boxes(root, where, scale=not synthetic)
-            notes += said
-            boxes = {path: Boxes.from_sides(listed, complete=False) for path, listed in found.items()}
+            boxes_of_path, box_notes = read_boxes(root, where, scale=not synthetic)
+            notes += box_notes
+            boxes = {path: Boxes.from_sides(listed, complete=False) for path, listed in boxes_of_path.items()}
             none = Boxes.from_sides([], complete=False)
             annotations[BOXES] = [boxes.get(path, none) for path in frame["path"]]
         return SampleTable(
@@ -118,7 +118,7 @@ class ChestXray:
             has_patients=True,
             notes=notes,
             synthetic=synthetic,
-            strata=Strata(marks == 1),
+            strata=Strata(raw_labels == 1),
             annotations=annotations,
         ).check()
 
@@ -133,22 +133,24 @@ class ChestXray:
         )
 
     def _official(self, root: Path, names: pd.Series) -> tuple[pd.Series | None, list[str]]:
-        there = {split: (root / name).is_file() for split, name in LISTS.items()}
-        if self.official_split and not all(there.values()):
-            lacking = some(LISTS[split] for split in LISTS if not there[split])
+        has_list = {split: (root / name).is_file() for split, name in LISTS.items()}
+        if self.official_split and not all(has_list.values()):
+            lacking = shorten(LISTS[split] for split in LISTS if not has_list[split])
             raise FinetuneError(f"official_split=true needs {lacking} in {root}; get it at {WHERE} or leave it out.")
-        if self.official_split is False or not all(there.values()):
+        if self.official_split is False or not all(has_list.values()):
             note = f"Only one of {' and '.join(LISTS.values())} is in {root}: the official split is not used."
-            return None, [note] if any(there.values()) and self.official_split is None else []
+            return None, [note] if any(has_list.values()) and self.official_split is None else []
         stems = {s: {Path(line).stem for line in (root / n).read_text().split()} for s, n in LISTS.items()}
-        if both := sorted(stems["train"] & stems["test"]):
-            raise FinetuneError(f"{len(both):,} images are in both lists of {root}: {some(both)}.")
-        of = dict.fromkeys(stems["train"], "train") | dict.fromkeys(stems["test"], "test")
-        return names.map(lambda name: of.get(name.rpartition(".")[0])), ["The official test list is the test split."]
+        if in_both := sorted(stems["train"] & stems["test"]):
+            raise FinetuneError(f"{len(in_both):,} images are in both lists of {root}: {shorten(in_both)}.")
+        split_of = dict.fromkeys(stems["train"], "train") | dict.fromkeys(stems["test"], "test")
+        return names.map(lambda name: split_of.get(name.rpartition(".")[0])), [
+            "The official test list is the test split."
+        ]
 
 
 def _find_images(root: Path) -> dict[str, str]:
-    """Stem -> path relative to root, for every picture in the folders that the archives unpack to."""
+    """Stem -> path relative to root, for every image in the folders that the archives unpack to."""
     parts = sorted(name for name in list_files(root) if re.fullmatch(r"images_?\d+", name))
     return by_stem(root, ("images", *(f"{part}/images" for part in parts), *parts, "."))
 
@@ -160,7 +162,7 @@ def _targets(labels: pd.Series, findings: list[str], listing: Path) -> np.ndarra
         names = {name.strip() for name in text.split("|")}
         if unknown := sorted(names - {*FINDINGS, NO_FINDING}):
             line = labels.index[np.flatnonzero(codes == i)[0]] + 2
-            raise FinetuneError(f"{listing}, line {line}: Finding Labels {text!r} holds unknown {some(unknown)}.")
+            raise FinetuneError(f"{listing}, line {line}: Finding Labels {text!r} holds unknown {shorten(unknown)}.")
         table[i] = [name in names for name in findings]
     return table[codes]
 

@@ -9,23 +9,23 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from finetune.data.annotations import Box
-from finetune.data.decoding.images import read_picture, read_size
+from finetune.data.decoding.images import read_image, read_size
 from finetune.data.findings import FINDINGS, canonical
 from finetune.errors import BadImage, FinetuneError
 
 LISTING = "BBox_List_2017.csv"
-PUBLISHED = 1024  # side of the published pictures, whose pixels the boxes are in; not the OriginalImage of Data_Entry
+PUBLISHED = 1024  # side of the published images, whose pixels the boxes are in; not the OriginalImage of Data_Entry
 
 
 def read_boxes(root: Path, where: Mapping[str, str], *, scale: bool = True) -> tuple[dict[str, list[Box]], list[str]]:
-    """Path of an image -> its boxes in pixels of the picture as it lies there; and a sentence where those are not the
-    listed ones. `where` is stem -> path, as found below `root`.
+    """Path of an image -> its boxes in pixels of the stored image; and a note if these differ from the listed ones.
+    `where` is stem -> path, below `root`.
 
-    A picture of another size than the published 1024 pixels is taken for the whole of it made smaller: boxes shrink
-    with it. The synthetic set lists pixels of its own pictures: `scale=False`.
+    An image of another size than the published 1024 pixels counts as the whole image resized: its boxes are scaled.
+    The synthetic set lists pixels of the stored images: `scale=False`.
 
     Raises:
-        FinetuneError: a line that is no box, or of a finding that nobody knows.
+        FinetuneError: a line that is no box, or has an unknown finding.
     """
     boxes: dict[str, list[Box]] = {}
     for number, cells in _lines(root / LISTING):
@@ -35,17 +35,20 @@ def read_boxes(root: Path, where: Mapping[str, str], *, scale: bool = True) -> t
             boxes.setdefault(path, []).append((finding, *numbers))
     if not scale:
         return boxes, []
-    other = 0
-    for path, found in list(boxes.items()):
-        size = size_of(root / path)
-        if size is None:  # decoding will say what is wrong with it
+    n_other_size = 0
+    for path, image_boxes in list(boxes.items()):
+        size = image_size(root / path)
+        if size is None:  # decoding reports the reason
             del boxes[path]
         elif size != (PUBLISHED, PUBLISHED):
-            other += 1
+            n_other_size += 1
             by_y, by_x = (side / PUBLISHED for side in size)
-            boxes[path] = [(name, x * by_x, y * by_y, w * by_x, h * by_y) for name, x, y, w, h in found]
-    said = f"{other:,} of {len(boxes):,} images with boxes are not of the published {PUBLISHED} px: boxes are scaled."
-    return boxes, [said] if other else []
+            boxes[path] = [(name, x * by_x, y * by_y, w * by_x, h * by_y) for name, x, y, w, h in image_boxes]
+    note = (
+        f"{n_other_size:,} of {len(boxes):,} images with boxes are not of the published {PUBLISHED} px: "
+        "boxes are scaled."
+    )
+    return boxes, [note] if n_other_size else []
 
 
 def _lines(file: Path) -> list[tuple[int, list[str]]]:
@@ -65,14 +68,14 @@ def _box(cells: list[str], file: Path, line: int) -> tuple[str, str, tuple[float
     except (ValueError, IndexError):
         raise FinetuneError(f"{file}, line {line}: {cells} is not IMAGE, FINDING, X, Y, WIDTH, HEIGHT.") from None
     if finding not in FINDINGS:
-        raise FinetuneError(f"{file}, line {line}: {finding!r} is not a finding that is known here.")
+        raise FinetuneError(f"{file}, line {line}: {finding!r} is an unknown finding.")
     if not all(math.isfinite(v) and v >= 0 for v in (left, top, width, height)) or not width * height:
         raise FinetuneError(f"{file}, line {line}: {cells[2:6]} is no box; sides are above 0, places 0 or more.")
     return name, finding, (left, top, width, height)
 
 
-def size_of(file: Path) -> tuple[int, int] | None:  # -> (H, W)
-    """Of a picture, from its header where that is PNG or JPEG; None of one that cannot be read."""
+def image_size(file: Path) -> tuple[int, int] | None:  # -> (H, W)
+    """Size of an image, from the header of PNG and JPEG files; None if it cannot be read."""
     try:
         with file.open("rb") as opened:
             head = opened.read(24)
@@ -81,7 +84,7 @@ def size_of(file: Path) -> tuple[int, int] | None:  # -> (H, W)
             return height, width
         if (size := read_size(file)) is not None:
             return size
-        height, width = read_picture(file).shape[:2]
+        height, width = read_image(file).shape[:2]
         return height, width
-    except (OSError, BadImage, SyntaxError):  # the last: Pillow's word for a broken header
+    except (OSError, BadImage, SyntaxError):  # Pillow raises the last for a broken header
         return None

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import NO_FINDING, chosen
-from finetune.data.labels import Policies, policies, settle
+from finetune.data.findings import NO_FINDING, select_findings
+from finetune.data.labels import Policies, apply_policies, policies
 from finetune.data.sources import chest
 from finetune.data.sources.listing import list_files, need_columns, read_rows
 from finetune.data.table import SampleTable
@@ -35,7 +35,7 @@ FINDINGS = [  # the order of the table, in the names that all sets share
     "Support_Devices",
 ]
 TABLES = {"train": "train.csv", "valid": "valid.csv"}
-PLACES = (".", "CheXpert-v1.0-small", "CheXpert-v1.0")
+PREFIXES = (".", "CheXpert-v1.0-small", "CheXpert-v1.0")
 BATCH = "CheXpert-v1.0 batch "  # "batch 2 (train 1)" holds patients, "batch 1 (validate & csv)" the tables and valid/
 COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA")
 WHERE = "https://stanfordmlgroup.github.io/competitions/chexpert"
@@ -68,37 +68,41 @@ class CheXpert:
         chest.check_views(self.views)
         if self.valid not in VALID:
             raise one_of("data.valid", self.valid, VALID)
-        self._findings = chosen(self.findings, FINDINGS)
-        for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
-            policies(setting, given, FINDINGS)
+        self._findings = select_findings(self.findings, FINDINGS)
+        for setting, setting_value in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
+            policies(setting, setting_value, FINDINGS)
 
     def table(self) -> SampleTable:
         """One row per image that is present."""
         root = Path(self.root)
-        places = [*PLACES, *(name for name in list_files(root) if name.startswith(BATCH))]
-        listings = self._listings(root, places)
+        prefixes = [*PREFIXES, *(name for name in list_files(root) if name.startswith(BATCH))]
+        listings = self._listings(root, prefixes)
         parts = [self._rows(file, folder) for folder, file in listings.items()]
         frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
-        marks, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-        kept, notes = chest.of_views(frame["view"], self.views)
-        frame, marks, shown = frame[kept], marks[kept], shown[kept]
-        homes = _homes(root, places)
+        raw_labels, positives = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+        in_view, notes = chest.select_views(frame["view"], self.views)
+        frame, raw_labels, positives = frame[in_view], raw_labels[in_view], positives[in_view]
+        homes = _homes(root, prefixes)
         frame["path"] = [
-            f"{homes.get((folder, patient), folder + '/' + patient)}/{rest}"
-            for folder, patient, rest in zip(frame.pop("folder"), frame["patient"], frame["path"], strict=True)
+            f"{homes.get((folder, patient), folder + '/' + patient)}/{tail}"
+            for folder, patient, tail in zip(frame.pop("folder"), frame["patient"], frame["path"], strict=True)
         ]
         hint = f"Unpack the archive from {WHERE} there, or set data.root=DIR to the folder with train.csv."
-        found, absent = chest.there(root, list(frame["path"]), next(iter(listings.values())), hint)
-        frame, marks, shown = frame[found], marks[found], shown[found]
-        targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
+        is_present, absent = chest.filter_present(root, list(frame["path"]), next(iter(listings.values())), hint)
+        frame, raw_labels, positives = frame[is_present], raw_labels[is_present], positives[is_present]
+        targets = apply_policies(
+            raw_labels, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS
+        )
         notes += absent
-        return chest.sample_table(frame, targets, self._findings, root=root, name="chexpert", notes=notes, strata=shown)
+        return chest.sample_table(
+            frame, targets, self._findings, root=root, name="chexpert", notes=notes, strata=positives
+        )
 
-    def _listings(self, root: Path, places: list[str]) -> dict[str, Path]:
-        for place in places:
-            found = {folder: root / place / name for folder, name in TABLES.items()}
-            if found := {folder: file for folder, file in found.items() if file.is_file()}:
-                return found
+    def _listings(self, root: Path, prefixes: list[str]) -> dict[str, Path]:
+        for prefix in prefixes:
+            files = {folder: root / prefix / name for folder, name in TABLES.items()}
+            if files := {folder: file for folder, file in files.items() if file.is_file()}:
+                return files
         what = "has no train.csv or valid.csv" if root.is_dir() else "is not a folder"
         raise FinetuneError(
             f"data.root={self.root} {what} (looked in {root.absolute()}).\n"
@@ -106,8 +110,8 @@ class CheXpert:
         )
 
     def _rows(self, file: Path, folder: str) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-        """The images of one table, without the part of the path above the patient, their marks, and where the table
-        says yes to any of its findings."""
+        """The images of one table, without the part of the path above the patient, their raw labels, and which of
+        the table's findings are positive."""
         rows = read_rows(file)
         need_columns(rows, {name: name for name in COLUMNS}, file)
         parts = rows["Path"].str.strip().str.extract(r"(patient[^/]+)/(study[^/]+)/([^/]+)$")
@@ -124,15 +128,19 @@ class CheXpert:
         frame["age"] = pd.to_numeric(rows["Age"], errors="coerce").astype(float)
         frame["sex"] = chest.sex(rows["Sex"])
         frame = frame.astype({"split": object, "study": object})
-        return frame, chest.marks_of(rows, self._findings, file), chest.shown(rows, FINDINGS, file)
+        return (
+            frame,
+            chest.read_finding_columns(rows, self._findings, file),
+            chest.positive_findings(rows, FINDINGS, file),
+        )
 
 
-def _homes(root: Path, places: list[str]) -> dict[tuple[str, str], str]:
+def _homes(root: Path, prefixes: list[str]) -> dict[tuple[str, str], str]:
     """(train or valid, patient) -> the patient's folder, relative to root: the full release comes in batches."""
     homes: dict[tuple[str, str], str] = {}
-    for place in places:
+    for prefix in prefixes:
         for folder in ("train", "valid", ""):
-            home = "/".join(part for part in (place, folder) if part not in ("", "."))
+            home = "/".join(part for part in (prefix, folder) if part not in ("", "."))
             for name in list_files(root / home):
                 if name.startswith("patient"):
                     homes.setdefault((folder or "train", name), f"{home}/{name}".lstrip("/"))

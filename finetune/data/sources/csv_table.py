@@ -10,29 +10,29 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
-from finetune.data.labels import BLANK, WORDS, Policies, policies, read_marks, settle
+from finetune.data.labels import BLANK, WORDS, Policies, apply_policies, policies, read_raw_labels
 from finetune.data.sources.headers import contradictions, patients_by_header
-from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, some
+from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, shorten
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
 SPLIT_NAMES |= {"test": "test", "testing": "test"}
 NO_FINDING = "no finding"
-FEW_STRATA, MOST_STRATA = 10, 200  # names in a column that splits are balanced over
-UNSAID: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies that change nothing
+MIN_STRATA_NAMES, MAX_STRATA_NAMES = 10, 200  # names in a column that splits are balanced over
+NO_OP_POLICIES: tuple[Policies, ...] = ("ignore", {"default": "ignore"}, {})  # policies without effect
 
 
 @dataclass
 class CsvTable:
-    """Source for a table of your own.
+    """Source for the user's own table.
 
-    `label` decides what is learned. A list names columns of 1, 0, blank (unknown), -1 (uncertain) or values between:
-    each is a finding by itself. A single column names each image's class; where any of its cells holds `a|b` the
+    `label` names what is learned. A list names columns of 1, 0, blank (unknown), -1 (uncertain) or values between:
+    each is a separate finding. A single column names each image's class; where any of its cells holds `a|b` the
     column lists findings instead, and blank or `No Finding` means none of them.
 
-    Without `patient`, DICOM headers say whose an image is. Splits are balanced over every column with few different
-    cells, whichever of them is learned, so that another `label` moves nobody.
+    Without `patient`, patients come from DICOM headers. Splits are balanced over every column with few different
+    cells, learned or not, so that another `label` moves no patient.
     """
 
     file: str | Path | None = None
@@ -40,7 +40,7 @@ class CsvTable:
     label: str | list[str] | None = None
     """Column with the class, or list of 0/1 columns."""
     patient: str | None = None
-    """Column that says whose image it is; images of one patient never straddle splits."""
+    """Column with the patient's id; all images of a patient are in one split."""
     split: str | None = None
     """Column with train, val or test; without it the splits are drawn."""
     path: str = "path"
@@ -52,29 +52,29 @@ class CsvTable:
     missing: Policies = field(default_factory=lambda: {"default": "ignore"})
     """What a blank in a 0/1 column means, likewise."""
     separator: str | None = "|"
-    """What parts several findings in one cell; null takes cells as they are."""
+    """Separator between findings in a cell; null keeps cells as they are."""
     suffix: str = ""
     """Added to every path, e.g. .jpg where the table names images without it."""
     metadata: str | list[str] | None = field(default_factory=list)
     """Further columns, or one, to keep for subgroups and for the predictions."""
     label_type: str | None = None
-    """class takes whatever a label column holds for names of classes; null asks where it looks like numbers or text."""
+    """class reads any label column as class names; null stops if it looks like numbers or text."""
 
     def __post_init__(self) -> None:
         for value, setting in ((self.file, "data.table=FILE"), (self.label, "data.label=COLUMN")):
             if not value:
                 raise FinetuneError(f"data=csv needs {setting}.")
-        for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
-            policies(setting, given, None if isinstance(self.label, str) else list(self.label or []))
-            if isinstance(self.label, str) and given not in UNSAID:
+        for setting, setting_value in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
+            policies(setting, setting_value, None if isinstance(self.label, str) else list(self.label or []))
+            if isinstance(self.label, str) and setting_value not in NO_OP_POLICIES:
                 raise FinetuneError(
-                    f"{setting}={given} speaks of 0/1 columns, data.label={self.label} is one column of names. "
+                    f"{setting}={setting_value} is for 0/1 columns, data.label={self.label} is one column of names. "
                     f"data.label=[{self.label}] reads it as a 0/1 column."
                 )
         check_type(self.label_type, self.label)
         if self.label_type and not isinstance(self.label, str):
             raise FinetuneError(
-                f"data.label_type={self.label_type} speaks of one column, data.label={self.label} are findings."
+                f"data.label_type={self.label_type} is for one column, data.label={self.label} are findings."
             )
         self._metadata = [self.metadata] if isinstance(self.metadata, str) else list(self.metadata or [])
 
@@ -84,42 +84,42 @@ class CsvTable:
         rows = read_rows(file)
         root = Path(self.root) if self.root else file.parent
         columns = [self.label] if isinstance(self.label, str) else list(self.label or [])
-        wanted = {"data.path": self.path, "data.patient": self.patient, "data.split": self.split}
-        for setting, names in (*((s, [c]) for s, c in wanted.items() if c), ("data.label", columns)):
+        columns_of_settings = {"data.path": self.path, "data.patient": self.patient, "data.split": self.split}
+        for setting, names in (*((s, [c]) for s, c in columns_of_settings.items() if c), ("data.label", columns)):
             for name in names:
                 need_columns(rows, {setting: name}, file)
         for name in self._metadata:
             need_columns(rows, {"data.metadata": name}, file)
         paths = self._paths(rows[self.path], root)
-        there = np.array(present(root, paths))
-        if not there.any():
+        is_present = np.array(present(root, paths))
+        if not is_present.any():
             raise FinetuneError(
                 f"none of the {len(rows):,} images of {file} is under {root.absolute()}, e.g. {paths[0]}. "
                 "Set data.root=DIR to the folder that the paths start from, data.suffix=.jpg if they lack one."
             )
-        notes = absent_note(int(there.sum()), len(rows), root)
-        rows = rows[there]
-        frame = pd.DataFrame({"path": np.array(paths, dtype=object)[there]}, index=rows.index)
-        known = list(frame["path"])
+        notes = absent_note(int(is_present.sum()), len(rows), root)
+        rows = rows[is_present]
+        frame = pd.DataFrame({"path": np.array(paths, dtype=object)[is_present]}, index=rows.index)
+        present_paths = list(frame["path"])
         if self.patient is None:
-            patients, said = patients_by_header(root, known)
+            patients, patient_notes = patients_by_header(root, present_paths)
             if patients is None:
                 notes.append("No patient column: every image counts as its own patient (data.patient=COLUMN).")
         else:
             patients = self._patients(rows[self.patient], file).tolist()
-            said = contradictions(root, known, patients, self.patient)
-        notes += said
-        frame["patient"] = pd.Series(patients or known, index=rows.index, dtype=object)
+            patient_notes = contradictions(root, present_paths, patients, self.patient)
+        notes += patient_notes
+        frame["patient"] = pd.Series(patients or present_paths, index=rows.index, dtype=object)
         frame["split"] = self._splits(rows[self.split], file) if self.split else None
         frame["split"] = frame["split"].astype(object)
         if isinstance(self.label, str):
-            kind, classes, targets, said = self._one_column(rows[self.label])
-            notes += said
+            kind, classes, targets, patient_notes = self._read_class_column(rows[self.label])
+            notes += patient_notes
         else:
             kind, classes = "multilabel", columns
             alone = "A column of class names goes alone: data.label={}."
-            marks = np.stack([read_marks(rows[c], file, alone.format(c)) for c in columns], axis=1)
-            targets = settle(marks, list(frame["path"]), columns, self.uncertain, self.missing)
+            raw_labels = np.stack([read_raw_labels(rows[c], file, alone.format(c)) for c in columns], axis=1)
+            targets = apply_policies(raw_labels, list(frame["path"]), columns, self.uncertain, self.missing)
         frame = pd.concat(
             [frame, pd.DataFrame(targets, columns=[f"target_{c}" for c in classes], index=frame.index)], axis=1
         )
@@ -130,7 +130,8 @@ class CsvTable:
         used = {self.path, self.patient, self.split, *columns, *self._metadata}
         if unused := [str(name) for name in rows.columns if name not in used]:
             notes.append(
-                f"Columns not used: {some(unused, 12)} (data.metadata=[{','.join(unused[:2])}] gives scores by them)."
+                f"Columns not used: {shorten(unused, 12)} "
+                f"(data.metadata=[{','.join(unused[:2])}] gives scores by them)."
             )
         return SampleTable(
             frame=frame.reset_index(drop=True),
@@ -175,7 +176,7 @@ class CsvTable:
             )
         return splits
 
-    def _one_column(self, column: pd.Series) -> tuple[str, list[str], np.ndarray, list[str]]:
+    def _read_class_column(self, column: pd.Series) -> tuple[str, list[str], np.ndarray, list[str]]:
         codes, texts = pd.factorize(column.str.strip())
         cells = [[class_name(text)] for text in texts]
         several = self.separator is not None and any(self.separator in text for text in texts)
@@ -197,21 +198,23 @@ class CsvTable:
             notes.append(f"{unknown:,} row(s) have a blank {self.label}: their class is unknown.")
         if decimal := next((text for text, (name,) in zip(texts, cells, strict=True) if name not in ("", text)), None):
             notes.append(f"{self.label} holds whole numbers with decimals: {decimal} is read as {class_name(decimal)}.")
-        return "multiclass", classes, rows[codes], notes + self._on_classes(classes)
+        return "multiclass", classes, rows[codes], notes + self._class_notes(classes)
 
-    def _on_classes(self, classes: list[str]) -> list[str]:
-        """The sentence on classes that might be something else, or none."""
+    def _class_notes(self, classes: list[str]) -> list[str]:
+        """A note on classes that might be something else, or none."""
         if len(classes) == 2 and {name.lower() for name in classes} <= {"0", "1", *WORDS}:
-            said = f"{' and '.join(classes)} and is read as two classes; data.label=[{self.label}] reads one finding."
+            description = (
+                f"{' and '.join(classes)} and is read as two classes; data.label=[{self.label}] reads one finding."
+            )
         elif self.label_type is None and all(map(is_number, classes)):
-            said = f"{len(classes)} whole numbers and is read as {len(classes)} classes, without an order."
+            description = f"{len(classes)} whole numbers and is read as {len(classes)} classes, without an order."
         else:
             return []
-        return [f"{self.label} holds {said}"]
+        return [f"{self.label} holds {description}"]
 
     def _strata(self, rows: pd.DataFrame, patients: pd.Series) -> Strata:
-        """What splits are balanced over: the cells of every column that has few different ones, each of several
-        patients, by themselves or listed as a|b or a;b. No setting but those of paths and patients changes it."""
+        """What splits are balanced over: the values of every column with few different ones, each of several patients,
+        alone or listed as a|b or a;b. Only the settings of paths and patients change it."""
         labels = [np.zeros((len(rows), 0), bool)]
         for column in rows.columns:
             if column in (self.path, self.patient):
@@ -220,15 +223,17 @@ class CsvTable:
             cells = [{class_name(name) for name in re.split("[|;]", text)} for text in texts]
             names = {name for cell in cells for name in cell if name.lower() not in BLANK}
             pairs = pd.DataFrame({"cell": codes, "patient": patients.to_numpy()}).drop_duplicates()["cell"]
-            shown = np.array([len(cell) for cell in cells])[pairs].sum()  # by how many patients, summed over the names
-            several = shown >= (2 if len(names) <= FEW_STRATA else 5) * len(names)
-            if 1 < len(names) <= MOST_STRATA and several and not doubt(names, len(rows)):
+            n_patients = np.array([len(cell) for cell in cells])[
+                pairs
+            ].sum()  # number of patients, summed over the names
+            several = n_patients >= (2 if len(names) <= MIN_STRATA_NAMES else 5) * len(names)
+            if 1 < len(names) <= MAX_STRATA_NAMES and several and not doubt(names, len(rows)):
                 labels.append(np.array([[name in cell for name in sorted(names)] for cell in cells])[codes])
         return Strata(np.concatenate(labels, axis=1))
 
 
 def _numbers_or_text(column: pd.Series) -> pd.Series:
-    """A column of numbers as numbers (blank is NaN), any other as it stands."""
+    """A column of numbers as floats (blank is NaN), any other unchanged."""
     text = column.str.strip()
     numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
     return numbers.astype(float) if (numbers.isna() == (text == "")).all() else text.astype(object)

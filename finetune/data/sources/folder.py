@@ -11,7 +11,7 @@ import pandas as pd
 
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.headers import patients_by_header
-from finetune.data.sources.listing import list_files, some
+from finetune.data.sources.listing import list_files, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
@@ -20,51 +20,51 @@ SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "
 
 @dataclass
 class Folder:
-    """Source for pictures sorted into one folder per class; each picture has exactly one class.
+    """Source for images sorted into one folder per class; each image has exactly one class.
 
     With a folder `train` at the top, the top level is taken as the split; a missing val or test is cut from train.
-    Patients are known where the pictures are DICOM: by the PatientID of their headers.
+    Patients are known where the images are DICOM: by the PatientID of their headers.
     """
 
     root: str | Path | None = None
     """Folder that holds the class folders, or train, val and test with the class folders in each."""
 
     def table(self) -> SampleTable:
-        """One row per picture, by split and class in order of their names."""
+        """One row per image, by split and class in order of their names."""
         if not self.root:
             raise FinetuneError("data=folder needs data.root=DIR, a folder with one folder per class.")
         root = Path(self.root)
         if not root.is_dir():
             raise FinetuneError(f"data.root={self.root} is not a folder (looked at {root.absolute()}).")
         top = _folders(root)
-        given = "train" in top
-        branches = {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if given else {"": None}
+        has_split = "train" in top
+        branches = {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if has_split else {"": None}
         ignored: Counter[str] = Counter()
-        found: list[tuple[str, str, str | None]] = []  # path, class, split
+        entries: list[tuple[str, str, str | None]] = []  # path, class, split
         classes: set[str] = set()
         for branch, split in branches.items():
             names = _folders(root / branch)
             classes |= set(names)
             for label in names:
                 prefix = f"{branch}/{label}" if branch else label
-                pictures, other = _pictures(root / prefix)
-                ignored += other
-                found += [(f"{prefix}/{picture}", label, split) for picture in pictures]
-        if not found:
+                images, other_files = _images(root / prefix)
+                ignored += other_files
+                entries += [(f"{prefix}/{image}", label, split) for image in images]
+        if not entries:
             raise FinetuneError(
-                f"data.root={self.root} has no pictures in class folders; its folders are: {some(top) or 'none'}. "
+                f"data.root={self.root} has no images in class folders; its folders are: {shorten(top) or 'none'}. "
                 f"Expected DIR/<class>/ or DIR/train/<class>/ with files {', '.join(IMAGE_SUFFIXES)}."
             )
-        paths, labels, splits = zip(*found, strict=True)
+        paths, labels, splits = zip(*entries, strict=True)
         patients, notes = patients_by_header(root, paths)
         if patients is None:
             notes.append(
                 "No patient column: every image counts as its own patient; data=csv takes data.patient=COLUMN."
             )
         if empty := sorted(classes - set(labels)):
-            notes.append(f"Class folder(s) without pictures are left out: {some(empty)}.")
-        if given and (others := [name for name in top if name not in branches]):
-            notes.append(f"Folder(s) beside train, val and test are left out: {some(others)}.")
+            notes.append(f"Class folder(s) without images are left out: {shorten(empty)}.")
+        if has_split and (extra_folders := [name for name in top if name not in branches]):
+            notes.append(f"Folder(s) beside train, val and test are left out: {shorten(extra_folders)}.")
         notes += [f"{count:,} {what} are left out." for what, count in sorted(ignored.items())]
         names = sorted(set(labels))
         targets = (np.array(labels, dtype=object)[:, None] == np.array(names, dtype=object)).astype(float)
@@ -85,16 +85,16 @@ def _folders(folder: Path) -> list[str]:
     return [name for name in list_files(folder) if not name.startswith(".") and (folder / name).is_dir()]
 
 
-def _pictures(folder: Path) -> tuple[list[str], Counter[str]]:
-    """Names of the pictures straight in a folder, and what else lies there, counted."""
-    pictures, other = [], Counter[str]()
+def _images(folder: Path) -> tuple[list[str], Counter[str]]:
+    """Names of the images directly in a folder, and counts of other entries."""
+    images, other_files = [], Counter[str]()
     for name in list_files(folder):
         if name.startswith("."):
-            other["hidden files"] += 1
+            other_files["hidden files"] += 1
         elif name.lower().endswith(IMAGE_SUFFIXES):
-            pictures.append(name)
+            images.append(name)
         elif (folder / name).is_dir():
-            other["folders inside class folders (with all that is in them)"] += 1
+            other_files["folders inside class folders (with all that is in them)"] += 1
         else:
-            other[f"files that are no pictures ({Path(name).suffix or 'no suffix'})"] += 1
-    return pictures, other
+            other_files[f"files that are no images ({Path(name).suffix or 'no suffix'})"] += 1
+    return images, other_files

@@ -1,4 +1,4 @@
-"""An image data set of the Hugging Face hub: its pictures are written out once as files, then the hub is not needed.
+"""An image data set of the Hugging Face hub: its images are written once as files, then the hub is not needed.
 
 Only data are fetched: `datasets` 4 and later runs no code from the hub.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from finetune.data.classes import check_classes, check_type
 from finetune.data.sources.assemble import assemble
-from finetune.data.sources.listing import need_columns, present, read_rows, some
+from finetune.data.sources.listing import need_columns, present, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, MissingExtra
 
@@ -34,7 +34,7 @@ class HuggingFace:
     """Source of a hub data set with a column of images and one of class labels."""
 
     root: str | Path | None = None
-    """Folder that the pictures are written to, as images/SPLIT/NUMBER.png and so on."""
+    """Folder that the images are written to, as images/SPLIT/NUMBER.png and so on."""
     repo: str | None = None
     """Name on the hub, ORGANISATION/NAME, or a folder of parquet files."""
     config: str | None = None
@@ -42,7 +42,7 @@ class HuggingFace:
     revision: str | None = None
     """Branch, tag or commit of the data set, by default its newest."""
     image: str | None = None
-    """Column of the pictures, by default the only one of that type."""
+    """Column of the images, by default the only one of that type."""
     label: str | None = None
     """Column of the class, or of a list of classes; by default the only one with class names."""
     patient: str | None = None
@@ -54,26 +54,26 @@ class HuggingFace:
         check_type(self.label_type, self.label)
 
     def table(self) -> SampleTable:
-        """One row per picture, in the hub's order."""
+        """One row per image, in the hub's order."""
         for value, setting in ((self.repo, "data.repo=ORGANISATION/NAME"), (self.root, "data.root=DIR")):
             if not value:
                 raise FinetuneError(f"data=huggingface needs {setting}.")
         root = Path(str(self.root))
-        asked = {key: value for key, value in asdict(self).items() if key not in ("root", "label_type")}
+        request = {key: value for key, value in asdict(self).items() if key not in ("root", "label_type")}
         facts = _facts(root)
-        if facts is None or facts["asked"] != asked:
+        if facts is None or facts["asked"] != request:
             if facts is not None:
                 raise FinetuneError(
-                    f"data.root={root} holds {facts['asked']['repo']} as asked for otherwise ({FACTS} there says how). "
+                    f"data.root={root} holds {facts['asked']['repo']} with other settings, see {FACTS} there. "
                     "Choose another folder."
                 )
-            facts = self._write_out(root, asked)
+            facts = self._write_out(root, request)
         rows = read_rows(root / LISTING, ",")
         need_columns(rows, {name: name for name in ("path", "split", "labels", "patient")}, root / LISTING)
-        there = np.array(present(root, rows["path"].tolist()))
-        if not there.all():
+        is_present = np.array(present(root, rows["path"].tolist()))
+        if not is_present.all():
             raise FinetuneError(
-                f"{int((~there).sum()):,} of {len(rows):,} pictures of {self.repo} are gone from {root}. Remove "
+                f"{int((~is_present).sum()):,} of {len(rows):,} images of {self.repo} are gone from {root}. Remove "
                 f"{root / IMAGES} to have them written again."
             )
         several = facts["kind"] == "multilabel"
@@ -100,11 +100,9 @@ class HuggingFace:
             notes=notes,
         )
 
-    def _write_out(self, root: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    def _write_out(self, root: Path, request: dict[str, Any]) -> dict[str, Any]:
         if (root / IMAGES).exists():
-            raise FinetuneError(
-                f"{root / IMAGES} is in the way: it is not from data=huggingface. Choose another data.root."
-            )
+            raise FinetuneError(f"{root / IMAGES} exists but is not from data=huggingface. Choose another data.root.")
         parts = self._load()
         first = next(iter(parts.values()))
         image, label = self._columns(first.features)
@@ -112,7 +110,7 @@ class HuggingFace:
         used = {name: SPLITS[name] for name in parts if name in SPLITS} or {next(iter(parts)): ""}
         notes = []
         if left := [name for name in parts if name not in used]:
-            notes.append(f"Splits that are neither train, validation nor test are left out: {some(left)}.")
+            notes.append(f"Splits that are neither train, validation nor test are left out: {shorten(left)}.")
         if len(used) == 1:  # a single part is no split yet
             used = dict.fromkeys(used, "")
         try:
@@ -126,15 +124,15 @@ class HuggingFace:
                     folder = name if name in SPLITS else "all"
                     (part / folder).mkdir()
                     for number, row in enumerate(_undecoded(parts[name], image)):
-                        path = f"{folder}/{_write_picture(part / folder, number, row[image])}"
+                        path = f"{folder}/{_write_image(part / folder, number, row[image])}"
                         values = row[label] if kind == "multilabel" else [row[label]]
                         numbers = " ".join(str(number_of.get(value, -1)) for value in values or ())
                         writer.writerow([f"{IMAGES}/{path}", split, numbers, self._patient(row)])
-            facts = {"asked": asked, "kind": kind, "classes": classes, "notes": notes}
+            facts = {"asked": request, "kind": kind, "classes": classes, "notes": notes}
             (part / Path(FACTS).name).write_text(json.dumps(facts, indent=1), encoding="utf-8")
             part.rename(root / IMAGES)
         except OSError as error:
-            raise FinetuneError(f"data.root={root}: the pictures of {self.repo} cannot be written: {error}.") from None
+            raise FinetuneError(f"data.root={root}: the images of {self.repo} cannot be written: {error}.") from None
         return facts
 
     def _load(self) -> dict[str, Any]:
@@ -153,19 +151,19 @@ class HuggingFace:
 
         images = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
         labels = [name for name, kind in features.items() if _names(kind) is not None]
-        chosen = []
-        for setting, wanted, found in (("image", self.image, images), ("label", self.label, labels)):
-            if wanted is not None and wanted not in features:
-                raise FinetuneError(f"data.{setting}={wanted} is not a column of {self.repo}: {', '.join(features)}.")
-            if wanted is None and len(found) != 1:
-                what = f"several such columns ({', '.join(found)})" if found else "no such column by itself"
+        selected = []
+        for setting, name, candidates in (("image", self.image, images), ("label", self.label, labels)):
+            if name is not None and name not in features:
+                raise FinetuneError(f"data.{setting}={name} is not a column of {self.repo}: {', '.join(features)}.")
+            if name is None and len(candidates) != 1:
+                what = f"several such columns ({', '.join(candidates)})" if candidates else "no such column"
                 raise FinetuneError(f"{self.repo} has {what}: name it, data.{setting}=, one of {', '.join(features)}.")
-            chosen.append(wanted or found[0])
-        if chosen[0] not in images:
-            raise FinetuneError(f"data.image={chosen[0]} of {self.repo} holds no images but {features[chosen[0]]}.")
+            selected.append(name or candidates[0])
+        if selected[0] not in images:
+            raise FinetuneError(f"data.image={selected[0]} of {self.repo} holds no images but {features[selected[0]]}.")
         if self.patient is not None and self.patient not in features:
             raise FinetuneError(f"data.patient={self.patient} is not a column of {self.repo}: {', '.join(features)}.")
-        return chosen[0], chosen[1]
+        return selected[0], selected[1]
 
     def _patient(self, row: dict[str, Any]) -> str:
         return "" if self.patient is None else str(row[self.patient])
@@ -208,11 +206,11 @@ def _undecoded(data: Any, image: str) -> Iterator[dict[str, Any]]:
     return iter(data.cast_column(image, datasets.Image(decode=False)))
 
 
-def _write_picture(folder: Path, number: int, picture: dict[str, Any] | None) -> str:
-    """The picture's bytes as they are, under a name that its number and its first bytes decide."""
-    content = (picture or {}).get("bytes")
-    if content is None and picture and picture.get("path"):
-        content = Path(picture["path"]).read_bytes()
+def _write_image(folder: Path, number: int, image: dict[str, Any] | None) -> str:
+    """The image's bytes as they are, under a name that its number and its first bytes decide."""
+    content = (image or {}).get("bytes")
+    if content is None and image and image.get("path"):
+        content = Path(image["path"]).read_bytes()
     content = content or b""
     suffix = next((suffix for magic, suffix in SUFFIXES.items() if content.startswith(magic)), ".img")
     name = f"{number:06d}{suffix}"

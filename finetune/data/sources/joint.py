@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from finetune.data.annotations import Annotations, MaskFile
-from finetune.data.findings import canonical, chosen
-from finetune.data.sources.listing import some
+from finetune.data.findings import canonical, select_findings
+from finetune.data.sources.listing import shorten
 from finetune.data.splits import assign_splits
 from finetune.data.table import SampleTable, Strata
 from finetune.errors import FinetuneError
@@ -26,9 +26,9 @@ EXAMPLE = "data.sources.chestxray=DIR data.sources.chexpert=DIR, or data.sources
 
 @dataclass
 class Joint:
-    """Source that puts the sample tables of others together; the metadata column `source` says whose an image is.
+    """Source that joins the sample tables of other sources; the metadata column `source` names each image's source.
 
-    root is the folder that all of theirs lie in, and paths start from it.
+    The table's root is their common parent folder.
     """
 
     sources: dict[str, Any] | None = None
@@ -38,13 +38,13 @@ class Joint:
     own_split: bool | None = None
     """Keep the sources' own splits: true, false (draw them), or null for when each gives one."""
     shared_patients: bool = False
-    """A patient's id means the same person in all sources (RSNA and NIH); else ids are told apart by the source."""
+    """A patient's id means the same person in all sources (RSNA and NIH); else ids are prefixed with the source."""
     seed: int = 0
-    """Decides what is cut from a source's train split where it gives no val or test."""
+    """Seed for taking val or test from a source's train split where it has none."""
     val_fraction: float = 0.1
-    """Part of the images for validation, where one is cut."""
+    """Fraction of the images for validation, where it is drawn."""
     test_fraction: float = 0.2
-    """Part of the images for the test, where one is cut."""
+    """Fraction of the images for the test, where it is drawn."""
     root: str | None = None
     """Stays null: each source has its own."""
 
@@ -57,22 +57,24 @@ class Joint:
     def table(self) -> SampleTable:
         """The rows of all sources, one after the other."""
         tables = {name: self._read(name, source) for name, source in (self.sources or {}).items()}
-        if others := {name: types for name, table in tables.items() if (types := table.other_targets)}:
-            raise FinetuneError(f"data.sources.{next(iter(others))} cannot be joined: only classes and findings can.")
+        if unjoinable := {name: types for name, table in tables.items() if (types := table.other_targets)}:
+            raise FinetuneError(
+                f"data.sources.{next(iter(unjoinable))} cannot be joined: only classes and findings can."
+            )
         kinds = {name: table.kind for name, table in tables.items()}
         kind = next(iter(kinds.values()))
         if len(set(kinds.values())) > 1:
-            each = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
-            raise FinetuneError(f"data.sources cannot be joined, their labels are of different kinds: {each}.")
+            kind_list = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
+            raise FinetuneError(f"data.sources cannot be joined, their labels are of different kinds: {kind_list}.")
         if kind == "multilabel":
             tables = {name: _in_shared_names(name, table) for name, table in tables.items()}
         union = list(dict.fromkeys(label for table in tables.values() for label in table.classes))
         if self.findings is not None and kind == "multiclass":
             raise FinetuneError(f"data.findings={self.findings}: the sources have classes that exclude one another.")
-        findings = chosen(self.findings, union)
+        findings = select_findings(self.findings, union)
         tables, notes = self._split(tables)
         root = Path(os.path.commonpath([os.path.abspath(table.root) for table in tables.values()]))
-        extra = [_told_apart(column) for table in tables.values() for column in table.metadata]
+        extra = [_metadata_name(column) for table in tables.values() for column in table.metadata]
         metadata = list(dict.fromkeys(["source", *extra]))
         frames = [self._frame(name, table, findings, root) for name, table in tables.items()]
         frame = pd.concat(frames, ignore_index=True)
@@ -92,18 +94,18 @@ class Joint:
         ).check()
 
     def _strata(self, tables: dict[str, SampleTable]) -> Strata:
-        """Each set is split by itself, as it would be alone, unless patients are shared between them."""
-        each = [table.drawn_by() for table in tables.values()]
-        labels = np.zeros((sum(map(len, each)), sum(strata.labels.shape[1] for strata in each)), bool)
+        """Each set is split as it would be alone, unless patients are shared between sets."""
+        strata_list = [table.split_strata() for table in tables.values()]
+        labels = np.zeros((sum(map(len, strata_list)), sum(strata.labels.shape[1] for strata in strata_list)), bool)
         row = column = 0
-        for strata in each:
+        for strata in strata_list:
             height, width = strata.labels.shape
             labels[row : row + height, column : column + width] = strata.labels
             row, column = row + height, column + width
         if self.shared_patients:
             return Strata(labels)
         patients = np.concatenate([table.frame["patient"].to_numpy(object) for table in tables.values()])
-        return Strata(labels, np.repeat(np.array(list(tables), object), list(map(len, each))), patients)
+        return Strata(labels, np.repeat(np.array(list(tables), object), list(map(len, strata_list))), patients)
 
     def _read(self, name: str, source: Any) -> SampleTable:
         try:
@@ -112,26 +114,30 @@ class Joint:
             raise FinetuneError(f"data.sources.{name}: {error}") from None
 
     def _split(self, tables: dict[str, SampleTable]) -> tuple[dict[str, SampleTable], list[str]]:
-        """Every source's own split, completed by itself, or none at all."""
+        """Every source's split, completed per source, or none at all."""
         gives = {name for name, table in tables.items() if table.frame["split"].notna().any()}
         without = [name for name in tables if name not in gives]
         if self.own_split and without:
-            raise FinetuneError(f"data.own_split=true: {some(without)} give(s) no split. Leave it out or set it false.")
+            raise FinetuneError(
+                f"data.own_split=true: {shorten(without)} give(s) no split. Leave it out or set it false."
+            )
         if without or self.own_split is False:
-            why = f"{some(without)} give(s) none" if without and self.own_split is None else "data.own_split=false"
-            notes = [f"The split of {some(sorted(gives))} is not used: {why}."] if gives else []
+            why = f"{shorten(without)} give(s) none" if without and self.own_split is None else "data.own_split=false"
+            notes = [f"The split of {shorten(sorted(gives))} is not used: {why}."] if gives else []
             return {name: table.with_split([None] * len(table)) for name, table in tables.items()}, notes
-        whole = {}
+        split_tables = {}
         for name, table in tables.items():
             try:
-                whole[name] = assign_splits(table, seed=self.seed, val=self.val_fraction, test=self.test_fraction)
+                split_tables[name] = assign_splits(
+                    table, seed=self.seed, val=self.val_fraction, test=self.test_fraction
+                )
             except FinetuneError as error:
                 raise FinetuneError(f"data.sources.{name}: {error}") from None
-        return whole, []
+        return split_tables, []
 
     def _frame(self, name: str, table: SampleTable, findings: list[str], root: Path) -> pd.DataFrame:
         if not set(findings) & set(table.classes):
-            raise FinetuneError(f"data.sources.{name} labels none of {some(findings, 20)}: leave it out.")
+            raise FinetuneError(f"data.sources.{name} labels none of {shorten(findings, 20)}: leave it out.")
         prefix = os.path.relpath(os.path.abspath(table.root), root).replace(os.sep, "/")
         paths = table.frame["path"] if prefix == "." else prefix + "/" + table.frame["path"]
         who = table.frame["patient"] if self.shared_patients else name + ":" + table.frame["patient"]
@@ -144,12 +150,12 @@ class Joint:
             column = f"target_{finding}"
             frame[column] = table.frame[column] if finding in table.classes else unlabelled
         for column in table.metadata:
-            frame[_told_apart(column)] = table.frame[column]
+            frame[_metadata_name(column)] = table.frame[column]
         return frame
 
 
 def _annotations(tables: Mapping[str, SampleTable], root: Path) -> dict[str, Annotations]:
-    """Those of all sources; a source without one of that name says nothing of its images."""
+    """Those of all sources; images of a source without that annotation have None."""
     names = list(dict.fromkeys(name for table in tables.values() for name in table.annotations))
     return {name: [entry for table in tables.values() for entry in _entries(table, name, root)] for name in names}
 
@@ -165,14 +171,14 @@ def _entries(table: SampleTable, name: str, root: Path) -> list[Any]:
     ]
 
 
-def _told_apart(column: str) -> str:
+def _metadata_name(column: str) -> str:
     return "source_" if column == "source" else column
 
 
 def _in_shared_names(name: str, table: SampleTable) -> SampleTable:
     """The table with its findings in the vocabulary's names."""
-    of = {label: canonical(label) for label in table.classes}
-    if len(set(of.values())) < len(of):
-        raise FinetuneError(f"data.sources.{name} has two classes of one meaning among {some(table.classes, 20)}.")
-    columns = {f"target_{label}": f"target_{shared}" for label, shared in of.items()}
-    return replace(table, frame=table.frame.rename(columns=columns), classes=list(of.values()))
+    shared_name = {label: canonical(label) for label in table.classes}
+    if len(set(shared_name.values())) < len(shared_name):
+        raise FinetuneError(f"data.sources.{name} has two classes of one meaning among {shorten(table.classes, 20)}.")
+    columns = {f"target_{label}": f"target_{shared}" for label, shared in shared_name.items()}
+    return replace(table, frame=table.frame.rename(columns=columns), classes=list(shared_name.values()))

@@ -22,7 +22,7 @@ from finetune.errors import BadImage, FinetuneError
 def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
     """Every cell of a CSV or TSV file as text, blanks as ""; row i of the frame is line i + 2 of a plain file.
 
-    A name that ends in .gz is unpacked on the way.
+    A .gz file is decompressed.
     """
     try:
         with _opened(table) as file:
@@ -58,9 +58,9 @@ def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
     return frame
 
 
-def need_columns(frame: pd.DataFrame, wanted: dict[str, str], table: Path) -> None:
+def need_columns(frame: pd.DataFrame, required: dict[str, str], table: Path) -> None:
     """An error for the first wanted column (setting -> column) that is absent, with the nearest names first."""
-    for setting, column in wanted.items():
+    for setting, column in required.items():
         if column not in frame.columns:
             lower = {str(name).lower(): str(name) for name in frame.columns}
             near = [lower[n] for n in difflib.get_close_matches(column.lower(), lower, n=3)]
@@ -84,24 +84,24 @@ def present(root: Path, paths: Sequence[str]) -> list[bool]:
     folders: dict[str, set[str]] = {}
     lengths: dict[tuple[Path, str], float] = {}
 
-    def is_there(path: str) -> bool:
+    def exists(path: str) -> bool:
         folder, _, name = path.rpartition("/")
         if folder not in folders:
             folders[folder] = set(list_files(root / folder))
         return name in folders[folder]
 
     def holds(member: containers.Member) -> bool:
-        place = member.file, member.key
-        if place not in lengths:
-            lengths[place] = _length(root, member) if is_there(member.file.as_posix()) else 0
-        return member.place < lengths[place]
+        array = member.file, member.key
+        if array not in lengths:
+            lengths[array] = _length(root, member) if exists(member.file.as_posix()) else 0
+        return member.number < lengths[array]
 
     members = (containers.member(path) for path in paths)
-    return [is_there(path) if member is None else holds(member) for path, member in zip(paths, members, strict=True)]
+    return [exists(path) if member is None else holds(member) for path, member in zip(paths, members, strict=True)]
 
 
 def _length(root: Path, member: containers.Member) -> float:
-    """Pictures in a member's array; what cannot be read counts as there, since decoding says what is wrong with it."""
+    """Images in a member's array; an unreadable one counts as present: decoding reports the reason."""
     if member.is_frame:
         return math.inf
     try:
@@ -110,23 +110,24 @@ def _length(root: Path, member: containers.Member) -> float:
         return 0 if error.reason.startswith("is missing") else math.inf
 
 
-def absent_note(there: int, listed: int, root: Path) -> list[str]:
-    """The sentence that says how many listed images are absent, or none."""
-    if there == listed:
+def absent_note(n_present: int, listed: int, root: Path) -> list[str]:
+    """A note on how many listed images are absent, or none."""
+    if n_present == listed:
         return []
     return [
-        f"{listed - there:,} of {listed:,} listed images are absent under {root}; going on with the {there:,} present."
+        f"{listed - n_present:,} of {listed:,} listed images are absent under {root}; "
+        f"continuing with the {n_present:,} present."
     ]
 
 
-def some(items: Iterable[object], limit: int = 3) -> str:
+def shorten(items: Iterable[object], limit: int = 3) -> str:
     """The first few of many, for a message: a, b, c, ..."""
     items = list(items)
     return ", ".join(str(item) for item in items[:limit]) + (", ..." if len(items) > limit else "")
 
 
 def by_stem(root: Path, folders: Iterable[str]) -> dict[str, str]:
-    """Stem -> path relative to root, for every picture straight in one of the folders; the first of a name counts."""
+    """Stem -> path relative to root, for every image directly in one of the folders; the first of a name counts."""
     where: dict[str, str] = {}
     for folder in folders:
         for name in list_files(root / folder):

@@ -10,7 +10,7 @@ import numpy as np
 from finetune.data.decoding import containers
 from finetune.data.sources.assemble import assemble, need_root
 from finetune.data.sources.chestxray import FINDINGS
-from finetune.data.sources.listing import some
+from finetune.data.sources.listing import shorten
 from finetune.data.table import SPLITS, SampleTable
 from finetune.errors import BadImage, FinetuneError, MissingExtra, one_of
 
@@ -44,12 +44,12 @@ class MedMnist:
     name: str = "medmnist"
     """Which of the twelve sets, e.g. pneumoniamnist."""
     size: int | None = None
-    """Side of the pictures in the file: 28, 64, 128 or 224; by default the largest file that is there."""
+    """Side of the images in the file: 28, 64, 128 or 224; by default the largest file that is there."""
     download: bool = False
     """Fetch the file through the medmnist package where it is absent."""
 
     def table(self) -> SampleTable:
-        """One row per picture, train first; the published split."""
+        """One row per image, train first; the published split."""
         if self.name == "medmnist":
             raise FinetuneError(f"data=medmnist needs data.name=NAME: choose from {', '.join(CLASSES)}.")
         if self.name not in CLASSES:
@@ -92,13 +92,17 @@ class MedMnist:
 
     def _file(self, root: Path) -> Path:
         names = {size: f"{self.name}{'' if size == 28 else f'_{size}'}.npz" for size in SIZES}
-        there = [size for size in reversed(SIZES) if (root / names[size]).is_file()]
-        size = self.size or (there[0] if there else 28)
-        if size not in there:
+        sizes_present = [size for size in reversed(SIZES) if (root / names[size]).is_file()]
+        size = self.size or (sizes_present[0] if sizes_present else 28)
+        if size not in sizes_present:
             if self.download:
                 _fetch(root, self.name, size)
             if not (root / names[size]).is_file():
-                have = f" There is {some(names[s] for s in there)}: leave out data.size." if there else ""
+                have = (
+                    f" There is {shorten(names[s] for s in sizes_present)}: leave out data.size."
+                    if sizes_present
+                    else ""
+                )
                 raise FinetuneError(
                     f"data.root={self.root} has no {names[size]}.{have} Get it at {WHERE}, or type data.download=true."
                 )

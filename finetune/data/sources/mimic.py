@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import chosen
-from finetune.data.labels import Policies, policies, settle
+from finetune.data.findings import select_findings
+from finetune.data.labels import Policies, apply_policies, policies
 from finetune.data.sources import chest
 from finetune.data.sources.chexpert import FINDINGS
 from finetune.data.sources.listing import list_files, need_columns, read_rows
@@ -45,9 +45,9 @@ class MimicCxr:
 
     def __post_init__(self) -> None:
         chest.check_views(self.views)
-        self._findings = chosen(self.findings, FINDINGS)
-        for setting, given in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
-            policies(setting, given, FINDINGS)
+        self._findings = select_findings(self.findings, FINDINGS)
+        for setting, setting_value in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
+            policies(setting, setting_value, FINDINGS)
 
     def table(self) -> SampleTable:
         """One row per image that is present and whose study has labels."""
@@ -63,43 +63,47 @@ class MimicCxr:
         frame = pd.DataFrame({"path": paths, "patient": patient, "split": None, "study": study}, dtype=object)
         frame["projection"] = chest.text(rows["ViewPosition"])
         frame["view"] = frame["projection"].map(VIEW).fillna("").astype(object)
-        kept, notes = chest.of_views(frame["view"], self.views)
+        usable, notes = chest.select_views(frame["view"], self.views)
         split = self._split(root, image)
         if split is not None:
             frame["split"] = split
             notes.append("The official split is used.")
-        of_study = pd.Index(chest.text(studies["study_id"])).get_indexer(pd.Index(study))
-        if without := int((kept & (of_study < 0)).sum()):
+        study_row = pd.Index(chest.text(studies["study_id"])).get_indexer(pd.Index(study))
+        if without := int((usable & (study_row < 0)).sum()):
             notes.append(f"{without:,} images are of studies without labels and are left out.")
-        kept &= of_study >= 0
-        if not kept.any():
+        usable &= study_row >= 0
+        if not usable.any():
             raise FinetuneError(f"{labels} labels none of the studies of {listing.name}: are they of one release?")
-        frame, of_study = frame[kept], of_study[kept]
+        frame, study_row = frame[usable], study_row[usable]
         hint = f"Get the files at {WHERE}, or set data.root=DIR to the folder that holds files/."
-        found, absent = chest.there(root, list(frame["path"]), listing, hint)
-        frame, of_study = frame[found], of_study[found]
-        marks = chest.marks_of(studies, self._findings, labels)[of_study]
-        targets = settle(marks, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS)
-        shown = chest.shown(studies, FINDINGS, labels)[of_study]
+        is_present, absent = chest.filter_present(root, list(frame["path"]), listing, hint)
+        frame, study_row = frame[is_present], study_row[is_present]
+        raw_labels = chest.read_finding_columns(studies, self._findings, labels)[study_row]
+        targets = apply_policies(
+            raw_labels, list(frame["path"]), self._findings, self.uncertain, self.missing, known=FINDINGS
+        )
+        positives = chest.positive_findings(studies, FINDINGS, labels)[study_row]
         notes += absent
-        return chest.sample_table(frame, targets, self._findings, root=root, name="mimic", notes=notes, strata=shown)
+        return chest.sample_table(
+            frame, targets, self._findings, root=root, name="mimic", notes=notes, strata=positives
+        )
 
     def _file(self, root: Path, what: str) -> Path:
-        if (found := _find(root, what)) is None:
+        if (file := _find(root, what)) is None:
             why = f"has no mimic-cxr-2.0.0-{what}.csv(.gz)" if root.is_dir() else "is not a folder"
             raise FinetuneError(
                 f"data.root={self.root} {why} (looked in {root.absolute()}).\n"
                 f"Get MIMIC-CXR-JPG at {WHERE} (free, after a course on research with patients) and set data.root=DIR."
             )
-        return found
+        return file
 
     def _split(self, root: Path, image: pd.Series) -> pd.Series | None:
         file = None if self.official_split is False else _find(root, "split")
         if file is None:
-            return None if not self.official_split else self._split_of(self._file(root, "split"), image)
-        return self._split_of(file, image)
+            return None if not self.official_split else self._read_split(self._file(root, "split"), image)
+        return self._read_split(file, image)
 
-    def _split_of(self, file: Path, image: pd.Series) -> pd.Series:
+    def _read_split(self, file: Path, image: pd.Series) -> pd.Series:
         rows = read_rows(file)
         need_columns(rows, {"dicom_id": "dicom_id", "split": "split"}, file)
         named = rows["split"].str.strip().map(SPLITS)
@@ -107,8 +111,8 @@ class MimicCxr:
             raise FinetuneError(
                 f"{file}, line {wrong[0] + 2}: split {rows['split'][wrong[0]]!r} is none of {', '.join(SPLITS)}."
             )
-        of = dict(zip(rows["dicom_id"].str.strip(), named, strict=True))
-        split = image.map(of).astype(object)
+        split_of_image = dict(zip(rows["dicom_id"].str.strip(), named, strict=True))
+        split = image.map(split_of_image).astype(object)
         if len(lost := np.flatnonzero(split.isna())):
             raise FinetuneError(
                 f"{file} lacks {len(lost):,} of the listed images, first {image.iloc[lost[0]]}. "

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from finetune.data.findings import canonical, chosen
-from finetune.data.labels import Policies, policies, settle
+from finetune.data.findings import canonical, select_findings
+from finetune.data.labels import Policies, apply_policies, policies
 from finetune.data.sources import chest, chestxray
 from finetune.data.sources.listing import list_files, need_columns, read_rows
 from finetune.data.table import SampleTable
@@ -26,7 +26,7 @@ TABLES = "PADCHEST_chest_x_ray_images_labels_*.csv, packed as .gz or not"
 FOLDERS = ("", "images/", "images-224/")
 VIEW = {"PA": "frontal", "AP": "frontal", "AP_horizontal": "frontal", "L": "lateral"}
 """Projection -> view; rib and unclear ones are neither."""
-USELESS = "exclude"  # the report or the picture is no good
+USELESS = "exclude"  # the report or the image is no good
 UNCHANGED = "unchanged"  # the report compares with one that is not here: what it does not name is unknown
 
 KINDS = {
@@ -58,7 +58,7 @@ KINDS = {
     "Pneumonia": ("atypical pneumonia",),
     "Pneumothorax": ("hydropneumothorax",),
 }
-"""Finding -> labels of the set's own tree that are kinds of it: who has one has the finding."""
+"""Finding -> its subtypes in the label tree of the set, which imply it."""
 
 FINDINGS = ["Hiatal_Hernia" if name == "Hernia" else name for name in chestxray.FINDINGS]
 OPTIONAL = {"StudyID": "study", "MethodLabel": "labelled_by"}
@@ -77,7 +77,7 @@ class PadChest:
     views: str = "frontal"
     """Views to take: frontal (PA, AP, AP_horizontal), lateral (L) or all."""
     missing: Policies = field(default_factory=lambda: {"default": "ignore"})
-    """What an empty list and the label `unchanged` say about what is not named: ignore (unknown), zero, one, soft."""
+    """Value of unnamed findings where the list is empty or `unchanged`: ignore (unknown), zero, one, soft."""
 
     def __post_init__(self) -> None:
         chest.check_views(self.views)
@@ -96,14 +96,14 @@ class PadChest:
                 line = rows.index[np.flatnonzero(codes == code)[0]] + 2
                 raise FinetuneError(f"{listing}, line {line}: Labels {cell[:80]!r} is not a list like ['nodule'].")
             named.append(names)
-        known = _known(named)
-        findings = chosen(self.findings, known, default=FINDINGS)
+        known_findings = _known_findings(named)
+        findings = select_findings(self.findings, known_findings, default=FINDINGS)
         view = chest.text(rows["Projection"]).map(VIEW).fillna("")
-        kept, notes = chest.of_views(view, self.views)
+        usable, notes = chest.select_views(view, self.views)
         useless = np.array([USELESS in names for names in named])[codes]
-        if dropped := int((kept & useless).sum()):
+        if dropped := int((usable & useless).sum()):
             notes.append(f"{dropped:,} images are labelled {USELESS!r} and are left out.")
-        kept &= ~useless
+        usable &= ~useless
         frame = pd.DataFrame({"path": "", "patient": chest.text(rows["PatientID"]), "split": None}, dtype=object)
         frame["view"], frame["projection"] = view.astype(object), chest.text(rows["Projection"])
         if "PatientSex_DICOM" in rows:
@@ -113,18 +113,20 @@ class PadChest:
         for column, name in OPTIONAL.items():
             if column in rows:
                 frame[name] = chest.text(rows[column])
-        frame, codes, rows = frame[kept], codes[kept], rows[kept]
+        frame, codes, rows = frame[usable], codes[usable], rows[usable]
         if len(blank := frame.index[frame["patient"] == ""]):
             raise FinetuneError(f"{listing}, line {blank[0] + 2}: PatientID is blank in {len(blank):,} row(s).")
         frame["path"] = self._paths(root, rows)
         hint = f"Unpack the archives from {WHERE} there, or set data.root=DIR."
-        found, absent = chest.there(root, list(frame["path"]), listing, hint)
-        frame, codes = frame[found], codes[found]
-        marks = np.array([_marks(names, findings) for names in named])[codes]
-        targets = settle(marks, list(frame["path"]), findings, "ignore", self.missing, known=known)
-        shown = _shown(named, known)[codes]
+        is_present, absent = chest.filter_present(root, list(frame["path"]), listing, hint)
+        frame, codes = frame[is_present], codes[is_present]
+        raw_labels = np.array([_raw_labels(names, findings) for names in named])[codes]
+        targets = apply_policies(
+            raw_labels, list(frame["path"]), findings, "ignore", self.missing, known=known_findings
+        )
+        positives = _positive_findings(named, known_findings)[codes]
         notes += absent
-        return chest.sample_table(frame, targets, findings, root=root, name="padchest", notes=notes, strata=shown)
+        return chest.sample_table(frame, targets, findings, root=root, name="padchest", notes=notes, strata=positives)
 
     def _listing(self, root: Path) -> Path:
         if self.labels:
@@ -144,9 +146,11 @@ class PadChest:
         folders = [rows["ImageDir"].str.strip() + "/"] if "ImageDir" in rows else []
         paths = [names.map(lambda name, folder=folder: folder + name) for folder in FOLDERS]
         paths = [folder + names for folder in folders] + paths
-        there = {folder: set(list_files(root / folder)) for folder in {p.rpartition("/")[0] for c in paths for p in c}}
+        files_in = {
+            folder: set(list_files(root / folder)) for folder in {p.rpartition("/")[0] for c in paths for p in c}
+        }
         return [
-            next((path for path in where if path.rpartition("/")[2] in there[path.rpartition("/")[0]]), where[0])
+            next((path for path in where if path.rpartition("/")[2] in files_in[path.rpartition("/")[0]]), where[0])
             for where in zip(*paths, strict=True)
         ]
 
@@ -164,27 +168,27 @@ def _names(cell: str) -> list[str] | None:
     return [name.strip() for name in names if name.strip()]
 
 
-def _known(named: Sequence[list[str]]) -> list[str]:
-    """What may be learned: the default findings, then every label that the table names."""
+def _known_findings(named: Sequence[list[str]]) -> list[str]:
+    """Findings that can be learned: the default ones, then all other labels of the table."""
     labels = sorted({canonical(name) for names in named for name in names} - {USELESS, UNCHANGED, *FINDINGS})
     return [*FINDINGS, *labels]
 
 
-def _marks(names: list[str], findings: list[str]) -> list[float]:
-    """1 for what is named, itself or by a kind of it; 0 for the rest, or NaN where nothing follows from silence."""
+def _raw_labels(names: list[str], findings: list[str]) -> list[float]:
+    """1 for findings named directly or by a subtype; 0 for the others, or NaN if the list is empty or `unchanged`."""
     has = {canonical(name) for name in names}
-    rest = np.nan if not names or UNCHANGED in names else 0.0
-    return [1.0 if has & {f, *(canonical(kind) for kind in KINDS.get(f, ()))} else rest for f in findings]
+    otherwise = np.nan if not names or UNCHANGED in names else 0.0
+    return [1.0 if has & {f, *(canonical(kind) for kind in KINDS.get(f, ()))} else otherwise for f in findings]
 
 
-def _shown(named: Sequence[list[str]], known: Sequence[str]) -> np.ndarray:  # -> (cells, L) bool
-    """Which of the known findings each list names, itself or, for the default ones, by a kind of it."""
+def _positive_findings(named: Sequence[list[str]], known: Sequence[str]) -> np.ndarray:  # -> (cells, L) bool
+    """Which of the known findings each list names, directly or, for the default ones, by a subtype."""
     number = {name: k for k, name in enumerate(known)}
-    shown = np.zeros((len(named), len(known)), bool)
+    positives = np.zeros((len(named), len(known)), bool)
     for row, names in enumerate(named):
-        shown[row, : len(FINDINGS)] = np.array(_marks(names, FINDINGS)) == 1
-        shown[row, [number[name] for name in map(canonical, names) if name in number]] = True
-    return shown
+        positives[row, : len(FINDINGS)] = np.array(_raw_labels(names, FINDINGS)) == 1
+        positives[row, [number[name] for name in map(canonical, names) if name in number]] = True
+    return positives
 
 
 def _age(study: pd.Series, birth: pd.Series) -> pd.Series:

@@ -15,9 +15,9 @@ import pandas as pd
 
 from finetune.data.annotations import BOXES, Box, Boxes
 from finetune.data.findings import canonical
-from finetune.data.labels import read_marks
+from finetune.data.labels import read_raw_labels
 from finetune.data.sources import chest
-from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -40,7 +40,7 @@ class Rsna:
     root: str | Path = "data/rsna"
     """Folder with stage_2_train_labels.csv and stage_2_train_images/."""
     finding: str = "Pneumonia"
-    """Name of what is learned, the same marks under either name: Pneumonia or Lung_Opacity."""
+    """Name of the finding, with the same labels under either name: Pneumonia or Lung_Opacity."""
 
     def __post_init__(self) -> None:
         self.finding = canonical(self.finding)
@@ -48,7 +48,7 @@ class Rsna:
             raise one_of("data.finding", self.finding, FINDINGS)
 
     def table(self) -> SampleTable:
-        """One row per image that is present; the rows of its boxes are one."""
+        """One row per image that is present; its boxes are several rows of the table."""
         root = Path(self.root)
         listing = root / LABELS
         if not listing.is_file():
@@ -60,31 +60,31 @@ class Rsna:
         rows = read_rows(listing)
         need_columns(rows, {c: c for c in ("patientId", "Target", *SIDES)}, listing)
         boxes = self._boxes(rows, listing)
-        image, target = rows["patientId"].str.strip(), pd.Series(read_marks(rows["Target"], listing))
+        image, target = rows["patientId"].str.strip(), pd.Series(read_raw_labels(rows["Target"], listing))
         per_image = target.groupby(image.to_numpy(), sort=False)
         if torn := sorted(per_image.nunique().loc[lambda n: n != 1].index):
-            raise FinetuneError(f"{listing}: Target is blank or differs between the rows of {some(torn)}.")
-        marks = per_image.first()
+            raise FinetuneError(f"{listing}: Target is blank or differs between the rows of {shorten(torn)}.")
+        raw_labels = per_image.first()
         where = by_stem(root, (IMAGES,))
-        kept = np.array([name in where for name in marks.index])
-        if not kept.any():
+        is_present = np.array([name in where for name in raw_labels.index])
+        if not is_present.any():
             raise FinetuneError(
-                f"data.root={self.root}: none of the {len(marks):,} images of {LABELS} is in {IMAGES}/. "
+                f"data.root={self.root}: none of the {len(raw_labels):,} images of {LABELS} is in {IMAGES}/. "
                 f"Unpack the archive from {WHERE} there, or set data.root=DIR."
             )
-        notes = absent_note(int(kept.sum()), len(marks), root)
-        marks = marks[kept]
-        names = pd.Series(marks.index, dtype=object)
+        notes = absent_note(int(is_present.sum()), len(raw_labels), root)
+        raw_labels = raw_labels[is_present]
+        names = pd.Series(raw_labels.index, dtype=object)
         frame = pd.DataFrame({"path": names.map(where), "patient": names, "split": None}, dtype=object)
-        patients, said = self._patients(root, names)
-        notes.append(said)
+        patients, patient_note = self._patients(root, names)
+        notes.append(patient_note)
         if patients is not None:
             frame["patient"] = patients
         if (root / CLASSES).is_file():
             frame["reading"] = names.map(self._readings(root / CLASSES)).fillna("").astype(object)
         return chest.sample_table(
             frame,
-            marks.to_numpy()[:, None],
+            raw_labels.to_numpy()[:, None],
             [self.finding],
             root=root,
             name="rsna",
@@ -94,16 +94,16 @@ class Rsna:
         )
 
     def _boxes(self, rows: pd.DataFrame, listing: Path) -> dict[str, list[Box]]:
-        drawn = rows[(rows[list(SIDES)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
-        numbers = np.column_stack([pd.to_numeric(drawn[side], errors="coerce").to_numpy(float) for side in SIDES])
-        wrong = drawn.index[~(np.isfinite(numbers) & (numbers >= 0)).all(axis=1)]
+        box_rows = rows[(rows[list(SIDES)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
+        numbers = np.column_stack([pd.to_numeric(box_rows[side], errors="coerce").to_numpy(float) for side in SIDES])
+        wrong = box_rows.index[~(np.isfinite(numbers) & (numbers >= 0)).all(axis=1)]
         if len(wrong):
             raise FinetuneError(
                 f"{listing}, line {wrong[0] + 2}: x, y, width, height are {rows.loc[wrong[0], list(SIDES)].tolist()}; "
                 "a box needs four numbers of 0 or more, an image without one leaves all blank."
             )
         boxes: dict[str, list[Box]] = {}
-        for name, sides in zip(drawn["patientId"].str.strip(), numbers, strict=True):
+        for name, sides in zip(box_rows["patientId"].str.strip(), numbers, strict=True):
             left, top, width, height = sides.tolist()
             boxes.setdefault(name, []).append((self.finding, left, top, width, height))
         return boxes
@@ -113,7 +113,7 @@ class Rsna:
         if not file.is_file():
             return None, (
                 "patientId is one per image: two images of a person may fall into two splits. "
-                f"{MAPPING} (from RSNA) beside {LABELS} tells who is who."
+                f"{MAPPING} (from RSNA) beside {LABELS} identifies patients."
             )
         try:
             nih = {entry["subset_img_id"]: str(entry["img_id"]) for entry in json.loads(file.read_text("utf-8"))}

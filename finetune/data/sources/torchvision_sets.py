@@ -19,8 +19,8 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
 
-class Known(NamedTuple):
-    """How a set is asked for."""
+class SetInfo(NamedTuple):
+    """Where torchvision keeps a set, and its splits."""
 
     kind: str
     """Name of torchvision's class."""
@@ -29,19 +29,19 @@ class Known(NamedTuple):
     parts: dict[Any, str | None]
     """The argument's values -> our splits."""
     files: str | None
-    """Attribute that lists the pictures' files; None for arrays."""
+    """Attribute that lists the images' files; None for arrays."""
 
 
 TRAIN_TEST: dict[Any, str | None] = {True: "train", False: "test"}
 SETS = {
-    "cifar10": Known("CIFAR10", "train", TRAIN_TEST, None),
-    "cifar100": Known("CIFAR100", "train", TRAIN_TEST, None),
-    "fashion_mnist": Known("FashionMNIST", "train", TRAIN_TEST, None),
-    "pets": Known("OxfordIIITPet", "split", {"trainval": "train", "test": "test"}, "_images"),
-    "flowers102": Known("Flowers102", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
-    "food101": Known("Food101", "split", {"train": "train", "test": "test"}, "_image_files"),
-    "dtd": Known("DTD", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
-    "eurosat": Known("EuroSAT", None, {None: None}, "samples"),
+    "cifar10": SetInfo("CIFAR10", "train", TRAIN_TEST, None),
+    "cifar100": SetInfo("CIFAR100", "train", TRAIN_TEST, None),
+    "fashion_mnist": SetInfo("FashionMNIST", "train", TRAIN_TEST, None),
+    "pets": SetInfo("OxfordIIITPet", "split", {"trainval": "train", "test": "test"}, "_images"),
+    "flowers102": SetInfo("Flowers102", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
+    "food101": SetInfo("Food101", "split", {"train": "train", "test": "test"}, "_image_files"),
+    "dtd": SetInfo("DTD", "split", {"train": "train", "val": "val", "test": "test"}, "_image_files"),
+    "eurosat": SetInfo("EuroSAT", None, {None: None}, "samples"),
 }
 
 
@@ -57,7 +57,7 @@ class TorchvisionSet:
     """Fetch the set where it is absent."""
 
     def table(self) -> SampleTable:
-        """One row per picture."""
+        """One row per image."""
         if self.name == "torchvision":
             raise FinetuneError(f"data=torchvision needs data.name=NAME: choose from {', '.join(SETS)}.")
         if self.name not in SETS:
@@ -77,17 +77,17 @@ class TorchvisionSet:
         )
 
     def _files(self, root: Path) -> tuple[list[str], list[int], list[str], list[str | None]]:
-        known = SETS[self.name]
+        info = SETS[self.name]
         paths: list[str] = []
         labels: list[int] = []
         splits: list[str | None] = []
         classes: list[str] = []
-        for part, split in known.parts.items():
+        for part, split in info.parts.items():
             data = self._open(root, part)
-            listed = getattr(data, str(known.files))
-            files = [item[0] for item in listed] if known.files == "samples" else listed
+            listed = getattr(data, str(info.files))
+            files = [item[0] for item in listed] if info.files == "samples" else listed
             paths += [os.path.relpath(file, root).replace(os.sep, "/") for file in files]
-            numbers = [item[1] for item in listed] if known.files == "samples" else data._labels
+            numbers = [item[1] for item in listed] if info.files == "samples" else data._labels
             labels += [int(number) for number in numbers]
             splits += [split] * len(files)
             classes = [str(name) for name in getattr(data, "classes", ())] or classes
@@ -131,9 +131,9 @@ class TorchvisionSet:
     def _open(self, root: Path, part: Any) -> Any:
         from torchvision import datasets
 
-        known = SETS[self.name]
-        kind: Callable[..., Any] = getattr(datasets, known.kind)
-        options = {known.argument: part} if known.argument else {}
+        info = SETS[self.name]
+        kind: Callable[..., Any] = getattr(datasets, info.kind)
+        options = {info.argument: part} if info.argument else {}
         try:
             return kind(root=str(root), download=self.download, **options)
         except Exception as error:  # absent, cut short, no network: torchvision raises RuntimeError, OSError and others
@@ -141,6 +141,6 @@ class TorchvisionSet:
             if self.download:
                 raise FinetuneError(f"{self.name} cannot be fetched into data.root={self.root}: {first}") from None
             raise FinetuneError(
-                f"data.root={self.root} does not hold {self.name} as torchvision's {known.kind} unpacks it ({first}). "
+                f"data.root={self.root} does not hold {self.name} as torchvision's {info.kind} unpacks it ({first}). "
                 "data.download=true fetches it."
             ) from None

@@ -14,10 +14,10 @@ import pandas as pd
 
 from finetune.data.annotations import BOXES, Annotations, Boxes
 from finetune.data.decoding.dicom import SUFFIXES
-from finetune.data.findings import FINDINGS, canonical, chosen
+from finetune.data.findings import FINDINGS, canonical, select_findings
 from finetune.data.sources import chest
-from finetune.data.sources.chestxray_boxes import size_of
-from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, some
+from finetune.data.sources.chestxray_boxes import image_size
+from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -62,9 +62,9 @@ class VinDr:
             )
         tables = {split: read_rows(file) for split, file in listings.items()}
         columns = [str(c) for rows in tables.values() for c in rows.columns if c not in NOT_FINDINGS]
-        known = list(dict.fromkeys(canonical(column) for column in columns))
-        findings = chosen(self.findings, known)
-        published = [name for name in known if name in FINDINGS]
+        all_findings = list(dict.fromkeys(canonical(column) for column in columns))
+        findings = select_findings(self.findings, all_findings)
+        published = [name for name in all_findings if name in FINDINGS]
         read = list(dict.fromkeys([*findings, *published]))
         parts, listed, notes = [], 0, []
         for split, rows in tables.items():
@@ -77,7 +77,7 @@ class VinDr:
             frame = pd.DataFrame({"path": names.map(where), "patient": names.map(where), "split": split}, dtype=object)
             parts.append((frame, labels.to_numpy(), (share[published] > 0).to_numpy()))
         frame = pd.concat([part for part, _, _ in parts], ignore_index=True)
-        targets, shown = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+        targets, positives = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
         if frame.empty:
             raise FinetuneError(
                 f"data.root={self.root}: none of the {listed:,} listed images is in {' or '.join(tables)}/. "
@@ -86,9 +86,9 @@ class VinDr:
         notes += absent_note(len(frame), listed, root)
         notes.append("No patient is published: every image counts as its own patient.")
         annotations: dict[str, Annotations] = {}
-        drawn = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
-        if drawn := {split: file for split, file in drawn.items() if file.is_file()}:
-            annotations[BOXES], sentences = _boxes(drawn, frame, targets, findings, root)
+        box_files = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
+        if box_files := {split: file for split, file in box_files.items() if file.is_file()}:
+            annotations[BOXES], sentences = _boxes(box_files, frame, targets, findings, root)
             notes += sentences
         return chest.sample_table(
             frame,
@@ -98,7 +98,7 @@ class VinDr:
             name="vindr",
             notes=notes,
             has_patients=False,
-            strata=shown,
+            strata=positives,
             annotations=annotations,
         )
 
@@ -106,22 +106,22 @@ class VinDr:
         """Image -> the share of its readers who saw each finding; one that this table does not have is unknown."""
         need_columns(rows, {"image_id": "image_id"}, file)
         has = [f for f in findings if f in {canonical(str(column)) for column in rows.columns}]
-        marks = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
+        raw_labels = pd.DataFrame(np.nan, index=range(len(rows)), columns=findings)
         if has:
-            marks[has] = chest.marks_of(rows, has, file)
-        if (marks < 0).any(axis=None):
+            raw_labels[has] = chest.read_finding_columns(rows, has, file)
+        if (raw_labels < 0).any(axis=None):
             raise FinetuneError(f"{file} holds -1; VinDr-CXR knows 0 and 1 only.")
-        readers = marks.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
+        readers = raw_labels.groupby(rows["image_id"].str.strip().to_numpy(), sort=False)
         several = readers.size() > 1
         if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
-            raise FinetuneError(f"{file}: {some(several.index[several])} is there twice, without a column rad_id.")
+            raise FinetuneError(f"{file}: {shorten(several.index[several])} is there twice, without a column rad_id.")
         return readers.mean()
 
 
 def _boxes(
     files: dict[str, Path], frame: pd.DataFrame, targets: np.ndarray, findings: list[str], root: Path
 ) -> tuple[list[Boxes], list[str]]:
-    """The boxes of each row, and a sentence where they are not of the images as they lie there."""
+    """The boxes of each row, and a note if they do not fit the stored images."""
     row = {
         (split, Path(path).stem): n for n, (split, path) in enumerate(zip(frame["split"], frame["path"], strict=True))
     }
@@ -129,39 +129,39 @@ def _boxes(
     labels: dict[int, list[str]] = {}
     for split, file in files.items():
         for image, finding, box in _corners(file):
-            place = row.get((split, image))
-            if place is not None and finding in findings and targets[place, findings.index(finding)] == 1:
-                corners.setdefault(place, []).append(box)
-                labels.setdefault(place, []).append(finding)
-    boxes = {place: Boxes(np.array(corners[place]), tuple(labels[place])) for place in corners}
-    beyond = [place for place, drawn in boxes.items() if _beyond(drawn, root / frame["path"][place])]
+            n_row = row.get((split, image))
+            if n_row is not None and finding in findings and targets[n_row, findings.index(finding)] == 1:
+                corners.setdefault(n_row, []).append(box)
+                labels.setdefault(n_row, []).append(finding)
+    boxes = {n_row: Boxes(np.array(corners[n_row]), tuple(labels[n_row])) for n_row in corners}
+    beyond = [n_row for n_row, drawn in boxes.items() if _beyond(drawn, root / frame["path"][n_row])]
     none = Boxes(np.zeros((0, 4)), ())
-    if beyond:  # made smaller, and nobody knows from what size: not even those that fit can be trusted
+    if beyond:  # resized from an unknown size: even boxes that fit cannot be trusted
         return [Boxes(np.zeros((0, 4)), (), complete=False)] * len(frame), [
-            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller picture."
+            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller image."
         ]
-    return [boxes.get(place, none) for place in range(len(frame))], []
+    return [boxes.get(n_row, none) for n_row in range(len(frame))], []
 
 
 def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
     """Image, finding, and left, top, right, bottom of each box; rows of images without one leave them blank."""
     rows = read_rows(file)
     need_columns(rows, {name: name for name in ("image_id", "class_name", *CORNERS)}, file)
-    drawn = rows[(rows[list(CORNERS)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
-    numbers = np.column_stack([pd.to_numeric(drawn[side], errors="coerce").to_numpy(float) for side in CORNERS])
+    box_rows = rows[(rows[list(CORNERS)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
+    numbers = np.column_stack([pd.to_numeric(box_rows[side], errors="coerce").to_numpy(float) for side in CORNERS])
     right = np.isfinite(numbers).all(axis=1) & (numbers[:, 2:] >= numbers[:, :2]).all(axis=1)
-    if len(wrong := drawn.index[~right]):
+    if len(wrong := box_rows.index[~right]):
         raise FinetuneError(
             f"{file}, line {wrong[0] + 2}: {', '.join(CORNERS)} are {rows.loc[wrong[0], list(CORNERS)].tolist()}; a "
             "box needs four numbers, the last two not below the first two, an image without one leaves all blank."
         )
-    names = zip(drawn["image_id"].str.strip(), drawn["class_name"].str.strip(), numbers.tolist(), strict=True)
+    names = zip(box_rows["image_id"].str.strip(), box_rows["class_name"].str.strip(), numbers.tolist(), strict=True)
     return [(image, canonical(finding), tuple(corners)) for image, finding, corners in names]
 
 
-def _beyond(boxes: Boxes, picture: Path) -> bool:
-    """Whether a box reaches out of a picture that is no DICOM; by a pixel it may."""
-    size = None if picture.suffix.lower() in SUFFIXES else size_of(picture)
+def _beyond(boxes: Boxes, image: Path) -> bool:
+    """Whether a box exceeds an image that is no DICOM by more than a pixel."""
+    size = None if image.suffix.lower() in SUFFIXES else image_size(image)
     if size is None:
         return False
     return bool((boxes.corners[:, 2:] > np.array([size[1], size[0]]) + 1).any())

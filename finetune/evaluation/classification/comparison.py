@@ -27,8 +27,6 @@ from finetune.files import plain
 from finetune.statistics import intervals
 from finetune.statistics.intervals import LEVEL, Interval, Placements, placements
 
-LESS_IS_BETTER = ("brier", "log_loss", "ece")
-
 
 @dataclass(frozen=True)
 class Candidate:

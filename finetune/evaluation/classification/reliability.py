@@ -127,6 +127,7 @@ def before_after(
 
 
 LOSSES = ("ece", "brier", "log_loss")
+"""The scores that a calibration may change, in the order of the table before and after it."""
 
 
 class _Losses:

@@ -19,6 +19,7 @@ from scipy.special import logsumexp
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions, probabilities
 from finetune.evaluation.classification.reliability import BINS, gaps_per_patient, top_label
+from finetune.evaluation.metrics.classify import CLASSIFY
 from finetune.statistics import ranking
 from finetune.statistics.ranking import Ranking
 from finetune.statistics.shares import ratio
@@ -185,14 +186,11 @@ def decide(predictions: Predictions, threshold: float | np.ndarray = 0.5) -> np.
 
 def rates(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> dict[str, np.ndarray]:
     """Scores from the four counts of predictions, each NaN where its denominator is 0."""
-    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
+    shares = {name: ratio(right, whole) for name, (right, whole) in share_counts(tp, fp, fn, tn).items()}
     return {
-        "accuracy": ratio(tp + tn, tp + fp + fn + tn),
-        "balanced_accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-        "ppv": ratio(tp, tp + fp),
-        "npv": ratio(tn, tn + fn),
+        "accuracy": shares["accuracy"],
+        "balanced_accuracy": (shares["sensitivity"] + shares["specificity"]) / 2,
+        **shares,
         "f1": ratio(2 * tp, 2 * tp + fp + fn),
     }
 
@@ -201,13 +199,12 @@ def share_counts(
     tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The shares among `rates`: numerator and denominator."""
-    return {
-        "accuracy": (tp + tn, tp + fp + fn + tn),
-        "sensitivity": (tp, tp + fn),
-        "specificity": (tn, tn + fp),
-        "ppv": (tp, tp + fp),
-        "npv": (tn, tn + fn),
-    }
+    counts = {"tp": tp, "fp": fp, "fn": fn, "tn": tn}
+
+    def total(keys: tuple[str, ...]) -> np.ndarray:
+        return np.sum([counts[key] for key in keys], axis=0)
+
+    return {name: (total(entry.right), total(entry.whole)) for name, entry in CLASSIFY.items() if entry.whole}
 
 
 def calibration_error(gaps: np.ndarray, n: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import Scorer, Scores, mean_of_defined
 from finetune.evaluation.classification.summary import described, joined, macro_interval
+from finetune.evaluation.metrics import LOWER_IS_BETTER
 from finetune.statistics import intervals
 from finetune.statistics.intervals import MIN_PATIENTS, Interval
 
@@ -27,7 +28,6 @@ MAX_GROUPS = 12
 MAX_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
 AGES = (18, 40, 60, 80)
 UNKNOWN, OTHER = "unknown", "other"
-LESS_IS_BETTER = ("brier", "log_loss", "ece")
 GAPS = ("auroc", "average_precision", "sensitivity", "specificity", "brier", "log_loss")
 
 
@@ -196,9 +196,9 @@ def _gap(metric: str, scores: dict[str, tuple[float, np.ndarray]]) -> dict[str, 
     defined = {name: pair for name, pair in scores.items() if not np.isnan(pair[0])}
     if len(defined) < 2:
         return None
-    order = sorted(defined, key=lambda name: float(defined[name][0]), reverse=metric in LESS_IS_BETTER)
+    order = sorted(defined, key=lambda name: float(defined[name][0]), reverse=metric in LOWER_IS_BETTER)
     worst, best = order[0], order[-1]
-    low, high = (worst, best) if metric not in LESS_IS_BETTER else (best, worst)
+    low, high = (worst, best) if metric not in LOWER_IS_BETTER else (best, worst)
     (below, draws_below), (above, draws_above) = defined[low], defined[high]
     pairs = len(defined) * (len(defined) - 1) // 2
     interval = intervals.difference(float(above - below), draws_above - draws_below, pairs)

@@ -13,6 +13,7 @@ from finetune.evaluation.classification import reliability
 from finetune.evaluation.classification.baseline import baseline
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import Scorer, Scores, confusion, mean_of_defined
+from finetune.evaluation.metrics import SHARES
 from finetune.files import plain, write_json_atomic
 from finetune.statistics import intervals
 from finetune.statistics.intervals import Interval
@@ -21,8 +22,6 @@ __all__ = ["summarise", "write_json_atomic"]
 
 NONE = np.zeros(0)  # no resamples
 MEANS_OF_SHARES = {"balanced_accuracy": ("sensitivity", "specificity")}
-SHARES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
-"""Shares of images; their macro means allow for the few images of a rare class."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune.data.audit.audit import audit_pictures, audit_table, check_trainable
+from finetune.data.audit.audit import audit_images, audit_table, check_trainable
 from finetune.data.audit.near_duplicates import Pair
 from finetune.errors import FinetuneError
 from tests.data.making import make_table
@@ -15,7 +15,7 @@ ROOT = Path("/data")
 
 @dataclass
 class Facts:
-    """What the audit wants of a picture cache."""
+    """What the audit wants of an image cache."""
 
     digests: list[str]
     extremes: np.ndarray
@@ -33,7 +33,7 @@ class Facts:
 
 
 def facts(digests: str, bad: dict[int, str] | None = None, extremes: list[list[int]] | None = None) -> Facts:
-    """One letter per picture; a dot is a bad one."""
+    """One letter per image; a dot is a bad one."""
     bad = bad or {}
     names = ["" if letter == "." else letter for letter in digests]
     return Facts(names, np.array(extremes or [[0, 200]] * len(names), np.uint8), bad)
@@ -57,7 +57,7 @@ def test_counts_by_hand():
     assert "train has no positive image for c1: it cannot be learned." in audit.warnings
     assert "train has no negative image for c0: it cannot be learned." in audit.warnings
     assert "val has no positive image for c0: its AUROC is undefined there." in audit.warnings
-    assert "val has fewer than 10 positive images for c1 (1): their scores say little." in audit.warnings
+    assert "val has fewer than 10 positive images for c1 (1): their scores are uncertain." in audit.warnings
     assert json.loads(json.dumps(audit.to_dict())) == audit.to_dict()
 
 
@@ -90,30 +90,30 @@ def test_examples_of_a_leak_are_limited():
     assert (leak.count, len(leak.examples)) == (100, 20)
 
 
-def test_the_same_picture_in_two_splits_is_a_leak():
+def test_the_same_image_in_two_splits_is_a_leak():
     table = make_table(ROOT, None, [[1], [1], [0], [0], [1]], ["train", "train", "test", "val", "val"])
     early = audit_table(table)
-    audit = audit_pictures(early, table, facts("abacb"))
+    audit = audit_images(early, table, facts("abacb"))
     assert [(leak.kind, leak.splits, leak.count) for leak in audit.leaks] == [
-        ("picture", ["train", "val"], 1),
-        ("picture", ["train", "test"], 1),
+        ("image", ["train", "val"], 1),
+        ("image", ["train", "test"], 1),
     ]
     assert audit.leaks[1].examples == [["0000.png", "0002.png"]]
-    assert "1 picture(s) are there several times with contradicting labels: 0000.png." in audit.warnings
+    assert "1 image(s) appear several times with contradicting labels: 0000.png." in audit.warnings
     assert early.leaks == []  # the first audit stays what it was
 
 
 def test_copies_within_a_split_and_agreeing_labels():
     table = make_table(ROOT, None, [[1], [1], [np.nan], [0]], ["train"] * 4)
-    audit = audit_pictures(audit_table(table), table, facts("aaab"))
+    audit = audit_images(audit_table(table), table, facts("aaab"))
     assert audit.leaks == []
-    assert "2 picture(s) are copies of another in the same split, equal to the last pixel." in audit.warnings
+    assert "2 image(s) are copies of another in the same split, equal to the last pixel." in audit.warnings
     assert not any("contradicting" in sentence for sentence in audit.warnings)
 
 
 def test_bad_images_are_listed_and_not_counted():
     table = make_table(ROOT, None, None, ["train", "train", "test"])
-    audit = audit_pictures(audit_table(table), table, facts("a.b", bad={1: "is empty (0 bytes)"}))
+    audit = audit_images(audit_table(table), table, facts("a.b", bad={1: "is empty (0 bytes)"}))
     assert audit.bad_images == [{"path": "0001.png", "reason": "is empty (0 bytes)"}]
     assert audit.counts["train"]["images"] == 1
     assert "1 of 3 images cannot be read and are left out." in audit.warnings
@@ -121,11 +121,11 @@ def test_bad_images_are_listed_and_not_counted():
 
 def test_single_colours_are_no_copies_and_dark_sets_are_noticed():
     table = make_table(ROOT, None, None, ["train", "test", "train", "train"])
-    blank = audit_pictures(audit_table(table), table, facts("aabc", extremes=[[0, 0], [0, 0], [0, 255], [3, 90]]))
+    blank = audit_images(audit_table(table), table, facts("aabc", extremes=[[0, 0], [0, 0], [0, 255], [3, 90]]))
     assert blank.leaks == []
-    assert "2 picture(s) are of one single colour: 0000.png, 0001.png." in blank.warnings
-    dark = audit_pictures(audit_table(table), table, facts("abcd", extremes=[[0, 15], [0, 12], [0, 15], [3, 90]]))
-    assert any("3 pictures are nearly black" in sentence and "sBIT" in sentence for sentence in dark.warnings)
+    assert "2 image(s) are of a single colour: 0000.png, 0001.png." in blank.warnings
+    dark = audit_images(audit_table(table), table, facts("abcd", extremes=[[0, 15], [0, 12], [0, 15], [3, 90]]))
+    assert any("3 images are nearly black" in sentence and "sBIT" in sentence for sentence in dark.warnings)
 
 
 def test_certain_near_copies_are_leaks_and_possible_ones_are_spoken_of():
@@ -136,7 +136,7 @@ def test_certain_near_copies_are_leaks_and_possible_ones_are_spoken_of():
         Pair(2, 3, 0.95, 0.7, "possible"),
         Pair(1, 3, 0.97, 0.96, "certain"),
     ]
-    audit = audit_pictures(audit_table(table), table, facts("abcde"), pairs)
+    audit = audit_images(audit_table(table), table, facts("abcde"), pairs)
     assert [(leak.kind, leak.splits, leak.count) for leak in audit.leaks] == [("near", ["train", "test"], 1)]
     assert audit.leaks[0].examples == [["0001.png", "0003.png", 0.97]]
     assert audit.near[0] == {
@@ -158,22 +158,22 @@ def test_certain_near_copies_are_leaks_and_possible_ones_are_spoken_of():
 
 def test_possible_near_copies_alone_neither_stop_nor_accuse():
     table = make_table(ROOT, ["p", "q"], None, ["train", "test"])
-    audit = audit_pictures(audit_table(table), table, facts("ab"), [Pair(0, 1, 0.95, 0.7, "possible")])
+    audit = audit_images(audit_table(table), table, facts("ab"), [Pair(0, 1, 0.95, 0.7, "possible")])
     audit.stop_on_leak("stop")
     assert not any("patient ids" in sentence for sentence in audit.warnings)
 
 
 def test_the_error_of_a_leak_says_where_to_look_and_what_to_type():
     table = make_table(ROOT, None, None, ["train", "test"])
-    audit = audit_pictures(audit_table(table), table, facts("ab"), [Pair(0, 1, 0.97, 0.96, "certain")])
+    audit = audit_images(audit_table(table), table, facts("ab"), [Pair(0, 1, 0.97, 0.96, "certain")])
     with pytest.raises(FinetuneError) as caught:
         audit.stop_on_leak("stop", Path("outputs/toy"))
     message = str(caught.value)
     assert "1 pair(s) of near copies are divided between train and test: 0000.png ~ 0001.png." in message
     assert "outputs/toy/near_copies.png" in message
     assert "outputs/toy/audit.json" in message
-    assert "data.audit.near=false goes on without the search for near copies; patients and equal images" in message
-    assert "data.audit.on_leak=warn goes on in spite of every leak, real ones too." in message
+    assert "data.audit.near=false continues without the search for near copies; patients and equal images" in message
+    assert "data.audit.on_leak=warn continues despite all leaks." in message
     patients = audit_table(make_table(ROOT, ["p", "p"], None, ["train", "test"]))
     with pytest.raises(FinetuneError) as caught:
         patients.stop_on_leak("stop", Path("outputs/toy"))

@@ -15,26 +15,26 @@ CHANGES = ("jpeg", "resized", "brighter", "cropped", "cut at a corner")
 
 
 class InMemory(list):
-    """Pictures in a list, as a cache gives them."""
+    """Images in a list, as a cache gives them."""
 
     def digests(self) -> list[str]:
-        return [str(hash(picture.tobytes())) for picture in self]
+        return [str(hash(image.tobytes())) for image in self]
 
 
 def scenes(count: int, size: int = 128, seed: int = 0) -> list[np.ndarray]:
-    """Pictures that share their large shadows, as X-rays do, and differ in what lies within."""
+    """Images that share their large shadows, as X-rays do, and differ in what lies within."""
     random = np.random.default_rng(seed)
     shadow = gaussian_filter(random.standard_normal((size, size)), size / 8)
     found = []
     for _ in range(count):
         detail = gaussian_filter(random.standard_normal((size, size)), 3)
-        picture = 2 * shadow / shadow.std() + detail / detail.std() + 0.1 * random.standard_normal((size, size))
-        found.append(np.clip(128 + 30 * picture, 0, 255).astype(np.uint8))
+        image = 2 * shadow / shadow.std() + detail / detail.std() + 0.1 * random.standard_normal((size, size))
+        found.append(np.clip(128 + 30 * image, 0, 255).astype(np.uint8))
     return found
 
 
-def changed(picture: np.ndarray, change: str) -> np.ndarray:
-    image = Image.fromarray(picture)
+def changed(pixels: np.ndarray, change: str) -> np.ndarray:
+    image = Image.fromarray(pixels)
     width, height = image.size
     match change:
         case "jpeg":
@@ -53,15 +53,15 @@ def changed(picture: np.ndarray, change: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def stored(pictures: list[np.ndarray], size: int = 96) -> InMemory:
-    return InMemory(np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in pictures)
+def stored(images: list[np.ndarray], size: int = 96) -> InMemory:
+    return InMemory(np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.BILINEAR)) for p in images)
 
 
 def test_every_planted_copy_is_found_and_nothing_else():
     originals = scenes(200)
     copies = [changed(originals[i], CHANGES[i % len(CHANGES)]) for i in range(50)]
-    pictures = stored(originals + copies)
-    found = near_duplicates(pictures, pictures.digests())
+    images = stored(originals + copies)
+    found = near_duplicates(images, images.digests())
     assert [(pair.first, pair.second) for pair in found] == [(i, 200 + i) for i in range(50)]
     assert all(pair.alike >= near.VERY_ALIKE and pair.certainty == "certain" for pair in found)
 
@@ -70,8 +70,8 @@ def test_real_x_rays(shared_data):
     files = sorted((shared_data / "kermany" / "images").rglob("*.jpeg"))[::8]
     originals = [np.asarray(Image.open(file).convert("L")) for file in files]
     copies = [changed(originals[i], CHANGES[i % len(CHANGES)]) for i in range(100)]
-    pictures = stored(originals + copies)
-    pairs = near_duplicates(pictures, pictures.digests())
+    images = stored(originals + copies)
+    pairs = near_duplicates(images, images.digests())
     certain = {(pair.first, pair.second) for pair in pairs if pair.certainty == "certain"}
     planted = {(i, len(originals) + i) for i in range(100)}
     assert len(planted - certain) <= 1
@@ -85,10 +85,10 @@ def test_different_moles_are_no_copies():
     moles = [lesion(number, plain=True) for pair in twins for number in pair]
     textured = [lesion(number) for number in range(8)]
     copies = [changed(mole, CHANGES[i % len(CHANGES)]) for i, mole in enumerate(moles + textured)]
-    pictures = stored(moles + textured + copies)
-    edges = near.Edges(pictures)
+    images = stored(moles + textured + copies)
+    edges = near.Edges(images)
     assert all(edges.agree(i, i + 1) >= 0.93 for i in range(0, len(moles), 2))
-    pairs = {(pair.first, pair.second): pair.certainty for pair in near_duplicates(pictures, pictures.digests())}
+    pairs = {(pair.first, pair.second): pair.certainty for pair in near_duplicates(images, images.digests())}
     planted = {(i, 16 + i) for i in range(16)}
     certain = {pair for pair, certainty in pairs.items() if certainty == "certain"}
     assert certain <= planted <= pairs.keys()
@@ -105,26 +105,26 @@ def test_flat_images_are_no_certain_copies():
     for i in range(6):
         flat.append(np.full((96, 96), 90))
         flat[-1][10 * i + 3, 50] = 130
-    pictures = InMemory(picture.round().clip(0, 255).astype(np.uint8) for picture in flat)
-    assert not [pair for pair in near_duplicates(pictures, map(str, range(24))) if pair.certainty == "certain"]
+    images = InMemory(image.round().clip(0, 255).astype(np.uint8) for image in flat)
+    assert not [pair for pair in near_duplicates(images, map(str, range(24))) if pair.certainty == "certain"]
 
 
-def test_equal_blank_and_unreadable_pictures_are_left_to_others():
-    picture = scenes(1)[0]
-    pictures = InMemory([picture, picture, np.zeros_like(picture), np.full_like(picture, 7), picture])
-    assert near_duplicates(pictures, ["a", "a", "b", "c", ""]) == []
+def test_equal_blank_and_unreadable_images_are_left_to_others():
+    image = scenes(1)[0]
+    images = InMemory([image, image, np.zeros_like(image), np.full_like(image, 7), image])
+    assert near_duplicates(images, ["a", "a", "b", "c", ""]) == []
     assert near_duplicates(InMemory(), []) == []
-    assert near_duplicates(InMemory([picture]), ["a"]) == []
+    assert near_duplicates(InMemory([image]), ["a"]) == []
 
 
-def test_colour_pictures_and_small_sets():
+def test_colour_images_and_small_sets():
     one, other = (np.stack([p] * 3, axis=-1) for p in scenes(2))
-    pictures = InMemory([one, other, np.clip(one.astype(int) + 9, 0, 255).astype(np.uint8)])
-    assert [(p.first, p.second) for p in near_duplicates(pictures, "abc")] == [(0, 2)]
+    images = InMemory([one, other, np.clip(one.astype(int) + 9, 0, 255).astype(np.uint8)])
+    assert [(p.first, p.second) for p in near_duplicates(images, "abc")] == [(0, 2)]
 
 
 @pytest.mark.parametrize("count", [500, 4000])
-def test_candidates_grow_with_the_number_of_pictures_and_not_with_its_square(count):
+def test_candidates_grow_with_the_number_of_images_and_not_with_its_square(count):
     random = np.random.default_rng(0)
     features = random.standard_normal((count, near.FEATURES)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)

@@ -58,4 +58,4 @@ def test_missing_values_are_a_value_and_unknown_labels_are_left_out():
     target[::7] = np.nan
     (found,) = shortcuts(table_with(site.astype(object), target))
     assert found.images == int((~np.isnan(target[1::2])).sum())
-    assert audit_table(table_with(site, target)).shortcuts == []  # with the pictures, whose sizes are columns too
+    assert audit_table(table_with(site, target)).shortcuts == []  # with the images, whose sizes are columns too

@@ -11,34 +11,34 @@ import pytest
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.cache import image_cache as caches
 from finetune.data.cache import store as stores
-from finetune.data.cache.image_cache import PictureCache, cache_key
-from finetune.data.decoding.images import BadImage, read_picture
+from finetune.data.cache.image_cache import ImageCache, cache_key
+from finetune.data.decoding.images import BadImage, read_image
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
-from tests.data.making import make_pictures, noise, save
+from tests.data.making import make_images, noise, save
 
 P = Preprocessing(image_size=4)
 
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Counts how often a picture is decoded."""
+    """Counts how often an image is decoded."""
     seen = []
-    monkeypatch.setattr(caches, "read_picture", lambda path, enough: seen.append(path.name) or read_picture(path))
+    monkeypatch.setattr(caches, "read_image", lambda path, min_side: seen.append(path.name) or read_image(path))
     return seen
 
 
 @pytest.mark.parametrize("directory", ["auto", "off", "here"])
 @pytest.mark.parametrize("colour", [(), (0,), (5,), (0, 3)])
-def test_every_way_gives_the_same_pictures(tmp_path, directory, colour):
-    table = make_pictures(tmp_path / "data", 6, colour=colour)
+def test_every_way_gives_the_same_images(tmp_path, directory, colour):
+    table = make_images(tmp_path / "data", 6, colour=colour)
     directory = tmp_path / "here" if directory == "here" else directory
-    cache = PictureCache.build(table, P, directory, workers=2)
+    cache = ImageCache.build(table, P, directory, workers=2)
     assert len(cache) == 6
     assert cache.channels == (3 if colour else 1)
     assert (cache.npy is None) == (directory == "off")
     for row in range(6):
-        expected = P.resize(read_picture(table.file(row)))
+        expected = P.resize(read_image(table.file(row)))
         if colour and row not in colour:
             expected = np.stack([expected] * 3, axis=-1)
         np.testing.assert_array_equal(cache[row], expected)
@@ -49,20 +49,20 @@ def test_every_way_gives_the_same_pictures(tmp_path, directory, colour):
     assert not cache.bad
 
 
-def test_pictures_are_decoded_once(tmp_path, reads):
-    table = make_pictures(tmp_path, 5)
-    first = PictureCache.build(table, P, workers=2)
+def test_images_are_decoded_once(tmp_path, reads):
+    table = make_images(tmp_path, 5)
+    first = ImageCache.build(table, P, workers=2)
     assert sorted(reads) == table.paths
-    second = PictureCache.build(table, P, workers=2)
+    second = ImageCache.build(table, P, workers=2)
     assert len(reads) == 5
     np.testing.assert_array_equal(first[3], second[3])
     assert (first.digests, first.extremes.tolist()) == (second.digests, second.extremes.tolist())
-    PictureCache.build(table, Preprocessing(image_size=4, mean=(0.5,) * 3), workers=2)  # not part of the resizing
+    ImageCache.build(table, Preprocessing(image_size=4, mean=(0.5,) * 3), workers=2)  # not part of the resizing
     assert len(reads) == 5
 
 
-def test_whatever_changes_a_picture_changes_the_key(tmp_path):
-    table = make_pictures(tmp_path, 3)
+def test_whatever_changes_a_image_changes_the_key(tmp_path):
+    table = make_images(tmp_path, 3)
     files = [table.file(row) for row in range(3)]
     keys = {cache_key(files, P), cache_key(files[:2], P), cache_key(files[::-1], P)}
     keys |= {cache_key(files, Preprocessing(image_size=s)) for s in (4, 5)}
@@ -80,30 +80,30 @@ def test_whatever_changes_a_picture_changes_the_key(tmp_path):
 
 
 def test_digests_are_of_the_decoded_pixels(tmp_path):
-    table = make_pictures(tmp_path, 3)
+    table = make_images(tmp_path, 3)
     save(noise(8, 9, seed=0), tmp_path / "0001.png", compress_level=0)  # the pixels of 0000.png in another file
-    cache = PictureCache.build(table, P)
+    cache = ImageCache.build(table, P)
     assert cache.digests[0] == cache.digests[1] != cache.digests[2]
-    picture = read_picture(table.file(2))
-    assert cache.extremes[2].tolist() == [picture.min(), picture.max()]
+    image = read_image(table.file(2))
+    assert cache.extremes[2].tolist() == [image.min(), image.max()]
 
 
-def test_unreadable_pictures_stop_with_one_message(tmp_path):
-    table = make_pictures(tmp_path, 8)
+def test_unreadable_images_stop_with_one_message(tmp_path):
+    table = make_images(tmp_path, 8)
     for row in range(1, 8):
         table.file(row).write_bytes(b"" if row == 1 else b"text")
     with pytest.raises(FinetuneError, match=r"(?s)7 of 8 images cannot be read.*0001.png: is empty.*0005") as caught:
-        PictureCache.build(table, P)
+        ImageCache.build(table, P)
     assert "0006" not in str(caught.value)
-    assert str(caught.value).endswith("data.on_bad=skip goes on without them.")
+    assert str(caught.value).endswith("data.on_bad=skip leaves them out.")
 
 
 @pytest.mark.parametrize("directory", ["auto", "off"])
-def test_unreadable_pictures_can_be_skipped(tmp_path, directory):
-    table = make_pictures(tmp_path, 3)
+def test_unreadable_images_can_be_skipped(tmp_path, directory):
+    table = make_images(tmp_path, 3)
     table.file(1).unlink()
     said = []
-    cache = PictureCache.build(table, P, directory, on_bad="skip", say=said.append)
+    cache = ImageCache.build(table, P, directory, on_bad="skip", say=said.append)
     assert cache.bad == {1: "is missing"}
     assert cache.digests[1] == ""
     assert said[-1].startswith("1 of 3 images cannot be read and are left out")
@@ -112,58 +112,58 @@ def test_unreadable_pictures_can_be_skipped(tmp_path, directory):
     with pytest.raises(BadImage, match="is missing"):
         cache.take([0, 1])
     with pytest.raises(FinetuneError, match="on_bad=ignore"):
-        PictureCache.build(table, P, directory, on_bad="ignore")
+        ImageCache.build(table, P, directory, on_bad="ignore")
 
 
-def test_not_one_readable_picture(tmp_path):
-    table = make_pictures(tmp_path, 2)
+def test_not_one_readable_image(tmp_path):
+    table = make_images(tmp_path, 2)
     for row in range(2):
         table.file(row).write_bytes(b"x")
     for _ in range(2):  # from the files, then from the cache
         with pytest.raises(FinetuneError, match="2 of 2 images cannot be read"):
-            PictureCache.build(table, P, on_bad="skip")
+            ImageCache.build(table, P, on_bad="skip")
 
 
 def test_a_killed_run_leaves_nothing_that_counts(tmp_path, monkeypatch):
-    table = make_pictures(tmp_path / "data", 4)
+    table = make_images(tmp_path / "data", 4)
     base = tmp_path / "cache"
 
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(stores.PictureStore, "finish", killed)
+        patch.setattr(stores.ImageStore, "finish", killed)
         with pytest.raises(KeyboardInterrupt):
-            PictureCache.build(table, P, base)
+            ImageCache.build(table, P, base)
     key = cache_key([table.file(row) for row in range(4)], P)
     assert [path.name for path in base.iterdir()] == [f"{key}.lock"]
     (base / f"{key}.part-1-ab").mkdir()  # what a process leaves that was killed without a word
-    cache = PictureCache.build(table, P, base)
+    cache = ImageCache.build(table, P, base)
     assert sorted(path.name for path in base.iterdir()) == [key, f"{key}.lock"]
     assert cache[0].any()
 
 
 @pytest.mark.parametrize("damage", ["facts.json", "pictures.npy", "cut"])
 def test_a_damaged_cache_is_built_again(tmp_path, damage):
-    table = make_pictures(tmp_path / "data", 4)
-    first = PictureCache.build(table, P, tmp_path / "cache")
+    table = make_images(tmp_path / "data", 4)
+    first = ImageCache.build(table, P, tmp_path / "cache")
     expected = first[2].copy()
     if damage == "cut":
         with first.npy.open("r+b") as file:
             file.truncate(150)
     else:
         (first.npy.parent / damage).unlink()
-    np.testing.assert_array_equal(PictureCache.build(table, P, tmp_path / "cache")[2], expected)
+    np.testing.assert_array_equal(ImageCache.build(table, P, tmp_path / "cache")[2], expected)
 
 
 def test_two_runs_at_once_share_the_work(tmp_path, reads, monkeypatch):
-    table = make_pictures(tmp_path / "data", 4)
+    table = make_images(tmp_path / "data", 4)
     said, built = [], []
-    slow = stores.PictureStore.finish
-    monkeypatch.setattr(stores.PictureStore, "finish", lambda *a: (time.sleep(0.2), slow(*a))[1])
+    slow = stores.ImageStore.finish
+    monkeypatch.setattr(stores.ImageStore, "finish", lambda *a: (time.sleep(0.2), slow(*a))[1])
 
     def run():
-        built.append(PictureCache.build(table, P, tmp_path / "cache", 1, say=said.append))
+        built.append(ImageCache.build(table, P, tmp_path / "cache", 1, say=said.append))
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
@@ -177,16 +177,16 @@ def test_two_runs_at_once_share_the_work(tmp_path, reads, monkeypatch):
 
 def test_without_locks_the_rename_decides(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "fcntl", None)
-    table = make_pictures(tmp_path / "data", 4)
-    keep = stores.PictureStore.finish
+    table = make_images(tmp_path / "data", 4)
+    keep = stores.ImageStore.finish
 
     def overtaken(self, facts):
-        monkeypatch.setattr(stores.PictureStore, "finish", keep)
-        PictureCache.build(table, P, tmp_path / "cache")  # another run is faster
+        monkeypatch.setattr(stores.ImageStore, "finish", keep)
+        ImageCache.build(table, P, tmp_path / "cache")  # another run is faster
         keep(self, facts)
 
-    monkeypatch.setattr(stores.PictureStore, "finish", overtaken)
-    cache = PictureCache.build(table, P, tmp_path / "cache")
+    monkeypatch.setattr(stores.ImageStore, "finish", overtaken)
+    cache = ImageCache.build(table, P, tmp_path / "cache")
     assert cache[0].any()
     assert not list((tmp_path / "cache").glob("*.part-*"))
 
@@ -197,46 +197,46 @@ def disk(free: int):
 
 @pytest.mark.parametrize(("free", "colour", "kept"), [(129, (), True), (127, (), False), (300, (3,), False)])
 def test_auto_takes_at_most_half_of_the_free_disk(tmp_path, monkeypatch, free, colour, kept):
-    table = make_pictures(tmp_path, 4, colour=colour)  # 4 x 16 bytes, three times that in colour
+    table = make_images(tmp_path, 4, colour=colour)  # 4 x 16 bytes, three times that in colour
     monkeypatch.setattr(stores.shutil, "disk_usage", disk(free))
     said = []
-    cache = PictureCache.build(table, P, "auto", say=said.append)
+    cache = ImageCache.build(table, P, "auto", say=said.append)
     assert (cache.npy is not None) == kept
-    assert said[0].startswith("Decoding 4 pictures once: 0.0 MB in ")
+    assert said[0].startswith("Decoding 4 images once: 0.0 MB in ")
     assert kept or "more than half of the" in said[1]
     assert cache.channels == (3 if colour else 1)
-    np.testing.assert_array_equal(cache[0], PictureCache.build(table, P, "off")[0])
+    np.testing.assert_array_equal(cache[0], ImageCache.build(table, P, "off")[0])
     assert not cache.bad
 
 
 def test_a_folder_without_room_is_an_error(tmp_path, monkeypatch):
-    table = make_pictures(tmp_path / "data", 4)
+    table = make_images(tmp_path / "data", 4)
     monkeypatch.setattr(stores.shutil, "disk_usage", disk(63))
     with pytest.raises(FinetuneError, match=r"data.cache=.*need 0.0 MB, more than the .* free .*or data.cache=off"):
-        PictureCache.build(table, P, tmp_path / "cache")
+        ImageCache.build(table, P, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.part-*"))
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
-    table = make_pictures(tmp_path / "data", 2)
+    table = make_images(tmp_path / "data", 2)
     (tmp_path / "file").write_text("")
     with pytest.raises(FinetuneError, match=r"data.cache=.*file"):
-        PictureCache.build(table, P, tmp_path / "file")
+        ImageCache.build(table, P, tmp_path / "file")
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
     said = []
-    cache = PictureCache.build(table, P, say=said.append)
+    cache = ImageCache.build(table, P, say=said.append)
     assert cache.npy is None
     assert "are decoded each time" in said[0]
 
 
 def test_progress_and_long_waits_are_told(tmp_path, monkeypatch):
-    table = make_pictures(tmp_path, 5)
-    monkeypatch.setattr(caches, "AT_ONCE", 2)
-    monkeypatch.setattr(caches, "TALK_EVERY", -1)
+    table = make_images(tmp_path, 5)
+    monkeypatch.setattr(caches, "CHUNK", 2)
+    monkeypatch.setattr(caches, "PROGRESS_SECONDS", -1)
     steps, said = [], []
-    PictureCache.build(table, P, "off", say=said.append, progress=lambda *a: steps.append(a))
+    ImageCache.build(table, P, "off", say=said.append, progress=lambda *a: steps.append(a))
     assert steps == [(2, 5), (4, 5), (5, 5)]
-    assert said[0] == "Decoding pictures: 2 of 5."
+    assert said[0] == "Decoding images: 2 of 5."
 
 
 def other_process(cache, queue):
@@ -245,8 +245,8 @@ def other_process(cache, queue):
 
 @pytest.mark.parametrize("directory", ["auto", "off"])
 def test_a_cache_travels_to_a_spawned_process(tmp_path, directory):
-    table = make_pictures(tmp_path, 2)
-    cache = PictureCache.build(table, P, directory)
+    table = make_images(tmp_path, 2)
+    cache = ImageCache.build(table, P, directory)
     expected = cache.take([1, 0])
     assert len(pickle.dumps(cache)) < 10_000
     context = multiprocessing.get_context("spawn")
@@ -258,17 +258,17 @@ def test_a_cache_travels_to_a_spawned_process(tmp_path, directory):
 
 
 def test_crops_are_stored_whole(tmp_path):
-    table = make_pictures(tmp_path, 2)
+    table = make_images(tmp_path, 2)
     p = Preprocessing(image_size=4, fit="crop", crop_fraction=0.5)
-    assert PictureCache.build(table, p)[0].shape == (8, 8)
+    assert ImageCache.build(table, p)[0].shape == (8, 8)
 
 
 def test_near_copies_are_looked_for_once_and_are_the_same_for_all(tmp_path, monkeypatch):
-    table = make_pictures(tmp_path / "data", 3)
-    cache = PictureCache.build(table, P, tmp_path / "cache")
+    table = make_images(tmp_path / "data", 3)
+    cache = ImageCache.build(table, P, tmp_path / "cache")
     pair = Pair(0, 2, 0.97, 0.91, "certain")
     (cache.npy.parent / "near.json").write_text("[[0, 1, 0.95]]")  # of an older search
     monkeypatch.setattr(caches, "near_duplicates", lambda *a: [pair])
     assert cache.near_copies() == [pair]
     monkeypatch.setattr(caches, "near_duplicates", lambda *a: 1 / 0)
-    assert PictureCache.build(table, P, tmp_path / "cache").near_copies() == [pair]
+    assert ImageCache.build(table, P, tmp_path / "cache").near_copies() == [pair]

@@ -6,10 +6,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from finetune.data.cache.image_cache import PictureCache, cache_key
+from finetune.data.cache.image_cache import ImageCache, cache_key
 from finetune.data.decoding import containers
 from finetune.data.decoding.containers import Member, length, member
-from finetune.data.decoding.images import BadImage, read_picture
+from finetune.data.decoding.images import BadImage, read_image
 from finetune.data.sources.csv_table import CsvTable
 from finetune.data.sources.listing import present
 from finetune.errors import MissingExtra
@@ -22,7 +22,7 @@ GRAY, COLOUR = noise(5, 8, 9), noise(4, 8, 9, 3)
 
 @pytest.fixture(params=["packed.npz", "stored.npz", "x.h5"])
 def box(request, tmp_path):
-    """A container with gray and coloured pictures, of each kind."""
+    """A container with gray and coloured images, of each kind."""
     path = tmp_path / request.param
     arrays = {"gray": GRAY, "colour": COLOUR, "deep/er": GRAY.astype(np.uint16) * 257, "mask": GRAY > 100}
     arrays |= {"single": GRAY[..., None], "float": GRAY / 255, "number": np.array(3), "flat": GRAY[0]}
@@ -45,42 +45,42 @@ def test_the_form_of_a_path():
         assert member(path) is None
 
 
-def test_pictures_come_out_as_they_were_put_in(box):
+def test_images_come_out_as_they_were_put_in(box):
     for row in range(4):
-        np.testing.assert_array_equal(read_picture(f"{box}::gray/{row}"), GRAY[row])
-        np.testing.assert_array_equal(read_picture(f"{box}::colour/{row}"), COLOUR[row])
-        np.testing.assert_array_equal(read_picture(f"{box}::deep/er/{row}"), GRAY[row])  # 257 v / 65535 = v / 255
-        np.testing.assert_array_equal(read_picture(f"{box}::single/{row}"), GRAY[row])
-        np.testing.assert_array_equal(read_picture(f"{box}::mask/{row}"), (GRAY[row] > 100) * np.uint8(255))
+        np.testing.assert_array_equal(read_image(f"{box}::gray/{row}"), GRAY[row])
+        np.testing.assert_array_equal(read_image(f"{box}::colour/{row}"), COLOUR[row])
+        np.testing.assert_array_equal(read_image(f"{box}::deep/er/{row}"), GRAY[row])  # 257 v / 65535 = v / 255
+        np.testing.assert_array_equal(read_image(f"{box}::single/{row}"), GRAY[row])
+        np.testing.assert_array_equal(read_image(f"{box}::mask/{row}"), (GRAY[row] > 100) * np.uint8(255))
     assert length(box, "gray") == 5
 
 
 @pytest.mark.parametrize(
     ("place", "reason"),
     [
-        ("gray/5", "is missing: gray has 5 pictures, counted from 0"),
+        ("gray/5", "is missing: gray has 5 images, counted from 0"),
         ("grey/0", "is missing: the file has the arrays "),
         ("float/0", "holds float64 values, which have no fixed range"),
         ("flat/0", r"has the shape \(8, 9\); wanted is \(N, H, W\)"),
         ("number/0", "is a single number"),
     ],
 )
-def test_what_is_no_picture_says_so(box, place, reason):
+def test_what_is_no_image_says_so(box, place, reason):
     with pytest.raises(BadImage, match=reason):
-        read_picture(f"{box}::{place}")
+        read_image(f"{box}::{place}")
 
 
 def test_a_damaged_or_missing_file_says_so(box):
     content = box.read_bytes()
     box.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadImage, match="is damaged or cut short"):
-        read_picture(f"{box}::gray/0")
+        read_image(f"{box}::gray/0")
     box.write_bytes(b"text")
     with pytest.raises(BadImage, match="is damaged or cut short"):
-        read_picture(f"{box}::gray/0")
+        read_image(f"{box}::gray/0")
     box.unlink()
     with pytest.raises(BadImage, match=f"is missing: there is no file {box.name}"):
-        read_picture(f"{box}::gray/0")
+        read_image(f"{box}::gray/0")
 
 
 def test_a_flipped_bit_in_a_packed_array_is_noticed(tmp_path):
@@ -90,13 +90,13 @@ def test_a_flipped_bit_in_a_packed_array_is_noticed(tmp_path):
     content[200] ^= 0xFF
     path.write_bytes(bytes(content))
     with pytest.raises(BadImage, match="is damaged or cut short"):
-        read_picture(f"{path}::a/0")
+        read_image(f"{path}::a/0")
 
 
 def test_pickles_are_refused(tmp_path):
     np.savez(tmp_path / "x.npz", a=np.array([{}, {}], dtype=object))
     with pytest.raises(BadImage, match="Python objects, which are not read"):
-        read_picture(f"{tmp_path}/x.npz::a/0")
+        read_image(f"{tmp_path}/x.npz::a/0")
 
 
 def test_a_changed_file_is_read_anew(tmp_path):
@@ -104,7 +104,7 @@ def test_a_changed_file_is_read_anew(tmp_path):
     for values in (GRAY, 255 - GRAY):
         np.savez(tmp_path / "new.npz", a=values)
         (tmp_path / "new.npz").rename(path)
-        np.testing.assert_array_equal(read_picture(f"{path}::a/1"), values[1])
+        np.testing.assert_array_equal(read_image(f"{path}::a/1"), values[1])
 
 
 def test_an_array_is_unpacked_once_for_all_threads(tmp_path, monkeypatch):
@@ -117,7 +117,7 @@ def test_an_array_is_unpacked_once_for_all_threads(tmp_path, monkeypatch):
         return real(*place)
 
     monkeypatch.setattr(containers, "_load_npz", slow)
-    threads = [threading.Thread(target=read_picture, args=[f"{tmp_path}/x.npz::a/{i}"]) for i in range(5)]
+    threads = [threading.Thread(target=read_image, args=[f"{tmp_path}/x.npz::a/{i}"]) for i in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -126,10 +126,10 @@ def test_an_array_is_unpacked_once_for_all_threads(tmp_path, monkeypatch):
 
 
 def test_few_arrays_stay_open(tmp_path):
-    for i in range(containers.KEEP + 3):
+    for i in range(containers.MAX_OPEN + 3):
         np.savez(tmp_path / f"{i}.npz", a=GRAY)
-        read_picture(f"{tmp_path}/{i}.npz::a/0")
-    assert len(containers._arrays) == containers.KEEP
+        read_image(f"{tmp_path}/{i}.npz::a/0")
+    assert len(containers._arrays) == containers.MAX_OPEN
 
 
 def test_presence_is_a_matter_of_the_file_and_the_length(box):
@@ -142,13 +142,13 @@ def test_presence_is_a_matter_of_the_file_and_the_length(box):
     assert present(root, [f"{name}::gray/4"]) == [True]  # decoding will say what is wrong with it
 
 
-def test_a_table_may_name_pictures_in_containers(box):
+def test_a_table_may_name_images_in_containers(box):
     rows = [f"{box.name}::gray/{i},{'ab'[i % 2]}" for i in range(7)]
     (box.parent / "t.csv").write_text("\n".join(["path,label", *rows]))
     table = CsvTable(box.parent / "t.csv", "label").table()
     assert len(table) == 5
     assert table.notes[0].startswith("2 of 7 listed images are absent")
-    cache = PictureCache.build(table, P, workers=2)
+    cache = ImageCache.build(table, P, workers=2)
     for row in range(5):
         np.testing.assert_array_equal(cache[row], P.resize(GRAY[row]))
 
@@ -166,7 +166,7 @@ def test_the_key_follows_the_container_and_looks_at_it_once(tmp_path, monkeypatc
     assert cache_key(files, P) != before
 
 
-def test_the_file_of_many_pictures_is_opened_once(tmp_path, monkeypatch):
+def test_the_file_of_many_images_is_opened_once(tmp_path, monkeypatch):
     count = 5000
     np.savez_compressed(tmp_path / "x.npz", a=np.zeros((count, 2, 2), np.uint8))
     paths = [f"x.npz::a/{i}" for i in range(count)]
@@ -176,7 +176,7 @@ def test_the_file_of_many_pictures_is_opened_once(tmp_path, monkeypatch):
     assert all(present(tmp_path, paths))
     cache_key([tmp_path / path for path in paths], P)
     for path in paths:
-        read_picture(tmp_path / path)
+        read_image(tmp_path / path)
     assert len(opened) <= 3  # for the header, for the array
 
 
@@ -190,7 +190,7 @@ def test_hdf5_without_its_package_names_the_extra(tmp_path, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    for ask in (lambda: read_picture(tmp_path / "x.h5::a/0"), lambda: present(tmp_path, ["x.h5::a/0"])):
+    for ask in (lambda: read_image(tmp_path / "x.h5::a/0"), lambda: present(tmp_path, ["x.h5::a/0"])):
         with pytest.raises(MissingExtra, match=r'is HDF5, which needs h5py: pip install -e "\.\[h5\]"'):
             ask()
 
@@ -201,4 +201,4 @@ def test_a_claim_of_more_than_the_file_holds(tmp_path):
     with zipfile.ZipFile(tmp_path / "y.npz", "w") as archive:
         archive.writestr("a.npy", header.replace(b"(5, 8, 9)", b"(5,80, 9)"))
     with pytest.raises(BadImage, match="is damaged or cut short"):
-        read_picture(tmp_path / "y.npz::a/0")
+        read_image(tmp_path / "y.npz::a/0")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.decoding import images
-from finetune.data.decoding.images import BadImage, read_picture
+from finetune.data.decoding.images import BadImage, read_image
 from finetune.errors import FinetuneError, MissingExtra
 from finetune.preprocessing import Preprocessing
 from tests.data.making import make_table, noise
@@ -81,7 +81,7 @@ TWELVE = np.array([[0, 1000], [2048, 4095]], np.uint16)
 
 
 def of(path) -> list:
-    return read_picture(path).tolist()
+    return read_image(path).tolist()
 
 
 # -- real files -------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def of(path) -> list:
 @pytest.mark.parametrize("name", REAL)
 def test_real_files_equal_pydicoms_own_pipeline_rounded_to_8_bits(shared_data, name):
     path = shared_data / "dicom" / name
-    picture = read_picture(path)
+    image = read_image(path)
     ds = pydicom.dcmread(path)
     seen = apply_voi_lut(apply_modality_lut(ds.pixel_array, ds), ds).astype(np.float64)
     bits = ds.BitsStored
@@ -102,13 +102,13 @@ def test_real_files_equal_pydicoms_own_pipeline_rounded_to_8_bits(shared_data, n
     expected = np.floor((seen - low) / (high - low) * 255 + 0.5)
     if ds.PhotometricInterpretation == "MONOCHROME1":
         expected = 255 - expected
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, expected)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, expected)
 
 
-def test_a_real_radiograph_is_a_picture_of_its_stored_values(shared_data):
+def test_a_real_radiograph_is_a_image_of_its_stored_values(shared_data):
     path = shared_data / "dicom" / "rsna_6904.dcm"  # 8 bits without a window: as they are
-    np.testing.assert_array_equal(read_picture(path), pydicom.dcmread(path).pixel_array)
+    np.testing.assert_array_equal(read_image(path), pydicom.dcmread(path).pixel_array)
 
 
 # -- gray values ------------------------------------------------------------------------------------------------------
@@ -172,8 +172,8 @@ def test_luts_are_clamped_at_their_ends(put):
 def test_monochrome1_is_inverted_last(put):
     assert of(put(GRAY, PhotometricInterpretation="MONOCHROME1")) == (255 - GRAY).tolist()
     header = {"WindowCenter": "20", "WindowWidth": "21", "PhotometricInterpretation": "MONOCHROME1"}
-    plain = read_picture(put(GRAY, **header | {"PhotometricInterpretation": "MONOCHROME2"}))
-    np.testing.assert_array_equal(read_picture(put(GRAY, **header)), 255 - plain)
+    plain = read_image(put(GRAY, **header | {"PhotometricInterpretation": "MONOCHROME2"}))
+    np.testing.assert_array_equal(read_image(put(GRAY, **header)), 255 - plain)
 
 
 def test_padding_is_black_whatever_the_colours(put):
@@ -193,10 +193,10 @@ def test_big_endian(put):
 
 def test_rle_is_unpacked(put):
     deep = noise(16, 16).astype(np.uint16) * 16
-    plain = read_picture(put(deep, bits=12))
-    np.testing.assert_array_equal(read_picture(put(deep, bits=12, compress=RLELossless)), plain)
+    plain = read_image(put(deep, bits=12))
+    np.testing.assert_array_equal(read_image(put(deep, bits=12, compress=RLELossless)), plain)
     coloured = noise(8, 8, 3)
-    np.testing.assert_array_equal(read_picture(put(coloured, compress=RLELossless)), coloured)
+    np.testing.assert_array_equal(read_image(put(coloured, compress=RLELossless)), coloured)
 
 
 # -- colours ----------------------------------------------------------------------------------------------------------
@@ -204,18 +204,18 @@ def test_rle_is_unpacked(put):
 
 def test_rgb_and_its_gray_and_its_16_bits(put):
     colour = noise(4, 6, 3)
-    np.testing.assert_array_equal(read_picture(put(colour)), colour)
-    np.testing.assert_array_equal(read_picture(put(np.stack([GRAY] * 3, -1))), GRAY)
+    np.testing.assert_array_equal(read_image(put(colour)), colour)
+    np.testing.assert_array_equal(read_image(put(np.stack([GRAY] * 3, -1))), GRAY)
     planes = colour.transpose(2, 0, 1).reshape(4, 6, 3)  # the same bytes, colour by colour
-    np.testing.assert_array_equal(read_picture(put(planes, PlanarConfiguration=1)), colour)
+    np.testing.assert_array_equal(read_image(put(planes, PlanarConfiguration=1)), colour)
     deep = colour.astype(np.uint16) * 257
-    np.testing.assert_array_equal(read_picture(put(deep)), colour)
+    np.testing.assert_array_equal(read_image(put(deep)), colour)
 
 
 def test_ybr_becomes_rgb(put):
     rgb = np.array([[[255, 0, 0], [0, 255, 0], [10, 20, 200], [77, 77, 90]]], np.uint8)
     ycc = np.asarray(Image.fromarray(rgb).convert("YCbCr"))
-    seen = read_picture(put(ycc, PhotometricInterpretation="YBR_FULL")).astype(int)
+    seen = read_image(put(ycc, PhotometricInterpretation="YBR_FULL")).astype(int)
     assert np.abs(seen - rgb).max() <= 2
 
 
@@ -227,7 +227,7 @@ def test_a_palette_gives_its_colours(put):
     path = put(np.array([[0, 1, 2]], np.uint8), **header)
     assert of(path) == [[[0, 0, 255], [255, 0, 0], [1, 1, 9]]]
     ds = pydicom.dcmread(path)
-    np.testing.assert_array_equal(read_picture(path), apply_color_lut(ds.pixel_array, ds) // 257)
+    np.testing.assert_array_equal(read_image(path), apply_color_lut(ds.pixel_array, ds) // 257)
 
 
 # -- frames -----------------------------------------------------------------------------------------------------------
@@ -240,13 +240,13 @@ def test_the_middle_frame_or_the_one_named(put):
     for frame in range(5):
         assert of(f"{path}::frame/{frame}") == [[frame] * 4] * 2
     with pytest.raises(BadImage, match=r"::frame/5: has 5 frame\(s\), counted from 0"):
-        read_picture(f"{path}::frame/5")
+        read_image(f"{path}::frame/5")
     with pytest.raises(BadImage, match="is missing"):
-        read_picture(f"{path}.gone::frame/0")
+        read_image(f"{path}.gone::frame/0")
     assert of(f"{put(GRAY, name='single')}::frame/0") == GRAY.tolist()  # the name's end does not matter
     Image.fromarray(GRAY).save(path.with_name("x.png"))
     with pytest.raises(BadImage, match="is not DICOM, and only that has frames"):
-        read_picture(f"{path.parent}/x.png::frame/0")
+        read_image(f"{path.parent}/x.png::frame/0")
 
 
 def test_enhanced_files_have_a_window_per_frame(put):
@@ -278,20 +278,20 @@ def test_what_cannot_be_read_says_why(put, tmp_path):
         ({"PhotometricInterpretation": "HSV"}, "has colours that are not read .Photometric Interpretation HSV"),
         ({"WindowCenter": "5", "WindowWidth": "0"}, "has a window of width 0"),
         ({"WindowCenter": "5", "WindowWidth": "9", "VOILUTFunction": "LOG"}, "VOI LUT Function LOG"),
-        ({"Rows": 0}, "without a picture"),
+        ({"Rows": 0}, "without an image"),
         ({"Rows": 30000, "Columns": 30000}, "claims 30,000 x 30,000 = 900 megapixels"),
         ({"VOILUTSequence": lut(0, [])}, "damaged"),
     ):
         with pytest.raises(BadImage, match=reason):
-            read_picture(put(GRAY, **header))
+            read_image(put(GRAY, **header))
     with pytest.raises(BadImage, match="has uint32 values, which are not read"):
-        read_picture(put(GRAY.astype(np.uint32)))
+        read_image(put(GRAY.astype(np.uint32)))
     (tmp_path / "text.dcm").write_text("hello")
-    with pytest.raises(BadImage, match=r"not a picture in a known format .*DICOM"):
-        read_picture(tmp_path / "text.dcm")
+    with pytest.raises(BadImage, match=r"not an image in a known format .*DICOM"):
+        read_image(tmp_path / "text.dcm")
     (tmp_path / "empty.dcm").write_bytes(b"")
     with pytest.raises(BadImage, match="is empty"):
-        read_picture(tmp_path / "empty.dcm")
+        read_image(tmp_path / "empty.dcm")
     path = put(GRAY)
     Image.fromarray(GRAY).save(path, format="PNG")  # the content decides, not the name
     assert of(path) == GRAY.tolist()
@@ -304,7 +304,7 @@ def test_what_is_cut_short_is_refused(put, compress, kept):
     content = path.read_bytes()
     path.write_bytes(content[: max(140, int(len(content) * kept))])
     with pytest.raises(BadImage):
-        read_picture(path)
+        read_image(path)
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -313,7 +313,7 @@ def test_real_files_cut_short_never_end_in_a_traceback(shared_data, tmp_path, na
     for kept in (200, 600, 1500, len(content) // 2, len(content) - 20):
         (tmp_path / "x.dcm").write_bytes(content[:kept])
         with pytest.raises(BadImage) as caught:
-            read_picture(tmp_path / "x.dcm")
+            read_image(tmp_path / "x.dcm")
         assert len(caught.value.reason.splitlines()) == 1
         assert len(caught.value.reason) < 200
 
@@ -330,7 +330,7 @@ def test_damaged_headers_never_end_in_a_traceback(put):
             damaged[place] = rng.integers(256)
         path.write_bytes(bytes(damaged))
         with contextlib.suppress(BadImage), warnings.catch_warnings(action="ignore"):
-            assert read_picture(path).dtype == np.uint8
+            assert read_image(path).dtype == np.uint8
 
 
 def test_video_is_not_read(put):
@@ -342,7 +342,7 @@ def test_video_is_not_read(put):
     grown = int.from_bytes(as_video[group : group + 4], "little") + length - len(known)
     path.write_bytes(as_video[:group] + grown.to_bytes(4, "little") + as_video[group + 4 :])
     with pytest.raises(BadImage, match=r"stored in a way that is not read \(MPEG2"):
-        read_picture(path)
+        read_image(path)
 
 
 def test_a_missing_package_is_one_error_that_names_the_extra(put, monkeypatch):
@@ -355,12 +355,12 @@ def test_a_missing_package_is_one_error_that_names_the_extra(put, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtra, match=r'is DICOM, which needs pydicom: pip install -e "\.\[dicom\]"') as caught:
-        read_picture(path)
+        read_image(path)
     assert not isinstance(caught.value, BadImage)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     table = make_table(path.parent, paths=["x.dcm"], splits=["train"])
     with pytest.raises(FinetuneError, match=r"\[dicom\]"):  # on_bad=skip must not leave them all out
-        PictureCache.build(table, Preprocessing(image_size=4), on_bad="skip")
+        ImageCache.build(table, Preprocessing(image_size=4), on_bad="skip")
 
 
 def test_a_missing_decoder_names_the_extra_too(put, monkeypatch):
@@ -371,14 +371,14 @@ def test_a_missing_decoder_names_the_extra_too(put, monkeypatch):
 
     monkeypatch.setattr("pydicom.pixels.get_decoder", lambda syntax: Without)
     with pytest.raises(MissingExtra, match=r"compressed as RLE Lossless, which needs a decoder: pip install"):
-        read_picture(path)
+        read_image(path)
 
 
-def test_dicom_goes_through_the_cache_like_any_picture(put):
+def test_dicom_goes_through_the_cache_like_any_image(put):
     frames = noise(3, 8, 8)
     path = put(frames)
     table = make_table(path.parent, paths=["x.dcm", "x.dcm::frame/0"], splits=["train", "train"])
-    cache = PictureCache.build(table.check(), Preprocessing(image_size=8))
+    cache = ImageCache.build(table.check(), Preprocessing(image_size=8))
     np.testing.assert_array_equal(cache[0], frames[1])
     np.testing.assert_array_equal(cache[1], frames[0])
     assert ".dcm" in images.IMAGE_SUFFIXES

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from finetune.data.decoding import png
-from finetune.data.decoding.images import read_picture
+from finetune.data.decoding.images import read_image
 from finetune.errors import BadImage
 from tests.data.png_cases import agree, both_ways, chunk, encoded, filtered, header, made
 
@@ -47,9 +47,9 @@ def test_a_file_is_read_as_pillow_reads_it(tmp_path, mode, monkeypatch):
     path = tmp_path / "a.png"
     image.save(path)
     assert png.decode(path.read_bytes(), MOST) is not None
-    ours = read_picture(path)
+    ours = read_image(path)
     monkeypatch.setattr(png, "function", lambda: None)
-    np.testing.assert_array_equal(ours, read_picture(path))
+    np.testing.assert_array_equal(ours, read_image(path))
 
 
 @settings(max_examples=400, deadline=None)
@@ -185,7 +185,7 @@ def test_a_plain_file_with_the_usual_chunks_is_not_left_to_pillow():
 def test_a_damaged_file_is_named_and_a_bomb_is_not_inflated(tmp_path):
     (tmp_path / "cut.png").write_bytes(GOOD[:-20])
     with pytest.raises(BadImage, match="cut short"):
-        read_picture(tmp_path / "cut.png")
+        read_image(tmp_path / "cut.png")
     bomb = of(header(3, 4), chunk(b"IDAT", zlib.compress(bytes(10**8))))
     assert png.decode(bomb, MOST) is None
 
@@ -195,4 +195,4 @@ def test_a_colour_that_means_transparent_is_still_minded(tmp_path):
     file = io.BytesIO()
     image.save(file, "PNG", transparency=200)
     (tmp_path / "a.png").write_bytes(file.getvalue())
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png"), [[1, 0], [0, 1]])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[1, 0], [0, 1]])

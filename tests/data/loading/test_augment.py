@@ -30,21 +30,21 @@ def augment(request) -> Augment:
 
 @pytest.mark.parametrize("shape", [(SIZE, SIZE), (SIZE, SIZE, 3), (32, 32), (32, 32, 3)])
 def test_size_and_channels_are_kept(augment, shape):
-    picture = noise(*shape)
-    picture.flags.writeable = False  # as it comes from the cache
-    out = augment(picture, (0, 0, 0))
+    image = noise(*shape)
+    image.flags.writeable = False  # as it comes from the cache
+    out = augment(image, (0, 0, 0))
     assert out.shape == (SIZE, SIZE, *shape[2:])
     assert out.dtype == np.uint8
 
 
 def test_the_result_depends_on_seed_epoch_and_sample_alone(augment):
-    picture = noise(SIZE, SIZE, 3)
+    image = noise(SIZE, SIZE, 3)
     seeds = [(s, e, i) for s in (0, 1) for e in (0, 1, 2) for i in (0, 1, 5)]
-    first = {seed: augment(picture, seed) for seed in seeds}
+    first = {seed: augment(image, seed) for seed in seeds}
     twin = pickle.loads(pickle.dumps(augment))  # what a spawned worker gets
-    for seed in reversed(seeds):  # in another order, after other pictures, in another process
-        np.testing.assert_array_equal(augment(picture, seed), first[seed])
-        np.testing.assert_array_equal(twin(picture, seed), first[seed])
+    for seed in reversed(seeds):  # in another order, after other images, in another process
+        np.testing.assert_array_equal(augment(image, seed), first[seed])
+        np.testing.assert_array_equal(twin(image, seed), first[seed])
     assert len({out.tobytes() for out in first.values()}) == len(seeds)
 
 
@@ -54,29 +54,29 @@ def test_nothing_outside_is_touched_or_asked(augment):
     random.seed(1)
     np.random.seed(1)
     before = (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
-    picture = noise(SIZE, SIZE)
-    copy = picture.copy()
-    out = augment(picture, (0, 0, 0))
+    image = noise(SIZE, SIZE)
+    copy = image.copy()
+    out = augment(image, (0, 0, 0))
     assert before == (random.getstate(), np.random.get_state()[1].tolist())  # type: ignore[index]
-    np.testing.assert_array_equal(picture, copy)
+    np.testing.assert_array_equal(image, copy)
     random.seed(2)
     np.random.seed(2)
-    np.testing.assert_array_equal(augment(picture, (0, 0, 0)), out)
+    np.testing.assert_array_equal(augment(image, (0, 0, 0)), out)
 
 
 def test_one_in_two_is_flipped():
     flip = Augment(4, {"flip": albumentations.HorizontalFlip(p=0.5)})
-    picture = noise(4, 4)
-    flipped = [not np.array_equal(flip(picture, (0, 0, i)), picture) for i in range(400)]
+    image = noise(4, 4)
+    flipped = [not np.array_equal(flip(image, (0, 0, i)), image) for i in range(400)]
     assert 160 < sum(flipped) < 240  # 200 +- 4 standard deviations
     assert any(a != b for a, b in pairwise(flipped))
 
 
 def test_light_is_light():
-    light, picture = preset("light"), np.full((SIZE, SIZE), 128, np.uint8)
-    picture[8:16, 8:16] = 200
+    light, image = preset("light"), np.full((SIZE, SIZE), 128, np.uint8)
+    image[8:16, 8:16] = 200
     for i in range(20):
-        out = light(picture, (0, 0, i))
+        out = light(image, (0, 0, i))
         assert (
             abs(int(out[12, 12]) - 200) < 60
         )  # the square stays in the middle, within 10 % of brightness and contrast
@@ -137,11 +137,11 @@ class Still(albumentations.DualTransform):
 
 
 def test_nothing_and_null():
-    picture = noise(4, 4)
-    np.testing.assert_array_equal(Augment(4)(picture, (0, 0, 0)), picture)
+    image = noise(4, 4)
+    np.testing.assert_array_equal(Augment(4)(image, (0, 0, 0)), image)
     off = Augment(4, {"flip": None, "other": albumentations.VerticalFlip(p=1)})
-    np.testing.assert_array_equal(off(picture, (0, 0, 0)), picture[::-1])
-    np.testing.assert_array_equal(Augment(2)(picture, (0, 0, 0)), picture[1:3, 1:3])
+    np.testing.assert_array_equal(off(image, (0, 0, 0)), image[::-1])
+    np.testing.assert_array_equal(Augment(2)(image, (0, 0, 0)), image[1:3, 1:3])
 
 
 def test_none_is_an_empty_group():
@@ -151,7 +151,7 @@ def test_none_is_an_empty_group():
 def test_misuse_is_named():
     with pytest.raises(FinetuneError, match=r"transforms.flip=1 is not an albumentations transform"):
         Augment(4, {"flip": 1})
-    with pytest.raises(FinetuneError, match=r"pictures of 3 x 3, smaller than data.image_size=4"):
+    with pytest.raises(FinetuneError, match=r"images of 3 x 3, smaller than data.image_size=4"):
         Augment(4, {"crop": albumentations.CenterCrop(3, 3)})(noise(4, 4), (0, 0, 0))
     with pytest.raises(FinetuneError, match="must keep uint8"):
         Augment(4, {"float": albumentations.ToFloat(p=1)})(noise(4, 4), (0, 0, 0))

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from finetune.data.cache.image_cache import PictureCache
+from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
 from finetune.data.loading.sampling import EpochBatchSampler, EvalBatchSampler
 from finetune.preprocessing import Preprocessing
-from tests.data.making import make_pictures
+from tests.data.making import make_images
 
 albumentations = pytest.importorskip("albumentations")
 P = Preprocessing(image_size=8)
@@ -20,13 +20,13 @@ N = 22
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("pictures"), N)
+    return make_images(tmp_path_factory.mktemp("images"), N)
 
 
 @pytest.fixture
 def dataset(table):
     moves = {"shift": albumentations.Affine(rotate=(-20, 20), translate_percent=(-0.2, 0.2), p=1)}
-    return ImageDataset(table.targets(), PictureCache.build(table, P, "off"), P, Augment(8, moves), seed=3)
+    return ImageDataset(table.targets(), ImageCache.build(table, P, "off"), P, Augment(8, moves), seed=3)
 
 
 def digest(batch) -> str:
@@ -76,14 +76,14 @@ def test_two_ranks_see_together_what_one_sees(dataset):
 
 
 def test_workers_augment_differently(dataset):
-    """Of one picture, too: albumentations' own seeding makes the workers repeat each other."""
-    same = dataset.pictures[0]
+    """Of one image, too: albumentations' own seeding makes the workers repeat each other."""
+    same = dataset.images[0]
 
     class One:
         def __getitem__(self, row):
             return same
 
-    dataset.pictures = One()
+    dataset.images = One()
     loader = DataLoader(
         dataset, batch_size=2, num_workers=2, collate_fn=dataset.collate, multiprocessing_context="fork"
     )
@@ -91,10 +91,10 @@ def test_workers_augment_differently(dataset):
     assert len({image.numpy().tobytes() for image in images}) == N
 
 
-def test_an_item_is_its_batch_and_a_picture_its_prediction_input(table):
+def test_an_item_is_its_batch_and_a_image_its_prediction_input(table):
     for p in (P, Preprocessing(image_size=6, fit="crop", crop_fraction=0.75), P.with_channels(1)):
         for directory in ("auto", "off"):
-            dataset = ImageDataset(table.targets(), PictureCache.build(table, p, directory), p)
+            dataset = ImageDataset(table.targets(), ImageCache.build(table, p, directory), p)
             batch = dataset.collate(dataset.__getitems__([4, 0]))
             assert batch["image"].shape == (2, p.in_channels, p.image_size, p.image_size)
             assert batch["image"].is_contiguous()
@@ -102,9 +102,9 @@ def test_an_item_is_its_batch_and_a_picture_its_prediction_input(table):
             item = dataset[(7, 4)]
             assert torch.equal(item["image"], batch["image"][0])
             assert item["index"] == 4
-            from finetune.data.decoding.images import read_picture
+            from finetune.data.decoding.images import read_image
 
-            assert torch.equal(item["image"], p(read_picture(table.file(4))))
+            assert torch.equal(item["image"], p(read_image(table.file(4))))
             stacked = dataset.collate([dataset[4], dataset[0]])
             assert all(torch.equal(stacked[key], batch[key]) for key in batch)
 
@@ -112,7 +112,7 @@ def test_an_item_is_its_batch_and_a_picture_its_prediction_input(table):
 def test_unknown_targets_stay_unknown(table):
     targets = np.full((N, 2), np.nan)
     targets[1] = [1, 0.25]
-    dataset = ImageDataset(targets, PictureCache.build(table, P), P)
+    dataset = ImageDataset(targets, ImageCache.build(table, P), P)
     batch = dataset.__getitems__([0, 1])
     assert batch["target"].dtype == torch.float32
     assert torch.isnan(batch["target"][0]).all()
@@ -121,7 +121,7 @@ def test_unknown_targets_stay_unknown(table):
 
 
 def test_evaluation_loader(table):
-    dataset = ImageDataset(table.targets(), PictureCache.build(table, P), P)
+    dataset = ImageDataset(table.targets(), ImageCache.build(table, P), P)
     load = partial(DataLoader, dataset, collate_fn=dataset.collate)
     batches = list(load(batch_sampler=EvalBatchSampler([3, 5, 8], 2)))
     assert [batch["index"].tolist() for batch in batches] == [[3, 5], [8]]

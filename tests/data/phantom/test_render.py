@@ -39,11 +39,11 @@ def test_the_source_reads_it_and_knows_that_it_is_made_up(phantoms):
     assert len(table) == 24
     assert table.synthetic
     assert table.has_patients
-    with Image.open(table.file(0)) as picture:
-        assert (picture.mode, picture.size) == ("L", (64, 64))
+    with Image.open(table.file(0)) as image:
+        assert (image.mode, image.size) == ("L", (64, 64))
 
 
-def test_boxes_lie_inside_the_picture_and_belong_to_a_finding(phantoms):
+def test_boxes_lie_inside_the_image_and_belong_to_a_finding(phantoms):
     labels = pd.read_csv(phantoms / "Data_Entry_2017_v2020.csv").set_index("Image Index")["Finding Labels"]
     boxes = pd.read_csv(phantoms / "BBox_List_2017.csv", skiprows=1, header=None)
     assert len(boxes) > 5
@@ -125,7 +125,7 @@ def one(finding: str | None, patient: int) -> Study:
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
-def test_a_finding_changes_the_picture_in_its_boxes_and_hardly_elsewhere(finding):
+def test_a_finding_changes_the_image_in_its_boxes_and_hardly_elsewhere(finding):
     for patient in range(1, 6):
         without, found = render(one(None, patient), 0, 128), render(one(finding, patient), 0, 128)
         inside = np.zeros((128, 128), dtype=bool)
@@ -136,11 +136,11 @@ def test_a_finding_changes_the_picture_in_its_boxes_and_hardly_elsewhere(finding
         assert inside.any()
         change = np.abs(found.attenuation - without.attenuation)
         assert change[inside].sum() > 0.9 * change.sum(), patient  # the boxes cover the lesion
-        gray = np.abs(found.picture.astype(float) - without.picture)
+        gray = np.abs(found.image.astype(float) - without.image)
         assert gray[inside].mean() > 3 * gray[~inside].mean(), patient
         if finding in ("Effusion", "Mass", "Nodule", "Pneumothorax"):
             lungs = inside & (without.mask > 0) & (change > 0.3 * change.max())
-            brighter = found.picture[lungs].mean() > without.picture[lungs].mean()
+            brighter = found.image[lungs].mean() > without.image[lungs].mean()
             assert brighter == (finding != "Pneumothorax"), patient  # bone and fluid are bright: MONOCHROME2
 
 
@@ -154,27 +154,27 @@ def test_a_patient_keeps_the_body_and_changes_the_pose():
     first = one(None, 7)
     again, other = render(replace(first, follow_up=1), 0, 64), render(first, 0, 64)
     assert again.ctr == other.ctr
-    assert np.abs(again.picture.astype(float) - other.picture).mean() > 5
+    assert np.abs(again.image.astype(float) - other.image).mean() > 5
 
 
 def test_masks_are_two_lungs(phantoms):
     for path in sorted((phantoms / "masks").iterdir()):
         mask = np.asarray(Image.open(path))
         assert set(np.unique(mask)) == {0, 255}
-        picture = np.asarray(Image.open(phantoms / "images" / path.name)).astype(float)
-        assert mask.shape == picture.shape
+        image = np.asarray(Image.open(phantoms / "images" / path.name)).astype(float)
+        assert mask.shape == image.shape
         lungs = mask > 0
         assert 0.1 < lungs.mean() < 0.6
         halves = lungs[:, :32].sum(), lungs[:, 32:].sum()
         assert min(halves) > 0.2 * max(halves)
         trunk = slice(8, 56), slice(8, 56)
-        assert np.median(picture[trunk][lungs[trunk]]) < np.median(picture[trunk][~lungs[trunk]])
+        assert np.median(image[trunk][lungs[trunk]]) < np.median(image[trunk][~lungs[trunk]])
 
 
 def test_a_linear_model_of_a_thumbnail_is_not_enough():
-    """600 pictures at 48 px, as 16 x 16 thumbnails and their mean: below 0.70 on other patients at any penalty."""
+    """600 images at 48 px, as 16 x 16 thumbnails and their mean: below 0.70 on other patients at any penalty."""
     studies = plan(600, 0)
-    thumbnails = [Image.fromarray(render(s, 0, 48).picture).resize((16, 16), Image.Resampling.BOX) for s in studies]
+    thumbnails = [Image.fromarray(render(s, 0, 48).image).resize((16, 16), Image.Resampling.BOX) for s in studies]
     pixels = np.stack([np.asarray(t, dtype=float).ravel() for t in thumbnails])
     pixels = np.c_[pixels, pixels.mean(1)]
     labels = np.array([[f in s.findings for f in FINDINGS] for s in studies])

@@ -198,7 +198,7 @@ def test_seeds_are_one_candidate_and_settings_name_the_others(tmp_path):
         write_run(tmp_path / f"g{i}", good.members[i], seed=i)
         write_run(tmp_path / f"b{i}", bad.members[i], seed=i, backbone__name="resnet50")
     read = [runs.read(path, "test") for path in runs.find(str(tmp_path))]
-    candidates, folds, said = runs.grouped(read)
+    candidates, folds, said = runs.group_runs(read)
     assert [(c.label, c.seeds) for c in candidates] == [
         ("backbone=resnet50", ["0", "1"]),
         ("backbone=resnet18", ["0", "1"]),
@@ -239,14 +239,14 @@ def test_a_group_that_is_another_mapping_is_named_as_it_was_typed(tmp_path, sett
         write_run(tmp_path / str(i), network.members[0], transforms=held)
         if words is not None:
             write_json_atomic(tmp_path / str(i) / "environment.json", {"command": f"python -m finetune {words}"})
-    candidates, _, _ = runs.grouped([runs.read(tmp_path / str(i), "test") for i in range(2)])
+    candidates, _, _ = runs.group_runs([runs.read(tmp_path / str(i), "test") for i in range(2)])
     assert [candidate.label for candidate in candidates] == labels
 
 
 def test_folds_are_put_together_each_sample_once(tmp_path):
     for i in range(3):
         write_run(tmp_path / str(i), fold(i), data__fold=i)
-    candidates, collected, said = runs.grouped([runs.read(path, "test") for path in runs.find(str(tmp_path))])
+    candidates, collected, said = runs.group_runs([runs.read(path, "test") for path in runs.find(str(tmp_path))])
     assert not said
     assert len(candidates) == len(collected) == 1
     pooled = collected[0].pooled
@@ -266,14 +266,14 @@ def test_folds_are_put_together_each_sample_once(tmp_path):
 
 def test_missing_folds_are_said_and_overlapping_ones_refused(tmp_path):
     one, two = write_run(tmp_path / "0", fold(0), data__fold=0), write_run(tmp_path / "1", fold(1), data__fold=1)
-    _, collected, said = runs.grouped([runs.read(path, "test") for path in (one, two)])
+    _, collected, said = runs.group_runs([runs.read(path, "test") for path in (one, two)])
     assert said == [f"{collected[0].label}, seed 0: fold(s) 2 of 3 are missing."]
     again = write_run(tmp_path / "2", fold(0), data__fold=2)
     with pytest.raises(FinetuneError, match=r"0_0.png is in two of their test splits"):
-        runs.grouped([runs.read(path, "test") for path in (one, two, again)])
+        runs.group_runs([runs.read(path, "test") for path in (one, two, again)])
     twin = write_run(tmp_path / "3", fold(5), data__fold=0)
     with pytest.raises(FinetuneError, match="have the same settings, seed and fold 0: leave one out"):
-        runs.grouped([runs.read(path, "test") for path in (one, twin)])
+        runs.group_runs([runs.read(path, "test") for path in (one, twin)])
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,10 @@ def unfreezing(rank: int) -> None:
 
     from finetune.plan import Phase, Plan
     from finetune.training.launch import ranks
-    from tests.training.tiny import data, state, task, trainer
+    from tests.training.tiny import data, module, state, trainer
 
     plan = Plan(phases={"head": Phase(0, ["head"]), "last": Phase(1, ["stage3", "head"]), "all": Phase(2)})
-    made = task(plan)
+    made = module(plan)
     before = state(made.network)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer(Path(folder), 3, devices=2, strategy=DDPStrategy(find_unused_parameters=True))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from finetune.evaluation.classification.assessment import Assessment
-from finetune.steps import scoring
+from finetune.tasks.classification import scoring
 from tests.evaluation.classification.test_calibration import binary
 from tests.evaluation.classification.test_harms import lesions
 
@@ -15,8 +15,8 @@ def told_of(val, test):
 
 
 def test_accuracy_stands_beside_the_largest_class_and_harm_is_said_once():
-    scores, lines = told_of(lesions(), lesions()), []
-    scoring.show(scores, False, lines.append)
+    scores = told_of(lesions(), lesions())
+    lines = scoring.lines(scores, False)
     (accuracy,) = [line for line in lines if line.startswith("test: accuracy")]
     assert accuracy.endswith("(95 %); always a: 0.630")
     assert any(line.startswith("test: balanced accuracy") and line.endswith("chance: 0.333") for line in lines)
@@ -35,8 +35,7 @@ def test_val_alone_says_its_own_harm():
 def test_val_and_test_are_compared():
     scores = told_of(binary(300, 1, shares=(0.3,), apart=3.5), binary(300, 2, shares=(0.3,), apart=1.5))
     assert "val and test" in [harm["rule"] for harm in scores["test"]["harms"]]
-    lines: list[str] = []
-    scoring.show(scores, True, lines.append)
+    lines = scoring.lines(scores, True)
     assert lines[0].startswith("val: macro AUROC 0.9")
     assert lines[0].endswith("; chance: 0.500 (SYNTHETIC images)")
     assert np.isfinite(scores["test"]["macro"]["auroc"]["value"])

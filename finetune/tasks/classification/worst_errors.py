@@ -17,7 +17,7 @@ from finetune.files import write_json_atomic
 from finetune.network import Network
 from finetune.runs.folder import RunFolder
 
-SIDE, MOST_BYTES = 256, 14000  # of an image: twelve errors stay under 450 kB
+SIDE, MAX_BYTES = 256, 14000  # of an image: twelve errors stay under 450 kB
 
 
 def worst_errors(
@@ -44,12 +44,12 @@ def worst_errors(
     heat = heat_maps(network, data, rows, [of_network[one.k] if of_network else one.k for one in wrong])
     told = []
     for number, (one, row) in enumerate(zip(wrong, rows, strict=True)):
-        picture = shown(data, row)
+        image = shown(data, row)
         told.append(
             {
                 **one.to_dict(predictions),
-                "image": overlays.jpeg(picture, SIDE, MOST_BYTES),
-                "heat": overlays.jpeg(overlays.heated(picture, heat[number]), SIDE, MOST_BYTES)
+                "image": overlays.jpeg(image, SIDE, MAX_BYTES),
+                "heat": overlays.jpeg(overlays.heated(image, heat[number]), SIDE, MAX_BYTES)
                 if np.ptp(heat[number]) > 0
                 else "",  # the same everywhere: it would be the image once more
             }
@@ -66,12 +66,12 @@ def table_rows(data: ImageData, samples: Sequence[str]) -> list[int]:
 
 def shown(data: ImageData, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3)
     """The picture as the network sees it, before normalising."""
-    return data.preprocessing.crop(data.pictures[row])
+    return data.preprocessing.crop(data.images[row])
 
 
 def inputs(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> (N, C, S, S)
     """Normalised pictures."""
-    return data.plain.__getitems__(list(rows))["image"]
+    return data.eval_dataset.__getitems__(list(rows))["image"]
 
 
 def heat_maps(

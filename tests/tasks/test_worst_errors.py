@@ -4,7 +4,7 @@ import numpy as np
 
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.runs.folder import RunFolder
-from finetune.steps import worst_errors
+from finetune.tasks.classification import worst_errors
 
 
 def test_a_map_that_is_the_same_everywhere_is_not_written(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import mahalanobis
 
-from finetune.evaluation.classification.novelty import FeatureGaussian, energy, separation_auroc
+from finetune.evaluation.novelty import FeatureGaussian, energy, separation_auroc
 
 
 def test_energies_by_hand():
@@ -18,10 +18,10 @@ def test_energies_by_hand():
 def test_with_many_images_it_is_the_mahalanobis_distance():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(5000, 4)) @ np.diag([3, 2, 1, 0.5]) @ rng.normal(size=(4, 4)) + 7
-    typical, asked = FeatureGaussian.fit(features), features[:5] + 1
+    gaussian, asked = FeatureGaussian.fit(features), features[:5] + 1
     inverse = np.linalg.inv(np.cov(features.T, bias=True))
     wanted = [mahalanobis(row, features.mean(axis=0), inverse) for row in asked]
-    assert typical.distance(asked) == pytest.approx(wanted, rel=1e-6)
+    assert gaussian.distance(asked) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_fewer_images_than_features_still_tell_strange_from_typical():
@@ -31,9 +31,9 @@ def test_fewer_images_than_features_still_tell_strange_from_typical():
     def drawn(n, away=0.0):
         return rng.normal(size=(n, 8)) @ ways + 0.5 * rng.normal(size=(n, 300)) + away
 
-    typical = FeatureGaussian.fit(drawn(60))
-    own, other = typical.distance(drawn(200)), typical.distance(drawn(200, away=0.4))
-    assert len(typical.directions) == 30
+    gaussian = FeatureGaussian.fit(drawn(60))
+    own, other = gaussian.distance(drawn(200)), gaussian.distance(drawn(200, away=0.4))
+    assert len(gaussian.directions) == 30
     assert (other[:, None] > own).mean() > 0.95
 
 

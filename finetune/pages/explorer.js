@@ -27,16 +27,18 @@
 
   function show() {
     const tp = current.true[i], fp = current.false[i], fn = current.positives - tp, tn = current.negatives - fp;
-    const shares = { sensitivity: tp / (tp + fn), specificity: tn / (tn + fp), ppv: tp / (tp + fp), npv: tn / (tn + fn) };
-    for (const [metric, value] of Object.entries(shares)) {
-      at(metric).textContent = share(value) + limits(current.limits[metric][i]);
+    const counts = { tp, fp, fn, tn };
+    const total = (keys) => keys.split(" ").reduce((sum, key) => sum + counts[key], 0);
+    for (const cell of document.querySelectorAll("#explorer output[data-whole]")) {
+      const metric = cell.id.replace("explorer-", "");
+      cell.textContent = share(total(cell.dataset.right) / total(cell.dataset.whole)) + limits(current.limits[metric][i]);
     }
-    for (const [cell, count] of Object.entries({ tp, fp, fn, tn })) at(cell).textContent = whole(count);
+    for (const [cell, count] of Object.entries(counts)) at(cell).textContent = whole(count);
     const threshold = Math.min(current.thresholds[i], 1).toPrecision(3);
     at("value").textContent = threshold;
     at("threshold").setAttribute("aria-valuetext", "positive from a probability of " + threshold);
     const part = Number(at("prevalence").value) / 100;
-    const hit = 1000 * part * shares.sensitivity, alarm = 1000 * (1 - part) * (1 - shares.specificity);
+    const hit = (1000 * part * tp) / (tp + fn), alarm = (1000 * (1 - part) * fp) / (fp + tn);
     at("thousand").textContent = part > 0 && part < 1
       ? `Of 1,000 images of which ${(1000 * part).toFixed(0)} are positive: ${hit.toFixed(0)} found (TP), ` +
         `${(1000 * part - hit).toFixed(0)} missed (FN), ${alarm.toFixed(0)} false alarms (FP). ` +

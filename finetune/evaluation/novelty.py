@@ -52,7 +52,7 @@ class FeatureGaussian:
     """(R,) along them."""
     residual_variance: float
     """Variance along every other direction."""
-    usual: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    val_distances: np.ndarray = field(default_factory=lambda: np.zeros(0))
     """(V,) ascending: distances of the validation images."""
 
     @classmethod
@@ -81,16 +81,16 @@ class FeatureGaussian:
 
     def percentile(self, distances: np.ndarray) -> np.ndarray:  # (N,) -> (N,) from 0 to 100
         """The percentage of the validation images that lies nearer than this."""
-        return 100 * np.searchsorted(self.usual, distances) / len(self.usual)
+        return 100 * np.searchsorted(self.val_distances, distances) / len(self.val_distances)
 
     def unusual(self, distances: np.ndarray) -> np.ndarray:  # (N,) -> bool (N,)
         """Whether this is farther than the 99th percentile of the validation images; of fewer than 100, than all."""
-        return np.asarray(distances) > np.quantile(self.usual, UNUSUAL, method="higher")
+        return np.asarray(distances) > np.quantile(self.val_distances, UNUSUAL, method="higher")
 
     def save(self, folder: Path, weights_hash: str) -> None:
         """Write FILE into `folder`, in 32 bits, atomically; `weights_hash` identifies the network."""
-        arrays = {name: getattr(self, name) for name in ("mean", "directions", "variances", "usual")}
-        arrays["rest"] = np.array(self.residual_variance)  # the name in the file
+        arrays = {name: getattr(self, name) for name in ("mean", "directions", "variances")}
+        arrays |= {"usual": self.val_distances, "rest": np.array(self.residual_variance)}  # the names in the file
         partial = folder / f".{FILE}.{os.getpid()}"
         try:
             plain = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in arrays.items()}
@@ -110,7 +110,7 @@ def read(folder: Path, weights_hash: str) -> tuple[FeatureGaussian | None, str]:
             stored_hash = (file.metadata() or {}).get("weights_hash")
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         mean, directions, variances = (np.asarray(arrays[n], np.float64) for n in ("mean", "directions", "variances"))
-        residual_variance, usual = (
+        residual_variance, val_distances = (
             float(arrays["rest"].item()),
             np.sort(np.asarray(arrays.get("usual", np.zeros(0)), np.float64)),
         )
@@ -119,10 +119,10 @@ def read(folder: Path, weights_hash: str) -> tuple[FeatureGaussian | None, str]:
     if stored_hash not in (None, weights_hash):  # files of older runs have no hash
         return None, f"{path} belongs to another model"
     if directions.shape != (len(variances), len(mean)) or not all(
-        map(np.isfinite, (residual_variance, mean.sum(), usual.sum()))
+        map(np.isfinite, (residual_variance, mean.sum(), val_distances.sum()))
     ):
         return None, f"{path} is damaged"
-    return FeatureGaussian(mean, directions, variances, residual_variance, usual), ""
+    return FeatureGaussian(mean, directions, variances, residual_variance, val_distances), ""
 
 
 def separation_auroc(in_domain: pd.DataFrame, other: pd.DataFrame) -> dict[str, Any]:
@@ -147,8 +147,11 @@ def separation_auroc(in_domain: pd.DataFrame, other: pd.DataFrame) -> dict[str, 
 
 
 def table(
-    samples: list[str], patients: list[str], logits: np.ndarray, kind: str, distances: np.ndarray | None
+    samples: list[str], patients: list[str], energies: np.ndarray | None, distances: np.ndarray | None
 ) -> pd.DataFrame:
-    """sample, patient, energy, and mahalanobis where the distances (N,) are known."""
-    frame = pd.DataFrame({"sample": samples, "patient": patients, "energy": energy(logits, kind)})
-    return frame if distances is None else frame.assign(mahalanobis=distances)
+    """sample, patient, and energy (N,) and mahalanobis (N,) as far as they are known."""
+    frame = pd.DataFrame({"sample": samples, "patient": patients})
+    for name, values in zip(SCORES, (energies, distances), strict=True):
+        if values is not None:
+            frame[name] = values
+    return frame

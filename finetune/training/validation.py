@@ -1,4 +1,6 @@
-"""What the validation keeps: every sample's logits once, gathered over the ranks, and the scores made of them."""
+"""What a validation keeps: rows of every image once, gathered over the ranks; and the mean loss of an epoch."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -9,30 +11,34 @@ from torchmetrics.utilities import dim_zero_cat
 from finetune.inference import by_index
 
 
-class Collected(Metric):
-    """Index, target and logits of all samples; samples that the ranks saw twice count once."""
+class ValidationRows(Metric):
+    """Named rows (N, ...) of all images; those that two ranks saw count once.
+
+    Args:
+        names: of what is kept of each image.
+    """
 
     full_state_update = False
     index: list[Tensor]
-    target: list[Tensor]
-    logits: list[Tensor]
 
-    def __init__(self) -> None:
+    def __init__(self, names: tuple[str, ...]) -> None:
         super().__init__()
-        for state in ("index", "target", "logits"):
+        self.names = names
+        for state in ("index", *(f"row_{name}" for name in names)):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
-    def update(self, index: Tensor, target: Tensor, logits: Tensor) -> None:
+    def update(self, index: Tensor, rows: Mapping[str, Tensor]) -> None:
         self.index.append(index)
-        self.target.append(target.float())
-        self.logits.append(logits.detach().float())
+        for name in self.names:
+            value = rows[name].detach()
+            getattr(self, f"row_{name}").append(value.float() if value.is_floating_point() else value)
 
-    def compute(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """index (M,) ascending, target (M, K), logits (M, K)."""
+    def compute(self) -> dict[str, np.ndarray]:
+        """Name -> (M, ...), in the order of the images' index."""
         index = dim_zero_cat(self.index).cpu().numpy()
-        unique, logits = by_index(index, dim_zero_cat(self.logits).cpu().numpy())
-        _, target = by_index(index, dim_zero_cat(self.target).cpu().numpy())
-        return unique, target, logits
+        return {
+            name: by_index(index, dim_zero_cat(getattr(self, f"row_{name}")).cpu().numpy())[1] for name in self.names
+        }
 
 
 class MeanLoss(Metric):
@@ -56,9 +62,3 @@ class MeanLoss(Metric):
 
     def compute(self) -> Tensor:
         return self.total / self.count
-
-
-def mean_loss(loss, logits: np.ndarray, target: np.ndarray, weights: Tensor | None) -> float:
-    """The loss over all known labels; NaN where nothing is known."""
-    total, count = loss(torch.from_numpy(logits), torch.from_numpy(target), weights)
-    return float(total / count) if count else float("nan")

@@ -3,7 +3,7 @@
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.steps.matching import match_images
+from finetune.tasks.classification.matching import match_images
 
 
 @pytest.mark.parametrize(

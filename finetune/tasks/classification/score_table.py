@@ -1,28 +1,33 @@
 """The steps of job=evaluate predictions=FILE labels=FILE: the scores of a table of probabilities, whoever made it."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.special import logit
 
 from finetune import model_file
-from finetune.config import build
 from finetune.config.settings import EvaluateSettings
-from finetune.data.class_map import in_braces, in_classes_of, match, proposals, read_map
+from finetune.data.class_map import in_braces, match, proposals, read_map, to_model_classes
 from finetune.data.findings import canonical
-from finetune.data.labels import UNCERTAIN, number_hint, read_marks
-from finetune.data.sources.listing import need_columns, read_rows, some
+from finetune.data.labels import UNCERTAIN, number_hint, read_raw_labels
+from finetune.data.sources.listing import need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.predictions import PREFIXES, Predictions
 from finetune.evaluation.classification.scores import log_odds
-from finetune.pages import report
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
-from finetune.steps.matching import match_images
+from finetune.tasks.classification.matching import match_images
+from finetune.tasks.classification.shipped import class_answers
+
+if TYPE_CHECKING:
+    from finetune.tasks.classification.task import Classification
 
 FINDINGS, PATIENTS = "Finding Labels", ("Patient ID", "patient", "patient_id")
 NEAREST = 1e-12  # a probability of exactly 0 or 1 has no logit; the order stays
@@ -41,7 +46,7 @@ class Answers:
     kind: str
     """That of the model, where it is known; else multiclass where the probabilities of every image sum to 1."""
 
-    def taken(self, rows: np.ndarray) -> "Answers":  # bool (N,)
+    def taken(self, rows: np.ndarray) -> Answers:  # bool (N,)
         """Some of the images."""
         images = [image for image, there in zip(self.images, rows, strict=True) if there]
         return replace(self, images=images, probabilities=self.probabilities[rows])
@@ -52,7 +57,7 @@ class Answers:
         return np.log(kept) if self.kind == "multiclass" else logit(kept)
 
 
-def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
+def score_file(task: Classification, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
     """Match the two tables by image, and write predictions, scores with intervals and a report. No picture is read.
 
     `predictions` has the image in its first column and prob_<class> columns; everything else that it has is ignored.
@@ -63,7 +68,7 @@ def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> 
     say = prepare.sayer(True)
     if not settings.predictions or not settings.labels:
         raise FinetuneError("predictions=FILE needs labels=FILE, a table that says what is true of the same images.")
-    assessment = build.assessment(settings)
+    assessment = task.assessment
     model = model_file.load(settings.model) if any(word.lstrip("+").startswith("model=") for word in words) else None
     answers, labels = (read_rows(Path(file)) for file in (settings.predictions, settings.labels))
     image = image_column(settings, answers, labels)
@@ -75,7 +80,10 @@ def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> 
             )
     both = [c for c in answers.columns[1:] if c in labels.columns and c != image]
     if both:
-        say(f"{some(both, 8)} of predictions={settings.predictions} is not read: labels={settings.labels} has it too.")
+        say(
+            f"{shorten(both, 8)} of predictions={settings.predictions} is not read: labels={settings.labels} has "
+            "it too."
+        )
     given = read_answers(answers, settings, model, say)
     found, way = match_images(given.images, labels[image].tolist())
     if not (found >= 0).any():
@@ -93,7 +101,7 @@ def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> 
     given = given.taken(found >= 0)
     samples = truth(given, labels, found[found >= 0], image, settings, say)
     assessment.check_columns(samples.metadata)
-    predictions, fitted, notes = answered(given, samples, model, say)
+    predictions, fitted = answered(task, given, samples, model, say)
     prevalence = read_prevalence(settings.prevalence, predictions.classes, predictions.kind)
     run.begin(settings.resolved, words)
     about = {"name": samples.name, "kind": samples.kind, "classes": samples.classes, "notes": samples.notes}
@@ -101,9 +109,9 @@ def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> 
     run.note(data=about, **of_model)
     scoring.write(run, {"test": predictions})
     scores = {"test": assessment.score(predictions, fitted, seed=settings.seed, prevalence=prevalence)}
-    if notes:
-        scores["test"]["notes"] = notes
-    report.write_report(run.path, scores=scores)
+    if fitted.notes:
+        scores["test"]["notes"] = fitted.notes
+    task.report(run.path, scores)
     run.complete(scores)
     for name, of_class in scores["test"]["classes"].items():
         auroc = of_class["auroc"]
@@ -112,7 +120,8 @@ def score_file(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> 
         else:
             interval = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
             say(f"{name:>22}: AUROC {auroc['value']:.3f}{interval}")
-    scoring.show(scores, False, say)
+    for line in task.summary(scores, synthetic=False):
+        say(line)
     say(f"predictions and scores: {run}")
     say(f"report: {run.report}")
 
@@ -144,12 +153,13 @@ def read_answers(
     where = f"predictions={settings.predictions}"
     columns = {str(c).removeprefix("prob_"): str(c) for c in table.columns if str(c).startswith("prob_")}
     if not columns:
-        raise FinetuneError(f"{where} has no column prob_<class>: {some(table.columns, 8)}.")
+        raise FinetuneError(f"{where} has no column prob_<class>: {shorten(table.columns, 8)}.")
     if model is not None:
         if set(columns) != set(model.classes):
             raise FinetuneError(
-                f"{where} has probabilities of {some(columns, 8)}, model={settings.model} knows "
-                f"{some(model.classes, 8)}: its calibration and thresholds are of its own classes. Leave model= away."
+                f"{where} has probabilities of {shorten(columns, 8)}, model={settings.model} knows "
+                f"{shorten(model.classes, 8)}: its calibration and thresholds are of its own classes. Leave model= "
+                "away."
             )
         columns = {name: columns[name] for name in model.classes}
     blank = (table[list(columns.values())].apply(lambda column: column.str.strip()) == "").all(axis=1)
@@ -161,7 +171,7 @@ def read_answers(
     images = table[table.columns[0]]
     values = np.stack([numbers(table[column], column, images) for column in columns.values()], axis=1)
     sums_to_one = len(columns) > 1 and np.abs(values.sum(axis=1) - 1).max() < SUM_OFF
-    kind = model.kind if model is not None else "multiclass" if sums_to_one else "multilabel"
+    kind = class_answers(model).kind if model is not None else "multiclass" if sums_to_one else "multilabel"
     return Answers(images.tolist(), list(columns), values, kind)
 
 
@@ -183,8 +193,8 @@ def truth(
     if label is None and FINDINGS in others:
         if own:
             raise FinetuneError(
-                f"labels={file} has {FINDINGS} and {some(own, 8)}, which both say what is true: label='{FINDINGS}' or "
-                f"'label=[{', '.join(own)}]' chooses."
+                f"labels={file} has {FINDINGS} and {shorten(own, 8)}, which both say what is true: label='{FINDINGS}' "
+                f"or 'label=[{', '.join(own)}]' chooses."
             )
         label = FINDINGS
     if isinstance(label, str):
@@ -202,7 +212,7 @@ def truth(
     block = pd.DataFrame(targets, columns=[f"target_{name}" for name in known])
     frame = pd.concat([frame, block, pd.DataFrame(metadata)], axis=1)
     table = SampleTable(frame, known, kind, file.parent, file.stem, list(metadata), patient is not None)
-    table = in_classes_of(table, given.classes, given.kind, settings.data.map)
+    table = to_model_classes(table, given.classes, given.kind, settings.data.map)
     for sentence in table.notes:
         say(sentence)
     return table
@@ -254,7 +264,7 @@ def of_columns(
 
 def nothing_known(given: Answers, labels: pd.DataFrame, columns: list[str], file: Path) -> str:
     """The sentence for a table of labels without a column for any class, with what to type."""
-    said = f"labels={file} says nothing of {some(given.classes, 8)}. It has: {some(labels.columns, 8)}."
+    said = f"labels={file} says nothing of {shorten(given.classes, 8)}. It has: {shorten(labels.columns, 8)}."
     names = {name.casefold() for name in given.classes}
     of_classes = [column for column in columns if names & set(labels[column].str.strip().str.casefold())]
     if of_classes:
@@ -266,7 +276,7 @@ def nothing_known(given: Answers, labels: pd.DataFrame, columns: list[str], file
 
 def hard(column: pd.Series, file: Path) -> np.ndarray:  # (N,) of 1, 0 and NaN
     """A column of labels; -1 is unknown, and so is blank."""
-    marks = read_marks(column, f"labels={file}", soft=False)
+    marks = read_raw_labels(column, f"labels={file}", soft=False)
     return np.where(marks == UNCERTAIN, np.nan, marks)
 
 
@@ -283,8 +293,8 @@ def readable(column: pd.Series) -> pd.Series:
 
 
 def answered(
-    given: Answers, table: SampleTable, model: model_file.Model | None, say: prepare.Say
-) -> tuple[Predictions, FittedOnVal, list[str]]:
+    task: Classification, given: Answers, table: SampleTable, model: model_file.Model | None, say: prepare.Say
+) -> tuple[Predictions, FittedOnVal]:
     """The predictions table, and what `model` ships for it."""
     logits, classes = given.logits, list(table.classes)
     if given.kind != table.kind and given.kind == "multiclass":
@@ -293,7 +303,7 @@ def answered(
         known = ~np.isnan(table.targets()).all(axis=0)
         left = [name for name, there in zip(classes, known, strict=True) if not there]
         if left:
-            say(f"No labels for {some(left, 20)}: left out.")
+            say(f"No labels for {shorten(left, 20)}: left out.")
         classes = [name for name in classes if name not in left] or classes
     logits = logits[:, [given.classes.index(name) for name in classes]]
     frame = table.frame
@@ -302,8 +312,7 @@ def answered(
     predictions = Predictions.from_arrays(
         frame["path"].tolist(), frame["patient"].tolist(), classes, table.kind, targets, logits, metadata
     )
-    fitted, notes = (FittedOnVal(), []) if model is None else scoring.shipped(model, table.kind)
-    return predictions, fitted, notes
+    return predictions, task.unfitted() if model is None else task.shipped(model, table)
 
 
 def numbers(column: pd.Series, name: str, images: pd.Series) -> np.ndarray:  # (N,) in [0, 1]

@@ -1,0 +1,127 @@
+"""What a trained network's outputs mean: the part of a task that travels in the model file and needs no torch.
+
+Each task has a class for it, which `ANSWERS` finds by the task's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import pandas as pd
+
+from finetune.errors import FinetuneError
+from finetune.placement import Placement
+
+CLASSIFY = "classify"
+"""The task of model files and runs that name none."""
+
+
+@runtime_checkable
+class PredictionsTable(Protocol):
+    """What evaluation reads: a row per sample, from a file that it wrote."""
+
+    frame: pd.DataFrame
+
+    def __len__(self) -> int: ...
+
+    def write(self, path: str | Path) -> Any:
+        """Write the file that `Answers.read_table` reads."""
+        ...
+
+
+class Writer(Protocol):
+    """Writes answers as they come, such as masks, so that they need no memory."""
+
+    def add(self, names: Sequence[str], outputs: Any, placements: Sequence[Placement]) -> None:
+        """The answers of N images, called by their paths."""
+        ...
+
+    def close(self) -> str:
+        """Finish, and say in a sentence what was written where."""
+        ...
+
+
+class Answers(Protocol):
+    """How the outputs of a network become columns of a table, with what was fitted on val.
+
+    A frozen dataclass of plain values: its fields are read from a model file by their types, and checked by `check`.
+    """
+
+    task: ClassVar[str]
+    """Name of the task."""
+    needs_size: ClassVar[bool]
+    """Whether `columns` reads the placements in pixels of the stored images."""
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the network's outputs, as many as `NetworkSpec.num_classes`."""
+        ...
+
+    def check(self) -> None:
+        """Raise a FinetuneError where the fields contradict each other."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, for the model file."""
+        ...
+
+    def describe(self) -> list[str]:
+        """Some words on it, for a person."""
+        ...
+
+    def decision(self) -> str:
+        """By which rule the column `decision` is filled, in words."""
+        ...
+
+    def record(self) -> dict[str, Any]:
+        """What environment.json of a prediction says of the rule."""
+        ...
+
+    def writer(self, output: Path) -> Writer | None:
+        """What writes the answers that are no columns beside the table `output`; None where there are none."""
+        ...
+
+    def columns(self, outputs: Any, placements: Sequence[Placement]) -> dict[str, Any]:
+        """Outputs of N images, as arrays, and where each image lies in the network's square -> columns of N values."""
+        ...
+
+    @classmethod
+    def read_table(cls, path: Path, scores: Mapping[str, Any]) -> PredictionsTable:
+        """A predictions table of a run; `scores` are those of its split, or empty.
+
+        Raises:
+            FinetuneError: it is no table of this task.
+        """
+        ...
+
+
+ANSWERS: dict[str, str | type[Answers]] = {CLASSIFY: "finetune.evaluation.classification.answers.ClassAnswers"}
+"""Name of a task -> its class, or where it is found."""
+
+
+def answers_named(name: str, where: str = "task") -> type[Answers]:
+    """The class of answers of a task.
+
+    Raises:
+        FinetuneError: no task of that name is known.
+    """
+    if name not in ANSWERS:
+        raise FinetuneError(
+            f"{where}={name} is not known; there are {', '.join(ANSWERS)}. A task of your own is registered first "
+            "(finetune.register_task): trust=[MODULE], or its import in Python."
+        )
+    entry = ANSWERS[name]
+    if isinstance(entry, str):
+        module, _, attribute = entry.rpartition(".")
+        entry = getattr(import_module(module), attribute)
+        ANSWERS[name] = entry
+    return entry
+
+
+def task_name(config: Mapping[str, Any]) -> str:
+    """The name of the task in the configuration of a run; classify in those from before there were others."""
+    node = config.get("task")
+    return str(node.get("name", CLASSIFY)) if isinstance(node, Mapping) else CLASSIFY

@@ -1,0 +1,71 @@
+"""The scores of boxes. `sensitivity_at_2_fp` and the like are entries too: see `metrics.metric`."""
+
+from finetune.evaluation.metrics.entry import DECISIONS, RANKING, Metric, entries
+
+DETECT = entries(
+    Metric(
+        "ap50",
+        "AP50",
+        "The area under precision over recall, where a box is correct from an IoU of 0.5 on.",
+        headline="macro",
+        brief=True,
+        group=RANKING,
+        needs=("positives",),
+        main=("detect",),
+    ),
+    Metric(
+        "ap75",
+        "AP75",
+        "The same from an IoU of 0.75 on.",
+        group=RANKING,
+        needs=("positives",),
+        main=("detect",),
+    ),
+    Metric(
+        "ap",
+        "AP",
+        "The mean of the average precision over the IoUs 0.5, 0.55, ..., 0.95 (COCO).",
+        group=RANKING,
+        needs=("positives",),
+        main=("detect",),
+    ),
+    Metric(
+        "froc",
+        "FROC score",
+        "The mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per image.",
+        headline="macro",
+        group=DECISIONS,
+        needs=("positives",),
+        main=("detect",),
+    ),
+    Metric(
+        "sensitivity",
+        "sensitivity",
+        "The share of the true boxes that are found.",
+        synonym="recall",
+        group=DECISIONS,
+        share_of="true boxes",
+        needs=("positives",),
+        main=("detect",),
+    ),
+    Metric(
+        "precision",
+        "precision",
+        "The share of the predicted boxes that are correct.",
+        synonym="PPV",
+        group=DECISIONS,
+        share_of="predicted boxes",
+        undefined="never predicted",
+        main=("detect",),
+    ),
+    Metric(
+        "false_positives_per_image",
+        "false positives per image",
+        "The mean number of predicted boxes of an image that are not correct.",
+        group=DECISIONS,
+        upper=None,
+        higher_is_better=False,
+        digits=2,
+        main=("detect",),
+    ),
+)

@@ -1,0 +1,68 @@
+"""The scores of masks, one per region."""
+
+from finetune.evaluation.metrics.entry import DISTANCES, OVERLAP, Metric, entries
+
+SEGMENT = entries(
+    Metric(
+        "dice",
+        "Dice",
+        "Twice the pixels that prediction and truth share, over the sum of the pixels of both.",
+        headline="macro",
+        brief=True,
+        group=OVERLAP,
+        undefined="in neither mask",
+        main=("segment",),
+    ),
+    Metric(
+        "iou",
+        "IoU",
+        "The pixels that prediction and truth share, over the pixels of either (intersection over union).",
+        group=OVERLAP,
+        undefined="in neither mask",
+        main=("segment",),
+    ),
+    Metric(
+        "sensitivity",
+        "sensitivity",
+        "The share of the region's pixels that are predicted.",
+        synonym="recall",
+        group=OVERLAP,
+        share_of="pixels of the region",
+        needs=("positives",),
+        main=("segment",),
+    ),
+    Metric(
+        "precision",
+        "precision",
+        "The share of the predicted pixels that are in the region.",
+        synonym="PPV",
+        group=OVERLAP,
+        share_of="predicted pixels",
+        undefined="never predicted",
+        main=("segment",),
+    ),
+    Metric(
+        "assd",
+        "ASSD",
+        "The mean distance of the two outlines, from each to the other (average symmetric surface distance).",
+        group=DISTANCES,
+        upper=None,
+        higher_is_better=False,
+        digits=2,
+        unit="pixels",
+        undefined="a mask is empty",
+        main=("segment",),
+    ),
+    Metric(
+        "hd95",
+        "HD95",
+        "The distance of the two outlines that 95 % of their points do not exceed (Hausdorff distance).",
+        group=DISTANCES,
+        upper=None,
+        higher_is_better=False,
+        digits=2,
+        unit="pixels",
+        undefined="a mask is empty",
+        main=("segment",),
+    ),
+)
