@@ -15,7 +15,7 @@ from finetune import strict_json
 from finetune.backbones.build import MODELS
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import CLASSIFY, Answers, answers_named
-from finetune.heads import HEADS
+from finetune.heads import HEADS, NECKS
 from finetune.network import NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.weights import own_file
@@ -93,7 +93,8 @@ class Header:
             with torch.device("meta"):
                 state = self.network.build().state_dict()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # all it is built from is in the header
-            known = self.network.backbone in MODELS and self.network.head in HEADS
+            parts_known = self.network.head in HEADS and self.network.neck in (None, *NECKS)
+            known = parts_known and self.network.backbone in MODELS
             own = "" if known else " A part of your own is registered first: trust=[MODULE], or its import in Python."
             raise FinetuneError(f"its network cannot be built: {strict_json.one_line(error)}{own}") from None
         wanted = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}

@@ -32,14 +32,14 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def own_parts():
-    """The neck `narrow`, and neck and head that read every map (`pyramid`, `every_map`), for one test."""
+    """The neck `narrow`, and neck and head that read every map (`top_down`, `every_map`), for one test."""
     from finetune.extend import register_head, register_neck
     from finetune.heads import HEADS, NECKS
     from tests import parts
 
     before = [(table, dict(table)) for table in (HEADS, NECKS)]
     register_neck("narrow", parts.Narrow)
-    register_neck("pyramid", parts.Pyramid)
+    register_neck("top_down", parts.TopDown)
     register_head("every_map", parts.EveryMap)
     yield
     for table, entries in before:

@@ -18,8 +18,8 @@ class Narrow(nn.Sequential):
         self.feature_info = [FeatureInfo(width, last.reduction)]
 
 
-class Pyramid(nn.Module):
-    """Maps of any number -> as many of `width` channels, each with the coarser ones added (top-down)."""
+class TopDown(nn.Module):
+    """Maps of any number -> as many of `width` channels, each with the coarser ones added."""
 
     takes = "maps"
 

@@ -15,7 +15,7 @@ from tests import parts
 from tests.backbones import lean_cases
 
 IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-JOINTS = [(neck, head) for neck in (None, parts.Narrow, parts.Pyramid) for head in (ClassifyHead, parts.EveryMap)]
+JOINTS = [(neck, head) for neck in (None, parts.Narrow, parts.TopDown) for head in (ClassifyHead, parts.EveryMap)]
 
 
 def joined(case: str, neck=None, head=ClassifyHead, memory: str = "standard") -> Network:
@@ -23,7 +23,7 @@ def joined(case: str, neck=None, head=ClassifyHead, memory: str = "standard") ->
     backbone = lean_cases.make(case, memory)
     backbone.reset_classifier(0)
     infos = feature_info(backbone)
-    neck = neck and neck(infos if neck is parts.Pyramid else infos[-1:])
+    neck = neck and neck(infos if neck is parts.TopDown else infos[-1:])
     read = infos if neck is None else neck.feature_info
     return Network(backbone, head(read if head is parts.EveryMap else read[-1].num_chs, 3), neck)
 
@@ -76,7 +76,7 @@ def test_stretches_join_whatever_neck_and_head_read(case, neck, head):
     network = joined(case, neck, head).eval()
     *stages, last = network.backbone.forward_stages(images)
     maps = [*stages, network.backbone.forward_tail(last)]  # worked out without `run`
-    made = maps if neck is None else network.neck(maps if neck is parts.Pyramid else maps[-1])
+    made = maps if neck is None else network.neck(maps if neck is parts.TopDown else maps[-1])
     made = [made] if isinstance(made, torch.Tensor) else made
     whole = network.head(made if head is parts.EveryMap else made[-1])
     assert torch.equal(network(images), whole)
@@ -84,7 +84,7 @@ def test_stretches_join_whatever_neck_and_head_read(case, neck, head):
     assert network.new_parts == (("head",) if neck is None else ("neck", "head"))
     assert list(network.parts()) == [*network.backbone.parts(), *network.new_parts]
     assert torch.equal(network.features(images), network.head.features(made if head is parts.EveryMap else made[-1]))
-    assert torch.equal(with_distances(network, None)(images), whole)  # what a saved model answers
+    assert torch.equal(with_distances(network, None)(images)[0], whole)  # what a saved model answers
     folded = fold_batch_norm(network)
     exact = network.double()(images.double())
     torch.testing.assert_close(fold_batch_norm(network)(images.double()), exact)
@@ -95,7 +95,7 @@ def test_a_stretch_in_training_has_the_gradients_of_the_whole():
     images = IMAGES
     grads = []
     for cut in (None, "stage2", "neck", "head"):
-        network = joined("preact", parts.Pyramid, parts.EveryMap).train()
+        network = joined("preact", parts.TopDown, parts.EveryMap).train()
         logits = network(images) if cut is None else network.run(network.run(images, stop=cut), start=cut)
         logits.square().sum().backward()
         grads.append([parameter.grad for parameter in network.parameters()])
@@ -104,7 +104,7 @@ def test_a_stretch_in_training_has_the_gradients_of_the_whole():
 
 
 def test_a_network_with_a_neck_is_exported_and_compiled():
-    network, images = joined("basic", parts.Pyramid).eval(), IMAGES
+    network, images = joined("basic", parts.TopDown).eval(), IMAGES
     with torch.no_grad():
         exported = torch.export.export(network, (images,)).module()
         assert torch.equal(exported(images), network(images))
@@ -127,7 +127,7 @@ def test_a_stretch_that_is_none_is_an_error():
 @pytest.mark.parametrize("name", ["resnet18", "resnetv2_50", "densenet121", "resnet20_cifar", "densenet_40_12"])
 def test_a_neck_and_head_are_made_from_the_maps_that_they_read(name, own_parts):
     with torch.device("meta"):
-        network = NetworkSpec(name, 3, head="every_map", neck="pyramid", neck_options={"width": 4}).build()
+        network = NetworkSpec(name, 3, head="every_map", neck="top_down", neck_options={"width": 4}).build()
         images = torch.empty(1, 3, 64, 64)
     maps = network.run(images, stop="neck")
     infos = feature_info(network.backbone)
@@ -154,8 +154,8 @@ def test_a_spec_without_a_neck_says_what_it_said(own_parts):
         replace(plain, neck_options={"width": 4}).build()
 
 
-def test_an_unknown_neck_where_none_is_registered_says_how_to_register_it():
-    with pytest.raises(FinetuneError, match=r"neck=fpn is not known: no neck is registered. finetune.register_neck"):
+def test_an_unknown_neck_is_an_error_that_names_the_known():
+    with pytest.raises(FinetuneError, match=r"neck=fpn is not known. Choose from pyramid"):
         NetworkSpec("resnet20_cifar", 2, neck="fpn").build()
 
 

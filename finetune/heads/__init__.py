@@ -1,7 +1,8 @@
 """Heads turn a backbone's maps into an output; a neck between them transforms the maps first.
 
 A neck or head is any `nn.Module`. Its class attribute `takes` says what its `forward` reads: "map", the last map
-(N, C, H, W), which is the default, or "maps", the list of all maps, the finest first.
+(N, C, H, W), which is the default, or "maps", the list of all maps, the finest first. A head's `gives` says what it
+returns: "classes", logits (N, K), which is the default, or "regions", logits for each pixel (N, K, H, W).
 """
 
 from collections.abc import Callable
@@ -10,15 +11,39 @@ from torch import nn
 
 from finetune.errors import FinetuneError, one_of
 from finetune.heads.classify import ClassifyHead
-from finetune.heads.features import FeatureInfo
+from finetune.heads.decoders import SemanticFPN, UNet
+from finetune.heads.features import FeatureInfo, gives
+from finetune.heads.pyramid import Pyramid
+from finetune.heads.segment import FCN, DeepLabV3, SegmentHead
 
-__all__ = ["HEADS", "NECKS", "ClassifyHead", "FeatureInfo", "head_named", "neck_named"]
+__all__ = [
+    "FCN",
+    "HEADS",
+    "NECKS",
+    "ClassifyHead",
+    "DeepLabV3",
+    "FeatureInfo",
+    "Pyramid",
+    "SegmentHead",
+    "SemanticFPN",
+    "UNet",
+    "check_gives",
+    "gives",
+    "head_named",
+    "neck_named",
+]
 
-HEADS: dict[str, Callable[..., nn.Module]] = {"classify": ClassifyHead}
+HEADS: dict[str, Callable[..., nn.Module]] = {
+    "classify": ClassifyHead,
+    "deeplabv3": DeepLabV3,
+    "fcn": FCN,
+    "fpn": SemanticFPN,
+    "unet": UNet,
+}
 """Name in a model file -> head: called with the channels of the last map (where it takes "maps", with a list of
 FeatureInfo), the number of classes, and options."""
 
-NECKS: dict[str, Callable[..., nn.Module]] = {}
+NECKS: dict[str, Callable[..., nn.Module]] = {"pyramid": Pyramid}
 """Name in a model file -> neck: called with a list of FeatureInfo, one for each map that it reads, and options. Its
 `forward` returns a map or a list of maps, and its attribute `feature_info` lists the FeatureInfo of each."""
 
@@ -34,17 +59,25 @@ def head_named(name: str, argument: str = "head") -> Callable[..., nn.Module]:
     return HEADS[name]
 
 
+def check_gives(name: str, wanted: str, argument: str = "head") -> None:
+    """Refuse a head that returns something else than the task learns: `wanted` is "classes" or "regions".
+
+    Raises:
+        FinetuneError: there is no such head, or it returns something else; names those that fit.
+    """
+    if gives(head_named(name, argument)) != wanted:
+        whole, pixel = "logits for the whole image", "logits for each pixel"
+        has, needs = (pixel, whole) if wanted == "classes" else (whole, pixel)
+        fitting = ", ".join(sorted(other for other, make in HEADS.items() if gives(make) == wanted))
+        raise FinetuneError(f"{argument}={name} gives {has}, and the task learns {wanted}: {needs}. Choose {fitting}.")
+
+
 def neck_named(name: str, argument: str = "neck") -> Callable[..., nn.Module]:
     """The constructor of the neck of that name.
 
     Raises:
         FinetuneError: there is none; the message begins with `argument`.
     """
-    if not NECKS:
-        raise FinetuneError(
-            f"{argument}={name} is not known: no neck is registered. finetune.register_neck makes one known, in a "
-            "module that trust=[...] names."
-        )
     if name not in NECKS:
         raise one_of(argument, name, NECKS)
     return NECKS[name]

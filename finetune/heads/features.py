@@ -1,12 +1,12 @@
 """The maps that a backbone or a neck gives, and those that a neck or a head reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from finetune.errors import one_of
+from finetune.errors import FinetuneError, one_of
 
 
 class FeatureInfo(NamedTuple):
@@ -14,6 +14,19 @@ class FeatureInfo(NamedTuple):
 
     num_chs: int
     reduction: int
+
+
+def in_order(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+class RowRunner(nn.Module):
+    """A neck or head that runs its rows of modules by `run`, which `Network` sets to that of the backbone: `memory`
+    then holds for these rows as well."""
+
+    run: Callable[[Iterable[nn.Module], Tensor], Tensor] = staticmethod(in_order)
 
 
 def takes(part: object) -> Literal["map", "maps"]:
@@ -33,6 +46,23 @@ def takes(part: object) -> Literal["map", "maps"]:
     return "maps" if value == "maps" else "map"
 
 
+def gives(part: object) -> Literal["classes", "regions"]:
+    """What a head, or what makes it, returns: its attribute `gives`, by default "classes".
+
+    - "classes": logits (N, K)
+    - "regions": logits (N, K, H, W) of images (N, C, H, W); its `forward` takes the size (H, W) besides
+
+    Raises:
+        FinetuneError: `gives` is something else.
+    """
+    part = part.func if isinstance(part, partial) else part
+    value = getattr(part, "gives", "classes")
+    if value not in ("classes", "regions"):
+        name = part.__name__ if isinstance(part, type) else type(part).__name__
+        raise one_of(f"{name}.gives", value, ("classes", "regions"))
+    return "regions" if value == "regions" else "classes"
+
+
 def as_read(reader: object, maps: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
     """One map, or several, in the form that the neck or head `reader` takes."""
     if takes(reader) == "maps":
@@ -48,3 +78,13 @@ def neck_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo
 def head_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo]) -> list[FeatureInfo] | int:
     """The constructor's argument of a head: all maps of the neck or backbone, or the channels of the last one."""
     return list(features) if takes(make) == "maps" else features[-1].num_chs
+
+
+def at_least(least: int, argument: str, value: object) -> None:
+    """Refuse an option of a neck or head that is no whole number of at least `least`.
+
+    Raises:
+        FinetuneError: naming the argument and its value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise FinetuneError(f"{argument}={value!r} must be a whole number of {least} or more.")
