@@ -14,7 +14,7 @@ from finetune.heads.features import as_read, head_argument, neck_argument, takes
 from finetune.strict_json import one_line
 
 Maps = Tensor | list[Tensor]
-"""The last map, or several, the finest first: what lies between two parts of a network."""
+"""The last map, or several, the finest first: what is passed between two parts of a network."""
 
 
 def create_model(
@@ -42,7 +42,7 @@ def create_model(
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """All that is needed to build a network again: plain values, which travel in the model file."""
+    """All that is needed to build a network again: plain values, stored in the model file."""
 
     backbone: str
     num_classes: int
@@ -81,7 +81,7 @@ class NetworkSpec:
 
 
 def _built(where: str, make: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
-    """The neck or head; an option that it cannot use is one line that names it."""
+    """The neck or head; an option that it cannot use is an error of one line."""
     try:
         return make(*arguments, **options)
     except FinetuneError:
@@ -99,7 +99,7 @@ def feature_info(backbone: backbones.Backbone) -> list[FeatureInfo]:
 class Network(nn.Module):
     """Images (N, C, H, W) -> logits (N, K): a backbone without classifier, a neck where there is one, and a head.
 
-    Its parts have names and run in order: stem, stage1, ..., neck, head. `forward` runs all of them, `run` any stretch.
+    Its parts have names and run in order: stem, stage1, ..., neck, head. `forward` runs all of them, `run` any range.
     """
 
     def __init__(self, backbone: backbones.Backbone, head: nn.Module, neck: nn.Module | None = None):

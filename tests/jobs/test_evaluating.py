@@ -138,7 +138,7 @@ def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
     far = ["data=csv", "data.table=far/table.csv", "data.label=[Nodule]", "data.split=split", "data.audit.near=false"]
     main(["job=evaluate", "model=runs/first", *far, *FEW, "hydra.run.dir=runs/far"])
     said = capsys.readouterr().out
-    assert "All 60 images are asked about: these are not the model's own data." in said
+    assert "All 60 images are evaluated: these are not the data of the model's fit." in said
     assert "table: 60 images;" in said
     assert list(scores("far")) == ["all"]
     assert len(pd.read_csv("runs/far/predictions_all.csv")) == 60
@@ -150,10 +150,10 @@ def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
     assert "optimizer.lr" not in page
     assert "Most confident errors" in page
     main(["job=evaluate", "model=runs/first", *far, *FEW, "split=val", "hydra.run.dir=runs/far_val"])
-    assert "20 of 60 images are asked about (split=val)" in capsys.readouterr().out
+    assert "20 of 60 images are evaluated (split=val)" in capsys.readouterr().out
     own = clinical()  # typed, and the model by its file: its own data all the same
     main(["job=evaluate", "model=runs/first/model.safetensors", *own, *FEW, "hydra.run.dir=runs/own"])
-    assert "86 of 240 images are asked about (split=test)" in capsys.readouterr().out
+    assert "86 of 240 images are evaluated (split=test)" in capsys.readouterr().out
     assert scores("own")["test"]["macro"] == scores("first")["test"]["macro"]
     assert "evaluated on the test split of table" in Path("runs/own/report.html").read_text()
 
@@ -208,7 +208,7 @@ def test_images_that_made_the_model_are_known_again_whatever_they_are_called(pla
     (Path("alone") / "novelty_test.csv").write_text("")
     main([*words[:1], "model=alone/model.safetensors", *words[2:], "hydra.run.dir=runs/damaged"])
     assert "is not known" in scores("damaged")["all"]["warnings"][0]
-    assert "nothing is said of novelty" in capsys.readouterr().out
+    assert "no novelty is computed" in capsys.readouterr().out
 
 
 def test_patients_of_the_same_name_are_a_warning_and_blank_images_tell_nothing(place):

@@ -122,7 +122,7 @@ def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, cap
     main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
     said = capsys.readouterr().out
     assert "1 of 2 images cannot be read" in said
-    assert "1 image answered, 1 unreadable -> preds.csv" in said
+    assert "1 image predicted, 1 unreadable -> preds.csv" in said
     assert "1 other file in these folders is no image by name." in said
     table = pd.read_csv("preds.csv", keep_default_na=False)
     assert table.columns.tolist() == ["path", "prob_cold", "prob_warm", "decision", "error"]

@@ -106,7 +106,7 @@ def test_torchrun_fits_resumes_evaluates_sweeps_and_fails(place):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ended [0, 0, 0, 1, 1, 1]") == 2
-    assert done.stdout.count("going on in run") == 1  # rank 0 alone speaks
+    assert done.stdout.count("resuming run") == 1  # rank 0 alone speaks
     assert done.stderr.count("error:") == 4, done.stderr  # the failed run, its sweep, the number of processes, no data
     assert (
         "trainer.devices=1 on trainer.num_nodes=1 means 1 process(es), but a launcher says WORLD_SIZE=2" in done.stderr

@@ -50,7 +50,7 @@ def test_foreign_images_are_called_unusual_and_its_own_are_not(place, capsys):
     said = capsys.readouterr().out
     assert "resnet20_cifar of cold, warm: 20 images of foreign" in said
     assert "decision: the most probable class" in said
-    assert "% of the 72 validation images. What the model says of images unlike its own is not to be relied on" in said
+    assert "% of the 72 validation images. Do not rely on predictions for images unlike the training images" in said
     table = pd.read_csv("runs/first/samples.csv", dtype=str)
     test = [f"squares/{name}" for name in table.loc[table["split"] == "test", "sample"]]
     own = finetune.load("runs/first").predict(test)

@@ -141,7 +141,7 @@ def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change
 
 def test_labels_alone_are_covered_by_the_hash(place):
     settings = parse(RunFolder(Path("run")).read_config())
-    table = prepare.table(build.source(settings).table(), settings.data, lambda _: None)
+    table = prepare.load_table(build.source(settings).table(), settings.data, lambda _: None)
     environment = json.loads(Path("run/environment.json").read_text())
     assert data_record.table_hash(RunFolder(Path("run"))) == environment["data"]["hash"] == table.hash()
 

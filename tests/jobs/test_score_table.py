@@ -67,7 +67,7 @@ def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda p, t: (p, t.assign(Mass=1)), "has Finding Labels and Mass, which both say what is true"),
+        (lambda p, t: (p, t.assign(Mass=1)), "has Finding Labels and Mass, which both have labels"),
         (lambda p, t: (p.assign(prob_Mass="0,28"), t), "For 0,28 write 0.28, with a decimal point."),
         (lambda p, t: (p.assign(prob_Mass="28%"), t), "For 28% write 0.28: divide percentages by 100."),
         (
@@ -77,7 +77,7 @@ def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
         (lambda p, t: (p.rename(columns=lambda c: c.replace("prob_", "p_")), t), "prob_<class>"),
         (lambda p, t: (p.assign(prob_Mass=1.5), t), "column prob_Mass holds '1.5' for 00005.png"),
         (lambda p, t: (pd.concat([p, p.iloc[:1]]), t), "lists 1 image(s) twice"),
-        (lambda p, t: (p, t.drop(columns="Finding Labels")), "says nothing of Effusion, Mass"),
+        (lambda p, t: (p, t.drop(columns="Finding Labels")), "has no column for Effusion, Mass"),
         (lambda p, t: (p, t.rename(columns={"Image Index": "z"})), "is not a column"),
         (lambda p, t: (p, t.assign(**{"Image Index": "n" + t["Image Index"]})), "No image of p.csv"),
     ],
@@ -109,7 +109,7 @@ def test_two_columns_that_say_what_is_true_must_be_chosen_from(tables, capsys):
     labels.assign(Mass=0, Effusion=0).to_csv("l.csv", index=False)
     with pytest.raises(SystemExit):
         main(WORDS)
-    assert "has Finding Labels and Mass, Effusion, which both say what is true" in capsys.readouterr().err
+    assert "has Finding Labels and Mass, Effusion, which both have labels" in capsys.readouterr().err
     main([*WORDS, "label='Finding Labels'"])
     assert aurocs() == pytest.approx([roc_auc_score(truth[:, k], chance[:, k]) for k in (0, 1)])
 

@@ -37,7 +37,7 @@ def prepared(table, run, **options):
     sentences: list[str] = []
     preprocessing = Preprocessing(image_size=64)
     folder = None if run is None else RunFolder(run)
-    done = prepare.images(data(**options), table, preprocessing, sentences.append, folder)
+    done = prepare.decode_and_audit(data(**options), table, preprocessing, sentences.append, folder)
     return done[0], " ".join(sentences)
 
 

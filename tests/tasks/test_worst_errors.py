@@ -14,7 +14,7 @@ def test_a_map_that_is_the_same_everywhere_is_not_written(tmp_path, monkeypatch)
     maps = np.stack([np.zeros((8, 8)), np.eye(8)]).astype(np.float32)
     monkeypatch.setattr(worst_errors, "table_rows", lambda data, samples: [0, 1])
     monkeypatch.setattr(worst_errors, "heat_maps", lambda network, data, rows, classes: maps)
-    monkeypatch.setattr(worst_errors, "shown", lambda data, row: np.full((8, 8), 100, np.uint8))
-    told = worst_errors.worst_errors(RunFolder(tmp_path), None, None, given, 5)
+    monkeypatch.setattr(worst_errors, "input_image", lambda data, row: np.full((8, 8), 100, np.uint8))
+    told = worst_errors.write_worst_errors(RunFolder(tmp_path), None, None, given, 5)
     assert [one["sample"] for one in told] == ["a.png", "b.png"]
     assert [bool(one["heat"]) for one in told] == [False, True]

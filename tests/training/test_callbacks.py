@@ -77,9 +77,9 @@ def test_the_best_epoch_by_loss(tmp_path):
 def test_a_state_from_before_losses_were_kept_is_read(tmp_path):
     checkpoint = Checkpoint(tmp_path, "val/auroc")
     checkpoint.load_state_dict({"best_score": 0.9, "best_epoch": 2})
-    assert not checkpoint.better(0.8, 0.1)
-    assert checkpoint.better(0.9, 0.1)  # the loss of the best is not known: one that is known is preferred
-    assert not checkpoint.better(0.9, math.nan)
+    assert not checkpoint.is_better(0.8, 0.1)
+    assert checkpoint.is_better(0.9, 0.1)  # the loss of the best is not known: one that is known is preferred
+    assert not checkpoint.is_better(0.9, math.nan)
 
 
 def killed_at(moment: int, monkeypatch) -> None:

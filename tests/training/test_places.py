@@ -36,7 +36,7 @@ def nobody(monkeypatch):
 def test_here(monkeypatch, environment, place):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert ranks.here() == place
+    assert ranks.launched_place() == place
     assert ranks.rank() == (place.rank if place else 0)
 
 
@@ -63,11 +63,11 @@ def test_the_launcher_and_the_settings_must_agree(monkeypatch):
 def test_the_first_host_of_a_slurm_job(monkeypatch, nodes, host):
     monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
     monkeypatch.setenv("SLURM_JOB_ID", "1234567")
-    found, port = ranks.address()
+    found, port = ranks.rank_zero_address()
     assert found == host
     assert 15000 <= port < 32000
     monkeypatch.setenv("SLURM_STEP_ID", "1")
-    assert ranks.address() != (host, port)  # two steps of one job
+    assert ranks.rank_zero_address() != (host, port)  # two steps of one job
     monkeypatch.setenv("MASTER_ADDR", "elsewhere")
     monkeypatch.setenv("MASTER_PORT", "1")
-    assert ranks.address() == ("elsewhere", 1)
+    assert ranks.rank_zero_address() == ("elsewhere", 1)

@@ -27,7 +27,7 @@ def test_runs_are_handed_out_until_the_end(ends):
     follower.start()
     orders = [{"run": "/a", "config": {"optimizer": {"lr": 1e-4}, "logger": None}}, {"run": "/b", "config": {}}]
     for order in orders:
-        first.hand(order)
+        first.send_run(order)
     first.end(3)
     follower.join(10)
     assert given == orders
@@ -36,28 +36,28 @@ def test_runs_are_handed_out_until_the_end(ends):
 
 def test_processes_that_never_come_are_counted(ends, monkeypatch):
     monkeypatch.setattr(link, "ARRIVAL", 0.2)
-    with pytest.raises(FinetuneError, match=r"1 of 2 processes have come within 0 s\. Start all of them"):
-        ends[0].hand({})
+    with pytest.raises(FinetuneError, match=r"1 of 2 processes have connected within 0 s\. Start all of them"):
+        ends[0].send_run({})
     with pytest.raises(FinetuneError, match="Rank 1 ended"):
-        ends[0].hand({}, lambda: "Rank 1 ended")
+        ends[0].send_run({}, lambda: "Rank 1 ended")
 
 
 def test_the_first_failure_is_the_one_that_counts(ends):
     first, second = ends
     assert first.failure() is None
-    assert second.fail("no room")
-    assert not first.fail("the other is gone")
+    assert second.report_failure("no room")
+    assert not first.report_failure("the other is gone")
     assert first.failure() == "Rank 1 of 2 stopped: no room"
     assert second.failure() is None  # its own
     with pytest.raises(FinetuneError, match="no room"):
-        first.meet("begin", first.failure)
+        first.wait_for_all("begin", first.failure)
 
 
 def test_a_failure_is_of_its_run_alone(ends):
     first, second = ends
-    second.fail("no room")
+    second.report_failure("no room")
     second.store.add("present", 1)
-    first.hand({})
+    first.send_run({})
     assert first.failure() is None
 
 

@@ -19,12 +19,12 @@ def drifting(rank: int) -> None:
     for parameter in net.parameters():
         torch.nn.init.constant_(parameter, 0.5)
     net[1].running_mean.fill_(rank)
-    ranks.agree(net)
+    ranks.assert_ranks_identical(net)
     assert net[1].running_mean.tolist() == [0, 0]
     with torch.no_grad():
         net[0].bias[1] += rank * 1e-7  # the smallest step that a float32 of this size can take
     with pytest.raises(FinetuneError, match=r"no longer hold the same network: 0\.bias and 0 other"):
-        ranks.agree(net)
+        ranks.assert_ranks_identical(net)
 
 
 def unfreezing(rank: int) -> None:
@@ -47,7 +47,7 @@ def unfreezing(rank: int) -> None:
         first = value.clone()
         dist.broadcast(first, 0)
         assert torch.equal(first, value)
-    ranks.agree(made.network)
+    ranks.assert_ranks_identical(made.network)
 
 
 def test_two_processes():
