@@ -109,7 +109,7 @@ def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
         (["loss=null"], "loss=null is not known. Choose from asymmetric"),
         (["job=[]"], r"job=\[\] is not known. Choose from compare"),
         (["+optimizer.foo=1"], "optimizer.foo=1: there is no such key"),
-        (["finetuning=linear_probe", "finetuning.phases.head.train=[]"], r"train=\[\] leaves nothing to learn"),
+        (["finetuning=linear_probe", "finetuning.phases.head.train=[]"], r"train=\[\] leaves nothing to train"),
         (["finetuning.phases.full.train=[stage9]"], "stage9 is not known"),
         (["finetuning=gradual", "trainer.max_epochs=3"], "never comes: trainer.max_epochs=3"),
         (["data.fold=9"], "data.fold=9 must lie between 0 and data.folds - 1 = 4"),
@@ -234,7 +234,7 @@ def test_evaluation_adopts_the_data_of_its_run_and_keeps_what_was_typed(tmp_path
     compose.inherit_data(config, whole)
     assert config.data.uncertain == {"default": "one"}
     torn = ["job=evaluate", f"model={tmp_path}", "data.views.x=all"]
-    with pytest.raises(FinetuneError, match=r"there is no key data.views.x|does not go with"):
+    with pytest.raises(FinetuneError, match=r"there is no key data.views.x|is incompatible with"):
         compose.inherit_data(compose.compose(compose.expand(torn)), torn)
 
 

@@ -1,4 +1,4 @@
-"""What a configuration may build: names of this project, some of the libraries', those of modules the user trusts."""
+"""What a configuration may build: names of this project, some of libraries, and those of trusted modules."""
 
 import importlib
 import inspect
@@ -77,7 +77,7 @@ def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
 
 
 def import_trusted(config: Mapping[str, Any]) -> list[str]:
-    """Import the user's own modules that `trust` names, which may register backbones and heads; their names.
+    """Import the user's modules that `trust` names, which may register backbones and heads; their names.
 
     Raises:
         FinetuneError: not a list of names, or a module that cannot be imported; says why.
@@ -90,7 +90,7 @@ def import_trusted(config: Mapping[str, Any]) -> list[str]:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there; one that it needs is not
+                raise  # the module exists; one that it imports does not
             raise FinetuneError(
                 f"trust=[{module}]: no such module. Start the command in its folder, or name that in PYTHONPATH."
             ) from None
@@ -113,11 +113,11 @@ CONTRACTS: dict[str, dict[str, str]] = {
     "schedule": {"factor": "factor(step, total) -> float"},
     "transforms": {"__call__": "__call__(image, seed) -> image, uint8 of the same shape"},
 }
-"""Key of the configuration -> what is used of the object behind it, each with a line for an error."""
+"""Key of the configuration -> attributes of its object that are used, each with its description for an error."""
 
 
 def check_contract(where: str, built: Any) -> None:
-    """Refuse an object of the user's that lacks what is used of it, before it is needed."""
+    """Refuse an object of the user that lacks a used attribute, before it is needed."""
     for name, line in CONTRACTS.get(where, {}).items():
         is_present = callable(built) if name == "__call__" else hasattr(built, name)
         if not is_present:

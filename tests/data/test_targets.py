@@ -152,7 +152,7 @@ def test_the_audit_counts_them():
     assert "targets" not in audit_table(make_table(ROOT, splits=["train"])).counts["train"]
 
 
-def test_what_nothing_learns_yet_stops_a_fit_with_one_line():
+def test_unsupported_targets_stop_a_fit_with_one_line():
     table = numbers(splits=["train"] * 200)
     with pytest.raises(FinetuneError, match=r"nothing here learns months \(number\), stage \(grade\) yet") as error:
         check_trainable(table)

@@ -269,10 +269,8 @@ def same_images(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
     for group in groups:
         labels = targets[group]
         known = ~np.isnan(labels)
-        high, low = (
-            np.where(known, labels, -np.inf).max(axis=0),
-            np.where(known, labels, np.inf).min(axis=0),
-        )
+        high = np.where(known, labels, -np.inf).max(axis=0)
+        low = np.where(known, labels, np.inf).min(axis=0)
         if (known.any(axis=0) & (high != low)).any():
             torn.append(paths[group[0]])
     if torn:
@@ -295,16 +293,13 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
             examples = shorten(f"{a} ~ {b}" for a, b, _ in divided)
             text = f"{len(divided):,} pair(s) of near copies are divided between {split_a} and {split_b}: {examples}."
             yield Leak("near", [split_a, split_b], len(divided), divided[:EXAMPLES], text)
-    within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
-    if within:
+    if within := [pair for pair in certain if splits[pair.first] == splits[pair.second]]:
         examples = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
         yield f"{len(within):,} pair(s) of near copies are in the same split: {examples}."
-    if table.has_patients:
-        strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
-        if strangers:
-            yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
-    possible = [pair for pair in near if pair.certainty == "possible"]
-    if possible:
+    strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
+    if table.has_patients and strangers:
+        yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
+    if possible := [pair for pair in near if pair.certainty == "possible"]:
         across = [pair for pair in possible if splits[pair.first] != splits[pair.second]]
         examples = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
         yield (

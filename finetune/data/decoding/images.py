@@ -1,6 +1,6 @@
 """Decoding: any image file to uint8 gray (H, W) or RGB (H, W, 3), or a BadImage that says what is wrong with it.
 
-The same file always gives the same pixels; values are scaled by what the header says, never by a look at the image.
+The same file always gives the same pixels; values are scaled by the header, never by the image's content.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from finetune.preprocessing import check_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
 
-MAX_PIXELS = 200_000_000  # a header may claim any size; beyond this nothing is decoded
+MAX_PIXELS = 200_000_000  # a header may claim any size; larger images are not decoded
 
 # The reader is chosen by the first bytes, not by the name, and called directly: Image.open would try every format
-# Pillow knows, some of which run other programs, and would warn of large images in its own way.
+# Pillow knows, some of which run other programs, and would warn of large images.
 READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -44,15 +44,15 @@ ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
 def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
     """Decode one image: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
 
-    Gray is what has gray pixels, whatever the file's mode: an RGB file with R = G = B everywhere comes back (H, W).
+    An image is gray if its pixels are, whatever the file's mode: an RGB file with R = G = B everywhere gives (H, W).
     16-bit values v become round(v * 255 / 65535), or by the significant bits that a PNG's sBIT chunk or a TIFF's
     BitsPerSample names. EXIF orientation is applied. An alpha channel that is the same everywhere carries no image
     and is dropped; any other is composited on black. Of a GIF, WebP or TIFF with several images the first is read.
-    32-bit values have no fixed range and are refused, as is anything cut short. How DICOM becomes 8 bits stands in
-    finetune/data/dicom.py; an array in a container is an image of 8 or 16 bits.
+    32-bit values have no fixed range and are refused, as is anything cut short. For DICOM see
+    finetune/data/decoding/dicom.py; an array in a container is an image of 8 or 16 bits.
 
-    A JPEG whose shorter side stays at least `min_side` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
-    part of the time.
+    A JPEG whose shorter side stays at least `min_side` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which is
+    faster.
     """
     path = Path(path)
     member = containers.member(path)
@@ -74,7 +74,7 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H, W)
-    """Of a JPEG as it stands in the file, whatever size it was decoded at; None for everything else."""
+    """Full size of a JPEG from its header; None for every other file."""
     with open(path, "rb") as file:
         if not file.read(3).startswith(b"\xff\xd8\xff"):
             return None
@@ -142,14 +142,14 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
     turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
     bits, shift = _depth(image, file)
     if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):
-        image.draft("", (min_side, min_side))  # the JPEG's own frequencies, cut off: as good as an average over pixels
+        image.draft("", (min_side, min_side))  # truncates the JPEG's frequencies: as good as an average over pixels
     image.load()
     if reader is PngImagePlugin.PngImageFile:
         _check_png_end(path, file)
     if "exif" in image.info:
         turn = _orientation(image)
     if bits > 8 and image.mode not in (*DEEP_GRAY, "I", "F"):
-        pixels = _deep_colour(path, file)  # Pillow has just checked that the file is whole
+        pixels = _deep_colour(path, file)  # Pillow has just checked that the file is complete
     else:
         pixels = _pixels(path, image, bits)
         if reader is TiffImagePlugin.TiffImageFile:
@@ -161,12 +161,12 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation 1..8; 1 is upright."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # broken EXIF does not make the pixels unreadable
+    except Exception:  # broken EXIF does not prevent reading the pixels
         return 1
 
 
 def _depth(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
-    """How many bits of a sample mean something and by how many they are shifted up; (8, 0) for what Pillow scales."""
+    """Number of significant bits per sample, and by how many they are shifted up; (8, 0) for what Pillow scales."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(8, *image.tag_v2.get(BITS, (8,))), 0  # 12 bits hold 0..4095
     if not isinstance(image, PngImagePlugin.PngImageFile):
@@ -189,7 +189,7 @@ def _depth(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
 
 
 def _check_png_end(path: Path, file: BinaryIO) -> None:
-    """Pillow accepts a PNG whose last bytes are gone if the pixels were all there; then nothing vouches for them."""
+    """Pillow accepts a PNG without its last bytes if all pixels are present, but unverified."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 4096))
     if PNG_END not in file.read():
@@ -254,7 +254,7 @@ def _without_alpha(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The image upright: EXIF orientations 2 to 8; anything else means as it is."""
+    """The image upright: EXIF orientations 2 to 8; otherwise unchanged."""
     if orientation in (5, 6, 7, 8):  # rows and columns are swapped
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -17,7 +17,7 @@ from finetune.preprocessing import Preprocessing
 
 @dataclass
 class PlacedTargets:
-    """Of one row, beside its image."""
+    """Mask and boxes of one row, in the cached square."""
 
     mask: np.ndarray | None
     """uint8 (S, S); all 0 where the mask is not known. None where no target is a mask."""

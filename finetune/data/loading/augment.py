@@ -86,7 +86,7 @@ class Augment:
         if result.dtype != np.uint8 or result.ndim != image.ndim:
             raise FinetuneError(
                 f"transforms {[*self.transforms]} turn {image.dtype} {image.shape} into {result.dtype} {result.shape}: "
-                "they must keep uint8 and the channels (normalising comes later, by itself)."
+                "they must keep uint8 and the channels (normalising comes later)."
             )
         return Augmented(result, out.get("mask"), None if boxes is None else _cut(out["bboxes"], side, number))
 

@@ -19,7 +19,7 @@ LISTED = ("boxes", "box_labels", "box_visible")  # of a batch: one tensor per im
 
 
 class Images(Protocol):
-    """What a ImageCache offers here: resized uint8 images by row."""
+    """The part of ImageCache that is used here: resized uint8 images by row."""
 
     def __getitem__(self, row: int) -> np.ndarray: ...
 

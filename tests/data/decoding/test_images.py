@@ -198,7 +198,7 @@ def test_a_flipped_bit_in_a_png_is_refused(put):
         (b"\x89PNG\r\n\x1a\n", "damaged or cut short"),
     ],
 )
-def test_what_is_no_image_says_so(put, content, reason):
+def test_the_error_names_what_is_no_image(put, content, reason):
     path = put(content)
     with pytest.raises(BadImage, match=reason) as caught:
         read_image(path)

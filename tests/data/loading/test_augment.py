@@ -48,7 +48,7 @@ def test_the_result_depends_on_seed_epoch_and_sample_alone(augment):
     assert len({out.tobytes() for out in first.values()}) == len(seeds)
 
 
-def test_nothing_outside_is_touched_or_asked(augment):
+def test_the_global_random_state_is_neither_used_nor_changed(augment):
     import random
 
     random.seed(1)
