@@ -78,9 +78,9 @@ def register_neck(name: str, make: Callable[..., nn.Module]) -> None:
         made = _called_on_maps(where, neck, neck)
         maps = [made] if isinstance(made, torch.Tensor) else made
         if not isinstance(maps, list) or len(maps) != len(infos):
-            given = f"{len(maps)} maps" if isinstance(maps, list) else type(made).__name__
+            actual = f"{len(maps)} maps" if isinstance(maps, list) else type(made).__name__
             raise FinetuneError(
-                f"{where}: forward must return one map per entry of feature_info, {len(infos)}, not {given}."
+                f"{where}: forward must return one map per entry of feature_info, {len(infos)}, not {actual}."
             )
         for number, (info, map_) in enumerate(zip(infos, maps, strict=True)):
             _check_shape(where, f"map {number} of forward", map_, _shape(info))

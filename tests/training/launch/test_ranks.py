@@ -1,4 +1,4 @@
-"""Two processes: a plan that unfreezes keeps them together, and a rank that drifts is found."""
+"""Two processes: they stay identical under a plan that unfreezes, and a rank that drifts is detected."""
 
 import sys
 import tempfile
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from tests.two_ranks import run_two
 
 
-def drifting(rank: int) -> None:
+def check_drift(rank: int) -> None:
     from finetune.errors import FinetuneError
     from finetune.training.launch import ranks
 
@@ -27,7 +27,7 @@ def drifting(rank: int) -> None:
         ranks.assert_ranks_identical(net)
 
 
-def unfreezing(rank: int) -> None:
+def check_unfreezing(rank: int) -> None:
     from lightning.pytorch.strategies import DDPStrategy
 
     from finetune.plan import Phase, Plan
@@ -35,19 +35,19 @@ def unfreezing(rank: int) -> None:
     from tests.training.tiny import data, module, state, trainer
 
     plan = Plan(phases={"head": Phase(0, ["head"]), "last": Phase(1, ["stage3", "head"]), "all": Phase(2)})
-    made = module(plan)
-    before = state(made.network)
+    model = module(plan)
+    before = state(model.network)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer(Path(folder), 3, devices=2, strategy=DDPStrategy(find_unused_parameters=True))
-        run.fit(made, datamodule=data())
-    moved = {name for name, value in made.network.named_parameters() if not torch.equal(value, before[name])}
-    assert {"backbone.conv1.weight", "backbone.layer3.0.conv1.weight", "head.fc.weight"} <= moved
-    mine = {name: value.detach() for name, value in made.network.named_parameters()}
-    for value in mine.values():
+        run.fit(model, datamodule=data())
+    changed = {name for name, value in model.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {"backbone.conv1.weight", "backbone.layer3.0.conv1.weight", "head.fc.weight"} <= changed
+    parameters = {name: value.detach() for name, value in model.network.named_parameters()}
+    for value in parameters.values():
         first = value.clone()
         dist.broadcast(first, 0)
         assert torch.equal(first, value)
-    ranks.assert_ranks_identical(made.network)
+    ranks.assert_ranks_identical(model.network)
 
 
 def test_two_processes():
@@ -57,7 +57,7 @@ def test_two_processes():
 if __name__ == "__main__":
     number = int(sys.argv[1])
     dist.init_process_group("gloo", rank=number, world_size=2)
-    drifting(number)
-    unfreezing(number)
+    check_drift(number)
+    check_unfreezing(number)
     dist.barrier()  # a rank that ends first takes the store, or a connection, from the other at work
     dist.destroy_process_group()
