@@ -33,7 +33,7 @@ def loop(settings, table, images, preprocessing) -> float:
     """Seconds of a bare loop."""
     L.seed_everything(settings.seed, verbose=False)
     network = build.network_spec(settings, len(table.classes)).build().to(memory_format=torch.channels_last)
-    data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
+    data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     workers = settings.data.num_workers
     loaders = {
         split: DataLoader(
@@ -69,7 +69,7 @@ def product(settings, table, images, preprocessing) -> float:
     """Seconds of the product's fit phase: Lightning, exact means, checkpoints, metrics.csv and all."""
     L.seed_everything(settings.seed, verbose=False)
     network = build.network_spec(settings, len(table.classes)).build()
-    data = prepare.batches(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
+    data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
         training.train(settings, RunFolder(Path(run)), table, network, data, quiet, ranks.Place())
@@ -81,9 +81,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     options, words = parser.parse_known_args()
     settings = parse(compose.plain(compose.compose(["backbone.weights=none", "trainer.max_epochs=1", *words])))
-    table = prepare.table(build.source(settings).table(), settings.data, print)
+    table = prepare.load_table(build.source(settings).table(), settings.data, print)
     preprocessing = build.preprocessing(settings, None)
-    table, images, _ = prepare.images(settings.data, table, preprocessing, print, None)
+    table, images, _ = prepare.decode_and_audit(settings.data, table, preprocessing, print, None)
     ratios = []
     for pair in range(options.pairs):
         ours = product(settings, table, images, preprocessing)

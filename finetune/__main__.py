@@ -11,9 +11,9 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune data=folder data.root=photos backbone=densenet121 trainer.max_epochs=20
   python -m finetune data=csv data.table=images.csv data.label=diagnosis data.patient=patient_id
   python -m finetune -m backbone=resnet18,densenet121 seed=0,1       one run after the other
-  python -m finetune resume=outputs/chestxray-resnet50/RUN           go on with a stopped run
+  python -m finetune resume=outputs/chestxray-resnet50/RUN           resume a stopped run
   python -m finetune job=evaluate model=outputs/latest split=test
-  python -m finetune job=explain model=outputs/latest               where it looks, and is that to be trusted?
+  python -m finetune job=explain model=outputs/latest               heat maps, their tests, and the worst errors
   python -m finetune job=compare runs=[outputs/RUN,outputs/OTHER]   or runs=outputs/multirun/STAMP
   python -m finetune job=predict model=outputs/latest input=photos output=preds.csv
   python -m finetune job=preview data=folder data.root=photos        look before training: audit, batch, time, memory
@@ -36,11 +36,11 @@ Keys, set as key=value (all of them: python -m finetune --cfg job):
 
 
 PLACES = ("RANK", "SLURM_PROCID")
-"""Set for a process that is one of several; where a first rank started it, it has no words."""
+"""Set by launchers, and by a first rank for the processes it starts, which have no words on their command line."""
 
 
 def help_text() -> str:
-    """The help, from the names of files alone: nothing is imported for it."""
+    """The help text, made from file names without imports."""
     inside, beside = Path(__file__).parent / "conf", Path(__file__).parent.parent / "conf"
     conf = inside if inside.is_dir() else beside
     lines = []
@@ -56,22 +56,22 @@ def help_text() -> str:
     return HELP.format(groups="\n".join(lines))
 
 
-def other_finetune() -> str | None:
-    """What to do where the package called `finetune` on the index is installed too: both are imported as finetune."""
+def other_package_warning() -> str | None:
+    """A warning if the package `finetune` of the index is installed too: both import as finetune; else None."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
-        found = version("finetune")
+        other_version = version("finetune")
     except PackageNotFoundError:
         return None
     return (
-        f"the package finetune {found} is installed besides finetune-vision, and either hides files of the other. "
-        "Mend it: pip uninstall -y finetune finetune-vision, then install finetune-vision again."
+        f"the package finetune {other_version} is installed besides finetune-vision, and either hides files of the "
+        "other. To repair: pip uninstall -y finetune finetune-vision, then install finetune-vision again."
     )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line; a problem the user can mend is one message and exit status 1."""
+    """Run the command line; an error of the user is one message and exit status 1."""
     argv = sys.argv[1:] if argv is None else argv
     if any(word in ("-h", "--help") for word in argv) or not (argv or any(name in os.environ for name in PLACES)):
         print(help_text())
@@ -81,9 +81,9 @@ def main(argv: list[str] | None = None) -> None:
 
         print(f"finetune {__version__}")
         return
-    if other := other_finetune():
-        print(f"warning: {other}", file=sys.stderr)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for its newest version
+    if warning := other_package_warning():
+        print(f"warning: {warning}", file=sys.stderr)
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it looks up its newest version on the internet
     from finetune.errors import FinetuneError
 
     try:
@@ -97,15 +97,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def dispatch(argv: list[str]) -> None:
-    """Which of the ways in was taken: a rank that follows another, a resume, or a configuration to compose."""
+    """Start as a rank that follows rank 0, as a resume, or with a configuration to compose."""
     from finetune.training.launch import ranks
 
-    if (place := ranks.here()) is not None and place.rank > 0:
+    if (place := ranks.launched_place()) is not None and place.rank > 0:
         from finetune.jobs import follow
 
         follow(place)
         return
-    with ranks.leading():
+    with ranks.lead():
         if any(word.startswith("resume=") for word in argv):
             from finetune.jobs.resume import resume
 
@@ -138,12 +138,12 @@ def compose_and_run(argv: list[str]) -> None:
         return
     from finetune.jobs import run_job
 
-    around = None
+    audit_context = None
     if options.multirun:
         from finetune.steps.prepare import auditing_once
 
-        around = auditing_once()
-    compose.run(expanded, words, run_job, multirun=options.multirun, context=around)
+        audit_context = auditing_once()
+    compose.run(expanded, words, run_job, multirun=options.multirun, context=audit_context)
 
 
 if __name__ == "__main__":

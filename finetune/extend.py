@@ -1,4 +1,4 @@
-"""Backbones, necks and heads of your own: checked once, by running them without memory, then chosen by name like ours.
+"""Your own backbones, necks and heads: checked once, on the meta device, then chosen by name like the built-in ones.
 
 Losses, schedules, sources, callbacks and scores need no registration: a configuration names their class, and
 `trust=[your_module]` allows it. EXTENDING.md has an example of each.
@@ -78,9 +78,9 @@ def register_neck(name: str, make: Callable[..., nn.Module]) -> None:
         made = _called_on_maps(where, neck, neck)
         maps = [made] if isinstance(made, torch.Tensor) else made
         if not isinstance(maps, list) or len(maps) != len(infos):
-            given = f"{len(maps)} maps" if isinstance(maps, list) else type(made).__name__
+            actual = f"{len(maps)} maps" if isinstance(maps, list) else type(made).__name__
             raise FinetuneError(
-                f"{where}: forward must return one map per entry of feature_info, {len(infos)}, not {given}."
+                f"{where}: forward must return one map per entry of feature_info, {len(infos)}, not {actual}."
             )
         for number, (info, map_) in enumerate(zip(infos, maps, strict=True)):
             _check_shape(where, f"map {number} of forward", map_, _shape(info))
@@ -131,16 +131,16 @@ def register_task(name: str, answers: type[Answers]) -> None:
     where = f"register_task({name!r})"
     if not isinstance(name, str) or not name.isidentifier():
         raise FinetuneError(f"{where}: a name has letters, digits and _ only, so that it can be typed as a choice.")
-    shown, entry = _name_of(answers), ANSWERS.get(name, answers)
-    if (taken := entry if isinstance(entry, str) else _name_of(entry)) != shown:
-        raise FinetuneError(f"{where}: this name stands for {taken} already. Choose another.")
+    label, registered = _name_of(answers), ANSWERS.get(name, answers)
+    if (registered_label := registered if isinstance(registered, str) else _name_of(registered)) != label:
+        raise FinetuneError(f"{where}: this name stands for {registered_label} already. Choose another.")
     if not is_dataclass(answers) or "classes" not in answers.__dataclass_fields__:
-        raise FinetuneError(f"{where}: {shown} must be a dataclass with the field classes.")
+        raise FinetuneError(f"{where}: {label} must be a dataclass with the field classes.")
     members = [name for name in (*vars(Answers), *Answers.__annotations__) if not name.startswith("_")]
-    if lacking := [member for member in members if member != "classes" and not hasattr(answers, member)]:
-        raise FinetuneError(f"{where}: {shown} has no {', '.join(lacking)}.")
+    if missing := [member for member in members if member != "classes" and not hasattr(answers, member)]:
+        raise FinetuneError(f"{where}: {label} has no {', '.join(missing)}.")
     if answers.task != name:
-        raise FinetuneError(f"{where}: {shown}.task must be {name!r}, not {answers.task!r}.")
+        raise FinetuneError(f"{where}: {label}.task must be {name!r}, not {answers.task!r}.")
     ANSWERS[name] = answers
 
 
@@ -155,14 +155,16 @@ def _called_on_maps(where: str, part: nn.Module, callee: Callable[..., Any], *mo
 
 
 def _shape(info: FeatureInfo) -> tuple[int, int, int, int]:
-    """Shape of this map of two images, of twice SIDE, so that the last map is not of a few places."""
+    """Shape of this map for two images of twice SIDE, so that the last map is not tiny."""
     side = -(-2 * SIDE // info.reduction)
     return 2, info.num_chs, side, side
 
 
 def _check_takes(where: str, make: object, made: nn.Module) -> None:
     if takes(made) != takes(make):
-        raise FinetuneError(f"{where}: {_name_of(make)} must have takes = {takes(made)!r}, as what it makes.")
+        raise FinetuneError(
+            f"{where}: {_name_of(make)} must have takes = {takes(made)!r}, as the module that it makes."
+        )
 
 
 def _check_name(where: str, name: object, taken: dict[str, Any], make: object) -> None:
@@ -178,7 +180,7 @@ def _name_of(made: Any) -> str:
 
 
 def _called(where: str, callee: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """What `callee` gives; what goes wrong inside is one sentence that names it."""
+    """The result of `callee`; an exception inside becomes one sentence that names it."""
     try:
         return callee(*args, **options)
     except FinetuneError:
@@ -192,10 +194,10 @@ def _check_backbone(where: str, net: Backbone, channels: int) -> None:
     names = list(_called(where, net.parts))
     if names != ["stem", *(f"stage{i}" for i in range(1, len(names)))] or len(names) < 2:
         raise FinetuneError(f"{where}: parts() must name stem, stage1, stage2, ... in this order, not {names}.")
-    held = Counter(id(t) for part in net.parts().values() for m in part for t in [*m.parameters(), *m.buffers()])
+    num_parts = Counter(id(t) for part in net.parts().values() for m in part for t in [*m.parameters(), *m.buffers()])
     for tensor_name, tensor in [*net.named_parameters(), *net.named_buffers()]:
-        if held[id(tensor)] != 1:
-            raise FinetuneError(f"{where}: {tensor_name} lies in {held[id(tensor)]} parts(), it must lie in one.")
+        if num_parts[id(tensor)] != 1:
+            raise FinetuneError(f"{where}: {tensor_name} lies in {num_parts[id(tensor)]} parts(), it must lie in one.")
     for attribute in ("num_features", "feature_info"):
         if not hasattr(net, attribute):
             raise FinetuneError(f"{where}: the network has no {attribute}.")
@@ -211,7 +213,11 @@ def _check_backbone(where: str, net: Backbone, channels: int) -> None:
 
 
 def _check_shape(where: str, what: str, value: Any, shape: tuple[int | None, ...]) -> None:
-    own = tuple(value.shape) if isinstance(value, torch.Tensor) else None
-    if own is None or len(own) != len(shape) or any(w not in (None, g) for w, g in zip(shape, own, strict=True)):
-        wanted = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
-        raise FinetuneError(f"{where}: {what} must be a tensor {wanted}, not {own or type(value).__name__}.")
+    actual = tuple(value.shape) if isinstance(value, torch.Tensor) else None
+    if (
+        actual is None
+        or len(actual) != len(shape)
+        or any(w not in (None, g) for w, g in zip(shape, actual, strict=True))
+    ):
+        expected = "(" + ", ".join("any" if size is None else str(size) for size in shape) + ")"
+        raise FinetuneError(f"{where}: {what} must be a tensor {expected}, not {actual or type(value).__name__}.")

@@ -1,4 +1,4 @@
-"""Running a trained network over pictures: the one loop behind evaluate, predict and the end of a fit."""
+"""Running a trained network over images: the one loop behind evaluate, predict and the end of a fit."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from finetune.network import Network
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[nn.Module]:
+def eval_mode(network: nn.Module) -> Iterator[nn.Module]:
     """The network in eval mode, every module's own mode restored afterwards."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -33,31 +33,31 @@ def best_device(accelerator: str = "auto") -> torch.device:
     return torch.device("cpu")
 
 
-Ask = Callable[[Tensor], Any]
-"""What is asked of a network: images (N, C, H, W), on its device -> tensors, or tuples, lists, mappings of them."""
+Forward = Callable[[Tensor], Any]
+"""Computed with a network: images (N, C, H, W) on its device -> tensors, or tuples, lists, mappings of these."""
 
 
 @torch.inference_mode()
 def run(
-    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device, ask: Ask | None = None
+    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device, forward: Forward | None = None
 ) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Each batch with what the network answers, as arrays, floating ones in 32 bits.
+    """Each batch with the network's outputs as arrays, floating-point ones in 32 bits.
 
-    Full precision whatever the training used, so that the same image has the same answer wherever it is asked.
+    Full precision whatever the training used, so that an image has the same outputs in every job.
 
     Args:
         batches: {image (N, C, H, W), ...}.
-        ask: what is asked of the network instead of its outputs, such as `network.features`.
+        forward: what is computed instead of the network's outputs, such as `network.features`.
     """
     network = network.to(device)
-    with evaluating(network):
+    with eval_mode(network):
         for batch in batches:
             images: Tensor = batch["image"].to(device, non_blocking=True)
-            yield batch, as_arrays((ask or network)(images.contiguous(memory_format=torch.channels_last)))
+            yield batch, as_arrays((forward or network)(images.contiguous(memory_format=torch.channels_last)))
 
 
 def as_arrays(output: Any) -> Any:
-    """Tensors as arrays, floating ones in 32 bits; tuples, lists and mappings keep their form."""
+    """Tensors as arrays, floating-point ones in 32 bits; tuples, lists and mappings keep their form."""
     if isinstance(output, Tensor):
         return (output.float() if output.is_floating_point() else output).cpu().numpy()
     if isinstance(output, Mapping):
@@ -68,21 +68,21 @@ def as_arrays(output: Any) -> Any:
 
 
 def predict(
-    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device, ask: Ask | None = None
+    network: nn.Module, batches: Iterable[dict[str, Any]], device: torch.device, forward: Forward | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Batches {image (N, C, H, W), index (N,)} -> index (M,) and logits (M, K) in float32, in the order they came."""
-    answers = [(np.asarray(batch["index"]), output) for batch, output in run(network, batches, device, ask)]
-    if not answers:
+    results = [(np.asarray(batch["index"]), output) for batch, output in run(network, batches, device, forward)]
+    if not results:
         return np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32)
-    indices, outputs = zip(*answers, strict=True)
+    indices, outputs = zip(*results, strict=True)
     return np.concatenate(indices), np.concatenate(outputs)
 
 
-def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Ask:
-    """What to ask `network` for its outputs and the distances of its features from those of the training images (N,),
-    None where these are not known."""
+def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Forward:
+    """A function of images that gives the outputs of `network` and the distances of its features (N,) from those of the
+    training images. The distances are None where `gaussian` is."""
 
-    def ask(images: Tensor) -> tuple[Any, Tensor | None]:
+    def forward(images: Tensor) -> tuple[Any, Tensor | None]:
         last = network.run(images, stop="head")
         size = (images.shape[-2], images.shape[-1])
         output = network.run(last, start="head", size=size)
@@ -91,10 +91,10 @@ def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Ask:
         features = network.head_features(last, size).float().cpu().numpy()
         return output, torch.from_numpy(gaussian.distance(features)).float()
 
-    return ask
+    return forward
 
 
 def by_index(indices: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each index once, ascending: ranks whose last batch repeats a sample give it twice."""
+    """Each index once, ascending: a sample repeated in a rank's last batch occurs twice."""
     unique, first = np.unique(indices, return_index=True)
     return unique, logits[first]

@@ -1,6 +1,6 @@
 """The one-file model: weights, preprocessing, classes, calibration, provenance in a model.safetensors, without pickle.
 
-The file holds plain values only and never names a class to build. What it holds is checked before anything is built.
+The file holds plain values only and never names a class to build. They are checked before anything is built.
 """
 
 import os
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Progress = Callable[[int, int], None]
-"""Takes how many images are done, and how many there are."""
+"""Takes the number of images done, and their total."""
 
 
 @dataclass(repr=False)
 class Model:
-    """A trained network with all that is needed to run it on an image."""
+    """A trained network with everything needed to run it on images."""
 
     network: Network
     spec: NetworkSpec
     preprocessing: Preprocessing
     answers: Answers
-    """What the outputs mean, with what was fitted on val; its class is that of the model's task."""
+    """The meaning of the outputs, with the values fitted on val; the class belongs to the model's task."""
     provenance: dict[str, Any] = field(default_factory=dict)
     path: Path | None = None
     _feature_gaussian: tuple[FeatureGaussian | None, str] | None = field(
@@ -75,10 +75,10 @@ class Model:
         if self.path is None:
             return None, "the model has not been saved"
         if self._feature_gaussian is None:
-            known, reason = novelty.read(self.path.parent, self.weights_hash)
-            if known is not None and (n := len(known.val_distances)) < novelty.MIN_VAL_IMAGES:
+            gaussian, reason = novelty.read(self.path.parent, self.weights_hash)
+            if gaussian is not None and (n := len(gaussian.val_distances)) < novelty.MIN_VAL_IMAGES:
                 reason = f"{novelty.FILE} is of {n} validation images, {novelty.MIN_VAL_IMAGES} are needed"
-            self._feature_gaussian = (None if reason else known), reason
+            self._feature_gaussian = (None if reason else gaussian), reason
         return self._feature_gaussian
 
     def predict(
@@ -86,23 +86,23 @@ class Model:
     ) -> "pd.DataFrame":
         """One row per image, in their order, with the columns
 
-        - `path`: of an image given as an array its position
+        - `path`: of an array, its position
         - `prob_<class>`: sigmoid or softmax of the logits, never calibrated
-        - `calibrated_<class>`: for the classes that the model ships a calibration of
-        - `set`, of a multilabel model `set_<class>`: where it ships conformal sets, all that cannot be ruled out, as
-          `a|b` or `yes|no`; `neither` where all are less probable than they were in the validation images that had them
+        - `calibrated_<class>`: for classes with a calibration in the model
+        - `set`, of a multilabel model `set_<class>`: conformal sets, if the model has them: all classes that
+          cannot be ruled out, as `a|b` or `yes|no`; `neither` where all can
         - `decision`: the most probable class; of a multilabel model all whose probability reaches its threshold
           (`thresholds`), as `a|b`, or `none`
-        - `novelty` and `unusual`, where a fit left what is typical of its images beside the model: which percentage of
-          its validation images is more like its training images than this one; yes beyond the 99th percentile
+        - `novelty` and `unusual`, if the features of the training images are stored beside the model: the percentage of
+          validation images that are more like the training images than this one; yes beyond the 99th percentile
 
         Args:
             images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3).
-            batch_size: how many at once; the answers do not depend on it.
+            batch_size: images at once; the results do not depend on it.
             progress: called with (done, total) after each batch.
 
         Raises:
-            FinetuneError: an image that cannot be read, named with the reason.
+            FinetuneError: an image cannot be read; names it with the reason.
         """
         table = self.predict_all(images, batch_size=batch_size, device=device, progress=progress)
         bad = table[table["error"] != ""]
@@ -120,33 +120,33 @@ class Model:
         progress: Progress | None = None,
         writer: Writer | None = None,
     ) -> "pd.DataFrame":
-        """As `predict`, with a last column `error`: why an image cannot be read, whose other cells are then blank.
+        """As `predict`, with a last column `error`: the reason why an image cannot be read; its other cells are blank.
 
-        `writer` (`answers.writer`) takes the answers that are no columns, batch by batch.
+        `writer` (`answers.writer`) takes the results that are no columns, such as masks, batch by batch.
         """
         import pandas as pd
 
-        images = as_list(images)
+        images = check_images(images)
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
         gaussian, _ = self.feature_gaussian
         bad: dict[int, str] = {}
         batches = self._batches(images, batch_size, bad, progress or (lambda done, total: None))
-        ask = inference.with_distances(self.network, gaussian)
+        forward = inference.with_distances(self.network, gaussian)
         tables = []
-        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), ask):
+        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), forward):
             if writer is not None:
                 writer.add([names[row] for row in batch["row"]], outputs, batch["placement"])
             tables.append(self._rows(batch["placement"], outputs, distances))
         readable = [row for row in range(len(names)) if row not in bad]
-        answered = pd.concat(tables, ignore_index=True) if tables else self._rows([], self._none(), None)
-        table = answered.set_axis(readable, axis=0).reindex(range(len(names)))
+        predicted = pd.concat(tables, ignore_index=True) if tables else self._rows([], self._empty_outputs(), None)
+        table = predicted.set_axis(readable, axis=0).reindex(range(len(names)))
         table.insert(0, "path", pd.Series(names, dtype=str))
         return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
 
     def _rows(self, placements: Sequence[Placement], outputs: Any, distances: np.ndarray | None) -> "pd.DataFrame":
-        """The columns of a batch: what the task answers, and novelty where it is known."""
+        """The columns of a batch: those of the task, and novelty where it is known."""
         import pandas as pd
 
         columns = pd.DataFrame(self.answers.columns(outputs, placements))
@@ -157,7 +157,7 @@ class Model:
             columns["unusual"] = np.where(gaussian.unusual(distances), "yes", "no")
         return columns
 
-    def _none(self) -> np.ndarray:
+    def _empty_outputs(self) -> np.ndarray:
         """The outputs of no image."""
         return np.zeros((0, len(self.classes)), np.float32)
 
@@ -168,12 +168,12 @@ class Model:
         for row, image in enumerate(images):
             try:
                 path = isinstance(image, str | Path)
-                picture = read_image(image, self.preprocessing.min_decode_side) if path else as_image(image)
+                pixels = read_image(image, self.preprocessing.min_decode_side) if path else as_image(image)
             except BadImage as error:
                 bad[row] = error.reason
                 continue
-            pending.append(self.preprocessing(picture))
-            height, width = stored_size(image, picture) if self.answers.needs_size else picture.shape[:2]
+            pending.append(self.preprocessing(pixels))
+            height, width = stored_size(image, pixels) if self.answers.needs_size else pixels.shape[:2]
             placements.append(self.preprocessing.placement(height, width))
             rows.append(row)
             if len(pending) == size:
@@ -185,7 +185,7 @@ class Model:
         progress(len(images), len(images))
 
     def save(self, path: str | Path) -> Path:
-        """Write the one file, atomically."""
+        """Write the file, atomically."""
         path = Path(path)
         tensors = {name: as_stored(value) for name, value in self.network.state_dict().items()}
         tensors_hash = own_file.tensors_hash(tensors)
@@ -201,26 +201,26 @@ class Model:
 
 
 def stored_size(image: Any, decoded: np.ndarray) -> tuple[int, int]:
-    """Height and width of an image as it is stored: a JPEG may have been decoded at a part of its size."""
+    """Height and width of an image as it is stored: a JPEG may have been decoded at a fraction of its size."""
     height, width = decoded.shape[:2]
     size = read_size(image) if isinstance(image, str | Path) and Path(image).is_file() else None
     if size is None:
         return height, width
-    turned = (size[0] > size[1]) != (height > width) and size[0] != size[1]  # by its EXIF orientation
-    return size[::-1] if turned else size
+    is_rotated = (size[0] > size[1]) != (height > width) and size[0] != size[1]  # by its EXIF orientation
+    return size[::-1] if is_rotated else size
 
 
 def as_stored(value: torch.Tensor) -> torch.Tensor:
-    """As a network that is built anew has it: on the CPU and, whatever the training computed in, in 32 bits."""
+    """As in a newly built network: on the CPU and, whatever the precision of the training, in 32 bits."""
     value = value.detach().cpu().contiguous()
     return value.float() if value.is_floating_point() else value
 
 
-def as_list(images: Any) -> list[Any]:
-    """The images to ask about.
+def check_images(images: Any) -> list[Any]:
+    """The images to predict, as a list.
 
     Raises:
-        FinetuneError: a single image, or tensors.
+        FinetuneError: it is a single image, or holds tensors.
     """
     if isinstance(images, str | Path | np.ndarray | Image.Image):
         single = repr(str(images)) if isinstance(images, str | Path) else "image"
@@ -235,11 +235,11 @@ def as_list(images: Any) -> list[Any]:
     return images
 
 
-def find(path: str | Path) -> Path:
-    """The model file behind a run folder or a path, refusing a run that has not finished.
+def find_model_file(path: str | Path) -> Path:
+    """The model file of a run folder or at a path; an unfinished run is an error.
 
     Raises:
-        FinetuneError: nothing there, or a run folder without scores.json.
+        FinetuneError: there is none, or the run folder has no scores.json.
     """
     path = Path(path)
     if path.is_dir():
@@ -259,9 +259,9 @@ def load(path: str | Path) -> Model:
     """A finished run folder or a model.safetensors -> the model, on the CPU, in eval mode.
 
     Raises:
-        FinetuneError: an unfinished run, a missing or damaged file, one that is not a finetune model.
+        FinetuneError: an unfinished run, or a file that is missing, damaged or not a finetune model.
     """
-    path = find(path)
+    path = find_model_file(path)
     with files.opened(path, "model") as file:
         header, answers = read_header(path, file.metadata() or {})
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -279,26 +279,26 @@ def load(path: str | Path) -> Model:
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Header, Answers]:
-    """What the model at `path` says of itself, typed and within its bounds.
+    """Header and answers of the model at `path`, with types and bounds checked.
 
     Raises:
-        FinetuneError: the path and what is wrong.
+        FinetuneError: something is wrong; names the path.
     """
     try:
         text = own_file.header_text(metadata)
-        read = None if text is None else model_header.read(text)
+        parsed = None if text is None else model_header.read(text)
     except FinetuneError as error:
         raise FinetuneError(f"model={path} {error}") from None
-    if read is None:
+    if parsed is None:
         raise FinetuneError(
             f"model={path} holds tensors but no finetune header: it is not a model file of this project. "
             "To start from its weights, give it as backbone.weights."
         )
-    header, _ = read
+    header, _ = parsed
     if header.format < 2:
         warnings.warn(
             f"model={path} is of format {header.format}: no hash covers its preprocessing, classes and calibration. "
-            "To write it anew with one: finetune.load(PATH).save(PATH).",
+            "To write it again with a hash: finetune.load(PATH).save(PATH).",
             stacklevel=3,
         )
-    return read
+    return parsed

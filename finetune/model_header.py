@@ -1,7 +1,7 @@
-"""What a model.safetensors says of itself beside its tensors: typed values within bounds, held against each other.
+"""The header of a model.safetensors: typed values within bounds, compared with each other and with the tensors.
 
-Nothing is built from it that the tensors in the file do not already take: as many outputs as named classes, as many
-channels as the preprocessing gives, and every shape equal to that of the tensor in the file.
+Nothing larger than the tensors in the file is built from it: as many outputs as named classes, as many channels as
+the preprocessing gives, and every shape equal to that of the tensor in the file.
 """
 
 import json
@@ -38,7 +38,7 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class Header:
-    """What every model file holds beside its tensors; the rest of its keys are the fields of its task's answers."""
+    """The values in every model file beside its tensors; the other keys are the fields of the task's answers."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
 
@@ -64,7 +64,7 @@ class Header:
         """Compare the answers with the network.
 
         Raises:
-            FinetuneError: classes that are no names, or not as many as the network has outputs.
+            FinetuneError: classes that are no names, or whose number is not that of the network's outputs.
         """
         classes = answers.classes
         if not classes or not all(classes) or len(set(classes)) < len(classes):
@@ -74,36 +74,36 @@ class Header:
         answers.check()
 
     def to_text(self, answers: Answers) -> str:
-        """All keys, as JSON; the task is named where it is not classify, so that older programs read the others."""
+        """All keys, as JSON; the task is named where it is not classify, so that older versions read the files."""
         values = {**asdict(self), "network": self.network.to_dict()}
         if self.task == CLASSIFY:
             del values["task"]
         return json.dumps({**values, **answers.to_dict()})
 
-    def check_tensors(self, held: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-        """Hold the network that the header describes against {name: (safetensors' dtype, shape)} of the file.
+    def check_tensors(self, stored: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        """Compare the network of the header with {name: (safetensors' dtype, shape)} of the file.
 
-        The network is built without memory for its tensors: nothing is allocated before the file has shown that it
-        holds them.
+        The network is built without memory for its tensors: nothing is allocated before the file is known to hold
+        them.
 
         Raises:
-            FinetuneError: no such network, or one of other tensors.
+            FinetuneError: no such network, or a network with other tensors.
         """
         try:
             with torch.device("meta"):
                 state = self.network.build().state_dict()
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # all it is built from is in the header
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the header alone determines it
             parts_known = self.network.head in HEADS and self.network.neck in (None, *NECKS)
             known = parts_known and self.network.backbone in MODELS
-            own = "" if known else " A part of your own is registered first: trust=[MODULE], or its import in Python."
-            raise FinetuneError(f"its network cannot be built: {strict_json.one_line(error)}{own}") from None
-        wanted = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
-        if wanted.keys() != held.keys():
-            missing, unknown = wanted.keys() - held.keys(), held.keys() - wanted.keys()
+            hint = "" if known else " Register your own parts first: trust=[MODULE], or its import in Python."
+            raise FinetuneError(f"its network cannot be built: {strict_json.one_line(error)}{hint}") from None
+        expected = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
+        if expected.keys() != stored.keys():
+            missing, unknown = expected.keys() - stored.keys(), stored.keys() - expected.keys()
             raise FinetuneError(strict_json.one_line(f"missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}."))
-        for name, tensor in wanted.items():
-            if held[name] != tensor:
-                raise FinetuneError(f"{name} is {_shown(held[name])}, not {_shown(tensor)}.")
+        for name, tensor in expected.items():
+            if stored[name] != tensor:
+                raise FinetuneError(f"{name} is {_format(stored[name])}, not {_format(tensor)}.")
 
 
 def read(text: str) -> tuple[Header, Answers]:
@@ -124,5 +124,5 @@ def read(text: str) -> tuple[Header, Answers]:
     return header, answers
 
 
-def _shown(tensor: tuple[str, tuple[int, ...]]) -> str:
+def _format(tensor: tuple[str, tuple[int, ...]]) -> str:
     return f"{tensor[0]} {tensor[1]}"

@@ -15,7 +15,7 @@ from finetune.heads.features import RowRunner, as_read, gives, head_argument, ne
 from finetune.strict_json import one_line
 
 Maps = Tensor | list[Tensor]
-"""The last map, or several, the finest first: what lies between two parts of a network."""
+"""The last map, or several, the finest first: what is passed between two parts of a network."""
 
 
 def create_model(
@@ -58,7 +58,7 @@ def create_model(
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """All that is needed to build a network again: plain values, which travel in the model file."""
+    """All that is needed to build a network again: plain values, stored in the model file."""
 
     backbone: str
     num_classes: int
@@ -106,7 +106,7 @@ def _neck(name: str, backbone: backbones.Backbone, options: dict[str, Any]) -> n
 
 
 def _built(where: str, make: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
-    """The neck or head; an option that it cannot use is one line that names it."""
+    """The neck or head; an option that it cannot use is an error of one line."""
     try:
         return make(*arguments, **options)
     except FinetuneError:
@@ -126,7 +126,7 @@ class Network(nn.Module):
 
     The logits are (N, K), and (N, K, H, W) of a head whose attribute `gives` is "regions".
 
-    Its parts have names and run in order: stem, stage1, ..., neck, head. `forward` runs all of them, `run` any stretch.
+    Its parts have names and run in order: stem, stage1, ..., neck, head. `forward` runs all of them, `run` any range.
     """
 
     def __init__(self, backbone: backbones.Backbone, head: nn.Module, neck: nn.Module | None = None):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.errors import FinetuneError, one_of
-from finetune.inference import evaluating
+from finetune.inference import eval_mode
 from finetune.network import Network
 
 CHUNK = 32  # images per forward pass of the methods that vary one image many times
@@ -167,7 +167,7 @@ def heat_of(
 @contextmanager
 def _explaining(network: Network) -> Iterator[None]:
     """Eval mode, and out of any inference_mode: its tensors would carry no gradient."""
-    with evaluating(network), torch.inference_mode(False), torch.no_grad():
+    with eval_mode(network), torch.inference_mode(False), torch.no_grad():
         yield
 
 

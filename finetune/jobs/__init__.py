@@ -11,8 +11,8 @@ from finetune.training.launch import ranks
 
 
 def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, **more: Any) -> Any:
-    """Do the configuration's job in the run folder `run`; `words` is what was typed, for the record. What the job
-    returns: of a fit its FitResult."""
+    """Do the configuration's job in the run folder `run`; `words` are the typed words, for the record. Returns the
+    job's result: of a fit its FitResult."""
     from finetune.config.settings import parse
     from finetune.runs.log import record
 
@@ -25,26 +25,26 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
 
 
 def follow(place: ranks.Place) -> None:
-    """On a rank above 0: do each run that rank 0 hands out, and end with it.
+    """On a rank above 0: do each run that rank 0 sends, and end with it.
 
-    Nothing is composed, no folder made and nothing printed here; what there is to say goes to rank_N.log of the run.
+    Nothing is composed, no folder made and nothing printed here; output goes to rank_N.log of the run.
     """
     link = ranks.join(place)
     try:
-        for order in link.orders():
-            run = Path(order["run"])
+        for message in link.orders():
+            run = Path(message["run"])
             if not run.is_dir():
-                link.fail(f"{run} is not there. The run folder must lie on a disk that all machines share.")
+                link.report_failure(f"{run} is not there. The run folder must lie on a disk that all machines share.")
                 continue
-            with ranks.logged(ranks.log_file(run, place.rank)):
+            with ranks.redirect_output(ranks.log_file(run, place.rank)):
                 try:
-                    run_job(order["config"], run)
+                    run_job(message["config"], run)
                 except Exception as error:
-                    link.fail(ranks.reason(error, run, place))
+                    link.report_failure(ranks.describe_error(error, run, place))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except RuntimeError:  # torch's own for a broken connection: rank 0 is gone
+    except RuntimeError:  # torch's error for a broken connection: rank 0 has ended
         raise SystemExit(1) from None
     if link.status:
-        time.sleep(5)  # torchrun stops all processes once one has failed: it should be rank 0, which is just saying why
+        time.sleep(5)  # torchrun stops all processes after the first failure: let rank 0 print the reason before
         raise SystemExit(link.status)

@@ -8,7 +8,7 @@ from finetune.runs import known_images
 from finetune.runs.environment import data_facts
 from finetune.runs.folder import RunFolder
 from finetune.steps import novelty, prepare, scoring
-from finetune.steps.task import Subject, Task, own_model
+from finetune.steps.task import Subject, Task, check_model_task
 from finetune.training.launch import ranks
 
 
@@ -19,38 +19,38 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
         task.score_files(settings, run, words)
         return
     first = ranks.rank() == 0
-    say = prepare.sayer(first)
+    say = prepare.make_printer(first)
     trainer.check(settings.trainer)
-    fitted_already(task, words)
-    model = own_model(model_file.load(settings.model), task, settings.model)
-    table, wanted, split = prepare.asked(
+    check_not_fitted(task, words)
+    model = check_model_task(model_file.load(settings.model), task, settings.model)
+    table, split_in_table, split = prepare.select_split(
         task, build.source(settings).table(), settings.split, settings.data, model, say
     )
     task.check(table)
     if first:
         run.begin(settings.resolved, words)
-    table, images, _ = prepare.images(settings.data, table, model.preprocessing, say, run if first else None)
-    data = prepare.batches(settings.data, settings.seed, table, images, model.preprocessing)
-    rows = data.rows(wanted)
-    met = known_images.find(model, table, images, rows)
-    too_good = met.stop(split, settings.data.audit.on_leak)
+    table, images, _ = prepare.decode_and_audit(settings.data, table, model.preprocessing, say, run if first else None)
+    data = prepare.make_datamodule(settings.data, settings.seed, table, images, model.preprocessing)
+    rows = data.rows(split_in_table)
+    overlap = known_images.find(model, table, images, rows)
+    leaks = overlap.stop(split, settings.data.audit.on_leak)
     fitted = task.shipped(model, table)
-    if split == "val" and ("val" in met.sentences or not met.known):
-        fitted = task.unfitted()  # the fitted values know val
+    if split == "val" and ("val" in overlap.sentences or not overlap.known):
+        fitted = task.unfitted()  # the fitted values depend on val
     subject = Subject(model.network, data, rows, split, model, settings.trainer.accelerator, settings.seed)
-    with ranks.launched(settings.resolved, run.path):
+    with ranks.launch(settings.resolved, run.path):
         predictions = task.predict(subject, fitted)
     if not first:
         return
-    run.note(model=scoring.about(settings.model, model), data=data_facts(table), notes=table.notes)
+    run.note(model=scoring.describe_model(settings.model, model), data=data_facts(table), notes=table.notes)
     written = scoring.write(run, {split: predictions})[split]
-    opened = scoring.count_opening(model, table.name, written, met, words, say)
+    opened_run = scoring.count_opening(model, table.name, written, overlap, words, say)
     scores = task.evaluate(written, fitted, subject)
-    scores["warnings"] = [*too_good, *scores["warnings"]]
+    scores["warnings"] = [*leaks, *scores["warnings"]]
     if fitted.notes:
         scores["notes"] = fitted.notes
-    if task.novelty and not met.same_set:
-        comparison = novelty.against_own(task, subject, run.novelty(split), task.novelty, say)
+    if task.novelty and not overlap.same_set:
+        comparison = novelty.compare_with_own_test(task, subject, run.novelty(split), task.novelty, say)
         if comparison is not None:
             scores["novelty"] = comparison
     task.add_evaluation_files(run, subject, written, fitted, say)
@@ -58,14 +58,14 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
     run.complete({split: scores})
     for line in task.summary({split: scores}, synthetic=table.synthetic):
         say(line)
-    if opened:
-        task.report(opened.path)  # it shows how often the test split was opened
+    if opened_run:
+        task.report(opened_run.path)  # it shows the number of test openings
     say(f"predictions and scores: {run}")
     say(f"report: {run.report}")
 
 
-def fitted_already(task: Task, words: list[str]) -> None:
-    """Refuse settings that only a fit reads: the model brings what its fit made of them."""
+def check_not_fitted(task: Task, words: list[str]) -> None:
+    """Refuse settings that only a fit reads: the model ships their results."""
     for word in words:
         key = word.partition("=")[0]
         if key.lstrip("+~") == "evaluation.test":

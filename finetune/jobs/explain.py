@@ -1,16 +1,16 @@
-"""job=explain: where a finished model looks, what it got most wrong, and whether its maps are to be trusted."""
+"""job=explain: heat maps of a finished model, its most confident errors, and tests of the maps."""
 
 from finetune import model_file
 from finetune.config import build
 from finetune.config.settings import ExplainSettings
 from finetune.runs.folder import RunFolder
-from finetune.steps.task import Task, own_model
+from finetune.steps.task import Task, check_model_task
 from finetune.training.launch import ranks
 
 
 def explain(settings: ExplainSettings, run: RunFolder, words: list[str]) -> None:
-    """Explain chosen images, or a split, as the model's task does it."""
+    """Explain chosen images, or a split, by the model's task."""
     if ranks.rank() != 0:
-        return  # what other processes were started for has nothing to share here
+        return  # one process does all the work
     task: Task = build.task(settings)
-    task.explain(settings, own_model(model_file.load(settings.model), task, settings.model), run, words)
+    task.explain(settings, check_model_task(model_file.load(settings.model), task, settings.model), run, words)

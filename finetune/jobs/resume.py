@@ -1,4 +1,4 @@
-"""Going on with a stopped fit: its own config.yaml, and of what is typed only what cannot change the past."""
+"""Resume a stopped fit with its config.yaml; only keys that cannot change its past may be set."""
 
 import contextlib
 import pickle
@@ -15,7 +15,7 @@ from finetune.jobs import run_job
 from finetune.runs.folder import RunFolder, runs_in
 from finetune.training import ending
 
-MAY_CHANGE = (
+CHANGEABLE_KEYS = (
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.max_time",
@@ -26,61 +26,61 @@ MAY_CHANGE = (
     "logger",
     "trust",
 )
-"""Keys that a resume may set anew."""
+"""Keys that a resume may change."""
 
 
 def newest_unfinished(outputs: Path = Path("outputs")) -> RunFolder:
-    """The unfinished fit begun last."""
-    found = []
+    """The unfinished fit that was started last."""
+    unfinished = []
     for run in runs_in(outputs, at_any_depth=True):
-        with contextlib.suppress(FinetuneError):  # a damaged folder is not one to go on in
+        with contextlib.suppress(FinetuneError):  # skip a damaged folder
             if not run.is_complete() and run.read_config().get("job") == "fit":
-                found.append(run)
-    if not found:
+                unfinished.append(run)
+    if not unfinished:
         raise FinetuneError(f"resume=auto: there is no unfinished fit below {outputs}/. Name its folder: resume=DIR.")
-    return max(found, key=lambda run: run.config.stat().st_mtime)
+    return max(unfinished, key=lambda run: run.config.stat().st_mtime)
 
 
 def resume(argv: list[str]) -> None:
-    """Go on in the folder that `resume=` names. Nothing in it changes before everything has been checked.
+    """Resume the run in the folder of `resume=`. Nothing in it changes before everything has been checked.
 
     Raises:
-        FinetuneError: no such run, a finished one (unless it is to train longer), a key that would change the past, or
-            data that are no longer those of the run.
+        FinetuneError: no such run, a finished run (unless it is to train longer), a key that would change the past, or
+            data that differ from those of the run.
     """
-    named = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
-    if len(named) != 1 or not named[0]:
+    values = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
+    if len(values) != 1 or not values[0]:
         raise FinetuneError("resume= must be given once: a run folder, or auto for the newest unfinished fit.")
-    name = re.sub(r"""^(['"])(.*)\1$""", r"\2", named[0])  # quoted as the values of other keys may be
+    name = re.sub(r"""^(['"])(.*)\1$""", r"\2", values[0])  # may be quoted, as the values of other keys
     run = newest_unfinished() if name == "auto" else RunFolder(Path(name))
     config = run.read_config()
     if config.get("job") != "fit":
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")
     words = [word for word in argv if not word.startswith("resume=")]
     try:
-        before = parse(config)
+        old_settings = parse(config)
     except FinetuneError as error:
         raise FinetuneError(f"{run.config} is not what a fit writes: {error}") from None
-    change(config, words)
-    now = build.check(config)
-    more = trains_longer(before.trainer, now.trainer)
-    wanted, done = now.trainer.max_epochs, trained_epochs(run)
-    if run.is_complete() and not more:
+    apply_overrides(config, words)
+    new_settings = build.check(config)
+    is_longer = trains_longer(old_settings.trainer, new_settings.trainer)
+    max_epochs, num_done = new_settings.trainer.max_epochs, trained_epochs(run)
+    if run.is_complete() and not is_longer:
         raise FinetuneError(
             f"resume={run} is complete already. To train longer, add trainer.max_epochs=N (or max_steps, max_time)."
         )
-    if wanted < done:
+    if max_epochs < num_done:
         raise FinetuneError(
-            f"trainer.max_epochs={wanted}: {done} epochs of {run} are trained already. Give {done} or more."
+            f"trainer.max_epochs={max_epochs}: {num_done} epochs of {run} are trained already. Give {num_done} or more."
         )
     run_job(config, run.path, ["resume=" + str(run), *words], resumed=True)
 
 
 def trained_epochs(run: RunFolder) -> int:
-    """How many epochs the checkpoint that a resume goes on from holds; 0 without one.
+    """The number of epochs in the checkpoint that a resume starts from; 0 without one.
 
     Raises:
-        FinetuneError: a checkpoint that cannot be read.
+        FinetuneError: the checkpoint cannot be read.
     """
     path = ending.resume_point(run.checkpoints)
     if path is None:
@@ -90,11 +90,11 @@ def trained_epochs(run: RunFolder) -> int:
     except (RuntimeError, OSError, EOFError, KeyError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise FinetuneError(
             f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else type(error).__name__}). Without it "
-            "the fit begins anew: remove it, or put an epoch_*.ckpt of the same folder in its place."
+            "the fit starts again: remove it, or put an epoch_*.ckpt of the same folder in its place."
         ) from None
 
 
-def change(config: dict[str, Any], words: list[str]) -> None:
+def apply_overrides(config: dict[str, Any], words: list[str]) -> None:
     """Set the typed keys in `config`.
 
     Raises:
@@ -102,13 +102,13 @@ def change(config: dict[str, Any], words: list[str]) -> None:
     """
     for override in compose.parse(words):
         key = override.key_or_group
-        if key not in MAY_CHANGE or override.is_sweep_override() or override.is_delete():
+        if key not in CHANGEABLE_KEYS or override.is_sweep_override() or override.is_delete():
             raise FinetuneError(
-                f"{override.input_line!r} cannot be set in a resume: it would change what was done already. "
-                f"Only these may: {', '.join(MAY_CHANGE)}."
+                f"{override.input_line!r} cannot be set in a resume: it would change the training already done. "
+                f"Only these can: {', '.join(CHANGEABLE_KEYS)}."
             )
         value = override.value()
-        if key == "logger":  # the group that the word names
+        if key == "logger":  # the config group of this name
             value = compose.plain(compose.compose([str(override.input_line)]))[key]
         node = config
         *path, last = key.split(".")

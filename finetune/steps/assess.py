@@ -1,4 +1,4 @@
-"""The assessment of a trained network: predictions, what is fitted on val, the model file, scores and the report."""
+"""The assessment of a trained network: predictions, the values fitted on val, the model file, scores and the report."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,21 +13,21 @@ from finetune.steps.task import Subject, Task
 
 
 def predict_splits(task: Task, subject: Subject) -> tuple[dict[str, PredictionsTable | None], Any]:
-    """The predictions of val, and of test where the fit may open it, None on all ranks but the first; and what is
-    fitted on val, which the predictions of test may need.
+    """Predictions of val, and of test with `evaluation.test=true`, on the first rank (None on others); values fitted on
+    val, which the predictions of test may need.
 
     Nothing is ever fitted on test.
     """
     tables: dict[str, PredictionsTable | None] = {}
     if len(subject.data.rows("val")):
-        tables["val"] = task.predict(of_split(subject, "val"), task.unfitted())
-    fitted = prediction.of_first_rank(lambda: task.fit(tables.get("val")))
+        tables["val"] = task.predict(with_split(subject, "val"), task.unfitted())
+    fitted = prediction.broadcast_from_first(lambda: task.fit(tables.get("val")))
     if task.test and len(subject.data.rows("test")):
-        tables["test"] = task.predict(of_split(subject, "test"), fitted)
+        tables["test"] = task.predict(with_split(subject, "test"), fitted)
     return tables, fitted
 
 
-def of_split(subject: Subject, split: str) -> Subject:
+def with_split(subject: Subject, split: str) -> Subject:
     """The same network on the readable images of another split."""
     return replace(subject, rows=subject.data.rows(split), split=split)
 
@@ -41,39 +41,39 @@ def assess(
     fitted: Any,
     words: list[str],
 ) -> dict[str, Any]:
-    """Write all that a complete run holds, scores.json last; the scores.
+    """Write all files of a complete run, scores.json last; returns the scores.
 
     The test split is predicted, scored and counted as opened only with `evaluation.test=true`.
     """
     data = subject.data
     run.begin_results()
     written = scoring.write(run, tables)
-    closed = len(data.rows("test")) if "test" not in written else 0
-    if closed:
-        fitted = replace(fitted, notes=[*fitted.notes, closed_test_note(run, closed)])
+    num_closed = len(data.rows("test")) if "test" not in written else 0
+    if num_closed:
+        fitted = replace(fitted, notes=[*fitted.notes, closed_test_note(run, num_closed)])
     answers = task.answers(data.table, fitted)
-    Model(subject.network, spec, data.preprocessing, answers, provenance(run.read_environment())).save(run.model)
+    Model(subject.network, spec, data.preprocessing, answers, make_provenance(run.read_environment())).save(run.model)
     if task.novelty:
-        novelty.keep(run, task, subject, task.novelty, test="test" in written)
+        novelty.save_reference(run, task, subject, task.novelty, test="test" in written)
     if "test" in written:
         run.open_test(words, len(written["test"]))
     scores = task.score(written, fitted)
     split = next((name for name in ("test", "val") if name in written), None)
-    if split is not None:  # before the report, which shows them
-        task.add_files(run, of_split(subject, split), written[split], fitted)
+    if split is not None:  # before the report, which includes them
+        task.add_files(run, with_split(subject, split), written[split], fitted)
     task.report(run.path, scores)
     run.complete(scores)
     return scores
 
 
 def closed_test_note(run: RunFolder, images: int) -> str:
-    """The sentence on a test split that a fit has not opened."""
+    """The note on a test split that a fit has not opened."""
     return (
         f"The test split ({images:,} images) was not predicted and not scored (evaluation.test=false). "
         f"job=evaluate model={run} split=test opens it."
     )
 
 
-def provenance(environment: dict[str, Any]) -> dict[str, Any]:
-    """What the model file says of where it came from."""
+def make_provenance(environment: dict[str, Any]) -> dict[str, Any]:
+    """The origin of the model, for its file."""
     return {key: environment.get(key) for key in ("command", "versions", "commit", "seed", "weights", "data")}

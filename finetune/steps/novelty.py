@@ -1,4 +1,4 @@
-"""The features of a model's own images, kept beside the run, and how unlike them the images of another data set are."""
+"""The distribution of a model's training features, stored in its run, and the novelty of other images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from finetune.steps.task import Say, Subject, Task
 from finetune.weights import own_file
 
 
-def keep(folder: RunFolder, task: Task, subject: Subject, max_images: int, *, test: bool) -> None:
+def save_reference(folder: RunFolder, task: Task, subject: Subject, max_images: int, *, test: bool) -> None:
     """Write the distribution of the features of at most `max_images` training images and the distances of as many
-    validation images; with `test` also how novel the test images are."""
+    validation images; with `test` also the novelty of the test images."""
     data, network = subject.data, subject.network
 
     def pooled(split: str) -> np.ndarray:  # -> (M, D)
-        rows = drawn(data.rows(split), max_images, subject.seed)
+        rows = sample_rows(data.rows(split), max_images, subject.seed)
         return predict(network, data.rows_loader(rows), best_device(subject.accelerator), network.features)[1]
 
     training = pooled("train")
@@ -38,19 +38,19 @@ def keep(folder: RunFolder, task: Task, subject: Subject, max_images: int, *, te
     if test:
         stored, _ = novelty.read(folder.path, weights_hash)
         of_test = replace(subject, rows=data.rows("test"), split="test")
-        write(folder.novelty("test"), scores(task, of_test, stored, max_images))
+        write_scores(folder.novelty("test"), compute_scores(task, of_test, stored, max_images))
 
 
-def scores(task: Task, subject: Subject, distribution: FeatureGaussian | None, max_images: int) -> pd.DataFrame:
+def compute_scores(task: Task, subject: Subject, distribution: FeatureGaussian | None, max_images: int) -> pd.DataFrame:
     """The novelty of at most `max_images` of the subject's rows."""
     network, data = subject.network, subject.data
-    rows = drawn(subject.rows, max_images, subject.seed)
-    ask = with_distances(network, distribution)
+    rows = sample_rows(subject.rows, max_images, subject.seed)
+    forward = with_distances(network, distribution)
     index: list[np.ndarray] = []
     energies: list[np.ndarray | None] = []
     distances: list[np.ndarray] = []
     for batch, (outputs, batch_distances) in run(
-        network, data.rows_loader(rows), best_device(subject.accelerator), ask
+        network, data.rows_loader(rows), best_device(subject.accelerator), forward
     ):
         index.append(np.asarray(batch["index"]))
         energies.append(task.energy(outputs, subject))
@@ -65,21 +65,21 @@ def scores(task: Task, subject: Subject, distribution: FeatureGaussian | None, m
     )
 
 
-def drawn(rows: np.ndarray, max_images: int, seed: int) -> np.ndarray:
-    """At most `max_images` of these rows, by `seed`, ascending."""
+def sample_rows(rows: np.ndarray, max_images: int, seed: int) -> np.ndarray:
+    """A random sample of at most `max_images` rows, by `seed`, ascending."""
     if len(rows) <= max_images:
         return rows
     return np.sort(np.random.default_rng(seed).choice(rows, size=max_images, replace=False))
 
 
-def write(path: Path, table: pd.DataFrame) -> None:
+def write_scores(path: Path, table: pd.DataFrame) -> None:
     write_text_atomic(path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
 
 
-def against_own(task: Task, subject: Subject, path: Path, max_images: int, say: Say) -> dict[str, Any] | None:
-    """How well novelty tells these images from the test images of the model's own run; each image's goes to `path`.
+def compare_with_own_test(task: Task, subject: Subject, path: Path, max_images: int, say: Say) -> dict[str, Any] | None:
+    """How well novelty separates these images from the test images of the model's run; writes each score to `path`.
 
-    None where its run kept nothing to compare with.
+    None where the run has no novelty of its test images.
     """
     model = subject.model
     folder = None if model is None else RunFolder.of_model(model)
@@ -89,17 +89,18 @@ def against_own(task: Task, subject: Subject, path: Path, max_images: int, say: 
         of_test = pd.read_csv(folder.novelty("test"), dtype={"sample": str, "patient": str}, keep_default_na=False)
         of_test = of_test.astype(dict.fromkeys([score for score in novelty.SCORES if score in of_test], float))
     except (OSError, ValueError, KeyError) as error:
-        say(f"{folder.novelty('test')} cannot be read ({error}): nothing is said of novelty.")
+        say(f"{folder.novelty('test')} cannot be read ({error}): no novelty is computed.")
         return None
     distribution, _ = novelty.read(folder.path, model.weights_hash)
-    other = scores(task, subject, distribution, max_images)
-    write(path, other)
+    other = compute_scores(task, subject, distribution, max_images)
+    write_scores(path, other)
     separation = novelty.separation_auroc(of_test, other)
     for score_name, score in separation.items():
         auroc = score["auroc"]
-        between = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
+        interval = "" if auroc["low"] is None else f" [{auroc['low']:.3f}, {auroc['high']:.3f}]"
         say(
-            f"novelty by {score_name}: AUROC {auroc['value']:.3f}{between} of these images against the model's own test"
+            f"novelty by {score_name}: AUROC {auroc['value']:.3f}{interval} of these images "
+            f"against the model's own test"
         )
     name = (model.provenance.get("data") or {}).get("name")
     return {"own": name, "other": subject.data.table.name, "images": len(other), "scores": separation}

@@ -1,4 +1,4 @@
-"""From the data configuration to split, audited, decoded pictures: what every job with a data set begins with."""
+"""From the data configuration to split, audited, decoded images: the first steps of every job with a data set."""
 
 import hashlib
 import shutil
@@ -25,14 +25,14 @@ from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 from finetune.steps.task import Task
 
-TALK_EVERY = 10.0  # seconds between two lines on how far a job is
+PROGRESS_SECONDS = 10.0  # seconds between two lines of progress
 
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
 
 
-def sayer(first: bool) -> Say:
-    """Sentences are printed by the first rank alone."""
+def make_printer(first: bool) -> Say:
+    """A function that prints sentences on the first rank only."""
     return (lambda sentence: print(sentence, flush=True)) if first else (lambda sentence: None)
 
 
@@ -50,15 +50,17 @@ def make_demo_images(data: DataSettings, max_epochs: int, say: Say) -> None:
     make_phantoms(Path(str(data.root)), seed=0)
 
 
-def table(
-    read: SampleTable, data: DataSettings, say: Say, *, split: bool = True, recorded: RunFolder | None = None
+def load_table(
+    table: SampleTable, data: DataSettings, say: Say, *, split: bool = True, recorded: RunFolder | None = None
 ) -> SampleTable:
-    """The sample table as it was `read` from the source, split by patient unless `split=False`; the split depends on
-    data.* alone; `recorded` is the folder of the fit whose split it is."""
-    read.check()
+    """The sample table of the source, checked, and split by patient unless `split=False`.
+
+    The split depends on data.* alone. `recorded` is the folder of a fit whose split is used again.
+    """
+    table.check()
     if split:
-        read = splits.assign_splits(
-            read,
+        table = splits.assign_splits(
+            table,
             seed=data.seed,
             val=data.val_fraction,
             test=data.test_fraction,
@@ -66,49 +68,49 @@ def table(
             fold=data.fold,
         )
         if recorded is not None:
-            read = known_images.recorded_split(recorded, read, data.arguments)
-    for sentence in read.notes:
+            table = known_images.recorded_split(recorded, table, data.arguments)
+    for sentence in table.notes:
         say(sentence)
-    return read
+    return table
 
 
-def images(
+def decode_and_audit(
     data: DataSettings, table: SampleTable, preprocessing: Preprocessing, say: Say, run: RunFolder | None
 ) -> tuple[SampleTable, ImageCache, audits.Audit]:
-    """Every picture decoded once, and the audit of table and pictures, written into `run`; leaks stop here.
+    """Every image decoded once, and the audit of table and images, written into `run`; leaks stop here.
 
-    Copies that a split drawn here would tear apart are brought together first, so the table may come back changed.
+    Copies that a generated split would separate are moved into one split first, so the returned table may differ.
     """
-    early = audits.audit_table(table)
+    table_audit = audits.audit_table(table)
     if run is not None:
-        write_json_atomic(run.audit, early.to_dict())
-    early.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
+        write_json_atomic(run.audit, table_audit.to_dict())
+    table_audit.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
     workers, on_bad = max(1, data.num_workers), data.on_bad
-    with bar("Decoding pictures", run is not None) as progress:
+    with progress_bar("Decoding images", run is not None) as progress:
         cache = ImageCache.build(
             table, preprocessing, data.cache, workers=workers, on_bad=on_bad, say=say, progress=progress
         )
-    same = audit_key(table, cache, data.audit)
-    if _audits is not None and same in _audits:
-        return _repeated(*_audits[same], cache, say, run)
+    key = audit_key(table, cache, data.audit)
+    if _audits is not None and key in _audits:
+        return _reuse_audit(*_audits[key], cache, say, run)
     near = cache.near_copies() if data.audit.near else []
     copies = [(p.first, p.second) for p in near if p.certainty == "certain"]
     copies += [pair for group in audits.equal_images(cache) for pair in pairwise(group)]
-    mended = splits.keep_copies_together(table, copies)
-    for sentence in mended.notes[len(table.notes) :]:
+    regrouped = splits.keep_copies_together(table, copies)
+    for sentence in regrouped.notes[len(table.notes) :]:
         say(sentence)
-    found = audits.audit_images(audits.audit_table(mended), mended, cache, near)
+    audit = audits.audit_images(audits.audit_table(regrouped), regrouped, cache, near)
     if run is not None:
-        write_json_atomic(run.audit, found.to_dict())
+        write_json_atomic(run.audit, audit.to_dict())
         if near:
-            near_pairs.draw(mended, cache, near, run.near_copies)
-    for sentence in found.warnings:
+            near_pairs.draw(regrouped, cache, near, run.near_copies)
+    for sentence in audit.warnings:
         say(f"audit: {sentence}")
-    found.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
-    say(counts(mended))
+    audit.stop_on_leak(data.audit.on_leak, None if run is None else run.path)
+    say(split_summary(regrouped))
     if _audits is not None:
-        _audits[same] = (mended, found, run)
-    return mended, cache, found
+        _audits[key] = (regrouped, audit, run)
+    return regrouped, cache, audit
 
 
 _audits: dict[tuple[str, ...], tuple[SampleTable, audits.Audit, RunFolder | None]] | None = None
@@ -116,7 +118,7 @@ _audits: dict[tuple[str, ...], tuple[SampleTable, audits.Audit, RunFolder | None
 
 @contextmanager
 def auditing_once() -> Iterator[None]:
-    """Inside, what several runs read alike is audited by the first of them alone."""
+    """Inside, data shared by several runs are audited by the first of them only."""
     global _audits
     _audits = {}
     try:
@@ -126,59 +128,59 @@ def auditing_once() -> Iterator[None]:
 
 
 def audit_key(table: SampleTable, cache: ImageCache, settings: AuditSettings) -> tuple[str, ...]:
-    """Equal where an audit would find the same: the same table and splits, pixels, size and settings."""
+    """Equal where audits would be equal: the same table and splits, pixels, size and settings."""
     p = cache.preprocessing
     pixels = hashlib.sha256("".join(cache.digests).encode()).hexdigest()
     return table.hash(), pixels, f"{p.fit} {p.interpolation} {p.stored_size} {p.image_size}", repr(settings)
 
 
-def _repeated(
-    mended: SampleTable,
-    found: audits.Audit,
-    first: RunFolder | None,
+def _reuse_audit(
+    table: SampleTable,
+    audit: audits.Audit,
+    earlier_run: RunFolder | None,
     cache: ImageCache,
     say: Say,
     run: RunFolder | None,
 ) -> tuple[SampleTable, ImageCache, audits.Audit]:
-    """An audit that the run in `first` has made already: its files once more, of its sentences the number."""
-    if run is not None and first is not None:
-        write_json_atomic(run.audit, found.to_dict())
-        if first.near_copies.is_file():
-            shutil.copyfile(first.near_copies, run.near_copies)
-        say(f"audit: the same data as in {first.path.name}, where {len(found.warnings)} warning(s) stand.")
-    say(counts(mended))
-    return mended, cache, found
+    """Use the audit of `earlier_run`: copies its files, prints only the number of its warnings."""
+    if run is not None and earlier_run is not None:
+        write_json_atomic(run.audit, audit.to_dict())
+        if earlier_run.near_copies.is_file():
+            shutil.copyfile(earlier_run.near_copies, run.near_copies)
+        say(f"audit: the same data as in {earlier_run.path.name}, which lists {len(audit.warnings)} warning(s).")
+    say(split_summary(table))
+    return table, cache, audit
 
 
 @contextmanager
-def bar(title: str, shown: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar, where a person looks on: it takes (done, total)."""
-    if not (shown and sys.stdout.isatty()):
+def progress_bar(title: str, visible: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A progress bar on a terminal, else None; it takes (done, total)."""
+    if not (visible and sys.stdout.isatty()):
         yield None
         return
     from rich.progress import Progress
 
-    with Progress(transient=True) as drawn:
-        task = drawn.add_task(title, total=None)
-        yield lambda done, total: drawn.update(task, completed=done, total=total)
+    with Progress(transient=True) as display:
+        task = display.add_task(title, total=None)
+        yield lambda done, total: display.update(task, completed=done, total=total)
 
 
 @contextmanager
-def progress(title: str, say: Say) -> Iterator[Callable[[int, int], None]]:
-    """Takes (done, total): a bar where a person looks on, else a line every ten seconds."""
-    begun = spoken = time.monotonic()
+def report_progress(title: str, say: Say) -> Iterator[Callable[[int, int], None]]:
+    """Takes (done, total): shows a bar on a terminal, else prints a line every ten seconds."""
+    start = last_report = time.monotonic()
 
-    def line(done: int, total: int) -> None:
-        nonlocal spoken
-        if (now := time.monotonic()) - spoken >= TALK_EVERY and done < total:
-            say(f"  {done:,} of {total:,} images after {now - begun:.0f} s")
-            spoken = now
+    def print_line(done: int, total: int) -> None:
+        nonlocal last_report
+        if (now := time.monotonic()) - last_report >= PROGRESS_SECONDS and done < total:
+            say(f"  {done:,} of {total:,} images after {now - start:.0f} s")
+            last_report = now
 
-    with bar(title, True) as drawn:
-        yield drawn or line
+    with progress_bar(title, True) as show:
+        yield show or print_line
 
 
-def batches(
+def make_datamodule(
     data: DataSettings,
     seed: int,
     table: SampleTable,
@@ -186,7 +188,7 @@ def batches(
     preprocessing: Preprocessing,
     augment: Augment | None = None,
 ) -> ImageData:
-    """The loaders, as the configuration sizes them."""
+    """The data module, with the batch size and workers of the configuration."""
     return ImageData(
         table,
         images,
@@ -199,41 +201,43 @@ def batches(
     )
 
 
-def counts(table: SampleTable) -> str:
-    """One line: images and patients per split; a table of one split alone does not name it."""
+def split_summary(table: SampleTable) -> str:
+    """One line: images and patients per split; the only split of a table is not named."""
     parts = []
     for split in ("train", "val", "test"):
         rows = table.frame[table.frame["split"] == split]
         if len(rows):
-            people = f" of {rows['patient'].nunique():,} patients" if table.has_patients else ""
-            parts.append(f"{split} {len(rows):,} images{people}".removeprefix(f"{split} " * (len(rows) == len(table))))
+            patients = f" of {rows['patient'].nunique():,} patients" if table.has_patients else ""
+            parts.append(
+                f"{split} {len(rows):,} images{patients}".removeprefix(f"{split} " * (len(rows) == len(table)))
+            )
     return f"{table.name}: " + ", ".join(parts) + f"; {len(table.classes)} classes ({table.kind})."
 
 
-def asked(
+def select_split(
     task: Task, source: SampleTable, split: str | None, data: DataSettings, model: Model, say: Say
 ) -> tuple[SampleTable, str, str]:
-    """The table in the classes of a finished model, and the split of it that `split` asks for, twice: where it is in
-    the table, and what it is called. All images are put into test, and called all.
+    """The table in the classes of a finished model, the name of the requested split in it, and its name in the run.
 
-    Where no split is asked for, it is test of the model's own data and all of any other.
+    The two names differ for split=all: its images are in the table's test split. Without `split`, it is test for the
+    data that the model was fitted on, and all for other data.
 
     Raises:
-        FinetuneError: the split is empty, or the classes do not meet.
+        FinetuneError: the split is empty, or the classes have nothing in common.
     """
-    own = model.path is not None and known_images.is_table_of_fit(model, source)
-    if not_asked := split is None:
-        split = "test" if own else "all"
-    recorded = RunFolder.of_model(model) if own else None
-    read = table(source, data, say, split=split != "all", recorded=recorded)
-    named = task.match(read, model)
-    for sentence in named.notes[len(read.notes) :]:
+    is_own_data = model.path is not None and known_images.is_table_of_fit(model, source)
+    if is_default := split is None:
+        split = "test" if is_own_data else "all"
+    recorded = RunFolder.of_model(model) if is_own_data else None
+    loaded = load_table(source, data, say, split=split != "all", recorded=recorded)
+    matched = task.match(loaded, model)
+    for sentence in matched.notes[len(loaded.notes) :]:
         say(sentence)
     if split == "all":
-        if not_asked:
-            say(f"All {len(named):,} images are asked about: these are not the model's own data.")
-        return named.with_split(["test"] * len(named)), "test", split
-    if not (n := len(named.rows(split))):
+        if is_default:
+            say(f"All {len(matched):,} images are evaluated: these are not the data of the model's fit.")
+        return matched.with_split(["test"] * len(matched)), "test", split
+    if not (n := len(matched.rows(split))):
         raise FinetuneError(f"split={split} is empty in this data set. Choose another, or split=all.")
-    say(f"{n:,} of {len(named):,} images are asked about (split={split}); split=all takes all of them.")
-    return named, split, split
+    say(f"{n:,} of {len(matched):,} images are evaluated (split={split}); split=all takes all of them.")
+    return matched, split, split

@@ -1,4 +1,4 @@
-"""What every evaluation records of the model and of the test split."""
+"""The record of the model and of test openings in every evaluation."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,8 +11,8 @@ from finetune.runs import known_images
 from finetune.runs.folder import RunFolder
 
 
-def about(path: str, model: Model) -> dict[str, Any]:
-    """What environment.json says of the model that was asked."""
+def describe_model(path: str, model: Model) -> dict[str, Any]:
+    """The entry of the evaluated model in environment.json."""
     return {
         "path": path,
         "weights_hash": model.weights_hash,
@@ -25,32 +25,37 @@ def count_opening(
     model: Model,
     name: str,
     predictions: PredictionsTable,
-    met: known_images.KnownImages,
+    overlap: known_images.KnownImages,
     words: list[str],
     say: Callable[[str], None],
 ) -> RunFolder | None:
-    """The model's own run folder, if images of its test split are among those evaluated: an opening that is counted.
+    """Count an opening of the model's test split, if images of it are evaluated.
 
-    They are known by their pixels; of a run that kept none of them by their names in a data set of its name.
+    Returns the model's run folder, or None if nothing was counted.
+
+    Images are compared by their pixels; for a run without samples.csv, by their names in a data set of the same name.
     """
-    own = RunFolder.of_model(model)
-    if own is None or not (own.scores.is_file() and own.environment.is_file()):
+    folder = RunFolder.of_model(model)
+    if folder is None or not (folder.scores.is_file() and folder.environment.is_file()):
         return None
-    images = met.tested
-    if not met.known:
-        if not own.predictions("test").is_file() or (own.read_environment().get("data") or {}).get("name") != name:
+    images = overlap.tested
+    if not overlap.known:
+        if (
+            not folder.predictions("test").is_file()
+            or (folder.read_environment().get("data") or {}).get("name") != name
+        ):
             return None
-        test = pd.read_csv(own.predictions("test"), usecols=["sample"], dtype=str)["sample"]
+        test = pd.read_csv(folder.predictions("test"), usecols=["sample"], dtype=str)["sample"]
         images = int(predictions.frame["sample"].isin(test).sum())
     if not images:
         return None
     try:
-        times = own.open_test(words, images)
+        number = folder.open_test(words, images)
     except OSError as error:
-        say(f"{own} cannot be written ({error.strerror}): this opening of its test split is not counted.")
+        say(f"{folder} cannot be written ({error.strerror}): this opening of its test split is not counted.")
         return None
-    say(f"This is opening {times} of the test split of {own}. Choose nothing by it.")
-    return own
+    say(f"This is opening {number} of the test split of {folder}. Do not choose models or settings by it.")
+    return folder
 
 
 def write(run: RunFolder, tables: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a task is: all that the jobs need to know of what a network learns."""
+"""The contract of a task: all that the jobs need to know about the network's targets."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Subject:
     network: Network
     data: ImageData
     rows: np.ndarray
-    """Rows of the table that are evaluated, of one split."""
+    """Rows of the table to evaluate, of one split."""
     split: str
     """Name of the split in the run folder."""
     model: Model | None = None
-    """The model file that the network is from; None in the fit that has just trained it."""
+    """The model file of the network; None in the fit that has just trained it."""
     accelerator: str = "auto"
     seed: int = 0
 
@@ -42,7 +42,7 @@ class Subject:
 class Task(Protocol):
     """Made of the settings of a job: `Task(settings, **options of conf/task)`; wrong settings fail there.
 
-    A task that inherits from this class has what is not asked of it here already: no explanations, no further files.
+    A task that inherits from this class gets the optional parts: no explanations, no further files.
     """
 
     name: str
@@ -53,12 +53,12 @@ class Task(Protocol):
     gives: str = "classes"
     """What the head of its networks returns: see `finetune.heads.features.gives`."""
     fitted_settings: tuple[str, ...] = ()
-    """Settings of evaluation that a fit alone reads: the model ships what it made of them."""
+    """Settings of evaluation that only a fit reads: the model ships their results."""
 
     # -- before the training
 
     def check(self, table: SampleTable) -> None:
-        """Raise a FinetuneError where the task cannot be learned from, or evaluated on, this table."""
+        """Raise a FinetuneError where the task cannot be trained or evaluated on this table."""
         ...
 
     def num_outputs(self, table: SampleTable) -> int:
@@ -66,19 +66,19 @@ class Task(Protocol):
         ...
 
     def objective(self, table: SampleTable, rows: np.ndarray) -> Objective:
-        """What to minimise, with weights from the training rows; `monitor` is defined on the val split."""
+        """The function to minimise, with weights from the training rows; `monitor` is defined on the val split."""
         ...
 
     def captions(self, batch: Mapping[str, Any], table: SampleTable) -> list[str]:
-        """What is to be learned of each image of a batch, in a few words."""
+        """The target of each image of a batch, in a few words."""
         ...
 
-    # -- predictions and what follows from them
+    # -- predictions and scores
 
     def predict(self, subject: Subject, fitted: Any) -> PredictionsTable | None:
         """Every readable image of the rows once, whatever the number of ranks; None on all ranks but the first.
 
-        `fitted` is what was fitted on val, or `unfitted()`: a task may need it to make its answers, such as masks.
+        `fitted` is the result of `fit`, or `unfitted()`: a task may need it for its predictions, such as masks.
         """
         ...
 
@@ -87,27 +87,27 @@ class Task(Protocol):
         return None
 
     def fit(self, val: Any | None) -> Any:
-        """All that is fitted on val; its `notes` are sentences on what could not be fitted."""
+        """All values fitted on val; `notes` are sentences on values that could not be fitted."""
         ...
 
     def unfitted(self) -> Any:
-        """In the form of `fit`, with nothing fitted."""
+        """As the result of `fit`, with nothing fitted."""
         ...
 
     def answers(self, table: SampleTable, fitted: Any) -> Answers:
-        """What goes into the model file."""
+        """The task's part of the model file."""
         ...
 
     def score(self, tables: Mapping[str, Any], fitted: Any) -> dict[str, Any]:
-        """What scores.json of a fit says of each split; val comes first."""
+        """The scores of each split for scores.json of a fit; val comes first."""
         ...
 
     def add_files(self, run: RunFolder, subject: Subject, predictions: Any, fitted: Any) -> None:
-        """Write what else the report shows of these predictions, such as examples of errors."""
+        """Write further files for the report, such as examples of errors."""
         return
 
     def report(self, folder: Path, scores: dict[str, Any] | None = None) -> None:
-        """Write report.html of a run; `scores` where scores.json is still to be written."""
+        """Write report.html of a run; `scores` if scores.json is not written yet."""
         ...
 
     def summary(self, scores: Mapping[str, Any], *, synthetic: bool) -> list[str]:
@@ -120,24 +120,24 @@ class Task(Protocol):
         """The table in the classes of the model.
 
         Raises:
-            FinetuneError: they have nothing in common; says how to map them.
+            FinetuneError: the classes have nothing in common; the message says how to map them.
         """
         ...
 
     def shipped(self, model: Model, table: SampleTable) -> Any:
-        """What the model ships that applies to this table, in the form of `fit`."""
+        """The values that the model ships and that apply to this table, as the result of `fit`."""
         ...
 
     def evaluate(self, predictions: Any, fitted: Any, subject: Subject) -> dict[str, Any]:
-        """The scores of one split that nothing was fitted on."""
+        """The scores of one split on which nothing was fitted."""
         ...
 
     def add_evaluation_files(self, run: RunFolder, subject: Subject, predictions: Any, fitted: Any, say: Say) -> None:
-        """As `add_files`, of an evaluation."""
+        """As `add_files`, for an evaluation."""
         self.add_files(run, subject, predictions, fitted)
 
     def score_files(self, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
-        """job=evaluate with predictions=: score a file or folder of predictions that any program made."""
+        """job=evaluate with predictions=: score a file or folder of predictions of any program."""
         raise FinetuneError(f"predictions={settings.predictions}: task={self.name} scores no tables of other programs.")
 
     def explain(self, settings: ExplainSettings, model: Model, run: RunFolder, words: list[str]) -> None:
@@ -145,8 +145,8 @@ class Task(Protocol):
         raise FinetuneError(f"job=explain: model={settings.model} is of task={self.name}, which has no explanations.")
 
 
-def own_model(model: Model, task: Task, argument: str) -> Model:
-    """The model, if it is of this task.
+def check_model_task(model: Model, task: Task, argument: str) -> Model:
+    """The model, after checking its task.
 
     Raises:
         FinetuneError: it was trained for another task.

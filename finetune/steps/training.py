@@ -25,7 +25,7 @@ from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
 from finetune.steps.task import Task
 from finetune.training import ending
-from finetune.training.callbacks import Checkpoint, EpochLines, MetricsTable
+from finetune.training.callbacks import Checkpoint, MetricsTable, PrintEpoch
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
 from finetune.training.module import FineTuning
@@ -33,7 +33,7 @@ from finetune.training.module import FineTuning
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit was for: how good its best epoch is on val."""
+    """The result of a fit: the score of its best epoch on val."""
 
     run: Path
     monitor: str
@@ -45,11 +45,11 @@ class FitResult:
 
 
 def check_batches(trainer: TrainerSettings, batch_size: int, table: SampleTable) -> None:
-    """Refuse a share of the batches that is less than one of them."""
+    """Check that a limit given as a share of the batches is at least one batch."""
     n_ranks = ranks.check(trainer.arguments)
-    for key, split, shared in (("limit_train_batches", "train", 1), ("limit_val_batches", "val", n_ranks)):
+    for key, split, num_parts in (("limit_train_batches", "train", 1), ("limit_val_batches", "val", n_ranks)):
         share = trainer.arguments[key]
-        batches = math.ceil(math.ceil(len(table.rows(split)) / batch_size) / shared)
+        batches = math.ceil(math.ceil(len(table.rows(split)) / batch_size) / num_parts)
         if isinstance(share, float) and batches and int(share * batches) == 0:
             raise FinetuneError(
                 f"trainer.{key}={share} of {batches} batch(es) is less than one. Give a number of batches, or at least "
@@ -60,12 +60,12 @@ def check_batches(trainer: TrainerSettings, batch_size: int, table: SampleTable)
 def make_network(
     settings: Settings, num_outputs: int, say: prepare.Say
 ) -> tuple[NetworkSpec, Network, Preprocessing | None, dict[str, Any]]:
-    """The network with its weights loaded, what pictures they want, and where they came from."""
+    """The network with its weights, their preprocessing (None for random weights), and a report of their origin."""
     L.seed_everything(settings.seed, verbose=False)
     spec = build.network_spec(settings, num_outputs)
     network = spec.build()
-    wanted = settings.backbone.weights
-    if wanted in (None, "none"):
+    weights = settings.backbone.weights
+    if weights in (None, "none"):
         say(f"{spec.backbone} starts from RANDOM weights (backbone.weights=none).")
         if frozen := build.plan(settings).never_trained(list(network.parts()), network.new_parts):
             say(
@@ -73,14 +73,14 @@ def make_network(
                 "Use pretrained weights (backbone.weights=default), or finetuning=full."
             )
         return spec, network, None, {"source": None, "random": True}
-    loaded = weight_files.load_into(network.backbone, spec.backbone, wanted)
+    loaded = weight_files.load_into(network.backbone, spec.backbone, weights)
     say(f"{spec.backbone} starts from {loaded}.")
-    trained, size = loaded.preprocessing, settings.data.image_size
-    if trained is not None and trained.image_size != size:
-        say(f"These weights were trained at {trained.image_size} px, pictures go in at data.image_size={size}.")
-    account = loaded.to_dict()
-    account["used"] = len(loaded.used)
-    return spec, network, trained, {**account, "random": False}
+    pretrained, size = loaded.preprocessing, settings.data.image_size
+    if pretrained is not None and pretrained.image_size != size:
+        say(f"These weights were trained at {pretrained.image_size} px, images are read at data.image_size={size}.")
+    report = loaded.to_dict()
+    report["used"] = len(loaded.used)
+    return spec, network, pretrained, {**report, "random": False}
 
 
 def make_module(settings: Settings, task: Task, network: Network, data: ImageData) -> FineTuning:
@@ -109,7 +109,7 @@ def train(
     say: prepare.Say,
     place: ranks.Place,
 ) -> FitResult:
-    """Fit with Lightning, from the last checkpoint where there is one, and load the best epoch's weights."""
+    """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
     module = make_module(settings, task, network, data)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in module.objective.notes:
@@ -119,7 +119,7 @@ def train(
     checkpoint = Checkpoint(run.checkpoints, monitor, higher_is_better=higher_is_better, keep_all=keep_all)
     callbacks = [
         metrics,
-        EpochLines(metrics),
+        PrintEpoch(metrics),
         checkpoint,
         *build.extra_callbacks(settings, monitor, higher_is_better=higher_is_better),
     ]
@@ -134,8 +134,8 @@ def train(
     if place.size > 1:
         arguments["strategy"] = DDPStrategy(find_unused_parameters=module.parts_change())
         if any(state.norms in ("train", "stats") for state in module.states_in(0).values()):
-            say(f"Batch norms that train use the statistics of a process's own part of a batch (1/{place.size} of it).")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips and what the lines of epochs say already
+            say(f"Batch norms that train use the statistics of one process's part of a batch (1/{place.size} of it).")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips, and facts that the lines of epochs contain
     trainer = L.Trainer(
         default_root_dir=run.path,
         logger=build.loggers(settings, run.path),
@@ -146,21 +146,21 @@ def train(
         **arguments,
     )
     start = ending.resume_point(run.checkpoints)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # lightning's own, each time
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # of lightning, in each fit
     try:
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
-            print(f"stopped. Go on by: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+            print(f"stopped. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
             raise SystemExit(130) from None
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
-    if early := end.sentence(trainer):
-        say(early)
+    if early_stop := end.sentence(trainer):
+        say(early_stop)
     if trainer.is_global_zero and checkpoint.best_epoch is not None:
         run.note(best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
-    trainer.strategy.barrier()  # the first rank has written the checkpoint that all are about to read
+    trainer.strategy.barrier()  # the first rank has written the checkpoint that all read next
     load_best(network, run.checkpoints)
     return FitResult(run.path, monitor, checkpoint.best_score, checkpoint.best_epoch)
 
@@ -170,7 +170,7 @@ def load_best(network: Network, folder: Path) -> None:
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
         raise FinetuneError(f"{folder} holds no checkpoint: nothing was trained.")
-    network.float()  # trainer.precision=64-true, bf16-true and 16-true have changed it
+    network.float()  # trainer.precision=64-true, bf16-true and 16-true change it
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     prefix = "network."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=True)

@@ -1,1 +1,1 @@
-"""Training: the LightningModule, what learns when, checkpoints, ranks."""
+"""Training: the LightningModule, which parts train in which epoch, checkpoints, ranks."""

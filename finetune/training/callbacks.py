@@ -17,7 +17,7 @@ from finetune.files import write_text_atomic
 from finetune.training import ending, memory
 
 
-def columns(scores: tuple[str, ...]) -> list[str]:
+def metrics_columns(scores: tuple[str, ...]) -> list[str]:
     """Columns of metrics.csv, with the validation scores of an objective."""
     return ["epoch", "step", "phase", "lr", "train/loss", *scores, "seconds", "peak_mib"]
 
@@ -25,9 +25,9 @@ def columns(scores: tuple[str, ...]) -> list[str]:
 class Checkpoint(CheckpointBase):
     """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`.
 
-    Saved after validation, at the very end of an epoch, so that a resumed run begins with the next one. Plain names:
-    a `=` in a path breaks overrides. The extra names are hard links; nothing is written twice. The best epoch has the
-    best `monitor`; of several such, as of a saturated AUROC, the lowest val/loss; of these the first.
+    Saved after validation, at the very end of an epoch, so that a resumed run begins with the next one. Names are
+    plain, as Hydra parses a `=` in a path. The extra names are hard links; nothing is written twice. The best epoch has
+    the best `monitor`; ties, as of a saturated AUROC, go to the lowest val/loss, then to the earlier epoch.
     """
 
     def __init__(self, folder: str | Path, monitor: str, *, higher_is_better: bool = True, keep_all: bool = False):
@@ -38,25 +38,25 @@ class Checkpoint(CheckpointBase):
         self.best_score: float | None = None
         self.best_loss: float | None = None
         self.best_epoch: int | None = None
-        self.validated: int | None = None
+        self.validated_epoch: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.validated = None if trainer.sanity_checking else trainer.current_epoch
+        self.validated_epoch = None if trainer.sanity_checking else trainer.current_epoch
 
-    def better(self, score: float, loss: float) -> bool:
+    def is_better(self, score: float, loss: float) -> bool:
         """Whether an epoch of this `monitor` and val/loss beats the best so far; equal in both is not better."""
         if self.best_score is None:
             return True
-        best_loss = math.nan if self.best_loss is None else self.best_loss  # a state from before losses were kept
-        return self.rank(score, loss) > self.rank(self.best_score, best_loss)
+        best_loss = math.nan if self.best_loss is None else self.best_loss  # a state of a version without losses
+        return self.sort_key(score, loss) > self.sort_key(self.best_score, best_loss)
 
-    def rank(self, score: float, loss: float) -> tuple[float, float]:
+    def sort_key(self, score: float, loss: float) -> tuple[float, float]:
         """Larger is better; what is undefined (NaN) comes below all numbers."""
         signed = score if self.higher_is_better else -score
         return -math.inf if math.isnan(signed) else signed, -math.inf if math.isnan(loss) else -loss
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """After a restore: best.ckpt is the best epoch of the checkpoint gone on from, whatever a killed run left."""
+        """After a restore: best.ckpt is the best epoch known to the restored checkpoint, whatever a killed run left."""
         best = self.folder / f"epoch_{self.best_epoch or 0:03d}.ckpt"
         if trainer.is_global_zero and self.best_epoch is not None and best.is_file():
             link(best, self.folder / "best.ckpt")
@@ -68,22 +68,24 @@ class Checkpoint(CheckpointBase):
         }  # fmt: skip
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        epoch, stopped = trainer.current_epoch, ending.midway(trainer)
-        is_better = False
-        if self.validated == epoch:  # the metrics of an earlier epoch are still there
+        epoch, stopped = trainer.current_epoch, ending.stopped_midway(trainer)
+        improved = False
+        if self.validated_epoch == epoch:  # the metrics of an earlier epoch are still there
             score = float(trainer.callback_metrics[self.monitor])
             loss = float(trainer.callback_metrics.get("val/loss", math.nan))
-            if is_better := self.better(score, loss):
+            if improved := self.is_better(score, loss):
                 self.best_score, self.best_loss, self.best_epoch = score, loss, epoch
         path = self.folder / (ending.STOPPED if stopped else f"epoch_{epoch:03d}.ckpt")
         trainer.save_checkpoint(path, weights_only=False)  # every rank calls it, the first one writes
         if trainer.is_global_zero:
-            if is_better:
+            if improved:
                 link(path, self.folder / "best.ckpt")
-            link(path, self.folder / "last.ckpt")  # last of all: a run killed before it goes on from the epoch before
+            link(
+                path, self.folder / "last.ckpt"
+            )  # last of all: a run killed before this resumes from the previous epoch
             if stopped:
-                return  # a resume goes on from the whole epochs before it
-            (self.folder / ending.STOPPED).unlink(missing_ok=True)  # of a run that went on from before that stop
+                return  # a resume starts from the last whole epoch
+            (self.folder / ending.STOPPED).unlink(missing_ok=True)  # left by a stop before the resume
             best = self.folder / f"epoch_{self.best_epoch or 0:03d}.ckpt"
             if not self.keep_all:
                 for old in ending.whole_epochs(self.folder):
@@ -99,7 +101,7 @@ class Checkpoint(CheckpointBase):
 
 
 def link(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, atomically; a copy where the file system knows no hard links."""
+    """Make `target` the same file as `source`, atomically; a copy where the file system has no hard links."""
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
     try:
@@ -107,20 +109,20 @@ def link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, partial)
     os.replace(partial, target)
-    partial.unlink(missing_ok=True)  # two names of one file are left as they are
+    partial.unlink(missing_ok=True)  # os.replace leaves two names of one file as they are
 
 
 class MetricsTable(Callback):
-    """metrics.csv: one row per epoch, whole at any moment; a resumed run goes on below the epochs it keeps."""
+    """metrics.csv: one row per epoch, whole at any moment; a resumed run appends to the epochs before it."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.rows: list[dict[str, Any]] = []
-        self.began = 0.0
-        self.validated: int | None = None
+        self.start_time = 0.0
+        self.validated_epoch: int | None = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.validated = None if trainer.sanity_checking else trainer.current_epoch
+        self.validated_epoch = None if trainer.sanity_checking else trainer.current_epoch
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         if self.path.is_file():
@@ -128,27 +130,27 @@ class MetricsTable(Callback):
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        self.began = time.monotonic()
+        self.start_time = time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
-        # taken from the module: callbacks run before it logs at the end of an epoch; all ranks, since they add up
+        # from the module, as callbacks run before it logs at the end of an epoch; on all ranks, as it sums over them
         train_loss = float(pl_module.train_loss.compute())
         if not trainer.is_global_zero:
             return
-        seen = {name: float(value) for name, value in trainer.callback_metrics.items()} | {"train/loss": train_loss}
-        if self.validated != trainer.current_epoch:  # what is there is of an earlier epoch
-            seen = {name: value for name, value in seen.items() if not name.startswith("val/")}
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()} | {"train/loss": train_loss}
+        if self.validated_epoch != trainer.current_epoch:  # the stored values are of an earlier epoch
+            values = {name: value for name, value in values.items() if not name.startswith("val/")}
         row: dict[str, Any] = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,
             "phase": pl_module.plan.phase(trainer.current_epoch)[0],
             "lr": max(group["lr"] for group in trainer.optimizers[0].param_groups),
-            "seconds": time.monotonic() - self.began,
-            "peak_mib": memory.peak(),
+            "seconds": time.monotonic() - self.start_time,
+            "peak_mib": memory.peak_mib(),
         }
-        row |= {name: value for name, value in seen.items() if math.isfinite(value)}
+        row |= {name: value for name, value in values.items() if math.isfinite(value)}
         self.rows = [*(old for old in self.rows if int(old["epoch"]) < trainer.current_epoch), row]
-        names = columns(pl_module.objective.scores)
+        names = metrics_columns(pl_module.objective.scores)
         names += sorted({name for r in self.rows for name in r} - set(names))
         file = io.StringIO()
         writer = csv.DictWriter(file, names, restval="")
@@ -157,7 +159,7 @@ class MetricsTable(Callback):
         write_text_atomic(self.path, file.getvalue())
 
 
-class EpochLines(Callback):
+class PrintEpoch(Callback):
     """One plain line per epoch, counted from 0 as everywhere, readable in a terminal and in a log file."""
 
     def __init__(self, table: MetricsTable):

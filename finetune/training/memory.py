@@ -1,4 +1,4 @@
-"""How much memory this process has needed so far."""
+"""Peak memory of this process."""
 
 import resource
 import sys
@@ -8,9 +8,9 @@ import torch
 MIB = 2**20
 
 
-def peak() -> int:
+def peak_mib() -> int:
     """MiB: of the GPU where there is one, else of this process (the workers come on top)."""
     if torch.cuda.is_available():
         return round(torch.cuda.max_memory_allocated() / MIB)
-    found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
-    return round(found / MIB if sys.platform == "darwin" else found / 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return round(peak / MIB if sys.platform == "darwin" else peak / 1024)

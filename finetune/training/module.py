@@ -23,11 +23,11 @@ class FineTuning(L.LightningModule):
     """Fine-tunes a network on batches {image (N, C, H, W), index (N,), ...} for an objective.
 
     Args:
-        objective: loss and validation scores; it reads what else is in a batch.
-        optimizer: parameter groups -> optimizer; its weight decay is spared norms and biases.
-        seed: decides what dropout drops, together with epoch, batch and rank.
+        objective: loss and validation scores; it reads the other entries of a batch.
+        optimizer: parameter groups -> optimizer; its weight decay excludes norms and biases.
+        seed: of dropout, together with epoch, batch and rank.
         max_steps: optimizer steps after which the training is stopped, -1 for no limit; the schedule ends with them.
-        config: the resolved configuration as plain types, kept in the checkpoints.
+        config: the resolved configuration as plain types, stored in the checkpoints.
     """
 
     def __init__(
@@ -53,29 +53,29 @@ class FineTuning(L.LightningModule):
         self.save_hyperparameters({"config": config or {}})
         self.train_loss = MeanLoss()
         self.validation = ValidationRows(objective.kept)
-        self.group_known = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
+        self.group_labels = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
         self.parts, self.new_parts = network.parts(), network.new_parts
         part_tools.check_cover(network, self.parts)
 
     # -- the one step ------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> STEP_OUTPUT:
-        """The loss whose gradient, with what the group's earlier micro-batches left, is that of the group's mean loss.
+        """The loss whose gradient, added to that of the group's earlier batches, is that of the group's mean loss.
 
         A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
-        Until it is complete its gradient is the mean over the labels that it knows so far, on all ranks.
+        Until it is complete its gradient is the mean over the known labels so far, on all ranks.
         """
         total, count = self.objective.step(self.network, batch)
         known = self.sum_over_ranks(count)
         if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
-            earlier = self.group_known
+            earlier = self.group_labels
             known = known + earlier
             part_tools.scale_gradients(self.network, earlier.to(total.dtype) / known.clamp(min=1).to(total.dtype))
-        self.group_known = known
+        self.group_labels = known
         # DDP averages gradients over ranks: times their number, divided by all known labels, is the batch's own mean
         loss = total * self.trainer.world_size / known.clamp(min=1)
         if (self.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(total):
-            raise FinetuneError(  # on a GPU the question costs a wait for the device, so it is asked now and then
+            raise FinetuneError(  # a check waits for the GPU, so it is made now and then
                 f"The loss is {total.item()} in epoch {self.current_epoch}, batch {batch_idx}. Lower optimizer.lr, set "
                 "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
             )
@@ -92,7 +92,7 @@ class FineTuning(L.LightningModule):
         torch.distributed.all_reduce(total)
         return total
 
-    # -- the plan, at every point where something could undo it ----------------------------------------------------
+    # -- the plan, applied at every point where something could undo it --------------------------------------------
 
     def states(self) -> dict[str, PartState]:
         return self.states_in(self.current_epoch)
@@ -102,11 +102,11 @@ class FineTuning(L.LightningModule):
         return self.plan.at(epoch, list(self.parts), self.new_parts)
 
     def parts_change(self) -> bool:
-        """Whether a part that is frozen at some time learns at another."""
+        """Whether any part is frozen in some epochs and trained in others."""
         return self.plan.changes(list(self.parts), self.new_parts)
 
     def train(self, mode: bool = True) -> "FineTuning":
-        """As always, then the modes that the plan wants: frozen norms stay in eval mode."""
+        """Sets the usual modes, then applies the plan's: frozen norms stay in eval mode."""
         super().train(mode)
         if mode and self._trainer is not None:
             part_tools.set_modes(self.parts, self.states())
@@ -114,7 +114,7 @@ class FineTuning(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and not self.parts_change():
-            # known before the ranks' wrapper looks; where parts change it is told to look for unused ones instead
+            # before DDP looks at them; where parts change, DDP looks for unused parameters instead
             part_tools.set_gradients(self.parts, self.states())
 
     def on_train_epoch_start(self) -> None:
@@ -123,9 +123,9 @@ class FineTuning(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         if self.trainer.world_size > 1:
-            ranks.agree(self.network)
+            ranks.assert_ranks_identical(self.network)
 
-    # -- what is logged ----------------------------------------------------------------------------------------------
+    # -- logging -------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self) -> None:
         self.log("train/loss", self.train_loss.compute(), sync_dist=True)
@@ -147,17 +147,18 @@ class FineTuning(L.LightningModule):
     # -- optimizer ---------------------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        default = self.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
-        groups = part_tools.parameter_groups(self.parts, default.get("weight_decay", 0.0))
-        more = {"base_lr": default["lr"]}
-        if self.device.type == "cpu" and "fused" in default and default["fused"] is None:
-            more["fused"] = True  # tensor by tensor, torch's choice on a CPU, takes as long as the network
-        return self.optimizer([{**group, **more} for group in groups])
+        defaults = self.optimizer([torch.nn.Parameter(torch.zeros(1))]).defaults
+        groups = part_tools.parameter_groups(self.parts, defaults.get("weight_decay", 0.0))
+        options = {"base_lr": defaults["lr"]}
+        if self.device.type == "cpu" and "fused" in defaults and defaults["fused"] is None:
+            options["fused"] = True  # torch's default on a CPU, tensor by tensor, takes as long as the network
+        return self.optimizer([{**group, **options} for group in groups])
 
     def on_train_batch_start(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Rates from the step number, dropout's randomness from (seed, epoch, batch, rank): no state that could be off.
+        """Sets learning rates from the step number and dropout's seed from (seed, epoch, batch, rank).
 
-        A loader draws from torch's generator when it begins, which is earlier after a resume: so not once per epoch.
+        Both are recomputed at each step, so nothing can be stale after a resume. Once per epoch would not do for the
+        seed: a loader draws from torch's generator when it begins, which is earlier after a resume.
         """
         place = [self.seed, self.current_epoch, batch_idx, self.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))

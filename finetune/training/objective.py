@@ -1,4 +1,4 @@
-"""What a training minimises, and by what its epochs are compared: the part of a task that a LightningModule needs."""
+"""What a training minimises and how its epochs are compared: the part of a task that a LightningModule needs."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -20,25 +20,25 @@ class Objective(Protocol):
     higher_is_better: bool
     """Of the monitor."""
     scores: tuple[str, ...]
-    """Names of what `score` gives, LOSS among them: columns of metrics.csv."""
+    """Names of the results of `score`, LOSS among them: columns of metrics.csv."""
     kept: tuple[str, ...]
-    """Names of what `predict` gives."""
+    """Names of the results of `predict`."""
     notes: list[str]
     """Sentences for the user, such as why the monitor is not the usual one."""
 
     def step(self, network: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """The sum of the losses of a batch (in 32 bits, or 64 where the network has them), and how many they are of.
+        """The sum of the losses of a batch (in 32 bits, or 64 where the network has them), and their number.
 
         Sums over ranks and micro-batches are divided by the sum of the counts.
         """
         ...
 
     def predict(self, network: Network, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What a validation keeps of each image of a batch: `kept` -> (N, ...), the same shape for every image."""
+        """What a validation stores of each image of a batch: `kept` -> (N, ...), the same shape for every image."""
         ...
 
     def score(self, rows: Mapping[str, np.ndarray]) -> dict[str, float]:
-        """`scores` of all validation images, each once, by what `predict` kept of them; NaN where undefined.
+        """`scores` of all validation images, each once, from the results of `predict`; NaN where undefined.
 
         Raises:
             FloatingPointError: the network's outputs are not finite.

@@ -13,21 +13,21 @@ NORM_LAYERS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def check_cover(network: nn.Module, parts: Mapping[str, list[nn.Module]]) -> None:
-    """Every parameter and buffer of the network lies in exactly one part, or a plan would silently pass some by."""
-    seen: dict[int, str] = {}
+    """Check that every parameter and buffer lies in exactly one part, or a plan would silently skip some."""
+    part_of: dict[int, str] = {}
     for part, modules in parts.items():
         for module in modules:
             for tensor in [*module.parameters(), *module.buffers()]:
-                if id(tensor) in seen:
-                    raise FinetuneError(f"A tensor lies in the parts {seen[id(tensor)]} and {part}.")
-                seen[id(tensor)] = part
-    missing = [n for n, t in [*network.named_parameters(), *network.named_buffers()] if id(t) not in seen]
+                if id(tensor) in part_of:
+                    raise FinetuneError(f"A tensor lies in the parts {part_of[id(tensor)]} and {part}.")
+                part_of[id(tensor)] = part
+    missing = [n for n, t in [*network.named_parameters(), *network.named_buffers()] if id(t) not in part_of]
     if missing:
         raise FinetuneError(f"No part holds {missing[:5]}.")
 
 
 def set_gradients(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartState]) -> None:
-    """`requires_grad` of every parameter, as the plan has it."""
+    """`requires_grad` of every parameter, as in the plan."""
     for part, state in states.items():
         _, affine_trainable = NORMS[state.norms]
         for module in parts[part]:
@@ -36,7 +36,7 @@ def set_gradients(parts: Mapping[str, list[nn.Module]], states: Mapping[str, Par
                 for parameter in child.parameters(recurse=False):
                     parameter.requires_grad_(trainable)
                     if not trainable:
-                        parameter.grad = None  # an old gradient would let momentum and decay move it once more
+                        parameter.grad = None  # with an old gradient, momentum and decay would move it once more
 
 
 @torch.no_grad()
@@ -48,9 +48,9 @@ def scale_gradients(network: nn.Module, factor: Tensor) -> None:
 
 
 def set_modes(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartState]) -> None:
-    """Train or eval mode of every module, for a network that trains; to be called after each `train()`.
+    """Train or eval mode of every module, for a network in training; call it after each `train()`.
 
-    A frozen part is in eval mode altogether, so that it drops nothing out and its output is a function of the image.
+    A frozen part is in eval mode, so that it has no dropout and its output depends on the image alone.
     """
     for part, state in states.items():
         norm_mode, _ = NORMS[state.norms]
@@ -64,18 +64,18 @@ def set_modes(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartSta
 def parameter_groups(parts: Mapping[str, list[nn.Module]], weight_decay: float) -> list[dict]:
     """Two groups per part, with weight decay and without (norms and biases): all of them, from the first step on.
 
-    Groups that came later would find a scheduler without their maximum, and ranks that had not agreed on them.
+    Groups added later would have no maximum rate in the scheduler, and could differ between ranks.
     """
     groups = []
     for part, modules in parts.items():
         decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
+        not_decayed: list[nn.Parameter] = []
         for module in modules:
             for child in module.modules():
                 for name, parameter in child.named_parameters(recurse=False):
-                    bare = isinstance(child, NORM_LAYERS) or name == "bias" or parameter.ndim <= 1
-                    (plain if bare else decayed).append(parameter)
-        for parameters, decay in ((decayed, weight_decay), (plain, 0.0)):
+                    is_norm_or_bias = isinstance(child, NORM_LAYERS) or name == "bias" or parameter.ndim <= 1
+                    (not_decayed if is_norm_or_bias else decayed).append(parameter)
+        for parameters, decay in ((decayed, weight_decay), (not_decayed, 0.0)):
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, "part": part})
     return groups

@@ -1,6 +1,6 @@
-"""Learning-rate schedules: pure functions of the step, so that a resumed run has the rates of one never stopped.
+"""Learning-rate schedules: pure functions of the step, so that a resumed run has the same rates.
 
-Each gives the factor on the optimizer's rate; parameter groups multiply it by their part's own rate (see `plan`).
+Each returns the factor on the optimizer's rate; parameter groups multiply it by the rate of their part (see `plan`).
 """
 
 import math

@@ -1,4 +1,4 @@
-"""What a validation keeps: rows of every image once, gathered over the ranks; and the mean loss of an epoch."""
+"""Metrics of an epoch: validation rows, each image once, gathered over the ranks; and the mean loss."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ from finetune.inference import by_index
 
 
 class ValidationRows(Metric):
-    """Named rows (N, ...) of all images; those that two ranks saw count once.
+    """Named rows (N, ...) of all images; images seen by two ranks count once.
 
     Args:
-        names: of what is kept of each image.
+        names: of the values stored per image.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""What a fit fits on val and ships, what an evaluation makes of it, and the count of openings of the test split."""
+"""Values fitted on val and shipped, their use in an evaluation, and the count of test openings."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from finetune.__main__ import main
 from finetune.data.cache.image_cache import ImageCache
 from finetune.data.sources.csv_table import CsvTable
 from finetune.evaluation.classification.predictions import Predictions
-from finetune.runs import known_images as seen
+from finetune.runs import known_images
 from tests.jobs.test_fit import TINY
 
 FEW = ["evaluation.resamples=60", "data.num_workers=0"]
@@ -26,10 +26,10 @@ def clinic(folder: Path, n: int = 240) -> Path:
     rng = np.random.default_rng(0)
     folder.mkdir()
     patient = np.arange(n) // 2
-    shown = rng.integers(0, 2, n)
-    label = np.where(rng.random(n) < 0.15, 1 - shown, shown)  # no network gets all right
+    bright = rng.integers(0, 2, n)
+    label = np.where(rng.random(n) < 0.15, 1 - bright, bright)  # so no network gets all right
     for i in range(n):
-        image = rng.integers(0, 120, (16, 16)) + rng.integers(40, 100) * shown[i]
+        image = rng.integers(0, 120, (16, 16)) + rng.integers(40, 100) * bright[i]
         Image.fromarray(image.astype(np.uint8)).save(folder / f"{i}.png")
     table = pd.DataFrame({"path": [f"{i}.png" for i in range(n)], "Nodule": label, "patient": patient})
     table["split"] = rng.choice(["train", "val", "test"], n)[patient]
@@ -83,10 +83,10 @@ def test_a_fit_ships_its_calibration_and_operating_points(place):
 
 
 def test_scores_report_on_test_what_was_fitted_on_val(place):
-    found = scores("first")
-    assert set(found) == {"val", "test"}
-    assert not {"calibration", "operating_points", "subgroups"} & set(found["val"])
-    test = found["test"]
+    result = scores("first")
+    assert set(result) == {"val", "test"}
+    assert not {"calibration", "operating_points", "subgroups"} & set(result["val"])
+    test = result["test"]
     assert {"ece", "brier", "log_loss", "bins"} <= set(test["calibration"]["classes"]["Nodule"]["after"])
     assert test["operating_points"]["sure"]["criterion"] == "specificity of 0.8"
     assert test["operating_points"]["sure"]["classes"]["Nodule"]["specificity"]["low"] is not None
@@ -107,16 +107,16 @@ def test_openings_of_the_test_split_are_counted_and_shown(place, capsys):
     main([*words, "data.audit.on_leak=warn", *FEW, "hydra.run.dir=runs/all"])
     main(["job=evaluate", "model=runs/first", "split=val", *FEW, "hydra.run.dir=runs/val"])
     assert "calibration" not in scores("val")["val"]
-    found = openings("first")
-    assert len(found) == 3
-    assert "job=evaluate model=runs/first" in found[1]["command"]
-    assert found[2]["images"] == found[0]["images"]
+    lines = openings("first")
+    assert len(lines) == 3
+    assert "job=evaluate model=runs/first" in lines[1]["command"]
+    assert lines[2]["images"] == lines[0]["images"]
     page = Path("runs/first/report.html").read_text()
     assert "opened 3 times" in page
 
 
 def test_other_images_of_the_same_names_are_no_opening(place):
-    """They are told apart by their pixels: another hospital numbers its images as well."""
+    """Images are compared by their pixels: another hospital may use the same names."""
     before = len(openings("first"))
     clinic(place / "namesake", 60)
     table = pd.read_csv("namesake/table.csv").drop(columns=["patient", "split"])
@@ -127,8 +127,8 @@ def test_other_images_of_the_same_names_are_no_opening(place):
     assert set(scores("namesake")) == {"all"}
 
 
-def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
-    """Without split=: 60 of 60 images of another clinic, whatever split its table gives; of its own the 86 of test."""
+def test_by_default_all_of_other_data_is_scored_and_test_of_the_models_data(place, capsys):
+    """Without split=: all 60 images of another clinic, whatever its split; of the model's data the 86 of test."""
     Path("far/a").mkdir(parents=True)
     for number in range(60):
         noise = np.random.default_rng(number + 900).integers(0, 250, (16, 16))
@@ -137,9 +137,9 @@ def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
     pd.DataFrame(rows, columns=["path", "Nodule", "split"]).to_csv("far/table.csv", index=False)
     far = ["data=csv", "data.table=far/table.csv", "data.label=[Nodule]", "data.split=split", "data.audit.near=false"]
     main(["job=evaluate", "model=runs/first", *far, *FEW, "hydra.run.dir=runs/far"])
-    said = capsys.readouterr().out
-    assert "All 60 images are asked about: these are not the model's own data." in said
-    assert "table: 60 images;" in said
+    output = capsys.readouterr().out
+    assert "All 60 images are evaluated: these are not the data of the model's fit." in output
+    assert "table: 60 images;" in output
     assert list(scores("far")) == ["all"]
     assert len(pd.read_csv("runs/far/predictions_all.csv")) == 60
     page = Path("runs/far/report.html").read_text()
@@ -150,10 +150,10 @@ def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
     assert "optimizer.lr" not in page
     assert "Most confident errors" in page
     main(["job=evaluate", "model=runs/first", *far, *FEW, "split=val", "hydra.run.dir=runs/far_val"])
-    assert "20 of 60 images are asked about (split=val)" in capsys.readouterr().out
-    own = clinical()  # typed, and the model by its file: its own data all the same
-    main(["job=evaluate", "model=runs/first/model.safetensors", *own, *FEW, "hydra.run.dir=runs/own"])
-    assert "86 of 240 images are asked about (split=test)" in capsys.readouterr().out
+    assert "20 of 60 images are evaluated (split=val)" in capsys.readouterr().out
+    own_data = clinical()  # typed, and the model by its file: still the model's data
+    main(["job=evaluate", "model=runs/first/model.safetensors", *own_data, *FEW, "hydra.run.dir=runs/own"])
+    assert "86 of 240 images are evaluated (split=test)" in capsys.readouterr().out
     assert scores("own")["test"]["macro"] == scores("first")["test"]["macro"]
     assert "evaluated on the test split of table" in Path("runs/own/report.html").read_text()
 
@@ -169,10 +169,10 @@ def test_other_data_is_no_opening_and_a_prevalence_is_reported(place, capsys):
     words = ["job=evaluate", "model=runs/first", *clinical("elsewhere"), "split=all", "prevalence=0.05", *FEW]
     main([*words, "hydra.run.dir=runs/elsewhere"])
     assert len(openings("first")) == before
-    told = scores("elsewhere")["all"]["prevalence"]
-    assert told["given"] == {"Nodule": 0.05}
-    assert set(told["operating_points"]) == {"sure", "sensitivity_90", "threshold_0.5"}
-    point = told["operating_points"]["sure"]["classes"]["Nodule"]
+    result = scores("elsewhere")["all"]["prevalence"]
+    assert result["given"] == {"Nodule": 0.05}
+    assert set(result["operating_points"]) == {"sure", "sensitivity_90", "threshold_0.5"}
+    point = result["operating_points"]["sure"]["classes"]["Nodule"]
     assert point["ppv_at_prevalence"]["value"] < point["ppv"]["value"]
     probabilities = pd.read_csv("runs/elsewhere/calibrated_all.csv")
     assert probabilities.columns.tolist() == ["sample", "patient", "calibrated_Nodule", "adjusted_Nodule"]
@@ -180,11 +180,11 @@ def test_other_data_is_no_opening_and_a_prevalence_is_reported(place, capsys):
 
 
 def test_images_of_the_fit_are_recognised_under_other_names(place, capsys):
-    seen = pd.read_csv("runs/first/samples.csv", dtype=str)
-    assert list(seen) == ["sample", "patient", "split", "digest"]
-    assert len(seen) == 240
+    samples = pd.read_csv("runs/first/samples.csv", dtype=str)
+    assert list(samples) == ["sample", "patient", "split", "digest"]
+    assert len(samples) == 240
     Path("copies/a").mkdir(parents=True)
-    for number, name in enumerate(seen.loc[seen["split"] == "train", "sample"].head(5)):
+    for number, name in enumerate(samples.loc[samples["split"] == "train", "sample"].head(5)):
         Image.open(f"clinic/{name}").save(f"copies/a/{number}.png", compress_level=1)
     for number in range(15):
         noise = np.random.default_rng(number + 1).integers(0, 200, (16, 16))
@@ -195,10 +195,10 @@ def test_images_of_the_fit_are_recognised_under_other_names(place, capsys):
     words += ["split=all", *FEW]
     with pytest.raises(SystemExit):
         main([*words, "hydra.run.dir=runs/refused"])
-    said = capsys.readouterr().err
-    assert "5 of 20 images are those that the model was trained on" in said
-    assert "data.audit.on_leak=warn" in said
-    main([*words, "data.audit.on_leak=warn", "hydra.run.dir=runs/refused"])  # the stopped one left nothing that counts
+    output = capsys.readouterr().err
+    assert "5 of 20 images are those that the model was trained on" in output
+    assert "data.audit.on_leak=warn" in output
+    main([*words, "data.audit.on_leak=warn", "hydra.run.dir=runs/refused"])  # the stopped run is ignored
     assert "trained on" in scores("refused")["all"]["warnings"][0]
     Path("alone").mkdir()
     shutil.copy("runs/first/model.safetensors", "alone")
@@ -208,7 +208,7 @@ def test_images_of_the_fit_are_recognised_under_other_names(place, capsys):
     (Path("alone") / "novelty_test.csv").write_text("")
     main([*words[:1], "model=alone/model.safetensors", *words[2:], "hydra.run.dir=runs/damaged"])
     assert "is unknown" in scores("damaged")["all"]["warnings"][0]
-    assert "nothing is said of novelty" in capsys.readouterr().out
+    assert "no novelty is computed" in capsys.readouterr().out
 
 
 def test_patients_of_the_same_id_are_a_warning_and_blank_images_are_ignored(place):
@@ -218,18 +218,18 @@ def test_patients_of_the_same_id_are_a_warning_and_blank_images_are_ignored(plac
         Image.fromarray(noise.astype(np.uint8)).save(f"ward/a/{number}.png")
     rows = [(f"a/{number}.png", number % 2, number) for number in range(12)]
     pd.DataFrame(rows, columns=["path", "Nodule", "patient"]).to_csv("ward/table.csv", index=False)
-    made = pd.read_csv("runs/first/samples.csv", dtype=str, keep_default_na=False)
+    samples = pd.read_csv("runs/first/samples.csv", dtype=str, keep_default_na=False)
     model = finetune.load("runs/first")
     table = CsvTable("ward/table.csv", label=["Nodule"], patient="patient").table()
     images = ImageCache.build(table, model.preprocessing, "off")
-    met = seen.find(model, table, images, np.arange(12))
-    common = len({str(n) for n in range(12)} & set(made.loc[made["split"] == "train", "patient"]))
-    assert (met.known, met.same_set, met.sentences) == (True, False, {})
-    assert met.same_patient_ids.startswith(
+    overlap = known_images.find(model, table, images, np.arange(12))
+    common = len({str(n) for n in range(12)} & set(samples.loc[samples["split"] == "train", "patient"]))
+    assert (overlap.known, overlap.same_set, overlap.sentences) == (True, False, {})
+    assert overlap.same_patient_ids.startswith(
         f"{common} of 12 patients have the ids of patients that the model was trained on"
     )
-    assert seen.digests(images).tolist()[0] == ""
-    assert met.stop("all", "stop") == [met.same_patient_ids]
+    assert known_images.digests(images).tolist()[0] == ""
+    assert overlap.stop("all", "stop") == [overlap.same_patient_ids]
 
 
 def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):
@@ -245,7 +245,7 @@ def test_training_images_are_scored_when_the_split_names_them(place):
     assert not [w for w in scores("test_again")["test"]["warnings"] if "too good" in w]
 
 
-def test_another_split_of_the_same_data_is_refused(place, capsys):
+def test_another_split_of_the_same_data_is_an_error(place, capsys):
     """Half of a patient's images lie in another split than in the fit."""
     table = pd.read_csv("clinic/table.csv")
     table["split"] = np.where(table.index % 4 < 2, "test", "train")
@@ -256,7 +256,7 @@ def test_another_split_of_the_same_data_is_refused(place, capsys):
     assert "images are those that the model was trained on" in capsys.readouterr().err
 
 
-def test_novelty_of_other_data_against_the_own_test(place, capsys):
+def test_novelty_of_other_data_compared_with_the_models_test(place, capsys):
     assert set(pd.read_csv("runs/first/novelty_test.csv")) == {"sample", "patient", "energy", "mahalanobis"}
     Path("strange/a").mkdir(parents=True)
     for number in range(30):
@@ -266,9 +266,9 @@ def test_novelty_of_other_data_against_the_own_test(place, capsys):
     pd.DataFrame(rows, columns=["path", "Nodule"]).to_csv("strange/table.csv", index=False)
     words = ["job=evaluate", "model=runs/first", "data=csv", "data.table=strange/table.csv", "data.label=[Nodule]"]
     main([*words, "split=all", "data.audit.on_leak=warn", *FEW, "hydra.run.dir=runs/strange"])
-    told = scores("strange")["all"]["novelty"]
-    assert (told["own"], told["images"]) == ("table", 30)
-    assert told["scores"]["mahalanobis"]["auroc"]["value"] > 0.9
+    result = scores("strange")["all"]["novelty"]
+    assert (result["own"], result["images"]) == ("table", 30)
+    assert result["scores"]["mahalanobis"]["auroc"]["value"] > 0.9
     assert "novelty by mahalanobis: AUROC" in capsys.readouterr().out
     assert len(pd.read_csv("runs/strange/novelty_all.csv")) == 30
 
@@ -276,9 +276,9 @@ def test_novelty_of_other_data_against_the_own_test(place, capsys):
 def test_predict_gives_sets_where_the_model_ships_them(place):
     table = finetune.load("runs/first").predict(["clinic/0.png", "clinic/1.png"])
     assert set(table["set_Nodule"]) <= {"yes", "no", "yes|no", "neither"}
-    told = scores("first")["test"]
-    assert 0.7 < told["conformal"]["classes"]["Nodule"]["yes"]["value"] <= 1
-    assert told["selective"]["Nodule"]["point"] == "sensitivity_90"
+    result = scores("first")["test"]
+    assert 0.7 < result["conformal"]["classes"]["Nodule"]["yes"]["value"] <= 1
+    assert result["selective"]["Nodule"]["point"] == "sensitivity_90"
 
 
 @pytest.mark.parametrize(
@@ -290,7 +290,7 @@ def test_predict_gives_sets_where_the_model_ships_them(place):
         (["evaluation.subgroups=[scanner]"], "no such metadata column"),
     ],
 )
-def test_what_an_evaluation_cannot_do_is_said(place, capsys, words, message):
+def test_what_an_evaluation_cannot_do_is_an_error(place, capsys, words, message):
     with pytest.raises(SystemExit):
         main(["job=evaluate", "model=runs/first", *FEW, *words, "split=train", "hydra.run.dir=runs/wrong"])
     assert message in capsys.readouterr().err
@@ -298,7 +298,7 @@ def test_what_an_evaluation_cannot_do_is_said(place, capsys, words, message):
         path.unlink()
 
 
-def test_a_fit_refuses_subgroups_of_no_column_before_it_trains(place, capsys):
+def test_subgroups_without_a_column_are_an_error_before_the_training(place, capsys):
     with pytest.raises(SystemExit):
         main([*TINY, *clinical(), *FEW, "evaluation.subgroups=[scanner]", "hydra.run.dir=runs/early"])
     assert "evaluation.subgroups=['scanner']: no such metadata column" in capsys.readouterr().err
@@ -312,6 +312,6 @@ def test_a_small_val_ships_no_calibration_and_gives_a_note(place, capsys):
     words = [*clinical(), "data.table=clinic/small.csv", *FEW, "trainer.max_epochs=1", "hydra.run.dir=runs/small"]
     main([*TINY, *words])
     assert "none is shipped" in capsys.readouterr().out
-    assert finetune.load("runs/small").calibration is None
+    assert finetune.load("runs/small").answers.calibration is None
     assert "calibration" not in scores("small")["test"]
     assert any("no operating point" in note for note in scores("small")["val"]["notes"])

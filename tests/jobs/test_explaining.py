@@ -1,4 +1,4 @@
-"""job=explain on runs that a fit left, the worst errors that the fit keeps, and boxes that disturb nothing."""
+"""job=explain on runs of a fit, the worst errors written by the fit, and boxes that change no other result."""
 
 import base64
 import io
@@ -39,31 +39,31 @@ def read(name: str) -> dict:
     return json.loads(Path(f"runs/{name}").read_text())
 
 
-def image(text: str) -> Image.Image:
+def decode(text: str) -> Image.Image:
     image = Image.open(io.BytesIO(base64.b64decode(text)))
     image.load()
     return image
 
 
-def test_a_fit_keeps_its_worst_errors(place):
+def test_a_fit_writes_its_worst_errors(place):
     file = Path("runs/phantoms/worst_errors.json")
-    told = json.loads(file.read_text())
-    assert 0 < len(told) <= 12
+    errors = json.loads(file.read_text())
+    assert 0 < len(errors) <= 12
     assert file.stat().st_size < 300_000
-    assert set(told[0]) == {"sample", "patient", "class", "kind", "probability", "image", "heat"}
+    assert set(errors[0]) == {"sample", "patient", "class", "kind", "probability", "image", "heat"}
     table = pd.read_csv("runs/phantoms/predictions_test.csv").set_index("sample")
-    for one in told:
-        assert one["kind"] in ("missed", "false alarm")
-        assert table.loc[one["sample"], f"target_{one['class']}"] == (1 if one["kind"] == "missed" else 0)
-        assert one["probability"] == pytest.approx(table.loc[one["sample"], f"prob_{one['class']}"])
-        assert image(one["image"]).mode == "L"
-        assert one["heat"] == "" or image(one["heat"]).mode == "RGB"
-    several = read("classes/worst_errors.json")
-    assert {"true", "answer", "class"} <= set(several[0])
-    assert all(one["true"] != one["answer"] == one["class"] for one in several)
+    for error in errors:
+        assert error["kind"] in ("missed", "false alarm")
+        assert table.loc[error["sample"], f"target_{error['class']}"] == (1 if error["kind"] == "missed" else 0)
+        assert error["probability"] == pytest.approx(table.loc[error["sample"], f"prob_{error['class']}"])
+        assert decode(error["image"]).mode == "L"
+        assert error["heat"] == "" or decode(error["heat"]).mode == "RGB"
+    multiclass_errors = read("classes/worst_errors.json")
+    assert {"true", "answer", "class"} <= set(multiclass_errors[0])
+    assert all(error["true"] != error["answer"] == error["class"] for error in multiclass_errors)
 
 
-def test_none_are_kept_where_none_are_wanted(place, capsys):
+def test_no_errors_are_written_for_thumbnails_0(place, capsys):
     words = ["evaluation.thumbnails=0", "trainer.max_epochs=1", "hydra.run.dir=runs/none"]
     main([*TINY, *FEW, "data=folder", "data.root=images", *words])
     assert not Path("runs/none/worst_errors.json").exists()
@@ -84,57 +84,57 @@ def test_boxes_are_in_no_table_of_metadata(place):
 def test_a_split_is_explained_with_errors_boxes_and_the_randomisation_test(place, capsys):
     before = len(Path("runs/phantoms/test_openings.jsonl").read_text().splitlines())
     main(["job=explain", "model=runs/phantoms", *FEW, "worst=4", "hydra.run.dir=runs/explained"])
-    said = capsys.readouterr().out
-    told = read("explained/explain.json")
-    assert len(told["errors"]) == 4
-    assert {"sample", "class", "kind", "probability", "target", "maximum"} <= set(told["errors"][0])
-    assert told["data"]["synthetic"] is True
-    assert told["seen"] is False
-    assert told["grid"] == [4, 4]
-    assert [stage["part"] for stage in told["sanity"]["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
-    scores = told["localisation"]["all"]
+    output = capsys.readouterr().out
+    result = read("explained/explain.json")
+    assert len(result["errors"]) == 4
+    assert {"sample", "class", "kind", "probability", "target", "maximum"} <= set(result["errors"][0])
+    assert result["data"]["synthetic"] is True
+    assert result["seen"] is False
+    assert result["grid"] == [4, 4]
+    assert [stage["part"] for stage in result["sanity"]["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
+    scores = result["localisation"]["all"]
     table = pd.read_csv("runs/phantoms/predictions_test.csv", keep_default_na=False)
     samples = ChestXray(Path("phantoms")).table()
-    entries = [samples.annotations["boxes"][samples.paths.index(name)] for name in table["sample"]]
-    named = [set(boxes.labels) & {"Cardiomegaly", "Effusion"} for boxes in entries]
-    assert scores["n"] == sum(map(len, named)) > 2
+    boxes_of_images = [samples.annotations["boxes"][samples.paths.index(name)] for name in table["sample"]]
+    boxed_classes = [set(boxes.labels) & {"Cardiomegaly", "Effusion"} for boxes in boxes_of_images]
+    assert scores["n"] == sum(map(len, boxed_classes)) > 2
     assert {"value", "low", "high", "chance", "elsewhere"} == set(scores["pointing"])
-    assert 0 < len(told["located"]) <= 8
-    for sentence in (told["sanity"]["sentence"], told["localisation"]["sentence"]):
-        assert sentence in said
+    assert 0 < len(result["located"]) <= 8
+    for sentence in (result["sanity"]["sentence"], result["localisation"]["sentence"]):
+        assert sentence in output
     page = Path("runs/explained/explain.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 4 + len(told["located"])
+    assert page.count("data:image/jpeg;base64,") == 4 + len(result["located"])
     assert page.count("alt=") == page.count("<img")
     assert "SYNTHETIC" in page
     assert str(place) not in page
     with Image.open("runs/explained/explanations.png") as sheet:
         assert sheet.width > 900
     assert len(Path("runs/phantoms/test_openings.jsonl").read_text().splitlines()) == before + 1
-    assert "opening 2 of the test split" in said
+    assert "opening 2 of the test split" in output
 
 
 def test_chosen_images_need_no_data(place, capsys):
     words = ["model=runs/phantoms", "images=[images/cold/0.png,images/warm/1.png]", "method=occlusion"]
     main(["job=explain", *words, "finding=Effusion", "hydra.run.dir=runs/chosen"])
-    told = read("chosen/explain.json")
-    assert [one["class"] for one in told["images"]] == ["Effusion", "Effusion"]
+    result = read("chosen/explain.json")
+    assert [image["class"] for image in result["images"]] == ["Effusion", "Effusion"]
     model = finetune.load("runs/phantoms")
     answers = model.predict(["images/cold/0.png", "images/warm/1.png"])["prob_Effusion"]
-    np.testing.assert_allclose([one["probability"] for one in told["images"]], answers, atol=1e-6)
-    assert told["sanity"]["method"] == "occlusion"
-    assert "errors" not in told
+    np.testing.assert_allclose([image["probability"] for image in result["images"]], answers, atol=1e-6)
+    assert result["sanity"]["method"] == "occlusion"
+    assert "errors" not in result
     assert "page: " in capsys.readouterr().out
 
 
 def test_other_data_and_classes(place):
     words = ["model=runs/classes", "split=all", "sanity=false", "method=integrated_gradients", "worst=3"]
     main(["job=explain", *words, *FEW, "data=folder", "data.root=images", "hydra.run.dir=runs/all"])
-    told = read("all/explain.json")
-    assert "sanity" not in told
-    assert "localisation" not in told
-    assert told["data"]["images"] == 90
-    assert told["seen"] is True
-    assert all(one["target"] == 0 for one in told["errors"])  # the map is of the answer, which is wrong
+    result = read("all/explain.json")
+    assert "sanity" not in result
+    assert "localisation" not in result
+    assert result["data"]["images"] == 90
+    assert result["seen"] is True
+    assert all(error["target"] == 0 for error in result["errors"])  # the map is of the predicted class, which is wrong
     clinic(place / "clinic", 40)
     with pytest.raises(SystemExit):
         main(["job=explain", "model=runs/classes", *clinical(), "hydra.run.dir=runs/no"])
@@ -150,7 +150,7 @@ def test_other_data_and_classes(place):
         (["images=[nowhere.png]"], "images=nowhere.png does not exist"),
     ],
 )
-def test_what_cannot_be_explained_is_said(place, capsys, words, message):
+def test_what_cannot_be_explained_is_an_error(place, capsys, words, message):
     with pytest.raises(SystemExit):
         main(["job=explain", "model=runs/phantoms", *words, "hydra.run.dir=runs/wrong"])
     assert message in capsys.readouterr().err

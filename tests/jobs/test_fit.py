@@ -1,4 +1,4 @@
-"""The main job through the command line's own function: a tiny fit, and everything that can be done with its folder."""
+"""The main job through the command line's own function: a tiny fit, and the other jobs on its folder."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def test_the_run_folder_is_complete_and_latest_points_to_it(run, place):
     assert set(scores["val"]["classes"]) == {"cold", "warm"}
 
 
-def test_the_model_file_answers_as_the_evaluation_did_whatever_the_batch_size(run):
+def test_the_model_file_predicts_as_the_evaluation_whatever_the_batch_size(run):
     table = pd.read_csv(run / "predictions_test.csv")
     model = finetune.load(run)
     assert model.classes == ["cold", "warm"]
@@ -87,23 +87,23 @@ def test_the_model_file_answers_as_the_evaluation_did_whatever_the_batch_size(ru
     np.testing.assert_allclose(model.predict(arrays)["prob_warm"], table["prob_warm"][:3], atol=1e-5)
 
 
-def test_evaluate_on_its_own_data_repeats_the_scores(run):
+def test_evaluate_on_the_data_of_the_fit_repeats_the_scores(run):
     main(["job=evaluate", "model=runs/first", "hydra.run.dir=runs/again"])
-    again, first = (json.loads((Path("runs") / name / "scores.json").read_text()) for name in ("again", "first"))
-    assert again["test"] == first["test"]
+    repeated, first = (json.loads((Path("runs") / name / "scores.json").read_text()) for name in ("again", "first"))
+    assert repeated["test"] == first["test"]
 
 
-def test_two_processes_evaluate_as_one_does(run, place):
-    """An odd number of images, of which a sampler that shares out evenly would count one twice."""
+def test_two_processes_evaluate_as_a_single_one(run, place):
+    """An odd number of images: a sampler with equal shares would count an image twice."""
     (draw(place / "odd", 5, seed=1) / "cold" / "0.png").unlink()
     words = ["job=evaluate", "model=runs/first", "data=folder", "data.root=odd", "data.num_workers=0", "split=all"]
     for devices in (1, 2):
         main([*words, "trainer.accelerator=cpu", f"trainer.devices={devices}", f"hydra.run.dir=runs/odd{devices}"])
-    one, two = (pd.read_csv(f"runs/odd{devices}/predictions_all.csv") for devices in (1, 2))
-    assert len(one) == 9
-    pd.testing.assert_frame_equal(one, two, rtol=0, atol=1e-6)
-    one, two = (json.loads(Path(f"runs/odd{devices}/scores.json").read_text()) for devices in (1, 2))
-    assert one["all"]["macro"] == two["all"]["macro"]
+    single, double = (pd.read_csv(f"runs/odd{devices}/predictions_all.csv") for devices in (1, 2))
+    assert len(single) == 9
+    pd.testing.assert_frame_equal(single, double, rtol=0, atol=1e-6)
+    single, double = (json.loads(Path(f"runs/odd{devices}/scores.json").read_text()) for devices in (1, 2))
+    assert single["all"]["macro"] == double["all"]["macro"]
 
 
 def test_evaluate_on_another_set_and_everything(run, place):
@@ -113,17 +113,17 @@ def test_evaluate_on_another_set_and_everything(run, place):
     assert len(pd.read_csv("runs/others/predictions_all.csv")) == 10
 
 
-def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, capsys):
+def test_predict_writes_a_row_for_an_unreadable_image_and_continues(run, place, capsys):
     mixed = place / "mixed"
     mixed.mkdir()
     Image.fromarray(np.full((9, 9), 200, np.uint8)).save(mixed / "good.png")
     (mixed / "bad.png").write_text("no image")
     (mixed / "notes.txt").write_text("no image by its name")
     main(["job=predict", "model=runs/first", "input=mixed", "output=preds.csv", "hydra.run.dir=runs/predict"])
-    said = capsys.readouterr().out
-    assert "1 of 2 images cannot be read" in said
-    assert "1 image answered, 1 unreadable -> preds.csv" in said
-    assert "1 other file in these folders is no image by name." in said
+    output = capsys.readouterr().out
+    assert "1 of 2 images cannot be read" in output
+    assert "1 image predicted, 1 unreadable -> preds.csv" in output
+    assert "1 other file in these folders is no image by name." in output
     table = pd.read_csv("preds.csv", keep_default_na=False)
     assert table.columns.tolist() == ["path", "prob_cold", "prob_warm", "decision", "error"]
     assert table["path"].tolist() == ["mixed/bad.png", "mixed/good.png"]
@@ -140,19 +140,19 @@ def test_predict_keeps_a_row_for_what_cannot_be_read_and_goes_on(run, place, cap
 
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_fit_may_leave_test_closed_and_one_evaluation_opens_it(run, place, monkeypatch, capsys, devices):
-    asked: list[str] = []
+    loaded_splits: list[str] = []
     eval_loader = ImageData.eval_loader
     monkeypatch.setattr(
-        ImageData, "eval_loader", lambda d, split, **o: asked.append(split) or eval_loader(d, split, **o)
+        ImageData, "eval_loader", lambda d, split, **o: loaded_splits.append(split) or eval_loader(d, split, **o)
     )
     words = [*TINY, "data=folder", "data.root=images", "optimizer.lr=3e-3", f"trainer.devices={devices}"]
     closed = Path(f"runs/closed{devices}")
     main([*words, "evaluation.test=false", f"hydra.run.dir={closed}"])
     images = len(pd.read_csv(run / "predictions_test.csv"))
-    said = f"The test split ({images} images) was not predicted and not scored (evaluation.test=false)."
-    assert said in capsys.readouterr().out
-    assert said in (closed / "report.html").read_text()
-    assert set(asked) == {"val"}
+    sentence = f"The test split ({images} images) was not predicted and not scored (evaluation.test=false)."
+    assert sentence in capsys.readouterr().out
+    assert sentence in (closed / "report.html").read_text()
+    assert set(loaded_splits) == {"val"}
     assert set(json.loads((closed / "scores.json").read_text())) == {"val"}
     names = {path.name for path in closed.iterdir()}
     assert not names & {"predictions_test.csv", "novelty_test.csv", "test_openings.jsonl"}
@@ -162,23 +162,26 @@ def test_a_fit_may_leave_test_closed_and_one_evaluation_opens_it(run, place, mon
     assert len((closed / "test_openings.jsonl").read_text().splitlines()) == 1
     opened = json.loads(Path(f"runs/opened{devices}/scores.json").read_text())
     if devices == 1:
-        one, other = finetune.load(run), finetune.load(closed)
-        assert (one.weights_hash, one.calibration) == (other.weights_hash, other.calibration)
-        assert one.operating_points == other.operating_points
-        # the same seed gives the same weights, thresholds and scores as a fit that opens it itself
-        whole = json.loads((run / "scores.json").read_text())["test"]
-        assert {key: opened["test"][key] for key in whole if key != "harms"} == {
-            key: whole[key] for key in whole if key != "harms"
+        open_model, closed_model = finetune.load(run), finetune.load(closed)
+        assert (open_model.weights_hash, open_model.answers.calibration) == (
+            closed_model.weights_hash,
+            closed_model.answers.calibration,
+        )
+        assert open_model.answers.operating_points == closed_model.answers.operating_points
+        # the same seed gives the same weights, thresholds and scores as a fit that opens test
+        expected = json.loads((run / "scores.json").read_text())["test"]
+        assert {key: opened["test"][key] for key in expected if key != "harms"} == {
+            key: expected[key] for key in expected if key != "harms"
         }
 
 
-def test_only_a_fit_reads_whether_test_stays_closed(run, capsys):
+def test_evaluation_test_is_a_setting_of_fits_only(run, capsys):
     with pytest.raises(SystemExit):
         main(["job=evaluate", "model=runs/first", "evaluation.test=false"])
     assert "'evaluation.test=false' is for a fit." in capsys.readouterr().err
 
 
-def test_resume_goes_on_longer_and_refuses_what_would_change_the_past(run, place, capsys):
+def test_resume_trains_longer_and_refuses_keys_that_would_change_the_past(run, place, capsys):
     with pytest.raises(SystemExit):
         main(["resume=runs/first"])
     assert "complete already" in capsys.readouterr().err
@@ -214,10 +217,10 @@ def test_multirun_leaves_one_folder_each(run, place):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-def test_two_processes_stopped_and_resumed_give_what_one_gives(run, place):
-    """kill -9 in the middle, resume with one process; norms frozen, so that batches may be shared out.
+def test_two_processes_stopped_and_resumed_give_the_result_of_one(run, place):
+    """kill -9 in the middle, resume with one process; norms frozen, so that batches may be divided.
 
-    With SGD: Adam divides by the gradient's size and makes rounding in the smallest gradients as large as the rest.
+    With SGD: Adam divides by the gradient's size and enlarges rounding errors in the smallest gradients.
     """
     fit = [*TINY, "data=folder", "data.root=images", "finetuning.norms=frozen", "trainer.max_epochs=3"]
     fit += ["optimizer=sgd", "optimizer.lr=1e-3"]
@@ -233,7 +236,7 @@ def test_two_processes_stopped_and_resumed_give_what_one_gives(run, place):
     process.wait()
     assert not Path("runs/two/scores.json").exists()
     main(["resume=runs/two", "trainer.devices=1"])
-    one, two = (pd.read_csv(f"runs/{name}/predictions_test.csv") for name in ("one", "two"))
-    np.testing.assert_allclose(two["prob_warm"], one["prob_warm"], atol=1e-5)
+    single, double = (pd.read_csv(f"runs/{name}/predictions_test.csv") for name in ("one", "two"))
+    np.testing.assert_allclose(double["prob_warm"], single["prob_warm"], atol=1e-5)
     rows = [pd.read_csv(f"runs/{name}/metrics.csv").drop(columns=["seconds", "peak_mib"]) for name in ("one", "two")]
     pd.testing.assert_frame_equal(*rows, atol=1e-5)

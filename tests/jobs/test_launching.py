@@ -1,4 +1,4 @@
-"""Several processes, whoever starts them: one run folder, one configuration, and nothing left behind."""
+"""Several processes under any launcher: one run folder, one configuration, and nothing left behind."""
 
 import json
 import os
@@ -72,8 +72,8 @@ def test_a_sweep_on_two_devices_leaves_two_runs_and_nothing_else(place, capsys):
     """Stopped by steps in the middle of an epoch, both of them."""
     before, ports, started = {name: os.environ.get(name) for name in LEFT}, listening(), children()
     main(["-m", *TWO, "trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=runs"])
-    said = capsys.readouterr().out
-    assert said.count("Training was ended by trainer.max_steps=3 in the middle of epoch 0/0") == 2
+    output = capsys.readouterr().out
+    assert output.count("Training was ended by trainer.max_steps=3 in the middle of epoch 0/0") == 2
     for seed in (0, 1):
         run = Path(f"runs/{seed}_seed_{seed}")
         assert {path.name for path in run.iterdir()} >= FILES
@@ -86,7 +86,7 @@ def test_a_sweep_on_two_devices_leaves_two_runs_and_nothing_else(place, capsys):
 
 
 def test_torchrun_fits_resumes_evaluates_sweeps_and_fails(place):
-    """In one pair of processes: what a command leaves in them would be in the way of the next."""
+    """In one pair of processes: state left by a command would disturb the next."""
     lines = commands(
         place,
         [*TWO, "trainer.max_steps=3", "hydra.run.dir=run"],
@@ -106,7 +106,7 @@ def test_torchrun_fits_resumes_evaluates_sweeps_and_fails(place):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("ended [0, 0, 0, 1, 1, 1]") == 2
-    assert done.stdout.count("going on in run") == 1  # rank 0 alone speaks
+    assert done.stdout.count("resuming run") == 1  # only rank 0 prints
     assert done.stderr.count("error:") == 4, done.stderr  # the failed run, its sweep, the number of processes, no data
     assert (
         "trainer.devices=1 on trainer.num_nodes=1 means 1 process(es), but a launcher says WORLD_SIZE=2" in done.stderr
@@ -118,8 +118,8 @@ def test_torchrun_fits_resumes_evaluates_sweeps_and_fails(place):
     assert sorted(path.name for path in place.iterdir()) == [
         "again",
         "commands.json",
-        "outputs",
         "images",
+        "outputs",
         "run",
         "runs",
     ]
@@ -140,7 +140,7 @@ def test_two_tasks_of_srun_make_one_run_and_end_together_when_it_cannot_begin(pl
             stderr=subprocess.PIPE,
             text=True,
         )
-        for number in (1, 0)  # whoever comes first waits
+        for number in (1, 0)  # the first to start waits
     ]
     try:
         (silent, quiet), (_, error) = (task.communicate(timeout=240) for task in tasks)
@@ -154,7 +154,7 @@ def test_two_tasks_of_srun_make_one_run_and_end_together_when_it_cannot_begin(pl
 
 
 def test_a_process_that_is_killed_fails_its_run_alone(place, capsys, monkeypatch):
-    """The first run's other rank ends by itself, without a word; the next run has a new one."""
+    """The second rank of the first run ends by itself, silently; the next run has a new one."""
     (place / "sitecustomize.py").write_text(
         "import os, sys, threading, time\n"
         "def end():\n"
@@ -186,10 +186,10 @@ def test_any_precision_is_evaluated_in_32_bits(place, precision):
     np.testing.assert_allclose(answers["prob_warm"], table["prob_warm"], atol=1e-5)
 
 
-def test_a_share_of_less_than_one_batch_is_refused_before_a_image_is_read(place, capsys):
+def test_a_share_of_less_than_one_batch_is_an_error_before_an_image_is_read(place, capsys):
     for key, least in (("limit_train_batches", "0.167"), ("limit_val_batches", "1")):
         with pytest.raises(SystemExit):
             main([*WORDS, f"trainer.{key}=0.1"])
-        assert f"trainer.{key}=0.1 of" in (said := capsys.readouterr().err)
-        assert f"at least {least}." in said
+        assert f"trainer.{key}=0.1 of" in (output := capsys.readouterr().err)
+        assert f"at least {least}." in output
     assert not Path("outputs").exists()

@@ -34,7 +34,7 @@ def place(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:.*format 1")
-def test_it_loads_and_answers(place):
+def test_it_loads_and_predicts(place):
     model = finetune.load("old")
     assert (model.classes, model.spec.backbone) == (["cold", "warm"], "resnet20_cifar")
     assert model.answers.calibration is not None
@@ -43,7 +43,7 @@ def test_it_loads_and_answers(place):
 
 
 @pytest.mark.filterwarnings("ignore:.*format 1")
-def test_it_is_evaluated_on_the_images_that_it_was_tested_on(place):
+def test_it_is_evaluated_on_its_test_images(place):
     main(["job=evaluate", "model=old", "hydra.run.dir=again", *CPU])
     then, now = (pd.read_csv(f"{run}/predictions_test.csv") for run in ("old", "again"))
     assert sorted(now["sample"]) == sorted(then["sample"])
@@ -57,7 +57,7 @@ def test_its_report_is_made_again(place):
     assert run.scores["test"]["macro"]["auroc"]["value"] is not None
 
 
-def test_it_trains_longer_on_the_images_that_it_was_trained_on(place):
+def test_it_trains_longer_on_its_training_images(place):
     samples = Path("old/samples.csv").read_text()
     main(["resume=old", "trainer.max_epochs=3"])
     assert len(pd.read_csv("old/metrics.csv")) == 3

@@ -1,4 +1,4 @@
-"""job=preview: audit, first batch, what learns when, cost; and nothing else on the disk."""
+"""job=preview: audit, first batch, trainable parameters per phase, cost; and no other files."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys):
+def test_preview_describes_a_fit_and_changes_no_other_files(place, capsys):
     before = {path for path in place.rglob("*") if path.is_file()}
     words = ["job=preview", *TINY, "trainer.max_epochs=4", "data=folder", "data.root=images", "steps=2"]
     main([*words, "data.batch_size=4", "finetuning=head_then_full", "finetuning.phases.full.epoch=2"])
     (run,) = (place / "outputs" / "preview").iterdir()
-    made = {path for path in place.rglob("*") if path.is_file()} - before
-    assert {path.name for path in made} == {
+    new_files = {path for path in place.rglob("*") if path.is_file()} - before
+    assert {path.name for path in new_files} == {
         "config.yaml",
         "environment.json",
         "log.txt",
@@ -34,20 +34,20 @@ def test_preview_says_what_a_fit_would_do_and_touches_nothing_else(place, capsys
         "batch.png",
         "preview.json",
     }
-    assert all(path.parent == run for path in made)
-    found = json.loads((run / "preview.json").read_text())
-    head, full = found["learns"]
+    assert all(path.parent == run for path in new_files)
+    preview = json.loads((run / "preview.json").read_text())
+    head, full = preview["learns"]
     assert (head["name"], head["epoch"], full["epoch"]) == ("head", 0, 2)
     assert head["trained"] == head["parts"]["head"] == 64 * 2 + 2
     assert full["trained"] == full["all"] == sum(full["parts"].values())
-    cost = found["cost"]
+    cost = preview["cost"]
     assert cost["steps_per_epoch"] == 11  # 42 of 60 images train
     assert cost["timed_steps"] == 2
     assert 0 < cost["seconds_per_step"] * 11 <= cost["seconds_per_epoch"]
     assert cost["peak_memory_mib"] > 100
-    said = capsys.readouterr().out
-    assert "from epoch 0: head trains 130 of" in said
-    assert "s per epoch (11 steps" in said
+    output = capsys.readouterr().out
+    assert "from epoch 0: head trains 130 of" in output
+    assert "s per epoch (11 steps" in output
     with Image.open(run / "batch.png") as sheet:
         assert sheet.size[0] > 600
 
@@ -65,8 +65,8 @@ def test_preview_shows_leaks_instead_of_stopping_at_them(place, capsys):
     assert json.loads((run / "audit.json").read_text())["leaks"]
 
 
-def test_copies_are_brought_together_where_the_split_is_drawn_here(place, capsys):
-    """Every image twice, once to the bit and once brighter: a drawn split keeps the four of them together."""
+def test_copies_are_moved_together_where_the_split_is_generated(place, capsys):
+    """Every image with an equal copy and a brighter one: a generated split keeps them together."""
     for path in [*(place / "images").rglob("*.png")][:20]:
         (path.parent / f"copy_{path.name}").write_bytes(path.read_bytes())
         with Image.open(path) as image:
@@ -80,7 +80,7 @@ def test_copies_are_brought_together_where_the_split_is_drawn_here(place, capsys
     assert (run / "near_copies.png").exists()
 
 
-def test_a_mixture_of_broken_files_is_accounted_for(place, capsys):
+def test_every_broken_file_is_listed(place, capsys):
     folder = place / "images" / "cold"
     whole = (folder / "0.png").read_bytes()
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
@@ -92,8 +92,8 @@ def test_a_mixture_of_broken_files_is_accounted_for(place, capsys):
     Image.new("L", (1, 1)).save(folder / "dot.png")
     Image.new("P", (9, 9)).save(folder / "still.gif")
     main(["job=preview", *TINY, "data=folder", "data.root=images", "steps=1"])
-    said = capsys.readouterr().out
-    assert "A fit would stop here (data.on_bad=stop): 5 images cannot be read." in said
+    output = capsys.readouterr().out
+    assert "A fit would stop here (data.on_bad=stop): 5 images cannot be read." in output
     (run,) = Path("outputs/preview").iterdir()
     bad = {item["path"]: item["reason"] for item in json.loads((run / "audit.json").read_text())["bad_images"]}
     assert set(bad) == {f"cold/{name}.png" for name in ("cut", "empty", "text", "loop", "bomb")}

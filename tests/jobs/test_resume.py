@@ -1,4 +1,4 @@
-"""Going on with a run: nothing in its folder changes before everything was checked, its data above all."""
+"""Resuming a run: nothing in its folder changes before everything is checked, above all its data."""
 
 import hashlib
 import json
@@ -62,8 +62,8 @@ def files(run: Path) -> dict[str, str]:
     return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(run.rglob("*")) if p.is_file()}
 
 
-def refused(capsys, *words: str) -> str:
-    """What a resume that fails prints; the run folder is as it was before."""
+def check_refused(capsys, *words: str) -> str:
+    """The message of a resume that fails; checks that the run folder is unchanged."""
     before = files(Path("run"))
     capsys.readouterr()
     with pytest.raises(SystemExit):
@@ -90,7 +90,7 @@ def refused(capsys, *words: str) -> str:
     ],
 )
 def test_a_value_that_is_wrong_changes_nothing_in_a_finished_run(place, capsys, words, message):
-    assert message in refused(capsys, *words)
+    assert message in check_refused(capsys, *words)
     finetune.load("run")
 
 
@@ -130,18 +130,18 @@ def repaint() -> None:
     ],
 )
 @pytest.mark.parametrize("killed", [True, False])
-def test_a_run_does_not_go_on_with_other_data(place, capsys, monkeypatch, change, message, killed):
-    """Rows deleted after a kill drew another split, in which most test images had been trained on."""
+def test_a_run_is_not_resumed_with_other_data(place, capsys, monkeypatch, change, message, killed):
+    """Rows deleted after a kill would give another split, with most test images trained on."""
     monkeypatch.setattr(training, "train", lambda *_: pytest.fail("it trains"))
     if killed:
         Path("run/scores.json").unlink()
     change()
-    assert message in refused(capsys, *([] if killed else ["trainer.max_epochs=3"]))
+    assert message in check_refused(capsys, *([] if killed else ["trainer.max_epochs=3"]))
 
 
 def test_labels_alone_are_covered_by_the_hash(place):
     settings = parse(RunFolder(Path("run")).read_config())
-    table = prepare.table(build.source(settings).table(), settings.data, lambda _: None)
+    table = prepare.load_table(build.source(settings).table(), settings.data, lambda _: None)
     environment = json.loads(Path("run/environment.json").read_text())
     assert data_record.table_hash(RunFolder(Path("run"))) == environment["data"]["hash"] == table.hash()
 
@@ -167,7 +167,7 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
     finetune.load("run")
     assert {p.name for p in Path("run").rglob(".*")} == {".longer", ".note"}
 
-    with monkeypatch.context() as patch:  # results that are half replaced are nobody's
+    with monkeypatch.context() as patch:  # half replaced results are no results
         patch.setattr(report, "write_report", stopped)
         with pytest.raises(SystemExit):
             main(["resume=run"])
@@ -181,19 +181,19 @@ def test_a_failure_while_training_longer_keeps_the_results_and_the_next_resume_g
     main(["resume=run"])
     assert (
         Path("run/scores.json").stat().st_mtime_ns > before
-    )  # written anew, with the same scores if the best epoch stays
+    )  # written again, with the same scores if the best epoch stays
     assert RunFolder(Path("run")).is_complete()
     assert pd.read_csv("run/metrics.csv")["epoch"].tolist() == [0, 1, 2]
     finetune.load("run")
-    again = json.loads(Path("run/environment.json").read_text())["resumed"]
-    assert [each["command"] for each in again] == [
+    resumes = json.loads(Path("run/environment.json").read_text())["resumed"]
+    assert [resume["command"] for resume in resumes] == [
         "python -m finetune resume=run trainer.max_epochs=3", *["python -m finetune resume=run"] * 2,
     ]  # fmt: skip
 
 
-def test_fewer_epochs_than_are_trained(place, capsys):
+def test_fewer_epochs_than_trained_are_an_error(place, capsys):
     Path("run/scores.json").unlink()
-    assert "trainer.max_epochs=1: 2 epochs of run are trained already. Give 2 or more" in refused(
+    assert "trainer.max_epochs=1: 2 epochs of run are trained already. Give 2 or more" in check_refused(
         capsys, "trainer.max_epochs=1"
     )
     with pytest.raises(SystemExit):  # quoted for Hydra's grammar, as the value of any other key
@@ -208,16 +208,16 @@ def test_damaged_files_are_named(place, capsys):
     last.unlink()
     for content in (b"", whole[: len(whole) // 2], b"no checkpoint"):
         last.write_bytes(content)
-        assert "last.ckpt cannot be read" in refused(capsys)
+        assert "last.ckpt cannot be read" in check_refused(capsys)
     last.write_bytes(whole)
     for name, content in (("environment.json", "{"), ("samples.csv", "a,b\n1,2\n"), ("config.yaml", "job: fit\n")):
         kept_as = Path("run", name).read_bytes()
         Path("run", name).write_text(content)
-        assert f"run/{name}" in refused(capsys)
+        assert f"run/{name}" in check_refused(capsys)
         Path("run", name).write_bytes(kept_as)
 
 
-def test_auto_passes_a_damaged_folder_by(tmp_path):
+def test_auto_skips_a_damaged_folder(tmp_path):
     for name, config in (("a", "job: fit\n"), ("b", "a: ["), ("c", "job: evaluate\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(config)

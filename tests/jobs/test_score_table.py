@@ -1,4 +1,4 @@
-"""Scores of anybody's table of probabilities against a table of labels."""
+"""Scores of a table of probabilities of any program, with a table of labels."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ WORDS = ["job=evaluate", "predictions=p.csv", "labels=l.csv", "hydra.run.dir=run
 
 @pytest.fixture
 def tables(tmp_path, monkeypatch):
-    """400 images of 200 patients, in other orders and with a few images that are in one table only."""
+    """400 images of 200 patients, in different orders, with a few images in one table only."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     truth = random.random((400, 2)) < 0.3
@@ -40,9 +40,9 @@ def test_the_official_table_of_findings(tables, capsys):
     truth, chance = tables
     main(WORDS)
     assert aurocs() == pytest.approx([roc_auc_score(truth[:, k], chance[:, k]) for k in (0, 1)])
-    said = capsys.readouterr().out
-    assert "7 image(s) of predictions are not in labels" in said
-    assert "5 image(s) of labels are not in predictions" in said
+    output = capsys.readouterr().out
+    assert "7 image(s) of predictions are not in labels" in output
+    assert "5 image(s) of labels are not in predictions" in output
     assert pd.read_csv("run/predictions_test.csv")["patient"].nunique() == 195
 
 
@@ -56,7 +56,7 @@ def test_a_column_per_class_with_unknown_labels(tables):
 
 
 @pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("yes", "No"), ("1.0", "0.0")])
-def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
+def test_labels_are_read_as_in_all_tables(tables, yes, no):
     truth, chance = tables
     names = pd.read_csv("p.csv")["Image Index"].iloc[:388]
     pd.DataFrame({"Image Index": names, "Mass": np.where(truth[:, 1], yes, no)}).to_csv("l.csv", index=False)
@@ -65,9 +65,9 @@ def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (lambda p, t: (p, t.assign(Mass=1)), "has Finding Labels and Mass, which both say what is true"),
+        (lambda p, t: (p, t.assign(Mass=1)), "has Finding Labels and Mass, which both have labels"),
         (lambda p, t: (p.assign(prob_Mass="0,28"), t), "For 0,28 write 0.28, with a decimal point."),
         (lambda p, t: (p.assign(prob_Mass="28%"), t), "For 28% write 0.28: divide percentages by 100."),
         (
@@ -77,21 +77,21 @@ def test_labels_are_read_by_the_rule_of_all_tables(tables, yes, no):
         (lambda p, t: (p.rename(columns=lambda c: c.replace("prob_", "p_")), t), "prob_<class>"),
         (lambda p, t: (p.assign(prob_Mass=1.5), t), "column prob_Mass holds '1.5' for 00005.png"),
         (lambda p, t: (pd.concat([p, p.iloc[:1]]), t), "lists 1 image(s) twice"),
-        (lambda p, t: (p, t.drop(columns="Finding Labels")), "says nothing of Effusion, Mass"),
+        (lambda p, t: (p, t.drop(columns="Finding Labels")), "has no column for Effusion, Mass"),
         (lambda p, t: (p, t.rename(columns={"Image Index": "z"})), "is not a column"),
         (lambda p, t: (p, t.assign(**{"Image Index": "n" + t["Image Index"]})), "No image of p.csv"),
     ],
 )
-def test_what_does_not_fit_is_one_clear_error(tables, capsys, change, said):
+def test_tables_that_do_not_fit_are_a_clear_error(tables, capsys, change, message):
     for table, name in zip(change(pd.read_csv("p.csv"), pd.read_csv("l.csv")), ("p.csv", "l.csv"), strict=True):
         table.to_csv(name, index=False)
     with pytest.raises(SystemExit):
         main(WORDS)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not Path("run/scores.json").exists()
 
 
-def test_the_labels_are_the_truth_whatever_the_predictions_say(tables, capsys):
+def test_label_columns_in_the_predictions_are_not_read(tables, capsys):
     """A column of the class, and one of the patient, in the table of predictions are not read."""
     truth, chance = tables
     table = pd.read_csv("p.csv")
@@ -103,13 +103,13 @@ def test_the_labels_are_the_truth_whatever_the_predictions_say(tables, capsys):
     assert "Patient ID, Finding Labels of predictions=p.csv is not read" in capsys.readouterr().out
 
 
-def test_two_columns_that_say_what_is_true_must_be_chosen_from(tables, capsys):
+def test_two_kinds_of_label_columns_need_a_choice(tables, capsys):
     truth, chance = tables
     labels = pd.read_csv("l.csv")
     labels.assign(Mass=0, Effusion=0).to_csv("l.csv", index=False)
     with pytest.raises(SystemExit):
         main(WORDS)
-    assert "has Finding Labels and Mass, Effusion, which both say what is true" in capsys.readouterr().err
+    assert "has Finding Labels and Mass, Effusion, which both have labels" in capsys.readouterr().err
     main([*WORDS, "label='Finding Labels'"])
     assert aurocs() == pytest.approx([roc_auc_score(truth[:, k], chance[:, k]) for k in (0, 1)])
 
@@ -123,7 +123,7 @@ def test_other_columns_of_the_labels_make_subgroups_and_there_is_a_report(tables
     scores = json.loads(Path("run/scores.json").read_text())["test"]
     assert set(scores["subgroups"]) == {"sex", "age"}
     assert set(scores["subgroups"]["sex"]["groups"]) == {"F", "M"}
-    assert not {"calibration", "operating_points", "conformal"} & set(scores)  # nothing is fitted on these
+    assert not {"calibration", "operating_points", "conformal"} & set(scores)  # nothing is fitted on these images
     page = Path("run/report.html").read_text()
     assert "A table of probabilities, evaluated on l: 388 images of 195 patients." in page
     assert "Parts of this report are missing" not in page
@@ -132,7 +132,7 @@ def test_other_columns_of_the_labels_make_subgroups_and_there_is_a_report(tables
 
 @pytest.fixture
 def classes(tmp_path, monkeypatch):
-    """60 images of three classes as another program writes them: whole paths, and a table of names and classes."""
+    """60 images of three classes as written by another program: whole paths, and a table of names and classes."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(1)
     true = random.integers(0, 3, 60)
@@ -155,8 +155,8 @@ def test_a_multiclass_table_with_a_column_of_classes(classes, capsys):
     scores = json.loads(Path("run/scores.json").read_text())["test"]
     assert scores["kind"] == "multiclass"
     assert scores["overall"]["accuracy"]["value"] == pytest.approx((probs.argmax(axis=1) == true).mean())
-    wanted = roc_auc_score(true, probs, multi_class="ovr", average="macro")
-    assert scores["macro"]["auroc"]["value"] == pytest.approx(wanted)
+    expected = roc_auc_score(true, probs, multi_class="ovr", average="macro")
+    assert scores["macro"]["auroc"]["value"] == pytest.approx(expected)
     assert "Images are matched by the end of their paths." in capsys.readouterr().out
 
 
@@ -169,24 +169,25 @@ def test_a_class_is_scored_against_a_column_of_another_name(classes):
     assert list(scores["classes"]) == ["mel"]
     assert scores["classes"]["mel"]["auroc"]["value"] == pytest.approx(roc_auc_score(true == 1, probs[:, 1]))
     written = pd.read_csv("run/predictions_test.csv")["prob_mel"]
-    np.testing.assert_allclose(written, probs[:, 1], atol=2e-6)  # the sigmoid of the log odds is the class's own
+    # the sigmoid of the log odds is the class's probability
+    np.testing.assert_allclose(written, probs[:, 1], atol=2e-6)
 
 
 def test_a_class_whose_name_holds_a_bar_is_one_class(classes):
     true, probs = classes
-    odd = "naevus, 2 (a|b)"
+    class_name = "naevus, 2 (a|b)"
     labels, answers = pd.read_csv("l.csv"), pd.read_csv("p.csv")
-    labels.assign(dx=labels["dx"].replace("nv", odd)).to_csv("l.csv", index=False)
-    answers.rename(columns={"prob_nv": f"prob_{odd}"}).to_csv("p.csv", index=False)
-    main([*WORDS, "label=dx", f'prevalence={{"{odd}": 0.2}}'])
+    labels.assign(dx=labels["dx"].replace("nv", class_name)).to_csv("l.csv", index=False)
+    answers.rename(columns={"prob_nv": f"prob_{class_name}"}).to_csv("p.csv", index=False)
+    main([*WORDS, "label=dx", f'prevalence={{"{class_name}": 0.2}}'])
     scores = json.loads(Path("run/scores.json").read_text())["test"]
     assert scores["kind"] == "multiclass"
-    assert odd in scores["classes"]
+    assert class_name in scores["classes"]
     assert scores["overall"]["accuracy"]["value"] == pytest.approx((probs.argmax(axis=1) == true).mean())
 
 
 @pytest.mark.parametrize(
-    ("change", "words", "said"),
+    ("change", "words", "message"),
     [
         (lambda t: t.assign(dx=t["dx"].str.upper()), ["label=dx"], "'data.map={bcc: BCC, mel: MEL, nv: NV}'"),
         (lambda t: t.rename(columns={"path": "name"}), ["label=dx"], "image=name names it: it has 60 of the first 60"),
@@ -198,20 +199,20 @@ def test_a_class_whose_name_holds_a_bar_is_one_class(classes):
         ),
     ],
 )
-def test_classes_and_images_that_do_not_meet_name_the_way_out(classes, capsys, change, words, said):
+def test_classes_and_images_without_a_match_name_the_way_out(classes, capsys, change, words, message):
     change(pd.read_csv("l.csv")).to_csv("l.csv", index=False)
-    if not said:  # by its file name alone
+    if not message:  # by its file name alone
         main([*WORDS, *words, "evaluation.resamples=20"])
         assert "matched by their file names" in capsys.readouterr().out
         return
     with pytest.raises(SystemExit):
         main([*WORDS, *words])
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_images_without_probabilities_are_left_out(classes, capsys):
     table = pd.read_csv("p.csv")
-    table.loc[:2, ["prob_bcc", "prob_mel", "prob_nv"]] = np.nan  # as job=predict writes what it cannot read
+    table.loc[:2, ["prob_bcc", "prob_mel", "prob_nv"]] = np.nan  # as job=predict writes unreadable images
     table.assign(error="cut short").to_csv("p.csv", index=False)
     main([*WORDS, "label=dx", "evaluation.resamples=20"])
     assert "3 image(s) of predictions=p.csv have no probabilities" in capsys.readouterr().out

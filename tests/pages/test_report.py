@@ -328,7 +328,7 @@ def test_near_copies_and_telling_metadata_are_shown(multilabel_run, tmp_path):
     audit["shortcuts"] = [{"column": "site", "label": "Mass", "auroc": 0.8, "low": 0.7, "high": 0.9, "images": 1234}]
     (folder / "audit.json").write_text(json.dumps(audit))
     page = write_report(folder).read_text()
-    assert "data:image/png;base64,YXMgZ29vZCBhcyBhIHBpY3R1cmU=" in page
+    assert "data:image/png;base64,YXMgZ29vZCBhcyBhbiBpbWFnZQ==" in page
     assert "0.800 (0.700–0.900)" in page
     assert "1,234" in page
 

@@ -109,7 +109,7 @@ def test_every_job_keeps_a_log_and_a_resume_adds_to_it(debug, place):
     for name, messages in (
         ("evaluation", "test: macro"),
         ("comparison", "comparison: "),
-        ("prediction", "1 image answered"),
+        ("prediction", "1 image predicted"),
     ):
         text = (place / name / "log.txt").read_text()
         assert messages in text

@@ -1,4 +1,4 @@
-"""What becomes of near copies before a job begins: certain ones stop it or move together, possible ones do neither."""
+"""Near copies at the start of a job: certain ones stop it or are moved together, possible ones do neither."""
 
 import json
 from dataclasses import replace
@@ -33,12 +33,12 @@ def data(near: bool = True, on_leak: str = "stop") -> DataSettings:
     return parse(compose.plain(compose.compose(words))).data
 
 
-def prepared(table, run, **options):
+def decode_and_audit(table, run, **options):
     sentences: list[str] = []
     preprocessing = Preprocessing(image_size=64)
     folder = None if run is None else RunFolder(run)
-    done = prepare.images(data(**options), table, preprocessing, sentences.append, folder)
-    return done[0], " ".join(sentences)
+    result = prepare.decode_and_audit(data(**options), table, preprocessing, sentences.append, folder)
+    return result[0], " ".join(sentences)
 
 
 SPLITS = ["train"] * 5 + ["val", "test", "test"]
@@ -47,26 +47,28 @@ SPLITS = ["train"] * 5 + ["val", "test", "test"]
 def test_a_certain_copy_across_a_given_split_stops_and_the_error_names_the_files(images, tmp_path):
     table = make_table(images, None, None, SPLITS)
     with pytest.raises(FinetuneError, match=r"divided between train and test: 0000\.png ~ 0007\.png") as caught:
-        prepared(table, tmp_path)
+        decode_and_audit(table, tmp_path)
     assert str(tmp_path / "near_copies.png") in str(caught.value)
     with Image.open(tmp_path / "near_copies.png") as sheet:
         assert sheet.width < 2 * 170  # one pair, and no empty columns
     assert json.loads((tmp_path / "audit.json").read_text())["near"][0]["certainty"] == "certain"
-    assert prepared(table, None, near=False)[0].frame["split"].tolist() == SPLITS
-    assert prepared(table, None, on_leak="warn")[0].frame["split"].tolist() == SPLITS
+    assert decode_and_audit(table, None, near=False)[0].frame["split"].tolist() == SPLITS
+    assert decode_and_audit(table, None, on_leak="warn")[0].frame["split"].tolist() == SPLITS
 
 
-def test_a_certain_copy_across_a_drawn_split_is_moved(images):
-    drawn = replace(make_table(images, None, None, SPLITS), generated_splits=("train", "val", "test"))
-    table, text = prepared(drawn, None)
+def test_a_certain_copy_across_a_generated_split_is_moved(images):
+    generated = replace(make_table(images, None, None, SPLITS), generated_splits=("train", "val", "test"))
+    table, text = decode_and_audit(generated, None)
     assert table.frame["split"].tolist() == ["train"] * 5 + ["val", "test", "train"]
     assert "1 image(s) changed to the split of a copy" in text
 
 
-@pytest.mark.parametrize("drawn", [(), ("train", "val", "test")])
-def test_a_possible_copy_stops_nothing_and_moves_nothing(images, tmp_path, monkeypatch, drawn):
+@pytest.mark.parametrize("generated", [(), ("train", "val", "test")])
+def test_a_possible_copy_stops_nothing_and_moves_nothing(images, tmp_path, monkeypatch, generated):
     monkeypatch.setattr(caches, "near_duplicates", lambda *a: [Pair(0, 7, 0.95, 0.7, "possible")])
-    table, text = prepared(replace(make_table(images, None, None, SPLITS), generated_splits=drawn), tmp_path)
+    table, text = decode_and_audit(
+        replace(make_table(images, None, None, SPLITS), generated_splits=generated), tmp_path
+    )
     assert table.frame["split"].tolist() == SPLITS
     assert "1 pair(s) of images may be near copies, 1 of them in two splits: 0000.png ~ 0007.png." in text
     assert "changed to the split" not in text

@@ -1,4 +1,4 @@
-"""Images of two tables: by their names, the end of their paths, their file names; never one for two."""
+"""Images of two tables are matched by names, the end of paths, or file names, and never ambiguously."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from finetune.tasks.classification.matching import match_images
 
 
 @pytest.mark.parametrize(
-    ("asked", "known", "rows", "way"),
+    ("images", "known", "rows", "rule"),
     [
         (["b.png", "c.png"], ["a.png", "b.png"], [1, -1], ""),
         (["/d/x/a.png", "/d/y/a.png"], ["y/a.png", "x/a.png"], [1, 0], "the end of their paths"),
@@ -18,20 +18,20 @@ from finetune.tasks.classification.matching import match_images
         (["xa.png"], ["a.png"], [-1], ""),
     ],
 )
-def test_the_strictest_way_that_matches_any(asked, known, rows, way):
-    found, by = match_images(asked, known)
-    assert found.tolist() == rows
-    assert by == way
+def test_the_strictest_rule_with_any_match_is_used(images, known, rows, rule):
+    matches, used_rule = match_images(images, known)
+    assert matches.tolist() == rows
+    assert used_rule == rule
 
 
 @pytest.mark.parametrize(
-    ("asked", "known", "said"),
+    ("images", "known", "message"),
     [
         (["a.png"], ["x/a.png", "y/a.png"], "a.png of predictions may be x/a.png or y/a.png of labels"),
         (["x/a.png", "y/a.png"], ["a.png"], "a.png of labels may be x/a.png or y/a.png of predictions"),
         (["p/a.png"], ["x/a.png", "y/a.png"], "p/a.png of predictions may be"),
     ],
 )
-def test_an_image_that_may_be_two_is_an_error(asked, known, said):
-    with pytest.raises(FinetuneError, match=said):
-        match_images(asked, known)
+def test_an_ambiguous_image_is_an_error(images, known, message):
+    with pytest.raises(FinetuneError, match=message):
+        match_images(images, known)

@@ -1,4 +1,4 @@
-"""A second task, the mean brightness of an image, goes through all jobs without a line of it elsewhere."""
+"""A second task, the mean brightness of an image, works in all jobs without changes to them."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -56,7 +56,7 @@ class Fitted:
 
 @dataclass(frozen=True)
 class BrightnessAnswers:
-    """What goes into the model file: a shift that was fitted on val."""
+    """The model file's part: a shift fitted on val."""
 
     task: ClassVar[str] = "brightness"
     needs_size: ClassVar[bool] = False
@@ -172,11 +172,11 @@ def test_it_is_trained_resumed_evaluated_predicted_and_reported(photos, tmp_path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(ANSWERS, "brightness", BrightnessAnswers)
     trust = f"trust=[{HERE}]"
-    own = [trust, f"task._target_={HERE}.Brightness", "task.name=brightness"]
+    task = [trust, f"task._target_={HERE}.Brightness", "task.name=brightness"]
     data = ["data=folder", f"data.root={photos}", f"data.source._target_={HERE}.Photos", "data.image_size=16"]
     data += ["data.num_workers=0", "data.cache=off", "data.batch_size=8", "trainer.accelerator=cpu"]
     net = ["backbone=resnet20_cifar", "backbone.weights=none", "backbone.in_channels=1", "optimizer.lr=0.01"]
-    main([*own, *data, *net, "transforms=none", "trainer.max_epochs=2", "hydra.run.dir=run"])
+    main([*task, *data, *net, "transforms=none", "trainer.max_epochs=2", "hydra.run.dir=run"])
     main(["resume=run", "trainer.max_epochs=5"])
     metrics = pd.read_csv("run/metrics.csv")
     assert list(metrics["epoch"]) == list(range(5))
@@ -188,9 +188,9 @@ def test_it_is_trained_resumed_evaluated_predicted_and_reported(photos, tmp_path
     model = finetune.load("run")
     assert (model.task, model.classes) == ("brightness", ["mean"])
 
-    main(["job=evaluate", "model=run", *own, "split=test", "hydra.run.dir=again", *data])
-    again = json.loads(Path("again/scores.json").read_text())["test"]
-    assert again["error"] == pytest.approx(scores["test"]["error"], abs=1e-6)
+    main(["job=evaluate", "model=run", *task, "split=test", "hydra.run.dir=again", *data])
+    repeated = json.loads(Path("again/scores.json").read_text())["test"]
+    assert repeated["error"] == pytest.approx(scores["test"]["error"], abs=1e-6)
     main(["job=predict", "model=run", trust, f"input={photos}", "output=out.csv"])
     assert "test: error" in capsys.readouterr().out
     table = finetune.read_run("run").predictions["test"].frame.set_index("sample")

@@ -1,4 +1,4 @@
-"""Checkpoints: which epoch is the best, and what a run that was killed at any moment ships in the end."""
+"""Checkpoints: which epoch is the best, and the model that a run ships after a kill at any moment."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from finetune.training.callbacks import Checkpoint
 
 
 class Killed(BaseException):
-    """kill -9: nothing that comes after it is done."""
+    """kill -9: nothing after it is done."""
 
 
 class Epochs:
@@ -38,7 +38,7 @@ class Epochs:
         os.replace(partial, path)
 
     def run(self) -> str:
-        """From last.ckpt where there is one; the epoch in best.ckpt afterwards."""
+        """Run from last.ckpt if it exists; returns the epoch in best.ckpt."""
         if (last := self.folder / "last.ckpt").exists():
             content = json.loads(last.read_text())
             self.current_epoch = content["epoch"] + 1
@@ -74,48 +74,48 @@ def test_the_best_epoch_by_loss(tmp_path):
     assert Epochs(tmp_path, [(0.9, 0.5), (0.1, 0.4), (0.9, 0.4)], "val/loss").run() == 1
 
 
-def test_a_state_from_before_losses_were_kept_is_read(tmp_path):
+def test_a_state_without_losses_is_read(tmp_path):
     checkpoint = Checkpoint(tmp_path, "val/auroc")
     checkpoint.load_state_dict({"best_score": 0.9, "best_epoch": 2})
-    assert not checkpoint.better(0.8, 0.1)
-    assert checkpoint.better(0.9, 0.1)  # the loss of the best is not known: one that is known is preferred
-    assert not checkpoint.better(0.9, math.nan)
+    assert not checkpoint.is_better(0.8, 0.1)
+    assert checkpoint.is_better(0.9, 0.1)  # the loss of the best is unknown: a known loss is preferred
+    assert not checkpoint.is_better(0.9, math.nan)
 
 
-def killed_at(moment: int, monkeypatch) -> None:
+def kill_at(moment: int, monkeypatch) -> None:
     """The process ends before its operation number `moment` on the disk."""
-    done = 0
+    calls = 0
 
-    def counted(operation):
+    def count_calls(operation):
         def run(*args, **options):
-            nonlocal done
-            if done == moment:
+            nonlocal calls
+            if calls == moment:
                 raise Killed
-            done += 1
+            calls += 1
             return operation(*args, **options)
 
         return run
 
-    fake = SimpleNamespace(link=counted(os.link), replace=counted(os.replace), getpid=lambda: 77)
+    fake = SimpleNamespace(link=count_calls(os.link), replace=count_calls(os.replace), getpid=lambda: 77)
     monkeypatch.setattr(callbacks, "os", fake)
     monkeypatch.setattr(os, "replace", fake.replace)
-    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
+    monkeypatch.setattr(Path, "unlink", count_calls(Path.unlink))
 
 
 @pytest.mark.parametrize("moment", range(40))
-def test_a_run_killed_at_any_moment_ships_the_best_of_the_epochs_it_goes_on_from(tmp_path, monkeypatch, moment):
-    """Also where an epoch that is repeated, on another machine, scores less than it did before the kill."""
+def test_a_run_killed_at_any_moment_ships_the_best_of_its_final_epochs(tmp_path, monkeypatch, moment):
+    """Also where a repeated epoch scores less than before the kill, as on another machine."""
     scores = [(0.6, 0.5), (0.7, 0.4), (0.7, 0.3), (0.6, 0.3)]
-    again = [(0.6, 0.5), (0.5, 0.4), (0.4, 0.3), (0.3, 0.3)]
+    repeated_scores = [(0.6, 0.5), (0.5, 0.4), (0.4, 0.3), (0.3, 0.3)]
     with monkeypatch.context() as patch:
-        killed_at(moment, patch)
+        kill_at(moment, patch)
         try:
             Epochs(tmp_path, scores).run()
             assert moment > 25  # all operations were done before
         except Killed:
             pass
     last = tmp_path / "last.ckpt"
-    done = json.loads(last.read_text())["epoch"] + 1 if last.exists() else 0
-    history = [*scores[:done], *again[done:]]
-    wanted = max(range(4), key=lambda epoch: (history[epoch][0], -history[epoch][1]))
-    assert Epochs(tmp_path, again).run() == wanted
+    num_epochs = json.loads(last.read_text())["epoch"] + 1 if last.exists() else 0
+    history = [*scores[:num_epochs], *repeated_scores[num_epochs:]]
+    expected = max(range(4), key=lambda epoch: (history[epoch][0], -history[epoch][1]))
+    assert Epochs(tmp_path, repeated_scores).run() == expected

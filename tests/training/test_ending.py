@@ -1,4 +1,4 @@
-"""Training stopped by steps or time: the last state is validated and saved, and a resume gives what no stop would."""
+"""Training stopped by steps or time: the last state is validated and saved, and a resume gives the same result."""
 
 import csv
 import math
@@ -22,13 +22,13 @@ class Constant:
 
 
 def train(folder, max_steps=-1, epochs=3, callbacks=(), max_time=None, **options):
-    """The network after a training in `folder`, from where it can go on; and how the training ended."""
-    made = module(schedule=Constant(), max_steps=max_steps)
+    """Train in `folder`, resuming if possible; returns the network's state, the trainer and the Ending."""
+    model = module(schedule=Constant(), max_steps=max_steps)
     end = Ending(max_steps, max_time)
     run = trainer(folder, epochs, [*callbacks, *end.callbacks()], **options)
     start = resume_point(folder / "checkpoints")
-    run.fit(made, datamodule=data(), ckpt_path=start, weights_only=True)
-    return state(made.network), run, end
+    run.fit(model, datamodule=data(), ckpt_path=start, weights_only=True)
+    return state(model.network), run, end
 
 
 def rows(folder):
@@ -40,12 +40,12 @@ def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
-def same(a, b):
+def equal_states(a, b):
     return all(torch.equal(value, b[name]) for name, value in a.items())
 
 
 @pytest.mark.parametrize(("max_steps", "saved"), [(2, []), (5, ["epoch_000.ckpt"]), (8, ["epoch_001.ckpt"])])
-def test_a_stop_by_steps_is_validated_and_resumed_as_if_it_had_not_been(tmp_path, max_steps, saved):
+def test_a_stop_by_steps_is_validated_and_resumed_without_a_trace(tmp_path, max_steps, saved):
     whole, _, _ = train(tmp_path / "whole")
     stopped, run, end = train(tmp_path / "stopped", max_steps)
     assert run.global_step == max_steps
@@ -53,10 +53,10 @@ def test_a_stop_by_steps_is_validated_and_resumed_as_if_it_had_not_been(tmp_path
     assert f"trainer.max_steps={max_steps} in the middle of epoch {max_steps // 3}/2." in end.sentence(run)
     assert {"last.ckpt", "best.ckpt", STOPPED, *saved} <= set(names(tmp_path / "stopped"))
     last = torch.load(tmp_path / "stopped" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert same(stopped, {k.removeprefix("network."): v for k, v in last.items() if k.startswith("network.")})
+    assert equal_states(stopped, {k.removeprefix("network."): v for k, v in last.items() if k.startswith("network.")})
 
     resumed, run, end = train(tmp_path / "stopped")
-    assert same(resumed, whole)
+    assert equal_states(resumed, whole)
     assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
     assert end.sentence(run) is None
     assert names(tmp_path / "stopped") == names(tmp_path / "whole")
@@ -66,31 +66,31 @@ def test_steps_that_end_with_an_epoch_leave_a_whole_one(tmp_path):
     _, run, end = train(tmp_path / "a", 6)
     assert STOPPED not in names(tmp_path / "a")
     assert end.sentence(run).startswith("Training was ended by trainer.max_steps=6 after epoch 1/2")
-    train(tmp_path / "a", 6)  # nothing is left to do, and nothing is undone
+    train(tmp_path / "a", 6)  # nothing to do, and nothing is undone
     assert [row["epoch"] for row in rows(tmp_path / "a")] == ["0", "1"]
 
 
-def test_a_run_that_was_killed_before_its_last_step_does_the_steps_that_are_left(tmp_path):
+def test_a_run_killed_before_its_last_step_does_the_remaining_steps(tmp_path):
     whole, _, _ = train(tmp_path / "a", 8)
     (tmp_path / "a" / "checkpoints" / STOPPED).unlink()
     (tmp_path / "a" / "checkpoints" / "last.ckpt").unlink()
     os.link(tmp_path / "a" / "checkpoints" / "epoch_001.ckpt", tmp_path / "a" / "checkpoints" / "last.ckpt")
     resumed, run, _ = train(tmp_path / "a", 8)
     assert run.global_step == 8
-    assert same(resumed, whole)
+    assert equal_states(resumed, whole)
 
 
 def test_the_schedule_ends_with_the_steps(tmp_path):
-    seen = []
+    calls = []
 
-    class Noting(Constant):
+    class Recorder(Constant):
         def factor(self, step, total):
-            seen.append((step, total))
+            calls.append((step, total))
             return 1.0
 
-    made = module(schedule=Noting(), max_steps=4)
-    trainer(tmp_path, 3, [Ending(4)]).fit(made, datamodule=data())
-    assert seen == [(step, 4) for step in range(4)]
+    model = module(schedule=Recorder(), max_steps=4)
+    trainer(tmp_path, 3, [Ending(4)]).fit(model, datamodule=data())
+    assert calls == [(step, 4) for step in range(4)]
 
 
 def test_a_stop_by_time_is_validated_too(tmp_path):
@@ -109,16 +109,16 @@ def test_a_stop_by_time_is_validated_too(tmp_path):
 
 def test_every_epoch_is_saved_and_the_last_is_validated_whatever_the_interval(tmp_path):
     train(tmp_path / "a", check_val_every_n_epoch=2, num_sanity_val_steps=1)
-    told = [row["val/loss"] for row in rows(tmp_path / "a")]
-    assert told[0] == ""  # and not the number of another epoch
-    assert told[1] != ""
-    assert told[2] not in ("", told[1])
+    losses = [row["val/loss"] for row in rows(tmp_path / "a")]
+    assert losses[0] == ""  # not the value of another epoch
+    assert losses[1] != ""
+    assert losses[2] not in ("", losses[1])
     train(tmp_path / "b", epochs=2, check_val_every_n_epoch=10)
     assert "last.ckpt" in names(tmp_path / "b")
     assert [row["val/loss"] != "" for row in rows(tmp_path / "b")] == [False, True]
 
 
-def test_an_epoch_without_validation_can_be_gone_on_from(tmp_path):
+def test_a_training_resumes_after_an_epoch_without_validation(tmp_path):
     class Killed(Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 1:
@@ -128,10 +128,10 @@ def test_an_epoch_without_validation_can_be_gone_on_from(tmp_path):
         train(tmp_path / "a", callbacks=[Killed()], check_val_every_n_epoch=10)
     assert names(tmp_path / "a") == ["epoch_000.ckpt", "last.ckpt"]
     resumed, _, _ = train(tmp_path / "a", check_val_every_n_epoch=10)
-    assert same(resumed, train(tmp_path / "b", check_val_every_n_epoch=10)[0])
+    assert equal_states(resumed, train(tmp_path / "b", check_val_every_n_epoch=10)[0])
 
 
-def test_where_a_training_goes_on(tmp_path):
+def test_the_checkpoint_that_a_training_resumes_from(tmp_path):
     assert resume_point(tmp_path) is None
     for name in ("epoch_1000.ckpt", "epoch_999.ckpt", "last.ckpt"):
         (tmp_path / name).touch()

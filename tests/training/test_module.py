@@ -1,4 +1,4 @@
-"""Training for real, on a tiny net: what is frozen stays, what is resumed is the same."""
+"""Real training of a tiny network: frozen parts stay unchanged, a resumed training gives the same."""
 
 import csv
 
@@ -18,8 +18,8 @@ from finetune.training.schedules import OneCycle
 from tests.training import tiny
 
 
-class Watch(L.Callback):
-    """Notes what the network was at the start of each epoch and how it trained."""
+class Recorder(L.Callback):
+    """Records the network's state at the start of each epoch, and modes, batches and rates."""
 
     def __init__(self):
         self.states, self.modes, self.batches, self.rates = [], [], {}, []
@@ -38,37 +38,40 @@ class Watch(L.Callback):
         self.states.append(tiny.state(pl_module.network))
 
 
-def moved(before: dict, after: dict) -> set[str]:
+def changed_tensors(before: dict, after: dict) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
-    watch = Watch()
-    task = tiny.module(Plan({"head": Phase(0, ["head"])}))
-    tiny.trainer(tmp_path, 2, [watch]).fit(task, tiny.data())
-    assert moved(watch.states[0], watch.states[-1]) == {"head.fc.weight", "head.fc.bias"}  # running statistics too
-    assert not any(any(norms.values()) for _, norms, _ in watch.modes)
-    assert not any(backbone_trains for *_, backbone_trains in watch.modes)
+def test_a_linear_probe_changes_only_the_head(tmp_path):
+    recorder = Recorder()
+    module = tiny.module(Plan({"head": Phase(0, ["head"])}))
+    tiny.trainer(tmp_path, 2, [recorder]).fit(module, tiny.data())
+    assert changed_tensors(recorder.states[0], recorder.states[-1]) == {
+        "head.fc.weight",
+        "head.fc.bias",
+    }  # running statistics too
+    assert not any(any(norms.values()) for _, norms, _ in recorder.modes)
+    assert not any(backbone_trains for *_, backbone_trains in recorder.modes)
 
 
 @pytest.mark.parametrize(
     ("neck", "head"), [("narrow", "classify"), ("top_down", "every_map"), ("top_down", "classify")]
 )
 @pytest.mark.parametrize("name", ["linear_probe", "head_then_full", "gradual"])
-def test_a_plan_that_freezes_the_backbone_trains_whatever_is_new(tmp_path, own_parts, neck, head, name):
-    watch = Watch()
+def test_a_plan_that_freezes_the_backbone_trains_the_new_parts(tmp_path, own_parts, neck, head, name):
+    recorder = Recorder()
     config = compose.plain(compose.compose([f"finetuning={name}", "finetuning.head_rate=2"]))
-    task = tiny.module(build.plan(parse(config)))
+    module = tiny.module(build.plan(parse(config)))
     network = NetworkSpec("resnet20_cifar", 2, 1, head, neck=neck).build()
     assert network.new_parts == ("neck", "head")
     assert list(network.parts())[-3:] == ["stage3", "neck", "head"]
-    task = FineTuning(network, task.objective, task.optimizer, task.schedule, task.plan)
-    tiny.trainer(tmp_path, 1, [watch]).fit(task, tiny.data())
-    new = {key for key in watch.states[0] if key.startswith(("neck.", "head."))}
+    module = FineTuning(network, module.objective, module.optimizer, module.schedule, module.plan)
+    tiny.trainer(tmp_path, 1, [recorder]).fit(module, tiny.data())
+    new = {key for key in recorder.states[0] if key.startswith(("neck.", "head."))}
     if (neck, head) == ("top_down", "classify"):  # a head on the last map alone reads nothing of the finer ones
         new -= {f"neck.lateral.{number}.{kind}" for number in (0, 1) for kind in ("weight", "bias")}
-    assert moved(watch.states[0], watch.states[-1]) == new
-    assert all(rates["neck"] == rates["head"] > rates["stage3"] == 0 for rates in watch.rates)
+    assert changed_tensors(recorder.states[0], recorder.states[-1]) == new
+    assert all(rates["neck"] == rates["head"] > rates["stage3"] == 0 for rates in recorder.rates)
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "densenet_40_12", "densenet121", "resnetv2_50"])
@@ -95,42 +98,42 @@ def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
 
 
 def test_frozen_norms_in_a_trained_network(tmp_path):
-    watch = Watch()
-    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="frozen")), tiny.data())
-    changed = moved(watch.states[0], watch.states[-1])
+    recorder = Recorder()
+    tiny.trainer(tmp_path, 1, [recorder]).fit(tiny.module(Plan(norms="frozen")), tiny.data())
+    changed = changed_tensors(recorder.states[0], recorder.states[-1])
     assert "backbone.conv1.weight" in changed
     assert not {name for name in changed if "bn" in name}
-    watch = Watch()
-    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="stats")), tiny.data())
-    changed = moved(watch.states[0], watch.states[-1])
+    recorder = Recorder()
+    tiny.trainer(tmp_path, 1, [recorder]).fit(tiny.module(Plan(norms="stats")), tiny.data())
+    changed = changed_tensors(recorder.states[0], recorder.states[-1])
     assert "backbone.bn1.running_mean" in changed
     assert not {"backbone.bn1.weight", "backbone.bn1.bias"} & changed
-    watch = Watch()
-    tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="affine")), tiny.data())
-    changed = moved(watch.states[0], watch.states[-1])
+    recorder = Recorder()
+    tiny.trainer(tmp_path, 1, [recorder]).fit(tiny.module(Plan(norms="affine")), tiny.data())
+    changed = changed_tensors(recorder.states[0], recorder.states[-1])
     assert "backbone.bn1.weight" in changed
     assert "backbone.bn1.running_mean" not in changed
 
 
 def test_head_then_full_unfreezes_at_its_epoch_also_with_one_cycle(tmp_path):
-    watch = Watch()
+    recorder = Recorder()
     plan = Plan({"head": Phase(0, ["head"]), "full": Phase(2, ["all"], rate=0.5)})
-    tiny.trainer(tmp_path, 4, [watch]).fit(tiny.module(plan, OneCycle()), tiny.data())
-    start, one, two, three, _ = watch.states
-    assert moved(start, two) == {"head.fc.weight", "head.fc.bias"}
-    assert "backbone.conv1.weight" in moved(two, three)
-    assert one["head.fc.weight"].ne(two["head.fc.weight"]).any()
-    steps = len(watch.rates) // 4
-    assert all(rates["stem"] == 0 and rates["head"] > 0 for rates in watch.rates[: 2 * steps])
-    assert all(rates["stem"] == rates["head"] > 0 for rates in watch.rates[2 * steps :])
-    assert all(list(norms.values()) == [epoch >= 2] * len(norms) for epoch, norms, _ in watch.modes)
+    tiny.trainer(tmp_path, 4, [recorder]).fit(tiny.module(plan, OneCycle()), tiny.data())
+    start, epoch_1, epoch_2, epoch_3, _ = recorder.states
+    assert changed_tensors(start, epoch_2) == {"head.fc.weight", "head.fc.bias"}
+    assert "backbone.conv1.weight" in changed_tensors(epoch_2, epoch_3)
+    assert epoch_1["head.fc.weight"].ne(epoch_2["head.fc.weight"]).any()
+    steps = len(recorder.rates) // 4
+    assert all(rates["stem"] == 0 and rates["head"] > 0 for rates in recorder.rates[: 2 * steps])
+    assert all(rates["stem"] == rates["head"] > 0 for rates in recorder.rates[2 * steps :])
+    assert all(list(norms.values()) == [epoch >= 2] * len(norms) for epoch, norms, _ in recorder.modes)
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
 def test_resuming_at_any_epoch_equals_never_stopping(tmp_path, stop_after):
     plan = Plan({"head": Phase(0, ["head"]), "full": Phase(2, ["all"], rate=0.5)})
-    straight = Watch()
-    tiny.trainer(tmp_path / "a", 4, [straight]).fit(tiny.module(plan), tiny.data())
+    unstopped = Recorder()
+    tiny.trainer(tmp_path / "a", 4, [unstopped]).fit(tiny.module(plan), tiny.data())
 
     class Stop(L.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
@@ -139,13 +142,13 @@ def test_resuming_at_any_epoch_equals_never_stopping(tmp_path, stop_after):
 
     with pytest.raises(RuntimeError, match="power failure"):
         tiny.trainer(tmp_path / "b", 4, [Stop()]).fit(tiny.module(plan), tiny.data())
-    resumed = Watch()
-    again = tiny.trainer(tmp_path / "b", 4, [resumed])
-    again.fit(tiny.module(plan), tiny.data(), ckpt_path=tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
+    resumed = Recorder()
+    trainer = tiny.trainer(tmp_path / "b", 4, [resumed])
+    trainer.fit(tiny.module(plan), tiny.data(), ckpt_path=tmp_path / "b/checkpoints/last.ckpt", weights_only=True)
     assert list(resumed.batches) == list(range(stop_after, 4))
-    assert all(resumed.batches[epoch] == straight.batches[epoch] for epoch in resumed.batches)
-    assert moved(straight.states[-1], resumed.states[-1]) == set()
-    assert resumed.modes == straight.modes[-len(resumed.modes) :]
+    assert all(resumed.batches[epoch] == unstopped.batches[epoch] for epoch in resumed.batches)
+    assert changed_tensors(unstopped.states[-1], resumed.states[-1]) == set()
+    assert resumed.modes == unstopped.modes[-len(resumed.modes) :]
     rows = [list(csv.DictReader((tmp_path / name / "metrics.csv").read_text().splitlines())) for name in "ab"]
     for row in rows[0] + rows[1]:
         row.pop("seconds")
@@ -164,29 +167,29 @@ def test_checkpoints_have_plain_names_and_hold_tensors_and_plain_types(tmp_path)
 
 
 def test_every_epoch_sees_every_training_sample_once_in_another_order(tmp_path):
-    watch = Watch()
+    recorder = Recorder()
     data = tiny.data()
-    tiny.trainer(tmp_path, 2, [watch]).fit(tiny.module(), data)
-    orders = [[i for batch in watch.batches[epoch] for i in batch] for epoch in (0, 1)]
+    tiny.trainer(tmp_path, 2, [recorder]).fit(tiny.module(), data)
+    orders = [[i for batch in recorder.batches[epoch] for i in batch] for epoch in (0, 1)]
     assert sorted(orders[0]) == sorted(orders[1]) == data.rows("train").tolist()
     assert orders[0] != orders[1]
 
 
 def test_both_kinds_of_labels_are_learned_with_some_unknown(tmp_path):
     for kind in ("multilabel", "multiclass"):
-        task = tiny.module(kind=kind)
+        module = tiny.module(kind=kind)
         trainer = tiny.trainer(tmp_path / kind, 6)
-        trainer.fit(task, tiny.data(kind=kind, unknown=0.3))
+        trainer.fit(module, tiny.data(kind=kind, unknown=0.3))
         assert trainer.callback_metrics["val/auroc"] > 0.8
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_place_and_ways_out(tmp_path):
-    task = tiny.module(lr=1e30)
+def test_a_loss_that_is_not_finite_stops_with_epoch_batch_and_ways_out(tmp_path):
+    module = tiny.module(lr=1e30)
     with pytest.raises(FinetuneError, match=r"loss is nan in epoch \d+, batch \d+. Lower optimizer.lr"):
-        tiny.trainer(tmp_path, 3).fit(task, tiny.data())
+        tiny.trainer(tmp_path, 3).fit(module, tiny.data())
 
 
-def test_groups_cover_every_parameter_once_and_spare_norms_and_biases():
+def test_groups_cover_every_parameter_once_without_decay_of_norms_and_biases():
     network = tiny.module().network
     groups = parameter_groups(network.parts(), 0.1)
     ids = [id(p) for g in groups for p in g["params"]]

@@ -1,4 +1,4 @@
-"""Schedules: their corners, and OneCycle against torch's."""
+"""Schedules: their corners, and OneCycle compared with torch's."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def test_cosine_rises_and_falls_to_the_floor():
     assert Cosine(warmup=0).factor(0, 10) == 1
 
 
-def test_one_cycle_equals_torchs():
+def test_one_cycle_equals_that_of_torch():
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
     reference = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1.0, total_steps=50, pct_start=0.3, div_factor=25, final_div_factor=400

@@ -22,7 +22,7 @@ SIZE = 16
 
 
 class Images:
-    """Decoded images in memory, as the cache gives them."""
+    """Decoded images in memory, with the interface of the cache."""
 
     def __init__(self, images: np.ndarray):
         self.images, self.bad = images, {}
@@ -55,14 +55,14 @@ def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[
             "target_b": target[:, 1],
         }
     )
-    made = SampleTable(frame, ["a", "b"], kind, Path(), "tiny", [], True, [])
-    return made, Images(images)
+    sample_table = SampleTable(frame, ["a", "b"], kind, Path(), "tiny", [], True, [])
+    return sample_table, Images(images)
 
 
 def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageData:
-    made, images = table(n, **options)
+    sample_table, images = table(n, **options)
     preprocessing = Preprocessing(image_size=SIZE, in_channels=1, mean=(0.5,), std=(0.25,))
-    return ImageData(made, images, preprocessing, augment, batch_size=batch_size)
+    return ImageData(sample_table, images, preprocessing, augment, batch_size=batch_size)
 
 
 def module(

@@ -1,4 +1,4 @@
-"""Classification: one of several classes, or several findings at once."""
+"""Classification: multiclass and multilabel."""
 
 from finetune.tasks.classification.task import Classification
 

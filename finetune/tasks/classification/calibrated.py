@@ -1,4 +1,4 @@
-"""Calibrated probabilities, and those for another prevalence, as a table."""
+"""A table of calibrated probabilities and of probabilities adjusted to another prevalence."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ def write_calibrated(
     prevalence: dict[str, float],
     say: Say,
 ) -> None:
-    """Per sample `calibrated_<class>` and, for `prevalence`, `adjusted_<class>`."""
+    """Write per sample `calibrated_<class>` and, for `prevalence`, `adjusted_<class>`."""
     if calibration is None:
-        say("No calibration of the model applies: no probability can be told for another prevalence, only PPV and NPV.")
+        say("No calibration of the model applies: only PPV and NPV are adjusted to the prevalence, no probabilities.")
         return
     calibrated = calibration.probabilities(predictions.logits)
     adjusted = with_prevalence(calibration, calibrated, prevalence)

@@ -1,4 +1,4 @@
-"""Which rows of two tables speak of the same image, where one has whole paths and the other names."""
+"""Rows of two tables that are of the same image, where one table has whole paths and the other names."""
 
 from __future__ import annotations
 
@@ -9,51 +9,52 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 
-WAYS: dict[str, Callable[[str], str]] = {
+MATCHING_RULES: dict[str, Callable[[str], str]] = {
     "": lambda path: path,
     "the end of their paths": lambda path: PurePosixPath(path).name,
     "their file names": lambda path: PurePosixPath(path).name,
     "their file names without the ending": lambda path: PurePosixPath(path).stem,
 }
-"""How images are matched, the strictest first -> what is compared first of a path."""
+"""Rules by which images are matched, the strictest first -> the key of a path that is compared first."""
 
 
-def match_images(asked: Sequence[str], known: Sequence[str]) -> tuple[np.ndarray, str]:
-    """For each image of `asked` the row of `known` that is the same, -1 for none (N,); and by what they were matched,
-    in words, blank where the names are equal. The first way by which any two match is that of the whole tables.
+def match_images(images: Sequence[str], known: Sequence[str]) -> tuple[np.ndarray, str]:
+    """For each of `images` (N,) its row in `known`, -1 for none; and the name of the rule, blank where names are equal.
+
+    The first rule by which any two images match applies to the whole tables.
 
     Raises:
-        FinetuneError: an image that matches two.
+        FinetuneError: an image matches two.
     """
-    asked, known = ([name.strip().replace("\\", "/") for name in names] for names in (asked, known))
-    for way, key in WAYS.items():
+    images, known = ([name.strip().replace("\\", "/") for name in names] for names in (images, known))
+    for rule, key in MATCHING_RULES.items():
         rows: dict[str, list[int]] = {}
         for row, name in enumerate(known):
             rows.setdefault(key(name), []).append(row)
-        found = np.full(len(asked), -1)
-        owner: dict[int, int] = {}
-        for number, name in enumerate(asked):
-            near = rows.get(key(name), [])
-            if way == "the end of their paths":
-                near = [row for row in near if is_end(name, known[row])]
-            if len(near) > 1:
+        matches = np.full(len(images), -1)
+        image_of_row: dict[int, int] = {}
+        for number, name in enumerate(images):
+            candidates = rows.get(key(name), [])
+            if rule == "the end of their paths":
+                candidates = [row for row in candidates if is_path_end(name, known[row])]
+            if len(candidates) > 1:
                 raise FinetuneError(
-                    f"{name} of predictions may be {known[near[0]]} or {known[near[1]]} of labels. Give both tables "
-                    "the same paths."
+                    f"{name} of predictions may be {known[candidates[0]]} or {known[candidates[1]]} of labels. "
+                    "Give both tables the same paths."
                 )
-            if near:
-                if (other := owner.setdefault(near[0], number)) != number:
+            if candidates:
+                if (other := image_of_row.setdefault(candidates[0], number)) != number:
                     raise FinetuneError(
-                        f"{known[near[0]]} of labels may be {asked[other]} or {name} of predictions. Give both tables "
-                        "the same paths."
+                        f"{known[candidates[0]]} of labels may be {images[other]} or {name} of predictions. "
+                        "Give both tables the same paths."
                     )
-                found[number] = near[0]
-        if (found >= 0).any():
-            return found, way
-    return np.full(len(asked), -1), ""
+                matches[number] = candidates[0]
+        if (matches >= 0).any():
+            return matches, rule
+    return np.full(len(images), -1), ""
 
 
-def is_end(one: str, other: str) -> bool:
+def is_path_end(path: str, other: str) -> bool:
     """Whether one path is the end of the other, in whole names."""
-    short, long = sorted((PurePosixPath(one).parts, PurePosixPath(other).parts), key=len)
+    short, long = sorted((PurePosixPath(path).parts, PurePosixPath(other).parts), key=len)
     return long[len(long) - len(short) :] == short

@@ -1,4 +1,4 @@
-"""What the training of a classifier minimises, and the scores of its validation."""
+"""The loss that a classifier minimises, and the scores of its validation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ from finetune.network import Network
 from finetune.training.objective import LOSS
 
 AUROC = "val/auroc"
-NO_AUROC = "No class has both positives and negatives in val: its AUROC is undefined, the best epoch is by val/loss."
+NO_AUROC = "No class has both positives and negatives in val: AUROC is undefined, and val/loss chooses the best epoch."
 
 
 class ClassObjective:
     """Batches with target (N, K), NaN for unknown.
 
     Args:
-        weights: what the loss says of the classes and the training targets (`loss.weights`).
+        weights: of the classes, from the training targets (`loss.weights`).
         monitor: AUROC, or LOSS where no class has an AUROC on val.
     """
 

@@ -1,4 +1,4 @@
-"""scores.json of a fit, and the lines that a fit or an evaluation ends with."""
+"""scores.json of a fit, and the last lines of a fit or an evaluation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,16 +9,18 @@ from finetune.evaluation.classification.assessment import Assessment, FittedOnVa
 from finetune.evaluation.classification.predictions import Predictions
 
 
-def scores(tables: Mapping[str, Predictions], assessment: Assessment, fitted: FittedOnVal, seed: int) -> dict[str, Any]:
-    """What scores.json says of each split; of val its scores alone, as what was fitted on it looks too good there.
+def compute_scores(
+    tables: Mapping[str, Predictions], assessment: Assessment, fitted: FittedOnVal, seed: int
+) -> dict[str, Any]:
+    """The scores of each split, for scores.json. Values fitted on val are not scored on val, where they look too good.
 
-    What speaks against the run is said once, of test where there is one.
+    Harms are reported once, for test if there is one.
     """
-    plainly = replace(assessment, subgroups=[])
+    without_subgroups = replace(assessment, subgroups=[])
     result: dict[str, Any] = {}
     for split, table in tables.items():  # val first: test is compared with it
         if split == "val":
-            result[split] = plainly.score(table, FittedOnVal(), seed=seed, split=split)
+            result[split] = without_subgroups.score(table, FittedOnVal(), seed=seed, split=split)
         else:
             result[split] = assessment.score(table, fitted, seed=seed, split=split, val=result.get("val"))
     if len(result) > 1 and "val" in result:
@@ -30,28 +32,28 @@ def scores(tables: Mapping[str, Predictions], assessment: Assessment, fitted: Fi
     return result
 
 
-def lines(scores: Mapping[str, Any], synthetic: bool) -> list[str]:
-    """The numbers that matter, each with its interval and what an answer that looks at no image gets."""
-    made_up = " (SYNTHETIC images)" if synthetic else ""
+def summary_lines(scores: Mapping[str, Any], synthetic: bool) -> list[str]:
+    """The headline scores, each with its interval and the score of a trivial prediction."""
+    synthetic_note = " (SYNTHETIC images)" if synthetic else ""
     result = []
-    for split, of_split in scores.items():
+    for split, split_scores in scores.items():
         for group, metric in metrics.HEADLINES:
-            score = (of_split.get(group) or {}).get(metric)
+            score = (split_scores.get(group) or {}).get(metric)
             if score and score["value"] is not None:
                 interval = f" [{score['low']:.3f}, {score['high']:.3f}] (95 %)" if score["low"] is not None else ""
                 name = metrics.metric(metric).in_group(group)
-                trivial = wording.baseline(of_split, group, metric)
+                trivial = wording.baseline(split_scores, group, metric)
                 result.append(
-                    f"{split}: {name} {score['value']:.3f}{interval}{'; ' + trivial if trivial else ''}{made_up}"
+                    f"{split}: {name} {score['value']:.3f}{interval}{'; ' + trivial if trivial else ''}{synthetic_note}"
                 )
-        for name, score in of_split.get("own_metrics", {}).items():
-            result.append(f"{split}: {name} {text_of(score)}")
-        result += [f"  {sentence}" for sentence in [*of_split.get("warnings", []), *of_split.get("notes", [])]]
+        for name, score in split_scores.get("own_metrics", {}).items():
+            result.append(f"{split}: {name} {format_score(score)}")
+        result += [f"  {sentence}" for sentence in [*split_scores.get("warnings", []), *split_scores.get("notes", [])]]
     return result
 
 
-def text_of(score: dict[str, Any]) -> str:
-    """A score of the user's own with its interval, or the reason that there is none."""
+def format_score(score: dict[str, Any]) -> str:
+    """A score of a user's metric with its interval, or the reason why it is undefined."""
     if score["value"] is None:
         return str(score["reason"])
     interval = f"[{score['low']:.4g}, {score['high']:.4g}] (95 %)" if score["low"] is not None else score["reason"]

@@ -1,4 +1,4 @@
-"""What a classification model ships, and what of it applies to a table."""
+"""The fitted values that a classification model ships, and those that apply to a table."""
 
 from typing import cast
 
@@ -12,15 +12,17 @@ def class_answers(model: Model) -> ClassAnswers:
     return cast(ClassAnswers, model.answers)
 
 
-def shipped(model: Model, kind: str) -> FittedOnVal:
-    """What the model ships that goes with labels of this kind, with a note on the rest.
+def select_shipped(model: Model, kind: str) -> FittedOnVal:
+    """The shipped values that apply to labels of this kind, with a note on the others.
 
-    The thresholds are of `prob_<class>`, which means the same where a class is asked about as a finding; calibration,
+    Thresholds are of `prob_<class>`, which has the same meaning for a single class of a multiclass model. Calibration,
     sets and confidence are of all classes of the model together.
     """
     answers = class_answers(model)
     if answers.kind == kind:
         return answers.fitted()
-    left = [n for n, p in (("calibration", answers.calibration), ("sets", answers.conformal)) if p is not None]
-    notes = [f"The model's {' and '.join(left)}, for all its classes together, are not applied here."] if left else []
+    unused = [n for n, p in (("calibration", answers.calibration), ("sets", answers.conformal)) if p is not None]
+    notes = (
+        [f"The model's {' and '.join(unused)}, for all its classes together, are not applied here."] if unused else []
+    )
     return FittedOnVal(operating_points=answers.fitted().operating_points, notes=notes)

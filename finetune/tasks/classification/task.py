@@ -30,13 +30,13 @@ from finetune.steps.task import Say, Subject
 from finetune.tasks.classification import explaining, score_table, scoring
 from finetune.tasks.classification.calibrated import write_calibrated
 from finetune.tasks.classification.objective import AUROC, ClassObjective, has_auroc
-from finetune.tasks.classification.shipped import class_answers, shipped
-from finetune.tasks.classification.worst_errors import worst_errors
+from finetune.tasks.classification.shipped import class_answers, select_shipped
+from finetune.tasks.classification.worst_errors import write_worst_errors
 from finetune.training.objective import LOSS
 
 
 class Classification:
-    """One of several classes (softmax), or several findings at once (a sigmoid each), as the table says."""
+    """Multiclass (softmax) or multilabel (a sigmoid per class), by the kind of the table."""
 
     name = CLASSIFY
     gives = "classes"
@@ -44,15 +44,15 @@ class Classification:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self.assessment = assessment(settings)
+        self.assessment = make_assessment(settings)
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
         for kind in ("multilabel", "multiclass"):  # wrong options fail before data are read
-            build.make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
+            build.make(settings, "loss", settings.loss, _convert_="all", **_kind_option(settings, kind))
 
     # -- before the training
 
     def check(self, table: SampleTable) -> None:
-        """Labels that can be learned, columns of subgroups that are there, a loss that goes with the labels."""
+        """Check that the labels can be trained on, subgroup columns exist, and the loss applies to the labels."""
         if self.settings.job in ("fit", "preview"):
             check_trainable(table)
             self.objective(table, table.rows("train"))
@@ -63,7 +63,7 @@ class Classification:
         return len(table.classes)
 
     def objective(self, table: SampleTable, rows: np.ndarray) -> ClassObjective:
-        criterion = loss(self.settings, table.kind)
+        criterion = make_loss(self.settings, table.kind)
         weights = criterion.weights(table.classes, table.targets()[rows])
         return ClassObjective(criterion, weights, monitor=AUROC if has_auroc(table, "val") else LOSS)
 
@@ -76,11 +76,11 @@ class Classification:
             captions.append(", ".join(positive or ["none"]) + (f" ({unknown} unknown)" if unknown else ""))
         return captions
 
-    # -- predictions and what follows from them
+    # -- predictions and scores
 
     def predict(self, subject: Subject, fitted: FittedOnVal) -> Predictions | None:
-        """A row per image. A multiclass model that is asked about its classes as findings answers with their log odds,
-        so that their sigmoid is the model's own probability."""
+        """A row per image. On a multilabel table a multiclass model gives the log odds of its classes, so that their
+        sigmoid is the model's probability."""
         predicted = predict_arrays(subject)
         if predicted is None:
             return None
@@ -114,19 +114,21 @@ class Classification:
         return ClassAnswers.of(table.classes, table.kind, fitted)
 
     def score(self, tables: Mapping[str, Predictions], fitted: FittedOnVal) -> dict[str, Any]:
-        return scoring.scores(tables, self.assessment, fitted, self.settings.seed)
+        return scoring.compute_scores(tables, self.assessment, fitted, self.settings.seed)
 
     def add_files(self, run: RunFolder, subject: Subject, predictions: Predictions, fitted: FittedOnVal) -> None:
         """The most confident errors."""
-        of_network = None if subject.model is None else [subject.model.classes.index(c) for c in predictions.classes]
+        class_indices = None if subject.model is None else [subject.model.classes.index(c) for c in predictions.classes]
         thumbnails = self.assessment.thumbnails
-        worst_errors(run, subject.network, subject.data, predictions, thumbnails, fitted.operating_points, of_network)
+        write_worst_errors(
+            run, subject.network, subject.data, predictions, thumbnails, fitted.operating_points, class_indices
+        )
 
     def report(self, folder: Path, scores: dict[str, Any] | None = None) -> None:
         report.write_report(folder, scores)
 
     def summary(self, scores: Mapping[str, Any], *, synthetic: bool) -> list[str]:
-        return scoring.lines(scores, synthetic)
+        return scoring.summary_lines(scores, synthetic)
 
     # -- a finished model on other data
 
@@ -140,7 +142,7 @@ class Classification:
         return to_model_classes(table, model.classes, class_answers(model).kind, self.settings.data.map)
 
     def shipped(self, model: Model, table: SampleTable) -> FittedOnVal:
-        return shipped(model, table.kind)
+        return select_shipped(model, table.kind)
 
     def evaluate(self, predictions: Predictions, fitted: FittedOnVal, subject: Subject) -> dict[str, Any]:
         prevalence = read_prevalence(self.prevalence, predictions.classes, predictions.kind)
@@ -149,35 +151,35 @@ class Classification:
     def add_evaluation_files(
         self, run: RunFolder, subject: Subject, predictions: Predictions, fitted: FittedOnVal, say: Say
     ) -> None:
-        """The most confident errors; and probabilities for another prevalence, where one is given."""
+        """The most confident errors; and probabilities for `prevalence`, where it is set."""
         if prevalence := read_prevalence(self.prevalence, predictions.classes, predictions.kind):
             write_calibrated(run.calibrated(subject.split), predictions, fitted.calibration, prevalence, say)
         self.add_files(run, subject, predictions, fitted)
 
     def score_files(self, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
-        score_table.score_file(self, settings, run, words)
+        score_table.score_table(self, settings, run, words)
 
     def explain(self, settings: ExplainSettings, model: Model, run: RunFolder, words: list[str]) -> None:
         explaining.explain(self, settings, model, run, words)
 
 
-def assessment(settings: Settings) -> Assessment:
-    """The settings of the evaluation, with the user's own metrics."""
+def make_assessment(settings: Settings) -> Assessment:
+    """The settings of the evaluation, with the user's metrics."""
     if not settings.evaluation:
-        return Assessment()  # a run from before the group
-    built: Assessment = build.check_type(
+        return Assessment()  # a run of a version without this config group
+    assessment: Assessment = build.check_type(
         "evaluation", build.make(settings, "evaluation", settings.evaluation), Assessment
     )
-    metrics = {name: build.metric(name, path, settings.trust) for name, path in built.metrics.items()}
-    return replace(built, metrics=metrics)
+    metrics = {name: build.metric(name, path, settings.trust) for name, path in assessment.metrics.items()}
+    return replace(assessment, metrics=metrics)
 
 
-def loss(settings: Settings, kind: str) -> losses.Loss:
-    """The loss, refused where it does not go with the labels."""
-    built = build.make(settings, "loss", settings.loss, _convert_="all", **_kind(settings, kind))
-    losses.check_kind(built, kind)
-    return built
+def make_loss(settings: Settings, kind: str) -> losses.Loss:
+    """The loss, after checking that it applies to the labels."""
+    criterion = build.make(settings, "loss", settings.loss, _convert_="all", **_kind_option(settings, kind))
+    losses.check_kind(criterion, kind)
+    return criterion
 
 
-def _kind(settings: Settings, kind: str) -> dict[str, str]:
+def _kind_option(settings: Settings, kind: str) -> dict[str, str]:
     return {"kind": kind} if settings.loss["_target_"] == "finetune.losses.auto" else {}

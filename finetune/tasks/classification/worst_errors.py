@@ -1,4 +1,4 @@
-"""The worst errors at the end of a fit: what the report shows of them, in worst_errors.json."""
+"""The worst errors at the end of a fit, for the report, in worst_errors.json."""
 
 from __future__ import annotations
 
@@ -17,60 +17,60 @@ from finetune.files import write_json_atomic
 from finetune.network import Network
 from finetune.runs.folder import RunFolder
 
-SIDE, MAX_BYTES = 256, 14000  # of an image: twelve errors stay under 450 kB
+SIDE, MAX_BYTES = 256, 14000  # of an image: twelve errors stay below 450 kB
 
 
-def worst_errors(
+def write_worst_errors(
     run: RunFolder,
     network: Network,
     data: ImageData,
     predictions: Predictions,
-    most: int,
+    max_errors: int,
     operating_points: Mapping[str, Any] | None = None,
-    of_network: Sequence[int] | None = None,
+    class_indices: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Write the `most` confident errors with their images and Grad-CAM maps as JPEG in base64; none for 0. `heat` is
-    empty where the map is the same everywhere.
+    """Write the `max_errors` most confident errors with images and Grad-CAM maps as JPEG in base64; no file for 0.
+    `heat` is empty where the map is constant.
 
     Multilabel: {sample, patient, class, kind, probability, image, heat}, by the threshold of `decision_thresholds`.
-    Multiclass: true and answer instead of kind; class is the answer, of which the map is. `of_network` says where the
-    classes of the predictions stand in the network's answer, if elsewhere.
+    Multiclass: true and answer instead of kind; class is the answer, and the map is of it. `class_indices` are the
+    network's outputs for the classes of the predictions, where they differ.
     """
-    if not most:
+    if not max_errors:
         return []
-    limits = errors.thresholds_of(operating_points or {}, predictions.classes)
-    wrong = errors.worst(predictions, most, limits if predictions.kind == "multilabel" else None)
-    rows = table_rows(data, [str(predictions.frame["sample"].iloc[one.row]) for one in wrong])
-    heat = heat_maps(network, data, rows, [of_network[one.k] if of_network else one.k for one in wrong])
-    told = []
-    for number, (one, row) in enumerate(zip(wrong, rows, strict=True)):
-        image = shown(data, row)
-        told.append(
+    thresholds = errors.thresholds_of(operating_points or {}, predictions.classes)
+    worst = errors.worst(predictions, max_errors, thresholds if predictions.kind == "multilabel" else None)
+    rows = table_rows(data, [str(predictions.frame["sample"].iloc[error.row]) for error in worst])
+    heat = heat_maps(network, data, rows, [class_indices[error.k] if class_indices else error.k for error in worst])
+    records = []
+    for number, (error, row) in enumerate(zip(worst, rows, strict=True)):
+        image = input_image(data, row)
+        records.append(
             {
-                **one.to_dict(predictions),
+                **error.to_dict(predictions),
                 "image": overlays.jpeg(image, SIDE, MAX_BYTES),
                 "heat": overlays.jpeg(overlays.heated(image, heat[number]), SIDE, MAX_BYTES)
                 if np.ptp(heat[number]) > 0
-                else "",  # the same everywhere: it would be the image once more
+                else "",  # constant: it would be the image again
             }
         )
-    write_json_atomic(run.worst_errors, told)
-    return told
+    write_json_atomic(run.worst_errors, records)
+    return records
 
 
 def table_rows(data: ImageData, samples: Sequence[str]) -> list[int]:
     """Rows of the sample table by their paths."""
-    of = {path: row for row, path in enumerate(data.table.paths)}
-    return [of[sample] for sample in samples]
+    row_of = {path: row for row, path in enumerate(data.table.paths)}
+    return [row_of[sample] for sample in samples]
 
 
-def shown(data: ImageData, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3)
-    """The picture as the network sees it, before normalising."""
+def input_image(data: ImageData, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3)
+    """The image as the network sees it, before normalisation."""
     return data.preprocessing.crop(data.images[row])
 
 
-def inputs(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> (N, C, S, S)
-    """Normalised pictures."""
+def load_inputs(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> (N, C, S, S)
+    """Normalised images."""
     return data.eval_dataset.__getitems__(list(rows))["image"]
 
 
@@ -80,12 +80,14 @@ def heat_maps(
     rows: Sequence[int],
     classes: Sequence[int],
     method: str = "grad_cam",
-    at_once: int = 16,
+    batch_size: int = 16,
 ) -> np.ndarray:  # -> (N, S, S)
-    """The maps of rows of the sample table, for one class each."""
+    """The heat maps of rows of the sample table, each for one class."""
     parts = [
-        heat_of(network, inputs(data, rows[i : i + at_once]), torch.tensor(classes[i : i + at_once]), method).numpy()
-        for i in range(0, len(rows), at_once)
+        heat_of(
+            network, load_inputs(data, rows[i : i + batch_size]), torch.tensor(classes[i : i + batch_size]), method
+        ).numpy()
+        for i in range(0, len(rows), batch_size)
     ]
     side = data.preprocessing.image_size
     return np.concatenate(parts) if parts else np.zeros((0, side, side), np.float32)

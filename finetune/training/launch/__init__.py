@@ -1,1 +1,1 @@
-"""Launch: the processes of a run, whoever started them."""
+"""Launch: the processes of a run, started by this program, torchrun or SLURM."""

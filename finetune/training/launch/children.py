@@ -9,23 +9,23 @@ from pathlib import Path
 
 import torch
 
-from finetune.training.launch.link import LAST, POLL
+from finetune.training.launch.link import POLL, STOP_SECONDS
 
 
 def log_file(run: Path, rank: int) -> Path:
-    """Where a rank above 0 writes what it has to say."""
+    """The log of a rank above 0."""
     return run / f"rank_{rank}.log"
 
 
 class Children:
-    """The ranks above 0 that a first rank starts on its machine; what they say goes to rank_N.log in the run folder."""
+    """The ranks above 0 that a first rank starts on its machine; their output goes to rank_N.log in the run folder."""
 
     def __init__(self, run: Path):
         self.run = run
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, size: int, port: int) -> None:
-        """Ranks 1 to size - 1, which will ask this process for their run at `port`."""
+        """Start ranks 1 to size - 1, which get their run from this process at `port`."""
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "NODE_RANK": "0"}
         if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
             threads = max(1, (os.cpu_count() or 1) // size)
@@ -39,7 +39,7 @@ class Children:
                 )
 
     def failure(self, wait: float = 0.0) -> str | None:
-        """Why one of them is gone, waited for up to `wait` seconds: none leaves before it is told to."""
+        """Why one of them ended, within `wait` seconds; None if all are running. Normally none ends before `stop`."""
         deadline = time.monotonic() + wait
         while self.processes:
             for number, process in self.processes.items():
@@ -53,17 +53,17 @@ class Children:
         return None
 
     def wait(self) -> None:
-        """Until they have ended by themselves, if they do."""
+        """Wait until they end by themselves, for a limited time."""
         for process in self.processes.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LAST)
+                process.wait(STOP_SECONDS)
 
     def stop(self) -> None:
-        """End those that have not."""
-        left = [process for process in self.processes.values() if process.poll() is None]
-        for process in left:
+        """Terminate those still running."""
+        running = [process for process in self.processes.values() if process.poll() is None]
+        for process in running:
             process.terminate()
-        for process in left:
+        for process in running:
             try:
                 process.wait(5)
             except subprocess.TimeoutExpired:

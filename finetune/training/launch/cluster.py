@@ -1,4 +1,4 @@
-"""What Lightning asks about the processes of a job, answered by `ranks`: it neither starts them nor guesses who did."""
+"""Lightning's environment plugin for a job's processes: `ranks` has started them, Lightning starts none."""
 
 from lightning.pytorch.plugins.environments import ClusterEnvironment
 
@@ -6,7 +6,7 @@ from finetune.training.launch.ranks import Place
 
 
 class Cluster(ClusterEnvironment):
-    """Lightning's view of `place`, the same whoever started it; `ranks.launched` makes the process group."""
+    """Lightning's view of `place`, whatever started the process; `ranks.launch` makes the process group."""
 
     def __init__(self, place: Place):
         super().__init__()
@@ -18,7 +18,7 @@ class Cluster(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        return "127.0.0.1"  # never used: the process group exists before Lightning asks
+        return "127.0.0.1"  # not used: the process group exists already
 
     @property
     def main_port(self) -> int:

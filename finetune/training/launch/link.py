@@ -1,7 +1,6 @@
-"""A line between the processes of a job, beside torch's collectives: rank 0 hands out runs, each reports a failure.
+"""A connection between the processes of a job, beside torch's collectives: for runs from rank 0 and for failures.
 
-A collective waits half an hour for a process that has failed. Whoever waits here asks again and again, and learns of a
-failure within a second.
+A collective waits half an hour for a failed process. Waiting here polls, so a failure is known within a second.
 """
 
 import contextlib
@@ -18,40 +17,40 @@ import yaml
 
 from finetune.errors import FinetuneError
 
-POLL = 0.1  # seconds between two questions
-ARRIVAL = 300.0  # seconds within which all processes of a job must have come
-GRACE = 2.0  # seconds for a process to report its own error before it is stopped for another's
-LAST = 20.0  # seconds that a stopped process has to end by itself
+POLL = 0.1  # seconds between two polls
+ARRIVAL = 300.0  # seconds within which all processes of a job must connect
+GRACE = 2.0  # seconds for a process to report an error before it is stopped because of another process
+STOP_SECONDS = 20.0  # seconds for a stopped process to end by itself
 
 
 class Link:
-    """One process's end of the line.
+    """One process's end of the connection.
 
     Args:
-        tcp: the store that the messages lie in.
-        prefix: what their names begin with.
-        rank: this process's number; 0 hands out, the others follow.
+        tcp: the store of the messages.
+        prefix: of their names.
+        rank: this process's number; 0 sends runs, the others do them.
         size: the number of processes.
     """
 
     def __init__(self, tcp: dist.TCPStore, prefix: str, rank: int, size: int):
         self.tcp, self.prefix, self.rank, self.size = tcp, prefix, rank, size
-        self.store = dist.PrefixStore(prefix, tcp)  # asked only what it answers at once, so that threads may share it
-        self.number = 0
-        """The run at work, counted from 1."""
+        self.store = dist.PrefixStore(prefix, tcp)  # only used without waiting, so that threads may share it
+        self.run_number = 0
+        """The current run, counted from 1."""
         self.status = 0
-        """The exit status that the first process ended with, once it has."""
+        """The exit status of the first process, once it has ended."""
 
     # -- the first process ---------------------------------------------------------------------------------------------
 
-    def hand(self, order: dict[str, Any], check: Callable[[], str | None] = lambda: None) -> None:
-        """Give all others their next run, in plain values.
+    def send_run(self, order: dict[str, Any], check: Callable[[], str | None] = lambda: None) -> None:
+        """Send all others their next run, as plain values.
 
         Args:
-            check: says why a process will never come, if that is known.
+            check: gives the reason why a process will never connect, or None.
 
         Raises:
-            FinetuneError: not all processes have come.
+            FinetuneError: not all processes have connected.
         """
         deadline = time.monotonic() + ARRIVAL
         while (present := 1 + self.store.add("present", 0)) < self.size:
@@ -59,30 +58,32 @@ class Link:
                 raise FinetuneError(reason)
             if time.monotonic() > deadline:
                 raise FinetuneError(
-                    f"{present} of {self.size} processes have come within {ARRIVAL:.0f} s. Start all of them "
+                    f"{present} of {self.size} processes have connected within {ARRIVAL:.0f} s. Start all of them "
                     "(torchrun, srun), or one alone without RANK, WORLD_SIZE and SLURM_NTASKS in its environment."
                 )
             time.sleep(POLL)
-        self.number += 1
-        self.store.set(f"order/{self.number}", yaml.safe_dump(order, sort_keys=False))
+        self.run_number += 1
+        self.store.set(f"order/{self.run_number}", yaml.safe_dump(order, sort_keys=False))
 
     def end(self, status: int) -> None:
-        """Let all others end, with this exit status. Returns once they know: the store may end with this process."""
+        """End all others with this exit status. Returns once they have read it: the store may end now."""
         self.store.set("end", str(status))
-        deadline = time.monotonic() + LAST
+        deadline = time.monotonic() + STOP_SECONDS
         while self.store.add("left", 0) < self.store.add("present", 0) and time.monotonic() < deadline:
             time.sleep(POLL)
 
     # -- the others ----------------------------------------------------------------------------------------------------
 
     def orders(self) -> Iterator[dict[str, Any]]:
-        """The runs that the first process hands out, until it ends."""
+        """The runs that the first process sends, until it ends."""
         self.store.add("present", 1)
         while True:
-            self.number += 1
-            key = f"order/{self.number}"
+            self.run_number += 1
+            key = f"order/{self.run_number}"
             while not self.store.check([key]):
-                if self.store.check(["end"]) and not self.store.check([key]):  # a run handed out between the two counts
+                if self.store.check(["end"]) and not self.store.check(
+                    [key]
+                ):  # a run sent between the two checks counts
                     self.status = int(self.store.get("end"))
                     self.store.add("left", 1)
                     return
@@ -92,49 +93,49 @@ class Link:
     # -- all -----------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Give up this end; the port is free once rank 0 has."""
+        """Close this end; the port is free once rank 0 has closed."""
         del self.tcp, self.store
 
     def group_store(self) -> dist.Store:
-        """A store for the process group of the run at work, over a connection of its own: a group waits in it."""
-        return dist.PrefixStore(f"{self.prefix}/group/{self.number}", self.tcp.clone())
+        """A store for the process group of the current run, over a separate connection, as a group waits in it."""
+        return dist.PrefixStore(f"{self.prefix}/group/{self.run_number}", self.tcp.clone())
 
-    def meet(self, where: str, check: Callable[[], str | None]) -> None:
-        """Wait until every process of this run has come to `where`.
+    def wait_for_all(self, where: str, check: Callable[[], str | None]) -> None:
+        """Wait until every process of this run has reached `where`.
 
         Raises:
-            FinetuneError: one of them never will, and why.
+            FinetuneError: one of them never will; with the reason.
         """
-        key = f"{where}/{self.number}"
+        key = f"{where}/{self.run_number}"
         self.store.add(key, 1)
         while self.store.add(key, 0) < self.size:
             if reason := check():
                 raise FinetuneError(reason)
             time.sleep(POLL)
 
-    def fail(self, reason: str) -> bool:
-        """Report that this process failed in the run at work; whether it was the first to fail."""
-        mine = f"{self.rank} {reason}"
-        return self.store.compare_set(f"failed/{self.number}", "", mine) == mine.encode()
+    def report_failure(self, reason: str) -> bool:
+        """Report that this process failed in the current run; True if it was the first to fail."""
+        message = f"{self.rank} {reason}"
+        return self.store.compare_set(f"failed/{self.run_number}", "", message) == message.encode()
 
     def failure(self) -> str | None:
-        """Why the run at work cannot go on, where another process has said so or is gone."""
+        """Why the current run cannot continue: another process has failed or ended; else None."""
         try:
-            if self.store.check([f"failed/{self.number}"]):
-                rank, _, reason = self.store.get(f"failed/{self.number}").decode().partition(" ")
+            if self.store.check([f"failed/{self.run_number}"]):
+                rank, _, reason = self.store.get(f"failed/{self.run_number}").decode().partition(" ")
                 return None if int(rank) == self.rank else f"Rank {rank} of {self.size} stopped: {reason}"
             if self.rank > 0 and self.store.check(["end"]):
                 return "Rank 0 has ended."
-        except RuntimeError:  # torch's own for a broken connection: the process that keeps the store is gone
+        except RuntimeError:  # torch's error for a broken connection: the process with the store has ended
             return "The connection to rank 0 is lost."
         return None
 
 
 def connect(address: str, port: int, rank: int, size: int, *, serve: bool, prefix: str) -> Link:
-    """The line over a store at address:port, kept by this process (`serve`, port 0 for a free one) or by another.
+    """The connection over a store at address:port, held by this process (`serve`, port 0 for a free one) or by another.
 
     Raises:
-        FinetuneError: nobody answers there, or the port is taken.
+        FinetuneError: no answer there, or the port is in use.
     """
     wait = timedelta(seconds=ARRIVAL)
     try:
@@ -148,10 +149,10 @@ def connect(address: str, port: int, rank: int, size: int, *, serve: bool, prefi
 
 
 class Watch(threading.Thread):
-    """Ends this process's collectives once another process has failed, and the process itself where that does not help.
+    """Aborts this process's collectives once another process has failed, then the process if it still runs.
 
     Args:
-        check: says why the run cannot go on, or None.
+        check: gives the reason why the run cannot continue, or None.
     """
 
     def __init__(self, check: Callable[[], str | None], abort: Callable[[], None]):
@@ -165,9 +166,9 @@ class Watch(threading.Thread):
                 continue
             if self.done.wait(GRACE):
                 return
-            with contextlib.suppress(Exception):  # whatever a backend says to being stopped
+            with contextlib.suppress(Exception):  # whatever a backend raises when it is stopped
                 self.abort()
-            if not self.done.wait(LAST):
+            if not self.done.wait(STOP_SECONDS):
                 print(f"error: {reason}", file=sys.stderr, flush=True)
                 os._exit(1)
             return

@@ -1,9 +1,8 @@
-"""The processes of a job: which of them this one is, how the first starts or finds the others, and what they share.
+"""The processes of a job: the place of this process, how the first starts or reaches the others, and what they share.
 
-Rank 0 alone reads the command line, makes run folders and resolves the configuration; it hands both to the others,
-whoever started them: this program (trainer.devices=2), torchrun or SLURM. A rank that composed the configuration
-itself could compose another one (a sampling sweeper, a time stamp), and ranks of one job would train different things
-without a word.
+Rank 0 alone reads the command line, makes run folders and resolves the configuration; it sends both to the others,
+started by this program (trainer.devices=2), torchrun or SLURM. A rank that composed the configuration itself could
+compose another one (a sampling sweeper, a time stamp), and the ranks of a job would silently train different models.
 """
 
 import contextlib
@@ -30,23 +29,23 @@ from finetune.training.launch.link import Link, Watch, connect
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands among those of its job; the default is that of a process alone."""
+    """The place of a process among those of its job; the default is that of a single process."""
 
     rank: int = 0
     size: int = 1
     local: int = 0
-    """Its number among those of its machine."""
+    """Its number on its machine."""
     node: int = 0
     """The machine's number."""
     launcher: str = ""
-    """The variable by which a launcher says how many processes there are."""
+    """The environment variable with a launcher's number of processes."""
 
 
-def here() -> Place | None:
-    """This process's place as a launcher set it; None where nobody started it as one of several.
+def launched_place() -> Place | None:
+    """This process's place as set by a launcher; None for a process without a launcher.
 
     torchrun before SLURM: `srun torchrun` sets the variables of both. An interactive shell under SLURM has the
-    SLURM_NTASKS that was asked for, but is a single process.
+    SLURM_NTASKS of its allocation, but is a single process.
     """
     env = os.environ
     if "RANK" in env and "WORLD_SIZE" in env:
@@ -60,12 +59,12 @@ def here() -> Place | None:
 
 
 def rank() -> int:
-    """This process's number among all ranks, also before anything is initialised."""
-    return (here() or Place()).rank
+    """This process's number among all ranks, also before torch.distributed is initialised."""
+    return (launched_place() or Place()).rank
 
 
-def count(devices: object, accelerator: str) -> int:
-    """How many processes `trainer.devices` means on this machine: a number, -1 or auto for all, or a list of ids."""
+def num_processes(devices: object, accelerator: str) -> int:
+    """The number of processes of `trainer.devices` on this machine: a number, -1 or auto for all, or a list of ids."""
     gpus = torch.cuda.device_count() if accelerator in ("auto", "gpu", "cuda") else 0
     if isinstance(devices, str) and devices.lstrip("-").isdigit():
         devices = int(devices)
@@ -81,61 +80,61 @@ def count(devices: object, accelerator: str) -> int:
 
 
 def check(trainer: Mapping[str, Any]) -> int:
-    """How many processes `trainer.devices` on `trainer.num_nodes` machines are.
+    """The number of processes of `trainer.devices` on `trainer.num_nodes` machines.
 
     Raises:
         FinetuneError: a launcher started another number, or there are several machines and no launcher.
     """
     devices, nodes = trainer["devices"], trainer["num_nodes"]
-    wanted, place = count(devices, trainer["accelerator"]) * nodes, here()
+    expected, place = num_processes(devices, trainer["accelerator"]) * nodes, launched_place()
     if place is None and nodes > 1:
         raise FinetuneError(
             f"trainer.num_nodes={nodes}, but only a launcher starts processes on other machines: "
             f"torchrun --nnodes={nodes} --nproc_per_node=N -m finetune ..., or srun."
         )
-    if place is not None and place.size != wanted:
+    if place is not None and place.size != expected:
         raise FinetuneError(
-            f"trainer.devices={devices} on trainer.num_nodes={nodes} means {wanted} process(es), but a launcher says "
+            f"trainer.devices={devices} on trainer.num_nodes={nodes} means {expected} process(es), but a launcher says "
             f"{place.launcher}={place.size}. Make trainer.devices the number of processes on each machine."
         )
-    return wanted
+    return expected
 
 
-# -- the line between the processes ------------------------------------------------------------------------------------
+# -- the connection between the processes ------------------------------------------------------------------------------
 
-PREFIX = "finetune"  # of all messages: torchrun's store holds its own as well
-_link: Link | None = None  # of a process that a launcher, or a first rank, started
-_times = itertools.count()  # a second command of the same processes must not read the first one's messages
+PREFIX = "finetune"  # of all messages: torchrun's store holds others too
+_link: Link | None = None  # of a process started by a launcher or by a first rank
+_num_commands = itertools.count()  # a second command of the same processes must not read the messages of the first
 
 
 def join(place: Place) -> Link:
-    """This process's end of the line: to torchrun's own store, or to one that rank 0 keeps."""
+    """This process's end of the connection: to torchrun's store, or to one of rank 0."""
     global _link
     env = os.environ
-    agent = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    prefix = f"{PREFIX}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_times)}"
+    has_agent_store = env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    prefix = f"{PREFIX}/{env.get('TORCHELASTIC_RESTART_COUNT', 0)}/{next(_num_commands)}"
     if _link is None:
-        serve = place.rank == 0 and not agent
-        _link = connect(*address(), place.rank, place.size, serve=serve, prefix=prefix)
-    else:  # the store of an earlier command: a new one at the same port might not be the one that the others reach
+        serve = place.rank == 0 and not has_agent_store
+        _link = connect(*rank_zero_address(), place.rank, place.size, serve=serve, prefix=prefix)
+    else:  # reuse the store of an earlier command: the others might not reach a new one at the same port
         _link = Link(_link.tcp, prefix, place.rank, place.size)
     return _link
 
 
-def address() -> tuple[str, int]:
-    """Host and port at which rank 0 is found: as the launcher says; under SLURM the first host and the job's number."""
+def rank_zero_address() -> tuple[str, int]:
+    """Host and port of rank 0: those of the launcher; under SLURM the first host and a port from the job's number."""
     env = os.environ
     hosts = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST") or env.get("SLURM_NODELIST") or "127.0.0.1"
     first = re.split(r"[,\s]", re.sub(r"\[(\w+)[^\]]*\]", r"\1", hosts))[0]  # node[03-05,9],other -> node03
     job, step = (int(env.get(name, 0)) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    port = 15000 + (job + 1000 * step) % 17000  # below the ports that systems give away
+    port = 15000 + (job + 1000 * step) % 17000  # below the ephemeral ports of systems
     return env.get("MASTER_ADDR", first), int(env.get("MASTER_PORT", port))
 
 
 @contextmanager
-def leading() -> Iterator[None]:
-    """On rank 0 of a launcher's processes: however the block ends, the others end with it."""
-    place = here()
+def lead() -> Iterator[None]:
+    """On rank 0 of a launcher's processes: the others end when the block ends, in whatever way."""
+    place = launched_place()
     if place is None or place.size == 1:
         yield
         return
@@ -150,16 +149,16 @@ def leading() -> Iterator[None]:
         status = stop.code if isinstance(stop.code, int) else 1
         raise
     finally:
-        with contextlib.suppress(RuntimeError):  # torchrun, which keeps the store, may be gone
+        with contextlib.suppress(RuntimeError):  # torchrun, which holds the store, may have ended
             link.end(status)
 
 
 @contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """What this process says goes to `path`, which is removed again if that is nothing."""
+def redirect_output(path: Path) -> Iterator[None]:
+    """Write this process's output to `path`, which is removed if it stays empty."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    kept = os.dup(1), os.dup(2)
+    saved = os.dup(1), os.dup(2)
     with path.open("a") as log:
         for number in (1, 2):
             os.dup2(log.fileno(), number)
@@ -168,7 +167,7 @@ def logged(path: Path) -> Iterator[None]:
     finally:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        for number, old in zip((1, 2), kept, strict=True):
+        for number, old in zip((1, 2), saved, strict=True):
             os.dup2(old, number)
             os.close(old)
         with contextlib.suppress(OSError):
@@ -177,60 +176,60 @@ def logged(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def launched(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
-    """All processes of a run at work: started where nobody has, handed the run, and joined in a process group.
+def launch(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
+    """Run the block in all processes of a run: starts them without a launcher, sends the run, makes a process group.
 
-    When the block ends, so do the group and what was started here. When one process fails, all of them leave the block.
+    The group and the processes started here end with the block. When one process fails, all of them leave the block.
 
     Raises:
-        FinetuneError: another process failed, and why.
+        FinetuneError: another process failed; with the reason.
     """
-    size, place = check(config["trainer"]), here()
+    size, place = check(config["trainer"]), launched_place()
     if size == 1:
         yield place or Place()
         return
     environment, threads = dict(os.environ), torch.get_num_threads()
     children = Children(run)
-    if own := place is None:
+    if is_local := place is None:
         place, link = Place(0, size), connect("127.0.0.1", 0, 0, size, serve=True, prefix=f"{PREFIX}/0/0")
     else:
-        assert _link is not None  # `leading` or the order that this run came with
+        assert _link is not None  # `lead`, or the message that this run came with
         link = _link
 
-    def trouble() -> str | None:
+    def find_failure() -> str | None:
         return link.failure() or children.failure()
 
     try:
-        if own:
+        if is_local:
             children.start(size, link.tcp.port)
         if place.rank == 0:
-            link.hand({"run": str(run.resolve()), "config": dict(config)}, trouble)
-        link.meet("begin", trouble)
-        with Watch(trouble, abort), group(link, place, config["trainer"]):
+            link.send_run({"run": str(run.resolve()), "config": dict(config)}, find_failure)
+        link.wait_for_all("begin", find_failure)
+        with Watch(find_failure, abort), group(link, place, config["trainer"]):
             yield place
-            link.meet("end", trouble)  # a rank that left earlier would break the others' last collective
-        if own:
+            link.wait_for_all("end", find_failure)  # a rank that leaves earlier breaks the others' last collective
+        if is_local:
             link.end(0)
             children.wait()
     except BaseException as error:
-        first = link.fail(reason(error, run, place))
-        # a collective that broke off says less than the process that broke it, whose end may be seen a little later
+        first = link.report_failure(describe_error(error, run, place))
+        # the failed process explains more than a broken collective, and its end may be seen a little later
         killed = None if isinstance(error, FinetuneError) or not isinstance(error, Exception) else children.failure(2)
         if killed or not (first or isinstance(error, FinetuneError) or not isinstance(error, Exception)):
             raise FinetuneError(str(killed or link.failure())) from None
         raise
     finally:
         children.stop()
-        if own:
+        if is_local:
             link.close()
-        gc.collect()  # the store keeps its port for as long as anything refers to it
+        gc.collect()  # the store holds its port while anything refers to it
         torch.set_num_threads(threads)
         os.environ.clear()
         os.environ.update(environment)
 
 
-def reason(error: BaseException, run: Path, place: Place) -> str:
-    """What the other processes are told of `error`; a bug leaves its traceback in the log of its rank."""
+def describe_error(error: BaseException, run: Path, place: Place) -> str:
+    """The message about `error` for the other processes; the traceback of a bug goes to the log of its rank."""
     if isinstance(error, FinetuneError):
         return str(error)
     if not isinstance(error, Exception):
@@ -243,7 +242,7 @@ def reason(error: BaseException, run: Path, place: Place) -> str:
 
 @contextmanager
 def group(link: Link, place: Place, trainer: Mapping[str, Any]) -> Iterator[None]:
-    """The process group of a run: nccl on GPUs, gloo elsewhere. Lightning takes the one there is."""
+    """The process group of a run: nccl on GPUs, gloo elsewhere. Lightning uses it."""
     devices, accelerator = trainer["devices"], trainer["accelerator"]
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     if on_gpu:
@@ -254,40 +253,40 @@ def group(link: Link, place: Place, trainer: Mapping[str, Any]) -> Iterator[None
     try:
         yield
     except BaseException:
-        abort()  # others may be gone, and an orderly end would wait for them
+        abort()  # others may have ended, and an orderly end would wait for them
         raise
     finally:
         dist.destroy_process_group()
 
 
 def abort() -> None:
-    """Break off the collectives at work."""
+    """Abort the running collectives."""
     if dist.is_initialized():
         dist.group.WORLD.abort()  # type: ignore[union-attr]
 
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of a number -> the integers that its bits are read as."""
+"""Bytes of a number -> the integer type for reading its bits."""
 
 
 @torch.no_grad()
-def agree(network: nn.Module) -> None:
-    """Hold the ranks to one network: parameters are compared bit by bit, buffers become those of the first rank.
+def assert_ranks_identical(network: nn.Module) -> None:
+    """Check that all ranks have the same parameters, bit by bit, and copy the first rank's buffers to the others.
 
-    Gradients that some ranks did not share would let the ranks drift apart without a word. Running statistics differ
-    by nature, each rank sees its own part of a batch: what is validated is what the first rank will save.
+    Gradients not shared by all ranks would silently let the ranks drift apart. Running statistics always differ, as
+    each rank has a part of a batch: the validated buffers are those that the first rank saves.
 
     Raises:
-        FinetuneError: on every rank alike, naming the first parameter that differs.
+        FinetuneError: on every rank, naming the first parameter that differs.
     """
-    named = dict(network.named_parameters())
-    sums = [value.contiguous().view(BITS[value.element_size()]).sum(dtype=torch.int64) for value in named.values()]
-    mine = torch.stack(sums)
-    everyone = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyone, mine)
-    differing = (torch.stack(everyone) != everyone[0]).any(0).tolist()
+    parameters = dict(network.named_parameters())
+    sums = [value.contiguous().view(BITS[value.element_size()]).sum(dtype=torch.int64) for value in parameters.values()]
+    own_sums = torch.stack(sums)
+    all_sums = [torch.empty_like(own_sums) for _ in range(dist.get_world_size())]
+    dist.all_gather(all_sums, own_sums)
+    differing = (torch.stack(all_sums) != all_sums[0]).any(0).tolist()
     if any(differing):
-        name = next(name for name, differs in zip(named, differing, strict=True) if differs)
+        name = next(name for name, differs in zip(parameters, differing, strict=True) if differs)
         raise FinetuneError(
             f"The processes no longer hold the same network: {name} and {sum(differing) - 1} other parameters differ. "
             "A callback or strategy of your own may step or freeze on some of them only; trainer.devices=1 is safe."

@@ -1,4 +1,4 @@
-"""Two processes: a plan that unfreezes keeps them together, and a rank that drifts is found."""
+"""Two processes: they stay identical under a plan that unfreezes, and a rank that drifts is detected."""
 
 import sys
 import tempfile
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from tests.two_ranks import run_two
 
 
-def drifting(rank: int) -> None:
+def check_drift(rank: int) -> None:
     from finetune.errors import FinetuneError
     from finetune.training.launch import ranks
 
@@ -19,15 +19,15 @@ def drifting(rank: int) -> None:
     for parameter in net.parameters():
         torch.nn.init.constant_(parameter, 0.5)
     net[1].running_mean.fill_(rank)
-    ranks.agree(net)
+    ranks.assert_ranks_identical(net)
     assert net[1].running_mean.tolist() == [0, 0]
     with torch.no_grad():
         net[0].bias[1] += rank * 1e-7  # the smallest step that a float32 of this size can take
     with pytest.raises(FinetuneError, match=r"no longer hold the same network: 0\.bias and 0 other"):
-        ranks.agree(net)
+        ranks.assert_ranks_identical(net)
 
 
-def unfreezing(rank: int) -> None:
+def check_unfreezing(rank: int) -> None:
     from lightning.pytorch.strategies import DDPStrategy
 
     from finetune.plan import Phase, Plan
@@ -35,19 +35,19 @@ def unfreezing(rank: int) -> None:
     from tests.training.tiny import data, module, state, trainer
 
     plan = Plan(phases={"head": Phase(0, ["head"]), "last": Phase(1, ["stage3", "head"]), "all": Phase(2)})
-    made = module(plan)
-    before = state(made.network)
+    model = module(plan)
+    before = state(model.network)
     with tempfile.TemporaryDirectory() as folder:
         run = trainer(Path(folder), 3, devices=2, strategy=DDPStrategy(find_unused_parameters=True))
-        run.fit(made, datamodule=data())
-    moved = {name for name, value in made.network.named_parameters() if not torch.equal(value, before[name])}
-    assert {"backbone.conv1.weight", "backbone.layer3.0.conv1.weight", "head.fc.weight"} <= moved
-    mine = {name: value.detach() for name, value in made.network.named_parameters()}
-    for value in mine.values():
+        run.fit(model, datamodule=data())
+    changed = {name for name, value in model.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {"backbone.conv1.weight", "backbone.layer3.0.conv1.weight", "head.fc.weight"} <= changed
+    parameters = {name: value.detach() for name, value in model.network.named_parameters()}
+    for value in parameters.values():
         first = value.clone()
         dist.broadcast(first, 0)
         assert torch.equal(first, value)
-    ranks.agree(made.network)
+    ranks.assert_ranks_identical(model.network)
 
 
 def test_two_processes():
@@ -57,7 +57,7 @@ def test_two_processes():
 if __name__ == "__main__":
     number = int(sys.argv[1])
     dist.init_process_group("gloo", rank=number, world_size=2)
-    drifting(number)
-    unfreezing(number)
+    check_drift(number)
+    check_unfreezing(number)
     dist.barrier()  # a rank that ends first takes the store, or a connection, from the other at work
     dist.destroy_process_group()
