@@ -33,6 +33,7 @@ class DetectionHead(nn.Module):
     """
 
     takes = "maps"
+    gives = "detections"
     name: ClassVar[str]
     """The choice in the configuration."""
     first_label: ClassVar[int] = 0
@@ -51,7 +52,7 @@ class DetectionHead(nn.Module):
         self.num_classes = num_classes
         self.reduction = features[0].reduction
 
-    def forward(self, maps: list[Tensor], side: int | None = None) -> list[Detections]:
+    def forward(self, maps: list[Tensor], side: int | tuple[int, int] | None = None) -> list[Detections]:
         """The detections of each image, in training mode as well.
 
         Args:
@@ -130,7 +131,11 @@ class DetectionHead(nn.Module):
     def _losses(self, maps: list[Tensor], targets: Targets, side: int) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _side(self, maps: list[Tensor], side: int | None) -> int:
+    def _side(self, maps: list[Tensor], side: int | tuple[int, int] | None) -> int:
+        if isinstance(side, tuple):
+            if side[0] != side[1]:
+                raise FinetuneError(f"images of {side[0]} x {side[1]} pixels: detection takes squares.")
+            side = side[0]
         return maps[0].shape[-1] * self.reduction if side is None else side
 
 

@@ -39,6 +39,7 @@ class Classification:
     """One of several classes (softmax), or several findings at once (a sigmoid each), as the table says."""
 
     name = CLASSIFY
+    gives = "classes"
     fitted_settings: tuple[str, ...] = ("calibration", "operating_points", "coverages", "conformal")
 
     def __init__(self, settings: Settings):
