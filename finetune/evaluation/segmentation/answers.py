@@ -79,7 +79,9 @@ class SegmentAnswers:
 
     def record(self) -> dict[str, Any]:
         """The thresholds, for the record of a prediction."""
-        return {"thresholds": {name: self.thresholds.get(name, HALF) for name in self.regions}} if self.overlapping else {}
+        return (
+            {"thresholds": {name: self.thresholds.get(name, HALF) for name in self.regions}} if self.overlapping else {}
+        )
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:  # (K, S, S) -> (K, S, S) float32
         """Softmax over the regions, or the sigmoid of each."""

@@ -43,9 +43,7 @@ def predict_cases(subject: Subject, fitted: SegmentationFit, *, distances: bool 
     return CaseTable.from_cases(list(cases.values()), answers.regions, regions.overlapping, marked)
 
 
-def add_case(
-    collector: CaseCollector, data: ImageData, row: int, logits: np.ndarray, answers: SegmentAnswers
-) -> None:
+def add_case(collector: CaseCollector, data: ImageData, row: int, logits: np.ndarray, answers: SegmentAnswers) -> None:
     """The case of one row of the table, of its logits (K, S, S)."""
     place, truth = placement(data, row), true_mask(data, row)
     entry = data.table.annotations["mask"][row]
@@ -54,7 +52,7 @@ def add_case(
     known = entry.known(regions) if isinstance(entry, MaskFile) else np.zeros(len(regions), bool)
     frame = data.table.frame.iloc[row]
     metadata = {name: frame[name] for name in data.table.metadata if name not in SPACING}
-    options = {"known": known, "spacing": spacing(frame), "metadata": metadata}
+    options: dict[str, Any] = {"known": known, "spacing": spacing(frame), "metadata": metadata}
     if answers.overlapping:
         probabilities = answers.stored_probabilities(logits, place)
         collector.update_probabilities(frame["path"], frame["patient"], probabilities, truth, **options)

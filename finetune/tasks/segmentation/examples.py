@@ -45,9 +45,7 @@ def write(folder: RunFolder, subject: Subject, cases: CaseTable, fitted: Segment
     ).write(folder.cases)
 
 
-def pictures(
-    subject: Subject, cases: CaseTable, fitted: SegmentationFit, chosen: list[int]
-) -> list[tuple[str, str]]:
+def pictures(subject: Subject, cases: CaseTable, fitted: SegmentationFit, chosen: list[int]) -> list[tuple[str, str]]:
     """Image and overlay of rows of the case table, as JPEG in base64, in the network's square."""
     data, regions = subject.data, subject.data.table.regions
     assert regions is not None  # Segmentation.check

@@ -17,7 +17,6 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.evaluation.segmentation.assessment import SegmentationAssessment, SegmentationFit
 from finetune.evaluation.segmentation.table import CaseTable
-from finetune.heads import head_named
 from finetune.losses.segmentation import SegmentationLoss
 from finetune.model_file import Model
 from finetune.pages import report
@@ -36,6 +35,7 @@ class Segmentation(Task):
     """The region of each pixel, or the regions that it is in, as the masks of the table have it."""
 
     name = "segment"
+    gives = "regions"
     fitted_settings = ("thresholds",)
 
     def __init__(self, settings: Settings):
@@ -47,12 +47,8 @@ class Segmentation(Task):
         self.loss: SegmentationLoss = build.make(settings, "loss", settings.loss, _convert_="all")
         if getattr(self.loss, "kind", None) != MASK:
             raise FinetuneError(
-                f"loss={type(self.loss).__name__} is not for masks. With task=segment use loss=dice_ce, dice, pixel_ce "
-                "or pixel_focal."
-            )
-        if getattr(head_named(settings.head.name), "gives", None) != "regions":
-            raise FinetuneError(
-                f"head={settings.head.name} gives no masks. With task=segment use head=fpn, unet, deeplabv3 or fcn."
+                f"loss={type(self.loss).__name__} is not for masks. With task=segment use loss=dice_ce, dice, "
+                "dice_focal, pixel_cross_entropy or pixel_focal."
             )
 
     # -- before the training
