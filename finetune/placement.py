@@ -6,6 +6,7 @@ has it, before any resizing; "square" is the network's input, or the somewhat la
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -98,6 +99,21 @@ class Placement:
         square[max(0, self.top) : min(side, bottom), max(0, self.left) : min(side, right)] = visible
         return square
 
+    def values_to_stored(self, values: np.ndarray) -> np.ndarray:  # (side, side) -> float32 (H, W)
+        """Values of the square on the pixels of the stored image, bilinear; NaN where the square does not show it."""
+        left, top, right, bottom = self.visible
+        columns, rows = _pixels(left, right, self.stored[1]), _pixels(top, bottom, self.stored[0])
+        stored = np.full(self.stored, np.nan, np.float32)
+        if columns[0] >= columns[1] or rows[0] >= rows[1]:
+            return stored
+        corners = self.to_square(np.array([[columns[0], rows[0]], [columns[1], rows[1]]], np.float64))
+        box = np.clip(corners, 0, self.side).ravel().tolist()
+        image = Image.fromarray(np.ascontiguousarray(values, np.float32))
+        size = (columns[1] - columns[0], rows[1] - rows[0])
+        resized = image.resize(size, Image.Resampling.BILINEAR, box=tuple(box))
+        stored[rows[0] : rows[1], columns[0] : columns[1]] = np.asarray(resized)
+        return stored
+
     def mask_to_square(self, mask: np.ndarray) -> np.ndarray:  # (H, W) -> (side, side)
         """A mask of the stored image (bool or uint8) as the square shows it: nearest pixel, 0 outside the image.
 
@@ -112,6 +128,11 @@ class Placement:
         part = Image.fromarray(np.ascontiguousarray(self.cut(mask).astype(np.uint8)))
         height, width = self.scaled
         return self.put(np.array(part.resize((width, height), Image.Resampling.NEAREST))).astype(mask.dtype)
+
+
+def _pixels(start: float, end: float, length: int) -> tuple[int, int]:
+    """The pixels whose centres lie between two edges, as a range."""
+    return max(0, math.ceil(start - 0.5)), min(length, math.floor(end - 0.5) + 1)
 
 
 def cut_boxes(boxes: np.ndarray, side: int) -> PlacedBoxes:  # (N, 4)

@@ -42,6 +42,7 @@ PROJECT_NAMES = {
     "finetune.plan.Phase",
     "finetune.plan.Plan",
     "finetune.tasks.classification.Classification",
+    "finetune.tasks.segmentation.Segmentation",
     "finetune.training.schedules.Cosine",
     "finetune.training.schedules.OneCycle",
     "finetune.training.schedules.Step",

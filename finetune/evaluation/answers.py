@@ -98,7 +98,10 @@ class Answers(Protocol):
         ...
 
 
-ANSWERS: dict[str, str | type[Answers]] = {CLASSIFY: "finetune.evaluation.classification.answers.ClassAnswers"}
+ANSWERS: dict[str, str | type[Answers]] = {
+    CLASSIFY: "finetune.evaluation.classification.answers.ClassAnswers",
+    "segment": "finetune.evaluation.segmentation.answers.SegmentAnswers",
+}
 """Name of a task -> its class, or where it is found."""
 
 

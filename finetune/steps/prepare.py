@@ -27,6 +27,9 @@ from finetune.steps.task import Task
 
 PROGRESS_SECONDS = 10.0  # seconds between two lines of progress
 
+DEMOS = {"class": "", "mask": "_segment", "boxes": "_detect"}
+"""Target of the data -> ending of the demo's name."""
+
 Say = Callable[[str], None]
 """Takes a sentence for the user."""
 
@@ -40,14 +43,16 @@ def make_demo_images(data: DataSettings, max_epochs: int, say: Say) -> None:
     """Make the synthetic chest X-rays."""
     from finetune.data.phantom.dataset import make_phantoms
 
+    annotated = data.target != "class"
+    why = "" if annotated else "no images at ./data/chestxray, so "
     say(
-        "DEMO: no images at ./data/chestxray, so this run uses SYNTHETIC chest X-ray phantoms and random weights.\n"
+        f"DEMO: {why}this run uses SYNTHETIC chest X-ray phantoms and random weights.\n"
         "      Its numbers say that the program works, nothing about patients. For your own images:\n"
         "      data.root=DIR, or data=csv data.table=FILE, or data=folder data.root=DIR.\n"
-        f"      Recipe (conf/experiment/demo.yaml; what you type wins): {data.image_size} px, "
+        f"      Recipe (conf/experiment/demo{DEMOS[data.target]}.yaml; what you type wins): {data.image_size} px, "
         f"{max_epochs} epochs, batches of {data.batch_size}, full fine-tuning."
     )
-    make_phantoms(Path(str(data.root)), seed=0)
+    make_phantoms(Path(str(data.root)), seed=0, masks=annotated)
 
 
 def load_table(

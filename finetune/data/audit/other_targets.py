@@ -181,6 +181,18 @@ def check_boxes(table: SampleTable) -> None:
             )
 
 
+def check_masks(table: SampleTable) -> None:
+    """Raise a FinetuneError where masks are to be learned and no train image has one."""
+    for name in (name for name, target_type in table.other_targets.items() if target_type == "mask"):
+        known = {split: sum(table.annotations[name][row] is not None for row in table.rows(split)) for split in SPLITS}
+        if not known["train"]:
+            others = ", ".join(f"{known[split]:,} in {split}" for split in SPLITS[1:])
+            raise FinetuneError(
+                f"table {table.name}: no train image has a mask ({others}), so there is nothing to learn. Annotate "
+                "train images, or have the splits drawn here (without data.split, without train/ val/ test/ folders)."
+            )
+
+
 def _boxes(table: SampleTable) -> list[str]:
     return [name for name, target_type in table.other_targets.items() if target_type == "boxes"]
 

@@ -46,14 +46,17 @@ class SegmentationAssessment:
     """Whether surface distances are measured; they take most of the time. Read by the jobs."""
     thumbnails: int = 6
     """Images listed as worst, middle and best, each; 0 for none."""
+    novelty: int = 2000
+    """Maximum number of training images for the out-of-distribution score; read by the jobs."""
     test: bool = True
     """Whether a fit predicts and scores the test split; read by the jobs."""
 
     def __post_init__(self) -> None:
         if isinstance(self.subgroups, str) and self.subgroups != "all":
             raise FinetuneError(f"evaluation.subgroups={self.subgroups} must be all, or a list: [{self.subgroups}].")
-        if self.thumbnails < 0:
-            raise FinetuneError(f"evaluation.thumbnails={self.thumbnails} must be 0 or more.")
+        for name in ("thumbnails", "novelty"):
+            if getattr(self, name) < 0:
+                raise FinetuneError(f"evaluation.{name}={getattr(self, name)} must be 0 or more.")
 
     def check_columns(self, metadata: list[str]) -> None:
         """Fail on a missing subgroup column before training, not after it."""
