@@ -9,7 +9,7 @@ PACKAGE = ROOT / "finetune"
 FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"errors"},
     {"placement"},
-    {"files", "strict_json", "c_extensions", "statistics", "plan", "preprocessing", "losses", "heads"},
+    {"drawing", "files", "strict_json", "c_extensions", "statistics", "plan", "preprocessing", "losses", "heads"},
     {"backbones", "data", "evaluation"},
     {"weights"},
     {"network"},

@@ -144,16 +144,20 @@ def read_by_evaluation(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in keys if key in config}
 
 
+def evaluated_on(scores: Mapping[str, Any], split: str, has_patients: bool) -> str:
+    """On the test split (400 images of 180 patients)"""
+    images = f"{scores['n']:,} images" if "n" in scores else "the images"
+    people = f" of {scores['patients']:,} patients" if has_patients and "patients" in scores else ""
+    where = "On all images of these data" if split == "all" else f"On the {split} split"
+    return f"{where} ({images}{people})"
+
+
 def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
     """The result in a few sentences, the most important first: what speaks against the run, then its scores, compared
     with those of a trivial prediction."""
     macro = scores.get("macro", {}).get("auroc") or {}
     classes = scores.get("classes", {})
-    images = f"{scores['n']:,} images" if "n" in scores else "the images"
-    people = f" of {scores['patients']:,} patients" if has_patients and "patients" in scores else ""
-    on = f"On all images of these data ({images}{people})"
-    if split != "all":
-        on = f"On the {split} split ({images}{people})"
+    on = evaluated_on(scores, split, has_patients)
     overall, trivial = scores.get("overall", {}), (scores.get("baseline") or {}).get("overall", {})
     accuracy, recall = (overall.get(metric) or {} for metric in ("accuracy", "balanced_accuracy"))
     harm = [harm["short"] for harm in scores.get("harms", [])]

@@ -41,7 +41,7 @@ def context(run: Run) -> dict[str, Any]:
         "verdict": wording.verdict(scores, split or "", has_patients) if scores else [],
         "comparisons": overview.comparisons(scores),
         "failures": overview.failures(scores),
-        "thumbnails": overview.thumbnails("Most confident errors" + ("" if multiclass else f" at {point}"), errors),
+        "thumbnails": run_parts.thumbnails("Most confident errors" + ("" if multiclass else f" at {point}"), errors),
         "findings": {
             **run_parts.findings(run),
             **{check.link: check.text for check in checks if check.link in ("calibration", "conformal")},

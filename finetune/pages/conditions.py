@@ -40,11 +40,22 @@ def checks(
     openings: Sequence[Any],
     has_patients: bool,
 ) -> list[Check]:
-    """The conditions to check before relying on the model, those that did not hold first."""
+    """The conditions to check before relying on a model of labels, those that did not hold first."""
+    of_labels = [calibration(scores), conformal(scores), *targets(scores)]
+    return shared(scores, val, audit, openings, has_patients, of_labels)
+
+
+def shared(
+    scores: Mapping[str, Any],
+    val: Mapping[str, Any],
+    audit: Mapping[str, Any],
+    openings: Sequence[Any],
+    has_patients: bool,
+    of_task: Sequence[Check | None] = (),
+) -> list[Check]:
+    """The conditions of every task, after those of one task; those that did not hold come first."""
     judged_checks: list[Check | None] = [
-        calibration(scores),
-        conformal(scores),
-        *targets(scores),
+        *of_task,
         transfer(scores, val),
         groups(scores),
         leaks(audit),

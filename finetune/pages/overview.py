@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation import wording
-from finetune.evaluation.metrics import MACRO, metric
+from finetune.evaluation.metrics import BRIEF, MACRO, metric
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 MAX_NAMES = 4
-MAX_THUMBNAILS = 5
 
 
 @dataclass(frozen=True)
@@ -55,14 +54,6 @@ def comparisons(scores: Mapping[str, Any]) -> list[Comparison]:
         title = metric("average_precision").in_group(group)
         add(title, macro.get("average_precision"), mean_prevalence(scores), what)
     return rows
-
-
-def thumbnails(title: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Small images of the first screen that lead to those below, whose ids are `error-1` and so on."""
-    if not images:
-        return None
-    linked = [{**image, "id": f"error-{number}"} for number, image in enumerate(images[:MAX_THUMBNAILS], 1)]
-    return {"title": title, "images": linked}
 
 
 def compare_with(score: Mapping[str, Any], trivial: float) -> str:
@@ -137,14 +128,14 @@ def never_predicted(scores: Mapping[str, Any]) -> list[str]:
 def headline_gaps(scores: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], str]]:
     """(column, gap, title) of each subgroup column, those beyond chance first."""
     several = len(scores.get("classes") or {}) > 1
+    heads = sorted(BRIEF, key=lambda head: head[0] == MACRO)  # of all classes together before means over them
     gaps = []
     for column, column_scores in (scores.get("subgroups") or {}).items():
         column_gaps = column_scores.get("gaps") or {}
-        accuracy = (column_gaps.get("overall") or {}).get("accuracy")
-        gap = accuracy or (column_gaps.get("macro") or {}).get("auroc")
-        if gap:
-            group = MACRO if several else ""
-            gaps.append((column, gap, metric("accuracy").title if accuracy else metric("auroc").in_group(group)))
+        for group, name in heads:
+            if gap := (column_gaps.get(group) or {}).get(name):
+                gaps.append((column, gap, metric(name).in_group(group if several else "")))
+                break
     return sorted(gaps, key=lambda entry: (not beyond_chance(entry[1]), -entry[1]["value"]))
 
 

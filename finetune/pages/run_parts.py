@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ import pandas as pd
 from markupsafe import Markup
 
 from finetune.evaluation import wording
+from finetune.evaluation.metrics import BRIEF, MACRO
 from finetune.pages import conditions, plots, sections
 from finetune.runs.read import Run
 
 MAX_CAUTIONS = 4  # shown at once; the others unfold
+MAX_THUMBNAILS = 5
 
 
 def split_shown(run: Run) -> str | None:
@@ -23,6 +26,11 @@ def split_shown(run: Run) -> str | None:
 def has_patients(run: Run, scores: dict[str, Any]) -> bool:
     """Whether patients are known; else every image counts as its own."""
     return bool(run.audit.get("has_patients", scores.get("patients") != scores.get("n")))
+
+
+def thumbnails(title: str, images: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Small images of the first screen, which lead to those below by their ids."""
+    return {"title": title, "images": images[:MAX_THUMBNAILS]} if images else None
 
 
 def of_run(run: Run, checks: list[conditions.Check]) -> dict[str, Any]:
@@ -106,7 +114,7 @@ def splits(run: Run) -> list[dict[str, Any]]:
             "images": of_split.get("n"),
             "patients": of_split.get("patients"),
             "classes": {
-                c: {singular_key: v[many] for many, singular_key in key_names.items()}
+                c: {singular_key: v[many] for many, singular_key in key_names.items() if many in v}
                 for c, v in of_split.get("classes", {}).items()
             },
         }
@@ -153,7 +161,7 @@ def training_figures(metrics: pd.DataFrame) -> list[tuple[str, Markup]]:
 
 
 def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) -> str | None:
-    """The best epoch on the validation split: as the run recorded it, else by AUROC (ties by loss), or by loss."""
+    """The best epoch on the validation split: as the run recorded it, else by its score (ties by loss), or by loss."""
     if recorded and recorded.get("score") is not None:
         loss = "" if recorded["monitor"] == "val/loss" else f" (val/loss {wording.number(recorded.get('val/loss'))})"
         return (
@@ -161,7 +169,8 @@ def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) ->
             "Epochs are counted from 0; of equal ones the lowest val/loss counts."
         )
     numbers = metrics.apply(pd.to_numeric, errors="coerce")
-    for column, ascending in (("val/auroc", False), ("val/loss", True)):
+    columns = [(f"val/{name}", False) for group, name in BRIEF if group == MACRO]
+    for column, ascending in [*columns, ("val/loss", True)]:
         if "epoch" in numbers and column in numbers and numbers[column].notna().any():
             numbers["loss"] = numbers.get("val/loss", 0.0)
             best = numbers.sort_values([column, "loss"], ascending=[ascending, True], kind="stable").iloc[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,15 @@ def operating_points(scores: dict[str, Any]) -> list[dict[str, Any]]:
     return points
 
 
-def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
-    """Per column a forest plot, a table and the gap; and the columns that were left out, with the reason."""
+def subgroups(
+    scores: dict[str, Any], head: str = "auroc", beside: Sequence[str] = BESIDE, task: str = "classify"
+) -> dict[str, Any] | None:
+    """Per column a forest plot, a table and the gap; and the columns that were left out, with the reason.
+
+    Args:
+        head: the score whose mean over the classes is compared, where there is no accuracy.
+        beside: further scores in the table.
+    """
     subgroup_scores = scores.get("subgroups")
     if not subgroup_scores:
         return None
@@ -114,13 +122,13 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
         groups, gaps = of_column["groups"], of_column["gaps"]
         several = len(next(iter(groups.values()))["classes"]) > 1
         accuracy = all("accuracy" in (group_scores.get("overall") or {}) for group_scores in groups.values())
-        where, metric = ("overall", "accuracy") if accuracy else ("macro", "auroc")
-        title = metrics.metric(metric).in_group(where if several else "")
-        head = {
+        where, metric = ("overall", "accuracy") if accuracy else ("macro", head)
+        title = metrics.metric(metric, task).in_group(where if several else "")
+        compared = {
             name: group_scores[where][metric] if accuracy else (group_scores.get("compared") or {}).get(metric)
             for name, group_scores in groups.items()
         }
-        points = [(f"{name} ({group_scores['n']:,})", head[name] or {}) for name, group_scores in groups.items()]
+        points = [(f"{name} ({group_scores['n']:,})", compared[name] or {}) for name, group_scores in groups.items()]
         rows = [
             {
                 "name": name,
@@ -128,8 +136,8 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
                 "patients": group_scores["patients"],
                 "note": group_scores.get("note"),
                 "cells": [
-                    wording.interval(head[name]) if head[name] else "too few",
-                    *(wording.interval(group_scores["macro"][m]) for m in BESIDE),
+                    wording.interval(compared[name]) if compared[name] else "too few",
+                    *(wording.interval(group_scores["macro"].get(m)) for m in beside),
                 ],
             }
             for name, group_scores in groups.items()
@@ -142,7 +150,7 @@ def subgroups(scores: dict[str, Any]) -> dict[str, Any] | None:
                 "name": column,
                 "title": title,
                 "figure": Markup(plots.forest(defined, label, title)) if len(defined) > 1 else None,
-                "heads": [title, *(metrics.metric(name).title for name in BESIDE)],
+                "heads": [title, *(metrics.metric(name, task).title for name in beside)],
                 "rows": rows,
                 "gap": wording.gap(gap, title) if gap else None,
                 "over": (gap or {}).get("classes") if several else None,
@@ -168,8 +176,9 @@ def openings(records: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def errors(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The most confident errors, each in a sentence beside its images."""
+    """The most confident errors, each with its id and a sentence."""
+    texts = [wording.error(record) for record in records]
     return [
-        {**record, "text": wording.error(record), "alt": f"{record['sample']}: {wording.error(record)}"}
-        for record in records
+        {**record, "id": f"error-{number}", "text": text, "alt": f"{record['sample']}: {text}"}
+        for number, (record, text) in enumerate(zip(records, texts, strict=True), 1)
     ]

@@ -100,6 +100,11 @@ class RunFolder:
         return self.path / "worst_errors.json"
 
     @property
+    def cases(self) -> Path:
+        """Of masks and boxes: what the report shows of single images (`pages/cases.py`)."""
+        return self.path / "cases.json"
+
+    @property
     def test_openings(self) -> Path:
         """A line for each time that the scores of the test split were seen."""
         return self.path / "test_openings.jsonl"

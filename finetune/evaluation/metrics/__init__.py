@@ -29,6 +29,7 @@ __all__ = [
     "RANKING",
     "SHARES",
     "Metric",
+    "false_positives_of",
     "in_further_tables",
     "in_main_table",
     "metric",
@@ -75,6 +76,12 @@ def metric(name: str, task: str | None = None) -> Metric:
     if of_mean != name and of_mean in entries:
         return replace(entries[of_mean], name=name, title=entries[of_mean].in_group(MACRO))
     return unlisted(name)
+
+
+def false_positives_of(name: str) -> float | None:
+    """2.0 of `sensitivity_at_2_fp`; None of other names."""
+    match = AT_FALSE_POSITIVES.fullmatch(name)
+    return float(match[1]) if match else None
 
 
 def unlisted(name: str) -> Metric:

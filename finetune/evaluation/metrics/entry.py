@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RANKING, DECISIONS, PROBABILITIES = "ranking", "decisions", "probabilities"
 OVERLAP, DISTANCES = "overlap", "distances"
@@ -65,6 +65,10 @@ class Metric:
     def anchor(self) -> str:
         """Id of its glossary entry."""
         return f"metric-{re.sub(r'[^a-z0-9]+', '-', self.name.lower())}"
+
+    def column(self, unit: str | None = None) -> str:
+        """The heading where the scores have another unit, such as mm."""
+        return replace(self, unit=unit).heading if self.unit and unit else self.heading
 
     def in_group(self, group: str) -> str:
         """Title of its value in a group of scores.json: `macro AUROC`."""
