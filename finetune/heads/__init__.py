@@ -1,7 +1,8 @@
 """Heads turn a backbone's maps into an answer; a neck between them turns the maps into others first.
 
 A neck or head is any `nn.Module`. Its class attribute `takes` says what its `forward` reads: "map", the last map
-(N, C, H, W), which is the default, or "maps", the list of all maps, the finest first.
+(N, C, H, W), which is the default, or "maps", the list of all maps, the finest first. Of a head `gives` says what it
+answers: "logits" (N, K), the default, or "detections", of each image boxes with a score and a class.
 """
 
 from collections.abc import Callable

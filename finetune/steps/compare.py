@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError, one_of
-from finetune.evaluation.classification import comparison
+from finetune.evaluation.answers import comparable
 from finetune.pages import comparison as comparison_report
 from finetune.runs import group as finished
 from finetune.runs.group import Folds
@@ -54,6 +54,7 @@ def compare(
     read = [finished.read(path, split) for path in finished.find(runs)]
     if len(tasks := sorted({run.task for run in read})) > 1:
         raise FinetuneError(f"runs={runs} are of different tasks: {', '.join(tasks)}. Compare runs of one task.")
+    answers = comparable(tasks[0])
     left_out = finished.unfinished(runs)
     candidates, collected, warnings = finished.group_runs(read)
     warnings = [*left_out, *warnings]
@@ -61,7 +62,7 @@ def compare(
         raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))
     out_of_fold = [comparison_report.fold_scores(folds, n_boot, seed) for folds in collected]
     try:
-        result = comparison.compare(candidates, n_boot, seed)
+        result = answers.compare(candidates, n_boot, seed)
     except FinetuneError as error:
         differing = finished.differing(read)
         raise FinetuneError(
