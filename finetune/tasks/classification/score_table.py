@@ -23,7 +23,7 @@ from finetune.evaluation.classification.predictions import PREFIXES, Predictions
 from finetune.evaluation.classification.scores import log_odds
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
-from finetune.tasks.classification.matching import match_images
+from finetune.evaluation.image_names import match_images
 from finetune.tasks.classification.shipped import class_answers
 
 if TYPE_CHECKING:
