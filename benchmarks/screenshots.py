@@ -1,6 +1,6 @@
 """The report of a run as a browser shows it: wide, dark and on a phone, into the images that the README shows.
 
-python -m benchmarks.screenshots RUN [--out notebooks/pictures]
+python -m benchmarks.screenshots RUN [--out notebooks/images]
 """
 
 import argparse
@@ -21,7 +21,7 @@ VIEWS = {  # name -> width, height, dark, what is scrolled to
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("notebooks/pictures"))
+    parser.add_argument("--out", type=Path, default=Path("notebooks/images"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

@@ -1,7 +1,7 @@
-"""C sources of this package, compiled when first wanted; each has a way round it for where there is no compiler.
+"""C sources of this package, compiled at first use; without a compiler each has a fallback.
 
-The library lives in a temporary folder until it is loaded, so that no machine ever meets another machine's code.
-FINETUNE_NATIVE=0 leaves all of them out.
+The library lives in a temporary folder until it is loaded, so that no machine loads code compiled for another.
+FINETUNE_NATIVE=0 disables all of them.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from pathlib import Path
 
 @cache
 def load(source: Path) -> ctypes.CDLL | None:
-    """The functions of a C file, or None. What it asks of OpenMP is found in the runtime that torch has brought."""
+    """The functions of a C file, or None. It uses the OpenMP runtime that torch has loaded."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or os.environ.get("FINETUNE_NATIVE") == "0" or platform.system() != "Linux":
         return None
@@ -33,7 +33,7 @@ def load(source: Path) -> ctypes.CDLL | None:
                 str(object_file),
                 "-o",
                 str(library),
-            ]  # without -fopenmp: torch's runtime serves
+            ]  # without -fopenmp: torch's runtime is used
             for command in (compile_, link):
                 subprocess.run(command, check=True, capture_output=True, timeout=60)
             return ctypes.CDLL(str(library))

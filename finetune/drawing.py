@@ -171,14 +171,18 @@ def _write(canvas: Image.Image, place: tuple[float, float], text: str, colour: t
 
 
 def _finished(canvas: Image.Image, legend: bool) -> np.ndarray:
-    """With a strip below the image that names the lines."""
+    """With a strip below the image that names the lines: beside each other, or below each other in a narrow image."""
     if not legend:
         return np.asarray(canvas)
-    whole = Image.new("RGB", (canvas.width, canvas.height + TEXT + 8), SHADE)
+    font, height = ImageFont.load_default(TEXT), TEXT + 8
+    entries = (("truth", TRUTH, False), ("prediction", PREDICTION, True))
+    widths = [52 + ImageDraw.Draw(canvas).textlength(text, font=font) for text, *_ in entries]
+    narrow = sum(widths) > canvas.width
+    whole = Image.new("RGB", (canvas.width, canvas.height + height * (len(entries) if narrow else 1)), SHADE)
     whole.paste(canvas, (0, 0))
-    pen, font, x, y = ImageDraw.Draw(whole), ImageFont.load_default(TEXT), 6.0, canvas.height + (TEXT + 8) / 2
-    for text, colour, dashed in (("truth", TRUTH, False), ("prediction", PREDICTION, True)):
+    x, y = 6.0, canvas.height + height / 2
+    for (text, colour, dashed), width in zip(entries, widths, strict=True):
         _draw_line(whole, np.array([(x, y), (x + 30, y)]), colour, dashed)
-        pen.text((x + 36, y - TEXT / 2 - 2), text, fill=colour, font=font)
-        x += 36 + pen.textlength(text, font=font) + 16
+        ImageDraw.Draw(whole).text((x + 36, y - TEXT / 2 - 2), text, fill=colour, font=font)
+        x, y = (x, y + height) if narrow else (x + width, y)
     return np.asarray(whole)

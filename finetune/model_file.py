@@ -71,7 +71,7 @@ class Model:
 
     @property
     def feature_gaussian(self) -> tuple[FeatureGaussian | None, str]:
-        """The distribution of the features of its training images, from the file beside it; else None and the reason."""
+        """The distribution of its training images' features, from the file beside it; else None and the reason."""
         if self.path is None:
             return None, "the model has not been saved"
         if self._feature_gaussian is None:

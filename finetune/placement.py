@@ -19,11 +19,11 @@ class PlacedBoxes(NamedTuple):
     """Boxes moved into a square and cut at its border."""
 
     corners: np.ndarray
-    """(M, 4) float64 left, top, right, bottom in pixels of the square; boxes without a visible part are left out."""
+    """(M, 4) float64 left, top, right, bottom in pixels of the square; boxes without a visible part are dropped."""
     numbers: np.ndarray
-    """(M,) the number of each among the N boxes that were given."""
+    """(M,) the index of each among the N input boxes."""
     visible: np.ndarray
-    """(N,) the part of each given box's area inside the square: 0 was left out, below 1 was cut."""
+    """(N,) the visible fraction of each input box's area: 0 was dropped, below 1 was cut."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""The fine-tuning plan: which part of the network learns when, at what rate, and what its batch norms do.
+"""The fine-tuning plan: the trainable parts in each epoch, their learning rates, and the mode of their batch norms.
 
-A network has parts, ordered from the stem to the head. New parts are those that no pretrained weights were made for:
+A network has parts, ordered from the stem to the head. New parts are those without pretrained weights:
 the head, and a neck where there is one. The others are the backbone, whose depth is counted from its end.
 
-A plan is a pure function of the epoch. Nothing is remembered from step to step, so resuming at any epoch gives the
-state that never stopping would have given.
+A plan is a pure function of the epoch. It has no state, so resuming at any epoch gives the same state as an
+uninterrupted run.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from dataclasses import dataclass, field
 from finetune.errors import FinetuneError, one_of
 
 NORMS = {
-    "train": (True, True),  # normalise by the batch and update the running statistics; scale and shift learn
-    "stats": (True, False),  # the same, but scale and shift stay
-    "affine": (False, True),  # normalise by the running statistics, which stay; scale and shift learn
+    "train": (True, True),  # normalise by the batch and update the running statistics; scale and shift are trained
+    "stats": (True, False),  # the same, but scale and shift are fixed
+    "affine": (False, True),  # normalise by the fixed running statistics; scale and shift are trained
     "frozen": (False, False),  # a fixed linear map
 }
-"""What a batch norm does: (module in train mode, scale and shift learn)."""
+"""Mode of a batch norm: (module in train mode, scale and shift trained)."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs in which the same parts learn."""
+    """A range of epochs in which the same parts are trained."""
 
     epoch: int = 0
     """First epoch (from 0) in which the phase holds; it lasts until the next one begins."""
     train: tuple[str, ...] | list[str] = ("all",)
-    """Parts that learn, by name (stem, stage1 ..., head) or in groups: new (head, and neck if any), last (the last
-    stage of the backbone), upper (its last two), backbone, all. Every other part is frozen."""
+    """Parts that are trained, by name (stem, stage1 ..., head) or in groups: new (head, and neck if any), last (the
+    last stage of the backbone), upper (its last two), backbone, all. Every other part is frozen."""
     rate: float = 1.0
     """Factor on the learning rate while the phase holds."""
     norms: str | None = None
@@ -38,7 +38,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class PartState:
-    """What one part does in one epoch."""
+    """State of one part in one epoch."""
 
     trainable: bool
     rate: float
@@ -69,12 +69,12 @@ class Plan:
         if not self.head_rate > 0:
             raise FinetuneError(f"finetuning.head_rate={self.head_rate} must be above 0.")
         if not self.phases:
-            raise FinetuneError("finetuning.phases is empty: at least one phase must say what learns.")
+            raise FinetuneError("finetuning.phases is empty: at least one phase must name the parts to train.")
         starts: dict[int, str] = {}
         for name, phase in self.phases.items():
             where = f"finetuning.phases.{name}"
             if not phase.train:
-                raise FinetuneError(f"{where}.train=[] leaves nothing to learn. Name parts, or use train=[all].")
+                raise FinetuneError(f"{where}.train=[] leaves nothing to train. Name parts, or use train=[all].")
             if phase.norms is not None and phase.norms not in NORMS:
                 raise one_of(f"{where}.norms", phase.norms, NORMS)
             if not phase.rate > 0:
@@ -100,7 +100,7 @@ class Plan:
         )
 
     def at(self, epoch: int, parts: Sequence[str], new: Sequence[str] | None = None) -> dict[str, PartState]:
-        """What each of `parts` (ordered from the stem to the head) does in `epoch`; `new` as for `groups`."""
+        """The state of each of `parts` (ordered from the stem to the head) in `epoch`; `new` as for `groups`."""
         name, phase = self.phase(epoch)
         members = groups(parts, new)
         learning = expand(phase.train, parts, f"finetuning.phases.{name}.train", new)
@@ -114,13 +114,13 @@ class Plan:
         return states
 
     def changes(self, parts: Sequence[str], new: Sequence[str] | None = None) -> bool:
-        """Whether a part that is frozen at some time learns at another."""
+        """Whether a part is frozen in some phases and trained in others."""
         learning = {frozenset(expand(phase.train, parts, "train", new)) for phase in self.phases.values()}
         return len(learning) > 1
 
     def check(self, parts: Sequence[str], max_epochs: int | None = None, new: Sequence[str] | None = None) -> None:
         """Refuse phases that name no part of this network or begin after the last epoch, and new parts that no phase
-        trains: they would stay as random as they start."""
+        trains: they would stay random."""
         learning: set[str] = set()
         for name, phase in self.phases.items():
             learning |= expand(phase.train, parts, f"finetuning.phases.{name}.train", new)
@@ -163,7 +163,7 @@ def groups(parts: Sequence[str], new: Sequence[str] | None = None) -> dict[str, 
 def expand(
     names: Sequence[str], parts: Sequence[str], argument: str = "train", new: Sequence[str] | None = None
 ) -> set[str]:
-    """Part names with the groups written out; a part of its own goes before a group of the same name."""
+    """Part names with the groups written out; a part takes precedence over a group of the same name."""
     known_groups = groups(parts, new)
     expanded: set[str] = set()
     for name in names:

@@ -1,6 +1,6 @@
 """Everything between a decoded image and the network: resize, crop, normalise.
 
-One frozen value that travels inside the model file, so validation, predict and any outside program do the same.
+One immutable value that is stored in the model file, so that validation, predict and other programs do the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST_SIDE = 8192
 """Pixels; one image of this side takes 800 MB as a network's input."""
 
 # An image more than this many times longer than wide is cut to it before `fit=crop` enlarges it: a 1 x 1,000,000
-# strip would need gigabytes. What is cut lies far outside the centre square that is kept.
+# strip would need gigabytes. The rest lies far outside the centre square.
 LONGEST_ASPECT = 64
 
 
@@ -51,7 +51,7 @@ class Preprocessing:
     fit: str = "squash"
     """squash: resize to the square; crop: shorter side, then the centre; pad: longer side, then a black border."""
     crop_fraction: float = 1.0
-    """With fit=crop the part of the shorter side that is kept (timm's crop_pct)."""
+    """With fit=crop the fraction of the shorter side that stays (timm's crop_pct)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", _floats("mean", self.mean))
@@ -76,7 +76,7 @@ class Preprocessing:
             raise FinetuneError(f"crop_fraction={self.crop_fraction!r} must lie above 0 and at most at 1.")
         if self.image_size > LARGEST_SIDE * min(1, self.crop_fraction):
             raise FinetuneError(
-                f"image_size={self.image_size} with crop_fraction={self.crop_fraction} asks for images of more than "
+                f"image_size={self.image_size} with crop_fraction={self.crop_fraction} needs images of more than "
                 f"{LARGEST_SIDE} pixels a side."
             )
         if self.fit != "crop" and self.crop_fraction != 1.0:
@@ -89,8 +89,8 @@ class Preprocessing:
 
     @property
     def min_decode_side(self) -> int:
-        """Shorter side, in pixels, that a JPEG needs to be decoded at: with three times the pixels the resizing filter
-        has all it looks at, and the difference to full size is about one gray level."""
+        """Shorter side, in pixels, that a JPEG needs to be decoded at: three times the stored size is enough for
+        the resizing filter, and differs from full size by about one gray level."""
         return 3 * self.stored_size
 
     @property
@@ -102,7 +102,7 @@ class Preprocessing:
         """Where an image of that size lies in the square that is cached, of side stored_size."""
         size = self.stored_size
         if min(height, width) < 1:
-            raise FinetuneError(f"an image of {height} x {width} pixels has no place in a square.")
+            raise FinetuneError(f"an image of {height} x {width} pixels is empty.")
         stored, whole = (height, width), (0, 0, height, width)
         if self.fit == "squash":
             return Placement(stored, whole, (size, size), 0, 0, size)
@@ -117,7 +117,7 @@ class Preprocessing:
             scaled_h, scaled_w = size, int(size * part_w / part_h)  # int(): as torchvision's Resize
         else:
             scaled_h, scaled_w = int(size * part_h / part_w), size
-        # Cutting here and again in `crop` must meet the very pixels of one cut from the long image.
+        # Cutting here and again in `crop` must give the same pixels as one cut of the long image.
         top, left = (self.crop_start - _offset(length, self.image_size) for length in (scaled_h, scaled_w))
         return Placement(stored, part, (scaled_h, scaled_w), top, left, size)
 

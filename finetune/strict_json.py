@@ -1,7 +1,7 @@
-"""JSON text to a dataclass: every value of its declared type, none unknown, or one line that says which and why.
+"""JSON text to a dataclass: every key known, every value of its declared type, or a one-line error.
 
-For text that comes from a file: it may be damaged, or made by somebody else to do harm. The dataclass bounds its values
-in `__post_init__`; `__pydantic_config__ = {"extra": "forbid"}` makes a key it does not know an error.
+For text that comes from a file: it may be damaged or malicious. The dataclass bounds its values
+in `__post_init__`; `__pydantic_config__ = {"extra": "forbid"}` makes an unknown key an error.
 """
 
 import reprlib
@@ -16,7 +16,7 @@ T = TypeVar("T")
 MAX_CHARACTERS = 16 * 2**20
 """Longest text that is parsed."""
 MAX_VALUES = 500_000
-"""Most values in a text, counted by its commas; each takes half a kilobyte where it is not what it must be."""
+"""Limit of values in a text, counted by its commas; each wrong value takes half a kilobyte of memory."""
 
 
 def read(kind: type[T], text: str) -> T:
@@ -27,9 +27,9 @@ def read(kind: type[T], text: str) -> T:
             of its bounds.
     """
     if len(text) > MAX_CHARACTERS:
-        raise FinetuneError(f"it is {len(text):,} characters long, more than the {MAX_CHARACTERS:,} that are read.")
+        raise FinetuneError(f"it is {len(text):,} characters long, more than the limit of {MAX_CHARACTERS:,}.")
     if text.count(",") > MAX_VALUES:
-        raise FinetuneError(f"it holds more than the {MAX_VALUES:,} values that are read.")
+        raise FinetuneError(f"it holds more values than the limit of {MAX_VALUES:,}.")
     try:
         return TypeAdapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
@@ -39,8 +39,8 @@ def read(kind: type[T], text: str) -> T:
 def sentence(error: ValidationError) -> str:
     """The first thing that is wrong, and how many there are."""
     count = error.error_count()
-    if count > 100:  # to list them would take more memory than the text
-        return f"{count:,} values in it are not what they must be."
+    if count > 100:  # listing them would take more memory than the text
+        return f"{count:,} values in it are invalid."
     first, *further = error.errors(include_url=False)
     where = one_line(".".join(str(part) for part in first["loc"]), 100)
     message = first["msg"].removeprefix("Value error, ").rstrip(".")
@@ -58,6 +58,6 @@ def sentence(error: ValidationError) -> str:
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """The text without line breaks, its end cut off where it is long: values from a file may be anything."""
+    """The text on one line, truncated: values from a file may be anything."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else f"{line[:limit]} ..."

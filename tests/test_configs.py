@@ -25,6 +25,8 @@ EXTRA = {
     "head=retinanet": ["neck=pyramid", "neck.extra=p6p7", "neck.finest=8"],
 }
 EXTRA |= {"data=joint": ["data.sources=[chestxray,chexpert]"]}
+MASK_LOSSES = ("dice", "dice_ce", "dice_focal", "pixel_cross_entropy", "pixel_focal")
+EXTRA |= {f"loss={name}": ["task=segment"] for name in MASK_LOSSES}
 ALL = [f"{group}={name}" for group, names in compose.choices().items() for name in names]
 
 
@@ -111,7 +113,7 @@ def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
         (["loss=null"], "loss=null is not known. Choose from asymmetric"),
         (["job=[]"], r"job=\[\] is not known. Choose from compare"),
         (["+optimizer.foo=1"], "optimizer.foo=1: there is no such key"),
-        (["finetuning=linear_probe", "finetuning.phases.head.train=[]"], r"train=\[\] leaves nothing to learn"),
+        (["finetuning=linear_probe", "finetuning.phases.head.train=[]"], r"train=\[\] leaves nothing to train"),
         (["finetuning.phases.full.train=[stage9]"], "stage9 is not known"),
         (["finetuning=gradual", "trainer.max_epochs=3"], "never comes: trainer.max_epochs=3"),
         (["data.fold=9"], "data.fold=9 must lie between 0 and data.folds - 1 = 4"),
@@ -239,7 +241,7 @@ def test_evaluation_adopts_the_data_of_its_run_and_keeps_what_was_typed(tmp_path
     compose.inherit_data(config, whole)
     assert config.data.uncertain == {"default": "one"}
     torn = ["job=evaluate", f"model={tmp_path}", "data.views.x=all"]
-    with pytest.raises(FinetuneError, match=r"there is no key data.views.x|does not go with"):
+    with pytest.raises(FinetuneError, match=r"there is no key data.views.x|is incompatible with"):
         compose.inherit_data(compose.compose(compose.expand(torn)), torn)
 
 

@@ -72,6 +72,8 @@ def test_a_legend_adds_a_strip_and_several_regions_are_all_outlined():
     drawn = drawing.with_masks(GRAY, masks, masks[0] & False)
     assert drawn.shape[0] > bare.shape[0]
     assert drawn.shape[1] == bare.shape[1] == drawing.SIDE
+    narrow = drawing.with_masks(GRAY, masks, masks[0] & False, side=100)
+    assert narrow.shape[0] - 100 == 2 * (drawn.shape[0] - bare.shape[0])  # the names below each other
     rows, _ = near(bare, TRUTH)
     assert rows.min() < 100
     assert rows.max() > 250

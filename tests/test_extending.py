@@ -90,7 +90,7 @@ def test_the_loop_without_the_command_line_runs(place, monkeypatch):
     exec(compile(Path("plain.py").read_text(), "plain.py", "exec"), {"__name__": "plain"})
 
 
-def test_a_backbone_that_lacks_something_is_told_what(place):
+def test_the_error_names_what_a_backbone_lacks(place):
     class Whole(Backbone):
         def __init__(self, *, in_channels=3, num_classes=10):
             super().__init__()
@@ -143,7 +143,7 @@ def test_a_backbone_that_lacks_something_is_told_what(place):
     assert "other" not in MODELS
 
 
-def test_a_head_that_lacks_something_is_told_what(place):
+def test_the_error_names_what_a_head_lacks(place):
     with pytest.raises(FinetuneError, match="has no method features"):
         finetune.register_head("flat", lambda channels, classes: nn.Conv2d(channels, classes, 1))
 
@@ -173,7 +173,7 @@ def test_a_head_that_lacks_something_is_told_what(place):
     assert not {"flat", "map", "maps"} & set(HEADS)
 
 
-def test_a_neck_that_lacks_something_is_told_what(place):
+def test_the_error_names_what_a_neck_lacks(place):
     class Neck(nn.Conv2d):
         def __init__(self, features):
             super().__init__(features[-1].num_chs, 8, 1)

@@ -72,13 +72,13 @@ def fails(capsys, *words: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         main([*TINY, "trainer.max_epochs=1", *words])
     assert stopped.value.code == 1
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("error: "), said
-    assert "Traceback" not in said
-    assert len(said.splitlines()) <= 8
+    messages = capsys.readouterr().err.strip()
+    assert messages.startswith("error: "), messages
+    assert "Traceback" not in messages
+    assert len(messages.splitlines()) <= 8
     for name in ("scores.json", "model.safetensors", "latest"):
         assert not list(Path().rglob(name))
-    return said
+    return messages
 
 
 def csv(place: Path, labels: list, **columns) -> str:
@@ -89,10 +89,10 @@ def csv(place: Path, labels: list, **columns) -> str:
 
 
 def test_missing_root(place, capsys):
-    said = fails(capsys, "data=chestxray", "data.root=nowhere")
-    assert "data.root" in said
-    assert "nowhere" in said
-    assert "https://" in said
+    messages = fails(capsys, "data=chestxray", "data.root=nowhere")
+    assert "data.root" in messages
+    assert "nowhere" in messages
+    assert "https://" in messages
     assert not Path("outputs").exists()  # what failed before it began leaves nothing
 
 
@@ -102,22 +102,22 @@ def test_empty_folder(place, capsys):
 
 
 def test_table_without_the_column(place, capsys):
-    said = fails(capsys, "data=csv", csv(place, ["a", "b"] * 4), "data.label=lable")
-    assert "lable" in said
-    assert "label" in said.replace("lable", "")
+    messages = fails(capsys, "data=csv", csv(place, ["a", "b"] * 4), "data.label=lable")
+    assert "lable" in messages
+    assert "label" in messages.replace("lable", "")
 
 
 def test_label_never_seen_in_train(place, capsys):
     splits = ["train"] * 6 + ["test", "val"]
-    said = fails(
+    messages = fails(
         capsys,
         "data=csv",
         csv(place, ["a", "b"] * 3 + ["c", "a"], split=splits),
         "data.label=label",
         "data.split=split",
     )
-    assert "c" in said
-    assert "train" in said
+    assert "c" in messages
+    assert "train" in messages
 
 
 @pytest.mark.parametrize("kind", ["truncated", "zero", "text"])
@@ -126,10 +126,10 @@ def test_unreadable_images_stop_before_the_first_epoch(place, capsys, kind):
     victim = place / "images" / "cold" / "3.png"
     whole = victim.read_bytes()
     victim.write_bytes({"truncated": whole[: len(whole) // 2], "zero": b"", "text": b"no image at all"}[kind])
-    said = fails(capsys, "data=folder", "data.root=images")
-    assert "1 of 24 images cannot be read" in said
-    assert "cold/3.png" in said
-    assert "data.on_bad=skip" in said
+    messages = fails(capsys, "data=folder", "data.root=images")
+    assert "1 of 24 images cannot be read" in messages
+    assert "cold/3.png" in messages
+    assert "data.on_bad=skip" in messages
     main([*TINY, "trainer.max_epochs=1", "data=folder", "data.root=images", "data.on_bad=skip", "hydra.run.dir=run"])
     assert "cold/3.png" in Path("run/audit.json").read_text()
     assert Path("run/scores.json").exists()
@@ -140,9 +140,9 @@ def test_weights_of_another_architecture(place, capsys):
 
     draw(place / "images", 12)
     torch.save(finetune.create_model("resnet32_cifar").state_dict(), "other.pth")
-    said = fails(capsys, "data=folder", "data.root=images", "backbone.weights=other.pth")
-    assert "other.pth" in said
-    assert "resnet20_cifar" in said
+    messages = fails(capsys, "data=folder", "data.root=images", "backbone.weights=other.pth")
+    assert "other.pth" in messages
+    assert "resnet20_cifar" in messages
 
 
 def test_a_pickle_that_runs_code_is_refused(place, capsys):
@@ -160,23 +160,23 @@ def test_a_pickle_that_runs_code_is_refused(place, capsys):
 
 def test_a_loss_that_is_not_finite(place, capsys):
     draw(place / "images", 12)
-    said = fails(
+    messages = fails(
         capsys, "data=folder", "data.root=images", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=3"
     )
-    assert "Lower optimizer.lr" in said
+    assert "Lower optimizer.lr" in messages
 
 
 def test_a_file_standing_where_outputs_should_be(place, capsys):
     draw(place / "images", 12)
     Path("outputs").write_text("in the way")
-    said = fails(capsys, "data=folder", "data.root=images")
-    assert "outputs" in said
-    assert "hydra.run.dir=DIR" in said
+    messages = fails(capsys, "data=folder", "data.root=images")
+    assert "outputs" in messages
+    assert "hydra.run.dir=DIR" in messages
     long = "x" * 300
     assert f"{long} (File name too long)" in fails(capsys, "data=folder", "data.root=images", f"hydra.run.dir={long}")
 
 
-def test_patients_in_two_splits_stop_the_run_unless_told_to_go_on(place, capsys):
+def test_patients_in_two_splits_stop_the_run_by_default(place, capsys):
     table = csv(
         place, ["a", "b"] * 12, split=(["train"] * 4 + ["val", "test"]) * 4, who=[f"p{i // 6}" for i in range(24)]
     )

@@ -199,7 +199,7 @@ HOSTILE = {
         lambda v: {**v, "operating_points": {"a": {"thresholds": {"Mass": 2.0}}}},
         "thresholds.Mass=2.0 must lie between 0 and 1",
     ),
-    "many wrong values": (lambda v: {**v, "classes": [1] * 1000}, "1,000 values in it are not what they must be"),
+    "many wrong values": (lambda v: {**v, "classes": [1] * 1000}, "1,000 values in it are invalid"),
     "very many values": (lambda v: {**v, "classes": [1] * 500_001}, "it holds more than the 500,000 values"),
     "long": (lambda v: {**v, "provenance": {"x": "x" * 2**24}}, "characters long, more than"),
 }

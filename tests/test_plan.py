@@ -62,7 +62,7 @@ def test_all_new_parts_have_the_heads_rate_and_no_decay():
     assert rates == {"stem": 0.0625, "stage1": 0.125, "stage2": 0.25, "stage3": 0.5, "neck": 10, "out": 10}
 
 
-def test_a_part_that_is_new_and_never_learns_is_an_error():
+def test_a_new_part_that_is_never_trained_is_an_error():
     probe = Plan({"probe": Phase(0, ["out"])})
     with pytest.raises(FinetuneError, match=r"train \['out'\]: neck would stay at random weights. Add new"):
         probe.check(NECK, new=["neck", "out"])

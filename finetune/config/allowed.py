@@ -1,4 +1,4 @@
-"""What a configuration may build: names of this project, some of the libraries', those of modules the user trusts."""
+"""What a configuration may build: names of this project, some of libraries, and those of trusted modules."""
 
 import importlib
 import inspect
@@ -12,6 +12,7 @@ from finetune.errors import FinetuneError
 PROJECT_NAMES = {
     "finetune.data.sources.chestxray.ChestXray",
     "finetune.data.sources.chexpert.CheXpert",
+    "finetune.data.sources.coco.Coco",
     "finetune.data.sources.csv_table.CsvTable",
     "finetune.data.sources.folder.Folder",
     "finetune.data.sources.huggingface.HuggingFace",
@@ -25,12 +26,19 @@ PROJECT_NAMES = {
     "finetune.data.sources.rsna.Rsna",
     "finetune.data.sources.torchvision_sets.TorchvisionSet",
     "finetune.data.sources.vindr.VinDr",
+    "finetune.data.sources.voc.Voc",
+    "finetune.data.sources.yolo.Yolo",
     "finetune.data.loading.augment.Augment",
     "finetune.evaluation.classification.assessment.Assessment",
     "finetune.evaluation.detection.assessment.DetectionAssessment",
+    "finetune.evaluation.segmentation.assessment.SegmentationAssessment",
     "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",
     "finetune.losses.CrossEntropy",
+    "finetune.losses.PixelCrossEntropy",
+    "finetune.losses.PixelFocal",
+    "finetune.losses.SoftDice",
+    "finetune.losses.WeightedSum",
     "finetune.losses.auto",
     "finetune.plan.Phase",
     "finetune.plan.Plan",
@@ -79,7 +87,7 @@ def target(name: str, trust: list[str], where: str) -> Callable[..., Any]:
 
 
 def import_trusted(config: Mapping[str, Any]) -> list[str]:
-    """Import the user's own modules that `trust` names, which may register backbones and heads; their names.
+    """Import the user's modules that `trust` names, which may register backbones and heads; their names.
 
     Raises:
         FinetuneError: not a list of names, or a module that cannot be imported; says why.
@@ -92,7 +100,7 @@ def import_trusted(config: Mapping[str, Any]) -> list[str]:
             importlib.import_module(module)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise  # the module is there; one that it needs is not
+                raise  # the module exists; one that it imports does not
             raise FinetuneError(
                 f"trust=[{module}]: no such module. Start the command in its folder, or name that in PYTHONPATH."
             ) from None
@@ -102,7 +110,7 @@ def import_trusted(config: Mapping[str, Any]) -> list[str]:
 CONTRACTS: dict[str, dict[str, str]] = {
     "data.source": {"table": "table() -> SampleTable"},
     "loss": {
-        "kind": 'kind: "multilabel" or "multiclass"',
+        "kind": 'kind: "multilabel" or "multiclass", "mask" of masks',
         "weights": "weights(classes, targets) -> Tensor (K,) or None",
         "__call__": "__call__(logits, target, weights) -> (sum, count)",
     },
@@ -115,11 +123,11 @@ CONTRACTS: dict[str, dict[str, str]] = {
     "schedule": {"factor": "factor(step, total) -> float"},
     "transforms": {"__call__": "__call__(image, seed) -> image, uint8 of the same shape"},
 }
-"""Key of the configuration -> what is used of the object behind it, each with a line for an error."""
+"""Key of the configuration -> attributes of its object that are used, each with its description for an error."""
 
 
 def check_contract(where: str, built: Any) -> None:
-    """Refuse an object of the user's that lacks what is used of it, before it is needed."""
+    """Refuse an object of the user that lacks a used attribute, before it is needed."""
     for name, line in CONTRACTS.get(where, {}).items():
         is_present = callable(built) if name == "__call__" else hasattr(built, name)
         if not is_present:

@@ -1,5 +1,5 @@
-"""From configuration to objects. What a configuration may build is a short list, and every value is held against the
-signature that receives it before anything is read."""
+"""From configuration to objects: every class is on a short list, and every value is compared with the signature that
+receives it, before any data are read."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ def check(config: Mapping[str, Any]) -> Settings:
         raise FinetuneError(
             f"data.map={settings.data.map} names classes of a finished model: job=evaluate and job=explain read it."
         )
-    from finetune.config import trainer  # Lightning takes a second, and a fit alone needs it here
+    from finetune.config import trainer  # Lightning takes a second, and only a fit needs it here
 
     trainer.check(settings.trainer)
     _check_targets(settings.resolved, trust)
@@ -55,7 +55,7 @@ def check(config: Mapping[str, Any]) -> Settings:
 
 
 def _optimizer_of_one_number(settings: Settings) -> Any:
-    """The optimizer of one number: torch checks its own settings, and says what is wrong."""
+    """The optimizer of one number: torch checks its settings and reports errors."""
     try:
         return optimizer(settings)([torch.nn.Parameter(torch.zeros(1))])
     except FinetuneError:
@@ -92,7 +92,7 @@ def check_part(group: str, part: HeadSettings | NeckSettings, named: Callable[[s
 def make(settings: Settings, key: str, node: Node, **more: Any) -> Any:
     """What `node`, which stands at `key`, describes, its classes compared with the list of what may be built.
 
-    Hydra's instantiate, with its wrapping taken off what went wrong inside.
+    Hydra's instantiate, but with the original error instead of its wrapper.
     """
     _check_targets(node, settings.trust, key)
     try:
@@ -121,12 +121,17 @@ def _check_source(settings: Settings) -> None:
     """The settings of data that the source takes have the types of its arguments."""
     node, source = source_node(settings.data.arguments, settings.trust), settings.data.source
     receiver = target(node["_target_"], settings.trust, "data.source._target_")
+    if settings.data.target != "class" and "target" not in inspect.signature(receiver).parameters:
+        raise FinetuneError(
+            f"data.target={settings.data.target}: data={settings.data.name} gives classes only. Leave data.target out, "
+            "or choose a data set that has it (data=csv takes your own)."
+        )
     check_call("data", {key: value for key, value in node.items() if key not in source}, receiver)
 
 
 def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
-    """The node of the source among the settings `data`, with every argument that it does not give itself from the
-    setting of the same name."""
+    """The node of the source among the settings `data`, with every missing argument taken from the setting
+    of the same name."""
     node = data["source"]
     if "_target_" not in node:
         raise FinetuneError("data.source has no _target_, the class that lists the images.")

@@ -1,5 +1,5 @@
-"""The configuration of a job: what was typed, the demo where there is no data, the run's own data where a model is
-asked again, the data sets of a joint one; then handed to Hydra, which makes the run folder."""
+"""The configuration of a job: typed overrides, the demo if there are no data, the run's data if a model is reused,
+and the data sets of a joint one. It goes to Hydra, which makes the run folder."""
 
 import copy
 import os
@@ -38,18 +38,18 @@ from finetune.runs.folder import RunFolder
 __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "run", "wants_demo"]
 
 DEMO = "demo"
-"""The experiment that stands in for data=chestxray where there is no data yet."""
+"""The experiment that replaces data=chestxray where there are no data yet."""
 CHECKED = ("fit", "preview")
 """Jobs whose whole configuration is checked before anything is read."""
 JOBS_REUSING_DATA = ("evaluate", "explain")
-"""Jobs that read the data of the run whose model they take, where no other data are named."""
+"""Jobs that read the data of their model's run, unless other data are named."""
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain types, every interpolation resolved.
 
     Raises:
-        FinetuneError: a value that must be given and was not.
+        FinetuneError: a required value is missing.
     """
     config = decoded(config)
     if missing := sorted(OmegaConf.missing_keys(config)):
@@ -63,7 +63,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
-    """What data.sources says, as a node to build for each: the data set's own configuration with its root and options.
+    """data.sources as a node to build for each data set: the data set's own configuration with its root and options.
 
     Raises:
         FinetuneError: a data set or an option that does not exist.
@@ -97,14 +97,13 @@ def joined(sources: Any, trust: list[str]) -> dict[str, Any]:
 
 
 def source_keys(choice: str) -> list[str]:
-    """The options of a data set: the keys of its own file of conf/data, and its root. Batch size and the like, which
-    every data set has, belong to the whole."""
+    """The options of a data set: the keys of its file in conf/data, and its root, without those of every data set."""
     settings = yaml.safe_load(data_file(choice).read_text(encoding="utf-8"))
     return sorted({"root", *(key for key in settings if key not in (*shared_keys(), "defaults", "name", "source"))})
 
 
 def shared_keys() -> list[str]:
-    """What every data set has."""
+    """The keys that every data set has."""
     return list(yaml.safe_load(data_file("_base").read_text(encoding="utf-8")))
 
 
@@ -115,7 +114,7 @@ def data_file(choice: str) -> Path:
 
 
 def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
-    """Whether this fit has to do with the synthetic set: data=chestxray, no root named, nothing at the default root."""
+    """Whether this fit uses the synthetic set: data=chestxray, no root named, nothing at the default root."""
     return (
         config.job in CHECKED
         and config.data.name == "chestxray"
@@ -125,7 +124,7 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
 
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
-    """The typed words, held against the configuration, with the demo's recipe where there is no data yet."""
+    """The typed words, checked against the configuration, with the demo's recipe where there is no data yet."""
     words = add_groups_of_run(add_force_prefix(words), sweep=sweep)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
@@ -171,13 +170,13 @@ def task_of_run(config: DictConfig) -> str:
 
 
 def data_of_run(config: DictConfig) -> dict[str, Any] | None:
-    """The data settings of the run whose model is to be evaluated; None for a model file by itself."""
+    """The data settings of the run whose model is to be evaluated; None for a model file without a run."""
     run = RunFolder(Path(str(config.model)))
     return run.read_config()["data"] if run.config.is_file() else None
 
 
 def inherit_data(config: DictConfig, words: list[str]) -> None:
-    """Where no data set was typed, evaluate a run on its own: its settings, with what was typed on top."""
+    """Where no data set was typed, take the run's data settings, overridden by what was typed."""
     data = data_of_run(config)
     typed = {override.key_or_group for override in parse(words)}
     if data is None or "data" in typed:
@@ -185,7 +184,7 @@ def inherit_data(config: DictConfig, words: list[str]) -> None:
     typed_values = {
         key: copy.deepcopy(OmegaConf.select(config, key)) for key in sorted(typed) if key.startswith("data.")
     }
-    if data_group(data) is None:  # a source of the user's own, whose file of conf/data is not at hand
+    if data_group(data) is None:  # a source of the user, whose file of conf/data is not available
         shared = {key: config.data[key] for key in config.data if key in shared_keys()}
         OmegaConf.update(config, "data", {**shared, **data}, merge=False, force_add=True)
     adopted = {key: data[key] for key in data if key in config.data and key != "source" and f"data.{key}" not in typed}
@@ -194,11 +193,11 @@ def inherit_data(config: DictConfig, words: list[str]) -> None:
             OmegaConf.update(config, key, value, force_add=True)
         except (OmegaConfBaseException, TypeError, AttributeError):
             ours = ".".join(key.split(".")[:2])
-            raise FinetuneError(f"{key}={value} does not go with the {ours} of the run {config.model}.") from None
+            raise FinetuneError(f"{key}={value} is incompatible with the {ours} of the run {config.model}.") from None
 
 
 class _JobFailed(BaseException):
-    """Carries an error past Hydra, which would print the whole list of overrides over any Exception."""
+    """Carries an error through Hydra, which would print all overrides above any Exception."""
 
     def __init__(self, error: FinetuneError):
         super().__init__(str(error))
@@ -212,7 +211,7 @@ def remove_if_empty(folder: Path) -> None:
     home = Path("outputs").resolve()
     for directory in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
         try:
-            directory.rmdir()  # never one that holds something
+            directory.rmdir()  # only if empty
         except OSError:
             return
 
@@ -225,21 +224,21 @@ def run(
     multirun: bool = False,
     context: AbstractContextManager[None] | None = None,
 ) -> None:
-    """Let Hydra make the run folder, or one after the other, and start the job in it.
+    """Let Hydra make the run folder, or several in turn, and run the job in it.
 
     Args:
         words: what `expand` made of what was `typed`.
-        run_job: does the job of a resolved configuration in a run folder; its last argument is what was typed for it.
-        around: is open while the runs of a multirun are at work.
+        run_job: runs the job of a resolved configuration in a run folder; its last argument is what was typed for it.
+        around: is entered during the runs of a multirun.
 
     Raises:
-        FinetuneError: the run failed; of several, those that did, after the others have gone on.
+        FinetuneError: the run failed; in a multirun the failed runs, after all runs.
     """
 
     sweep = Sweep(words) if multirun else None
 
     def job(config: DictConfig, folder: Path) -> None:
-        run_words = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the one that this run has
+        run_words = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the value of this run
         try:
             if config.job in JOBS_REUSING_DATA:
                 # In a sweep Hydra has prefixed the words already, and they have the group that `expand` added.
@@ -273,7 +272,7 @@ def run(
     if sweep is not None:
         sweep.register()
     full = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come out as they are, to be told apart in main()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors pass unchanged, to be distinguished in main()
     old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
     try:
         with context or nullcontext():

@@ -1,4 +1,4 @@
-"""From typed words to a configuration, and a line that says what is wrong with them."""
+"""From typed words to a configuration, or one line that says what is wrong."""
 
 import difflib
 import os
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from finetune.errors import FinetuneError, one_of
 
 POLICIES = ("data.uncertain", "data.missing")
-"""Mappings finding -> policy, where a policy alone means `default`."""
+"""Mappings finding -> policy; a single policy is that of `default`."""
 FREE_KEYS = (
     *POLICIES,
     "data.sources",
@@ -37,7 +37,7 @@ CONFIG_DIRS = "FINETUNE_CONFIG_DIR"
 """Environment variable with further configuration folders, set by --config-dir; the processes of other ranks get it."""
 
 ENCODED = "__utf8_"
-"""Begins a key of an open mapping that Hydra's grammar has no word for, such as a class name with a space."""
+"""Prefix of encoded keys that Hydra's grammar cannot express, such as a class name with a space."""
 
 
 def fast_precision() -> str:
@@ -130,7 +130,7 @@ def add_force_prefix(words: list[str]) -> list[str]:
 
 
 def _encoded(word: str) -> str:
-    """A mapping for an OPEN key, typed as YAML with keys that Hydra's grammar lacks, in words that it has."""
+    """A mapping for a free key, typed as YAML with keys that Hydra's grammar lacks, in encoded form."""
     key, separator, text = word.partition("=")
     if key.lstrip("+") not in FREE_KEYS or not text.startswith("{"):
         return word
@@ -141,7 +141,7 @@ def _encoded(word: str) -> str:
         try:
             mapping = yaml.safe_load(text)
         except yaml.YAMLError:
-            return word  # Hydra's own complaint is the better one
+            return word  # Hydra's message is better
         return f"{key}{separator}{_grammar(mapping)}" if isinstance(mapping, dict) else word
 
 
@@ -157,7 +157,7 @@ def _grammar(value: Any) -> str:
 
 
 def decoded(config: DictConfig) -> DictConfig:
-    """The configuration with the keys of OPEN mappings as they were typed."""
+    """The configuration with the free keys decoded."""
     for name in FREE_KEYS:
         node = OmegaConf.select(config, name)
         if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
@@ -189,7 +189,7 @@ def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
         if override.is_sweep_override():
             if not sweep:
                 raise FinetuneError(f"{word!r} names several values. Add -m to run one after the other, or choose one.")
-            for value in override.sweep_string_iterator():  # each value must be a known one, not the first alone
+            for value in override.sweep_string_iterator():  # check every value, not only the first
                 composed([*_without_sweeps(overrides, parsed), f"{override.get_key_element()}={value}"])
             first = next(iter(override.sweep_string_iterator()))
             words.append(f"{override.get_key_element()}={first}")
@@ -206,7 +206,7 @@ def composed(words: list[str]) -> DictConfig:
     parsed = parse(words)
     _check_groups(parsed)
     _check_free_keys(words, parsed)
-    running = GlobalHydra.instance().hydra  # inside a job Hydra is at work already and would refuse
+    running = GlobalHydra.instance().hydra  # inside a job Hydra is initialised already
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
@@ -237,7 +237,7 @@ def _is_free_key(override: Override) -> bool:
 
 
 def _check_free_keys(words: list[str], parsed: list[Override]) -> None:
-    """What is written into an open mapping must find it in the configuration: nothing else would read it."""
+    """A typed free mapping must exist in the configuration: otherwise nothing reads it."""
     free = [override for override in parsed if _is_free_key(override)]
     if not free:
         return

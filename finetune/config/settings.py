@@ -1,8 +1,7 @@
-"""The settings of a job with their types and bounds. Defaults and the sentences that users read stand in conf/.
+"""The settings of a job with their types and bounds. Defaults and descriptions are in conf/.
 
-Each class owns the keys of one group. What a group leaves to others (the options of a data set, backbone, head, neck or
-Lightning's Trainer) is gathered in `options`; what has a `_target_` stays a node, whose class has the types, and is
-built by config.build.
+Each class owns the keys of one group. Keys of others (options of a data set, backbone, head, neck or
+Lightning's Trainer) are collected in `options`. A mapping with `_target_` stays a node: config.build builds it.
 """
 
 from collections.abc import Mapping
@@ -29,13 +28,13 @@ PathText = Annotated[str, BeforeValidator(_as_text)]  # a folder may be called 2
 
 
 class Group(BaseModel):
-    """Settings that nothing changes, with no other keys than these and values of their type: 1e3 is no whole number."""
+    """Immutable settings with exactly these keys and strict types: 1e3 is no integer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class OpenGroup(Group):
-    """Settings with further keys of somebody else's, gathered in `options`."""
+    """Settings with further keys, collected in `options`."""
 
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -49,7 +48,7 @@ class OpenGroup(Group):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All keys and values, one's own and the others'."""
+        """All keys and values, with those of `options`."""
         declared = {name: getattr(self, name) for name in type(self).model_fields if name != "options"}
         return {**declared, **self.options}
 
@@ -62,7 +61,7 @@ class AuditSettings(Group):
 
 
 class DataSettings(OpenGroup):
-    """What every data set shares; `options` are those of the data set itself."""
+    """Settings of every data set; `options` are those of the chosen one."""
 
     name: str
     root: str | None
@@ -80,6 +79,7 @@ class DataSettings(OpenGroup):
     map: dict[ClassName, ClassName | list[ClassName]] | None = None
     cache: str
     on_bad: Literal["stop", "skip"]
+    target: Literal["class", "mask", "boxes"] = "class"
     audit: AuditSettings
     source: Node
 
@@ -98,7 +98,7 @@ class DataSettings(OpenGroup):
 
 
 class BackboneSettings(OpenGroup):
-    """What every backbone shares; `options` are those of its family."""
+    """Settings of every backbone; `options` are those of its family."""
 
     name: str
     weights: str | None
@@ -118,7 +118,7 @@ class NeckSettings(OpenGroup):
 
 
 class TrainerSettings(OpenGroup):
-    """Lightning's Trainer, whose further arguments are `options`. config.trainer has what a run can do nothing with."""
+    """Lightning's Trainer, whose further arguments are `options`. config.trainer lists the unsupported ones."""
 
     max_epochs: int
     max_steps: int

@@ -1,4 +1,4 @@
-"""A multirun: its runs by name, what became of each, and the table at its end."""
+"""A multirun: names and outcomes of its runs, and the final table."""
 
 import json
 import re
@@ -23,18 +23,18 @@ MAX_NAME_LENGTH = 80  # characters of a folder's name after its number
 
 @dataclass
 class Outcome:
-    """What became of one run."""
+    """Outcome of one run."""
 
     folder: Path
     label: str
-    """What sets it apart from the others, as typed: `backbone=resnet18 seed=1`."""
+    """What distinguishes it from the others, as typed: `backbone=resnet18 seed=1`."""
     job: str
     error: str | None = None
 
 
 @dataclass
 class Sweep:
-    """The runs of a multirun. `words` is what Hydra reads: those with several values set its runs apart."""
+    """The runs of a multirun. `words` is what Hydra reads: those with several values distinguish the runs."""
 
     words: list[str]
     outcomes: list[Outcome] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Sweep:
         return [word for word in overrides if word.partition("=")[0] not in fixed]
 
     def folder_name(self, number: int, overrides: list[str]) -> str:
-        """`0_seed_1`: the run's number and what sets it apart, in letters that any path and override may hold."""
+        """`0_seed_1`: the run's number and what distinguishes it, in characters valid in paths and overrides."""
         text = re.sub(r"[^\w.+-]+", "_", "_".join(self.differing(overrides))).strip("_")[:MAX_NAME_LENGTH]
         return f"{number}_{text}" if text else str(number)
 
@@ -67,7 +67,7 @@ class Sweep:
         )
 
     def run(self, overrides: list[str], folder: Path, job: str, task: Callable[[], None]) -> None:
-        """Do one run; what goes wrong in it is printed and kept, so that the others go on. Ctrl-C stops them all."""
+        """Run one; an error is printed and recorded, and the others continue. Ctrl-C stops them all."""
         outcome = Outcome(folder, " ".join(self.differing(overrides)), job)
         self.outcomes.append(outcome)
         print(f"\n{self.title(outcome)}", flush=True)
@@ -86,7 +86,7 @@ class Sweep:
         return f"run {number}" + (f" of {total}" if total else "") + (f": {outcome.label}" if outcome.label else "")
 
     def finish(self) -> None:
-        """Print what became of each run and how to compare them.
+        """Print the outcomes and how to compare the runs.
 
         Raises:
             FinetuneError: runs that failed, each with its reason.
@@ -106,7 +106,7 @@ class Sweep:
             raise FinetuneError(f"{len(failed)} of {len(self.outcomes)} runs failed:{reasons}")
 
     def table(self) -> str:
-        """A line per run: its folder, what sets it apart, and its first scores with their intervals."""
+        """A line per run: its folder, what distinguishes it, and its first scores with intervals."""
         rows = [["run", "set by", *(columns := self.columns())]]
         for outcome in self.outcomes:
             scores = {} if outcome.error is not None else headline(outcome.folder)

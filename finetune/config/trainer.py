@@ -1,4 +1,4 @@
-"""The settings of the Trainer that a run can do nothing with, refused before any data are read."""
+"""Unsupported settings of the Trainer: an error before any data are read."""
 
 import logging
 import warnings
@@ -26,11 +26,11 @@ SET_BY_RUN = {
     "use_distributed_sampler": "batches are shared out by data.batch_size.",
     "val_check_interval": "a checkpoint is of a whole epoch and validated there; see trainer.check_val_every_n_epoch.",
 }
-"""Arguments of the Trainer that a run gives itself, and what to set instead."""
+"""Arguments of the Trainer that the run sets, and what to set instead."""
 
 
 def check(trainer: TrainerSettings) -> None:
-    """Refuse what would end without a trained, validated and evaluated network.
+    """Refuse settings that would not end in a trained, validated and evaluated network.
 
     Raises:
         FinetuneError: naming the key and its value.
@@ -65,7 +65,7 @@ def check(trainer: TrainerSettings) -> None:
 
 
 def _build(trainer: TrainerSettings) -> None:
-    """Build a Trainer of one process once: it has checks of its own, and says what is wrong."""
+    """Build a Trainer of one process once, for its own checks."""
     aside = ("deterministic", "benchmark", "devices", "num_nodes", "enable_progress_bar", "enable_model_summary")
     options: dict[str, Any] = {key: value for key, value in trainer.set_arguments.items() if key not in aside}
     options |= {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "devices": 1}
@@ -74,7 +74,7 @@ def _build(trainer: TrainerSettings) -> None:
     try:
         log.setLevel(logging.ERROR)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they come again when the real one is built
+            warnings.simplefilter("ignore")  # repeated when the real one is built
             L.Trainer(**options, enable_model_summary=False, plugins=[Cluster(ranks.Place())])
             time = trainer.max_time
             if time is not None and not (Timer(time).time_remaining() or 0) > 0:

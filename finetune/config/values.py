@@ -45,20 +45,20 @@ def check_value(argument: str, value: Any, hint: Any) -> Any:
     """`value` if it is of the type `hint`.
 
     Raises:
-        FinetuneError: naming argument, value and what is wanted.
+        FinetuneError: naming argument, value and the expected type.
     """
     if value is None and hint in SCALAR_TYPES.values():
         raise null(argument, hint.__name__)
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
-    except Exception:  # a library's annotation that pydantic has no schema for: nothing to hold the value against
+    except Exception:  # pydantic has no schema for this library's annotation: nothing to compare with
         return value
     if hint is bool and not isinstance(value, bool):
         raise FinetuneError(f"{argument}={value} must be true or false.")
     try:
         read = adapter.validate_python(value)
         if type(read) is not type(value) and isinstance(value, bool | float | str) and isinstance(read, int | float):
-            adapter.validate_python(value, strict=True)  # 1e3, true and '4' are used as they stand
+            adapter.validate_python(value, strict=True)  # 1e3, true and '4' are not converted
         return read
     except ValidationError as error:
         raise type_error_of(argument, value, error.errors()) from None
@@ -68,7 +68,7 @@ SCALAR_TYPES = {"int": int, "float": float, "bool": bool, "string": str}
 
 
 def type_error_of(argument: str, value: Any, details: Iterable[Any]) -> FinetuneError:
-    """The error for a value of another type, from what pydantic says of it."""
+    """The error for a value of another type, from pydantic's details."""
     details = list(details)
     kinds = [detail["type"].removesuffix("_type").removesuffix("_parsing") for detail in details]
     if value is None and len(kinds) == 1 and kinds[0] in SCALAR_TYPES:

@@ -131,7 +131,13 @@ def to_model_classes(table: SampleTable, classes: Sequence[str], kind: str, data
     frame = table.frame.drop(columns=table.target_columns).assign(**targets)
     new_kind = "multilabel" if "multilabel" in (kind, table.kind) else "multiclass"
     return replace(
-        table, frame=frame, classes=scored_classes, kind=new_kind, notes=[*table.notes, *notes], other_targets={}
+        table,
+        frame=frame,
+        classes=scored_classes,
+        kind=new_kind,
+        notes=[*table.notes, *notes],
+        other_targets={},
+        regions=None,
     )
 
 

@@ -112,8 +112,8 @@ def apply_policies(
 
 
 def read_raw_labels(column: pd.Series, file: Path | str, hint: str = "", *, soft: bool = True) -> np.ndarray:  # -> (N,)
-    """A column of text, numbers or booleans as raw labels: 1 (also true, yes), 0 (false, no), -1, NaN for blanks and, where
-    `soft`, values between 0 and 1. Row i of a file is its line i + 2.
+    """A column of text, numbers or booleans as raw labels: 1 (also true, yes), 0 (false, no), -1, NaN for blanks
+    and, where `soft`, values between 0 and 1. Row i of a file is its line i + 2.
 
     Raises:
         FinetuneError: any other content, with its line, what to write instead, and the `hint`.

@@ -176,8 +176,8 @@ def stratified_group_split(
     """Assign groups of rows to parts so that every part gets its share of every label: a part index per group.
 
     Iterative stratification (Sechidis et al., 2011) over groups instead of single samples: the label with the fewest
-    unassigned examples comes first, and each of its groups goes to the part that lacks most of that label. Unlike in the
-    paper,
+    unassigned examples comes first, and each of its groups goes to the part that lacks most of that label. Unlike
+    in the paper,
     - a label's largest groups are assigned first, while smaller ones can still balance them;
     - a part's deficit is relative to what has been assigned so far, not to the whole: otherwise the largest part
       would get all groups with many rows, and test those with few;

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from finetune.data.annotations import Annotations, Boxes, MaskFile, joined_content
+from finetune.data.annotations import Annotations, Boxes, MaskFile, Regions, joined_content
 from finetune.data.targets import (
     ANNOTATED,
     COLUMNS,
@@ -77,6 +77,8 @@ class SampleTable:
     other_targets: dict[str, str] = field(default_factory=dict)
     """Targets that are no classes: name -> number or grade (a column target_<name>), mask or boxes (an annotation of
     that name): see data/targets.py."""
+    regions: Regions | None = None
+    """What the pixels of a target of type mask mean; None without such a target."""
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -143,6 +145,8 @@ class SampleTable:
         for name, entries in self.annotations.items():
             digest.update(f"\x1e{name}\x1e".encode())
             digest.update(joined_content(entries).encode())
+        if self.regions is not None:
+            digest.update(f"\x1eregions\x1e{self.regions.content()}".encode())
         return digest.hexdigest()
 
     def check(self) -> SampleTable:
@@ -204,6 +208,11 @@ class SampleTable:
                 raise FinetuneError(
                     f"table {self.name}: {several} are all of type {target_type}; it takes one of them."
                 )
+        if ("mask" in self.other_targets.values()) != (self.regions is not None):
+            raise FinetuneError(
+                f"table {self.name}: a target of type mask and regions=Regions([...]), the names of its values, go "
+                f"together; the targets are {self.other_targets}, regions={self.regions}."
+            )
 
     def _check_targets(self) -> None:
         for name, target_type in self.target_types.items():
@@ -240,9 +249,15 @@ class SampleTable:
                 "or None."
             )
         if types == {MaskFile}:
-            paths = [entry.path if isinstance(entry, MaskFile) else None for entry in entries]
-            outside = np.array([path is not None and (not path or _leaves(path)) for path in paths])
-            self._refuse(name, outside, f"must hold paths of masks under data.root={self.root}")
+            masks = [entry if isinstance(entry, MaskFile) else None for entry in entries]
+            outside = [mask is not None and any(not path or _leaves(path) for path in mask.paths) for mask in masks]
+            self._refuse(name, np.array(outside), f"must hold paths of masks under data.root={self.root}")
+            if self.regions is not None and self.other_targets.get(name) == "mask":
+                first, last = int(not self.regions.overlapping), len(self.regions) - 1
+                beyond = [
+                    mask is not None and any(not first <= n <= last for n, _ in mask.layers or ()) for mask in masks
+                ]
+                self._refuse(name, np.array(beyond), f"must have layers of the regions {first} to {last}")
 
     def _refuse(self, column: str, wrong: np.ndarray, reason: str) -> None:
         rows = np.flatnonzero(wrong)

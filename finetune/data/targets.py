@@ -59,19 +59,22 @@ def column_strata(values: np.ndarray, target_type: str) -> np.ndarray:  # (N,) -
 
 
 def annotation_strata(entries: Sequence[Annotation | None]) -> np.ndarray:  # (N,) -> bool (N, L)
-    """Whether an image is annotated; of boxes each label, of runs of pixels whether any are marked."""
+    """Whether an image is annotated; of boxes each label, of runs of pixels whether any are marked, of masks in layers
+    each region. No file is read: its layer counts as marked."""
     columns = [[entry is not None for entry in entries]]
     if any(isinstance(entry, MaskFile) for entry in entries):
         columns.append([isinstance(entry, MaskFile) and bool(entry.rle and entry.rle.strip()) for entry in entries])
-    columns += [
-        [isinstance(entry, Boxes) and label in entry.labels for entry in entries] for label in box_labels(entries)
-    ]
+    layers = [entry.layers or () if isinstance(entry, MaskFile) else () for entry in entries]
+    marked = [{number for number, layer in of_row if layer.marked} for of_row in layers]
+    columns += [[number in of_row for of_row in marked] for number in sorted(set().union(*marked))]
+    shown = [set(entry.target_labels) if isinstance(entry, Boxes) else set() for entry in entries]
+    columns += [[label in labels for labels in shown] for label in box_labels(entries)]
     return np.array(columns, bool).T
 
 
 def box_labels(entries: Sequence[Annotation | None]) -> list[str]:
-    """All labels of the boxes, in alphabetical order: their places are the numbers in a batch."""
-    return sorted({label for entry in entries if isinstance(entry, Boxes) for label in entry.labels})
+    """All labels of the boxes that are targets, in alphabetical order: their places are the numbers in a batch."""
+    return sorted({label for entry in entries if isinstance(entry, Boxes) for label in entry.target_labels})
 
 
 def types_in_words(types: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
-"""From predictions to scores, intervals, plots and the report; numpy, pandas, scipy and matplotlib, never a model.
+"""From predictions to scores and intervals; numpy, pandas and scipy, never a model.
 
-predictions.py reads and writes the table all else begins with; summary.py makes what stands in scores.json of it, from
-scores.py (values), ranking.py (AUROC, average precision), reliability.py (calibration error) and intervals.py;
-run.py reads a run folder back, report.py makes report.html of it, with the figures of plots.py; compare.py sets
-finished runs side by side.
+classification/ is for findings and classes, segmentation/ for masks; each begins with a table that all else reads:
+predictions.py of logits, table.py of pixel counts. summary.py makes of it what stands in scores.json, assessment.py
+fits on val and scores the other splits, harms.py says what speaks against a run, comparison.py compares networks.
+wording.py puts numbers into sentences for reports.
 """

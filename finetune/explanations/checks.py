@@ -3,7 +3,7 @@ Checks for Saliency Maps").
 
 From the head down, the parts of a copy are randomised one after the other, and the maps of the same
 images and classes are compared with those of the trained network by the rank correlation of their pixels. A map that
-stays the same whatever the weights are shows the image (its edges, its centre), not what the network learned.
+stays the same for any weights shows the image (its edges, its centre), not what the network learned.
 
 A verdict needs MIN_IMAGES images whose maps vary: correlations of single images spread by about 0.4, so the mean of 20
 is known to 0.2, and a mean of 0 or 1 is distinguishable from ALIKE. It also needs maps of at least MIN_POSITIONS
@@ -119,7 +119,7 @@ def randomise(modules: list[nn.Module], seed: int) -> None:
     """Randomise the weights of these modules, in place: convolutions by He et al.'s normal distribution, as the
     backbones begin; all else as its class does, so that norms become the identity and forget their statistics.
 
-    Drawn on the CPU from `seed` alone; the caller's random state is as before.
+    Drawn on the CPU, only from `seed`; the caller's random state is unchanged.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

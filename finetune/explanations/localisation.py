@@ -1,4 +1,4 @@
-"""Do the heat maps lie where readers marked the finding? Compared with boxes, per finding and over all of them.
+"""Heat maps compared with the boxes of readers, per finding and over all findings.
 
 - Pointing game (Zhang et al., 2018): the share of maps whose maximum lies in a box of that finding, without the 15
   pixels of tolerance of the paper. A constant map counts as a miss.

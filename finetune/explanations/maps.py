@@ -1,9 +1,9 @@
-"""Where a network looks for a class: four methods from an image to a heat map of its size.
+"""Heat maps of the evidence for a class: four methods from an image to a map of its size.
 
 All take a `Network`, normalised images (N, C, H, W) and the number of a class for each (N,), and give heat (N, H, W) in
 float32, 0 or more: evidence for the class, in the units of its logit (before sigmoid or softmax). Maps are not rescaled
 per image: heat may be compared between images of the same network, class and method. They run in eval
-mode, whatever the network is in, and leave its modes, `requires_grad` and gradients as they were.
+mode, and leave the network's modes, `requires_grad` and gradients as they were.
 
 A map does not explain why a network predicts what it does; `checks` and `localisation` test how far to trust it.
 """
@@ -39,8 +39,8 @@ def grad_cam(network: Network, images: Tensor, classes: Tensor) -> Tensor:
 
 
 def grad_cam_pp(network: Network, images: Tensor, classes: Tensor) -> Tensor:
-    """Grad-CAM++, Chattopadhay et al., 2018: as `grad_cam`, but every place has its own weight in a channel's mean, so
-    that several instances of a finding count as one does.
+    """Grad-CAM++, Chattopadhay et al., 2018: as `grad_cam`, but with a weight per position in a channel's mean, so
+    that several instances of a finding count as much as one.
 
     The paper explains exp(logit), which has closed forms for the higher derivatives; its factor exp(logit), one
     positive number per image, is left out here, as it may overflow.
@@ -186,7 +186,7 @@ def _checked(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor,
 def _at_last_map(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """The backbone's last map (N, K, h, w) and the gradient of each image's logit to it.
 
-    The gradient goes through neck and head alone, so that nothing of the backbone is kept, whatever it is.
+    The gradient goes only through neck and head, so that no tensor of the backbone is kept.
     """
     new = network.new_parts[0]
     maps = network.run(images, stop=new)

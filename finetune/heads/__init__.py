@@ -1,4 +1,4 @@
-"""Heads turn a backbone's maps into an answer; a neck between them turns the maps into others first.
+"""Heads turn a backbone's maps into an output; a neck between them transforms the maps first.
 
 A neck or head is any `nn.Module`. Its class attribute `takes` says what its `forward` reads: "map", the last map
 (N, C, H, W), which is the default, or "maps", the list of all maps, the finest first. Of a head `gives` says what it
@@ -43,7 +43,7 @@ NECKS: dict[str, Callable[..., nn.Module]] = {"pyramid": Pyramid}
 
 
 def head_named(name: str, argument: str = "head") -> Callable[..., nn.Module]:
-    """What makes the head of that name.
+    """The constructor of the head of that name.
 
     Raises:
         FinetuneError: there is none; the message begins with `argument`.
@@ -54,7 +54,7 @@ def head_named(name: str, argument: str = "head") -> Callable[..., nn.Module]:
 
 
 def neck_named(name: str, argument: str = "neck") -> Callable[..., nn.Module]:
-    """What makes the neck of that name.
+    """The constructor of the neck of that name.
 
     Raises:
         FinetuneError: there is none; the message begins with `argument`.

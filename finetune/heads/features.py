@@ -1,4 +1,4 @@
-"""What a backbone or a neck gives, and what a neck or a head reads of it."""
+"""The maps that a backbone or a neck gives, and those that a neck or a head reads."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ class FeatureInfo(NamedTuple):
 
 
 def takes(part: object) -> Literal["map", "maps"]:
-    """What a neck or head, or what makes it, reads: its attribute `takes`, by default "map".
+    """The input of a neck or head, or of its constructor: its attribute `takes`, by default "map".
 
     - "map": the last map, a tensor (N, C, H, W)
     - "maps": the list of all maps, the finest first
@@ -41,12 +41,12 @@ def as_read(reader: object, maps: Tensor | list[Tensor]) -> Tensor | list[Tensor
 
 
 def neck_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo]) -> list[FeatureInfo]:
-    """What the neck is made from, of the maps of a backbone: those that it reads, all or the last one."""
+    """The constructor's argument of a neck: the maps of the backbone that it reads, all or the last one."""
     return list(features if takes(make) == "maps" else features[-1:])
 
 
 def head_argument(make: Callable[..., nn.Module], features: Sequence[FeatureInfo]) -> list[FeatureInfo] | int:
-    """What the head is made from, of the maps of a neck or backbone: all of them, or the channels of the last one."""
+    """The constructor's argument of a head: all maps of the neck or backbone, or the channels of the last one."""
     return list(features) if takes(make) == "maps" else features[-1].num_chs
 
 

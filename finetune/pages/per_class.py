@@ -19,16 +19,14 @@ from finetune.runs.folder import RunFolder
 from finetune.runs.read import Run
 
 COUNTS = {
-    "n": "images",
-    "images": "images",
-    "images_with": "images with it",
-    "patients_with": "patients with it",
-    "truths": "true boxes",
-    "detections": "predicted boxes",
-    "n_undefined": "in neither mask",
-    "failures": "in one mask only",
+    ("n",): "images",
+    ("images",): "images",
+    ("images_with", "patients_with"): "images, patients with it",
+    ("truths", "detections"): "boxes: true, predicted",
+    ("n_undefined",): "in neither mask",
+    ("failures",): "in one mask only",
 }
-"""Counts of a class in scores.json -> head of their column, shown where a class has one."""
+"""Counts of a class in scores.json -> head of the column that has them, shown where a class has all of them."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def context(run: Run, folder: Path, words: Words) -> dict[str, Any]:
         "failures": failures(scores, words),
         "thumbnails": run_parts.thumbnails("Worst images, truth and prediction outlined", worst),
         "findings": run_parts.findings(run),
-        "has_val": bool(val),
+        "has_val": any(row["val"] is not None for row in rows["rows"]),
         "table": rows,
         "subgroups": sections.subgroups(scores, words.heads[0], beside[:3], words.task),
         "task": words.task,
@@ -181,7 +179,7 @@ def table(scores: Mapping[str, Any], val: Mapping[str, Any], words: Words) -> di
     names = [name for name in metrics.in_main_table(words.task, words.task) if any(name in part for part in every)]
     at_false_positives = {name: metrics.false_positives_of(name) or 0.0 for part in every for name in part}
     names += sorted(filter(metrics.false_positives_of, at_false_positives), key=lambda name: at_false_positives[name])
-    counts = {key: title for key, title in COUNTS.items() if any(key in part for part in classes.values())}
+    counts = {keys: title for keys, title in COUNTS.items() if any(set(keys) <= set(part) for part in classes.values())}
 
     def cells(part: Mapping[str, Any]) -> list[dict[str, Any]]:
         return [cell(part.get(name), words.entry(name)) for name in names]
@@ -198,13 +196,18 @@ def table(scores: Mapping[str, Any], val: Mapping[str, Any], words: Words) -> di
                 "name": c,
                 "note": part.get("note"),
                 "cells": cells(part),
-                "counts": [part.get(key) for key in counts],
+                "counts": [counted(part, keys) for keys in counts],
                 "val": of_val[c],
             }
             for c, part in classes.items()
         ],
         "macro": cells(macro) if macro and len(classes) > 1 else [],
     }
+
+
+def counted(part: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    """1,200, 300"""
+    return ", ".join("–" if part.get(key) is None else f"{part[key]:,}" for key in keys)
 
 
 def cell(score: Mapping[str, Any] | None, entry: metrics.Metric) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The data that a run keeps a record of, compared with what its source reads when the run goes on."""
+"""The recorded data of a run, compared with what its source reads when the run is resumed."""
 
 import pandas as pd
 
@@ -12,12 +12,12 @@ MAX_NAMES = 3  # names in a message
 
 
 def table_hash(run: RunFolder) -> str | None:
-    """The sample table's hash as the run noted it before it trained; None where it did not get that far."""
+    """The sample table's hash as the run recorded it before training; None if it stopped earlier."""
     return (run.read_environment().get("data") or {}).get("hash")
 
 
 def check_samples(run: RunFolder, table: SampleTable) -> None:
-    """Before anything is decoded: every image that the run was made with is still in the table.
+    """Check, before decoding, that every image of the run is still in the table.
 
     Raises:
         FinetuneError: naming images that are gone.
@@ -28,7 +28,7 @@ def check_samples(run: RunFolder, table: SampleTable) -> None:
 
 
 def check_data(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
-    """The table, its splits and its pixels are those that the run was made with.
+    """Check that the table, its splits and its pixels are those of the run.
 
     Raises:
         FinetuneError: naming what changed.
@@ -43,7 +43,7 @@ def check_data(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
         now, then = readable.reindex(recorded.index), recorded
         for column, what in (("patient", "another patient"), ("digest", "other pixels"), ("split", "another split")):
             differing = [str(name) for name in recorded.index[(now[column] != then[column]) & now[column].notna()]]
-            if differing and not (column == "split" and changes):  # of a table that changed, the split does too
+            if differing and not (column == "split" and changes):  # a changed table has another split anyway
                 changes.append(f"{_count(differing)} with {what}")
     if not changes and table.hash() != table_hash(run):
         changes = ["other labels, classes, metadata or order of rows"]

@@ -1,4 +1,4 @@
-"""What environment.json says of where and how a run was made: the command, versions, machine, commit and data."""
+"""environment.json, the origin of a run: the command, versions, machine, commit and data."""
 
 import contextlib
 import os
@@ -30,12 +30,12 @@ def now() -> str:
 
 
 def command(words: list[str]) -> str:
-    """The command as it could be typed again."""
+    """The command, ready to be typed again."""
     return "python -m finetune " + shlex.join(words) if words else "python -m finetune"
 
 
 def environment_facts() -> dict[str, Any]:
-    """Versions, machine and commit: nothing that names a person or a place."""
+    """Versions, machine and commit: without names of people or places."""
     import torch
 
     versions = {"python": platform.python_version(), "finetune": finetune.__version__}
@@ -54,7 +54,7 @@ def environment_facts() -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The CPU's name, as far as the system tells it."""
+    """The CPU's name, if the system has it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             if line.startswith("model name"):
@@ -82,7 +82,7 @@ def commit() -> str | None:
 
 
 def data_facts(table: SampleTable) -> dict[str, Any]:
-    """What environment.json says of a sample table."""
+    """The facts of a sample table in environment.json."""
     return {
         "name": table.name,
         "root": table.root.name,

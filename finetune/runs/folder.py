@@ -39,7 +39,7 @@ class RunFolder:
 
     @classmethod
     def of_model(cls, model: Model) -> RunFolder | None:
-        """The folder that a model file lies in: its run's, unless it was moved away; None of a model in memory."""
+        """The folder that a model file lies in: its run's, unless it was moved away; None for a model in memory."""
         return None if model.path is None else cls(model.path.parent)
 
     # -- the files ----------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ class RunFolder:
 
     @property
     def samples(self) -> Path:
-        """Which images the model was made with."""
+        """The images of the fit, with patient, split and digest."""
         return self.path / "samples.csv"
 
     @property
@@ -83,7 +83,7 @@ class RunFolder:
 
     @property
     def feature_gaussian(self) -> Path:
-        """What the features of the training images look like."""
+        """The Gaussian over the features of the training images."""
         return self.path / novelty.FILE
 
     @property
@@ -106,7 +106,7 @@ class RunFolder:
 
     @property
     def test_openings(self) -> Path:
-        """A line for each time that the scores of the test split were seen."""
+        """One line per opening of the test split."""
         return self.path / "test_openings.jsonl"
 
     def predictions(self, split: str) -> Path:
@@ -159,7 +159,7 @@ class RunFolder:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read_config(self) -> dict[str, Any]:
-        """The resolved configuration, as plain values, with the names of today.
+        """The resolved configuration, as plain values, with current names.
 
         Raises:
             FinetuneError: no run folder, or a config.yaml that is damaged or still holds interpolations.
@@ -197,7 +197,7 @@ class RunFolder:
     # -- a run begins, continues and is complete ----------------------------------------------------------------------
 
     def check_free(self) -> None:
-        """Refuse a folder that holds another run; what a stopped job that is no fit has left may be written over."""
+        """Refuse a folder that holds another run; leftovers of a stopped job other than a fit may be overwritten."""
         if not self.config.exists():
             return
         try:
@@ -206,7 +206,7 @@ class RunFolder:
             is_fit = True
         results = (self.scores, self.explanation, self.preview, self.comparison)
         if is_fit or any(path.exists() for path in results):
-            way = f"Go on with it by {resume_word(self.path)}, or name" if is_fit else "Name"
+            way = f"Continue it by {resume_word(self.path)}, or name" if is_fit else "Name"
             raise FinetuneError(f"{self} holds a run already. {way} another folder: hydra.run.dir=DIR.")
 
     def begin(self, config: dict[str, Any], words: list[str]) -> None:
@@ -222,8 +222,8 @@ class RunFolder:
         self.write_environment(words, seed=config["seed"])
 
     def go_on(self, config: dict[str, Any], words: list[str]) -> None:
-        """Take the folder of a stopped or finished fit again, once all was checked: config.yaml anew, the occasion
-        noted in environment.json, what a killed process was just writing removed. Results stay as they are."""
+        """Take the folder of a stopped or finished fit again, after all checks: write config.yaml, note the resumption
+        in environment.json, remove partial files of killed processes. Results stay unchanged."""
         self.begin_log(words)
         for folder in (self.path, self.checkpoints):
             for partial in folder.glob(".*"):
@@ -236,7 +236,7 @@ class RunFolder:
         self.note(resumed=[*self.read_environment().get("resumed", []), resumption])
 
     def begin_log(self, words: list[str]) -> None:
-        """From now on what is printed is kept in log.txt, with all that was printed before."""
+        """Copy all output to log.txt from now on, with all that was printed before."""
         log.begin(self.log, command(words))
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -252,26 +252,26 @@ class RunFolder:
         write_json_atomic(self.environment, {**self.read_environment(), **facts})
 
     def open_test(self, words: list[str], images: int) -> int:
-        """Note in test_openings.jsonl that the scores of the run's test images are about to be seen; how often that
-        was by now. A line is added, so that two processes at once lose none."""
+        """Record an opening of the run's test split in test_openings.jsonl; returns the number of openings. It appends
+        a line, so that concurrent processes lose none."""
         line = json.dumps({"when": now(), "command": command(words), "images": images}, ensure_ascii=False)
         with self.test_openings.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
         return len(self.test_openings.read_text(encoding="utf-8").splitlines())
 
     def begin_results(self) -> None:
-        """From here until `complete` the results of a finished fit that trained longer are replaced: no reader takes
-        them, as they are neither the old nor the new."""
+        """Mark the results of a finished fit that trained longer as being replaced, until `complete`: readers ignore
+        them."""
         if self.scores.is_file():
             write_text_atomic(self._longer, "results")
 
     def complete(self, scores: dict[str, Any]) -> None:
-        """The results are whole: write scores.json, last of all files."""
+        """The results are complete: write scores.json, last of all files."""
         write_json_atomic(self.scores, scores)
         self._longer.unlink(missing_ok=True)
 
     def become_latest(self) -> None:
-        """Make outputs/latest point here; another process may be doing the same."""
+        """Make outputs/latest point here, safely if several processes do so."""
         link = Path("outputs", "latest")
         link.parent.mkdir(exist_ok=True)
         partial = link.with_name(f".latest.{os.getpid()}")
@@ -284,12 +284,11 @@ class RunFolder:
             print(f"outputs/latest could not be set ({error.strerror}); the run is at {self}.", file=sys.stderr)
 
     def is_finished(self) -> bool:
-        """Whether the results are whole."""
+        """Whether the results are complete."""
         return is_finished(self.path)
 
     def is_complete(self) -> bool:
-        """Whether nothing is left to do: results that are whole, and no longer training that was begun and not
-        ended."""
+        """Whether nothing is left to do: complete results, and no unfinished longer training."""
         return self.is_finished() and not self._longer.is_file()
 
     def why_unfinished(self) -> str:

@@ -1,4 +1,4 @@
-"""Finished runs, read for a comparison: which belong together as seeds of one setting, which as folds of one table."""
+"""Finished runs for a comparison, grouped into seeds of one setting and folds of one table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MAX_NAMED = 5  # unfinished runs in a sentence
 
 @dataclass
 class FinishedRun:
-    """What a comparison reads of a run folder."""
+    """The parts of a run folder that a comparison reads."""
 
     path: Path
     settings: dict[str, str]
@@ -39,7 +39,7 @@ class FinishedRun:
     predictions: Any
     """The table of its task."""
     typed: list[str] = field(default_factory=list)
-    """What was typed for it, word by word."""
+    """The words typed for it."""
     task: str = CLASSIFY
     """Name of its task."""
 
@@ -54,13 +54,13 @@ class FinishedRun:
 
     @property
     def setting(self) -> tuple[tuple[str, str], ...]:
-        """What must be equal for two runs to be seeds or folds of one setting."""
+        """The settings that seeds or folds of one setting share."""
         return tuple(sorted((key, value) for key, value in self.settings.items() if key not in (SEED, FOLD)))
 
 
 @dataclass
 class Folds:
-    """The test splits of one table's folds, put together: each image answered by a network that never saw it."""
+    """The test splits of one table's folds, pooled: each image predicted by a network that was not trained on it."""
 
     label: str
     seed: str
@@ -84,15 +84,15 @@ def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
             raise FinetuneError(f"runs={path} holds no run: there is no config.yaml in it or one level below.")
         if not done and inside == [path]:
             why = RunFolder(path).why_unfinished()
-            raise FinetuneError(f"{path} is not finished: {why}. Go on with it by {resume_word(path)}.")
+            raise FinetuneError(f"{path} is not finished: {why}. Continue it by {resume_word(path)}.")
         if not done:
-            raise FinetuneError(f"runs={path} holds no finished run. Go on with one by {resume_word(inside[-1])}.")
+            raise FinetuneError(f"runs={path} holds no finished run. Continue one by {resume_word(inside[-1])}.")
         folders += [run for run in done if run.resolve() not in {other.resolve() for other in folders}]
     return folders
 
 
 def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
-    """A sentence on the runs behind `runs=` that `find` leaves out; none where there are none."""
+    """A sentence on the runs behind `runs=` that `find` leaves out, if any."""
     skipped = [run for _, inside in _named(named) for run in inside if not RunFolder(run).is_finished()]
     listed = ", ".join(map(str, skipped[:MAX_NAMED])) + (", ..." if len(skipped) > MAX_NAMED else "")
     sentence = f"{len(skipped)} unfinished run{'' if len(skipped) == 1 else 's'} left out (no scores.json): {listed}."
@@ -100,7 +100,7 @@ def unfinished(named: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def _named(named: str | Path | Sequence[str | Path]) -> list[tuple[Path, list[Path]]]:
-    """Each folder behind `runs=` with the runs in it; of a run itself that alone."""
+    """Each folder behind `runs=` with the runs in it; a run folder contains itself."""
     folders = []
     for path in map(Path, map(str, [named] if isinstance(named, str | Path) else named)):
         if not path.is_dir():
@@ -133,7 +133,7 @@ def read(path: Path, split: str) -> FinishedRun:
 
 
 def words(run: RunFolder) -> list[str]:
-    """What was typed for a run after `python -m finetune`, as far as its environment.json tells."""
+    """The words typed after `python -m finetune`, from environment.json if it has them."""
     try:
         return shlex.split(run.read_environment()["command"])[3:]
     except (FinetuneError, OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -155,7 +155,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def group_runs(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds], list[str]]:
-    """Candidates in the order their first run was named, the folds among them, and what must be said.
+    """Candidates in the order of their first run, the folds among them, and sentences for the user.
 
     Raises:
         FinetuneError: folds that overlap, or the same setting, seed and fold twice.
@@ -242,8 +242,8 @@ def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:
 
 
 def replaced_groups(all_settings: Sequence[Mapping[str, str]], differing: Sequence[str]) -> list[str]:
-    """Names that are told as one because they hold something else altogether from run to run: nothing in one and a
-    mapping in another, or mappings of different classes. Of what lies in each other the outer one."""
+    """Config groups shown as one setting because their contents differ entirely between runs: empty in one and a
+    mapping in another, or mappings of different classes. Of nested groups the outer one."""
     groups: list[str] = []
     for key in differing:  # sorted, so that outer names come first
         name = key.removesuffix("._target_")
@@ -256,10 +256,10 @@ def replaced_groups(all_settings: Sequence[Mapping[str, str]], differing: Sequen
 
 
 def group_label(name: str, settings: Mapping[str, str], typed: Sequence[str]) -> str:
-    """`transforms=light` and what else was typed of it; else `(none)`, or the class of what it holds."""
+    """`transforms=light` and its other typed keys; else `(none)`, or the class of its content."""
     typed_words = {word.lstrip("+~").partition("=")[0]: word for word in typed}
     inner = [word for key, word in typed_words.items() if key.startswith(f"{name}.")]
-    if name in typed_words and "," not in typed_words[name]:  # a sweep's `a,b` does not say which of them this was
+    if name in typed_words and "," not in typed_words[name]:  # a sweep's `a,b` is ambiguous
         return ", ".join([typed_words[name], *inner])
     empty = settings.get(name) in ("{}", "null")
     content = "none" if empty else settings.get(f"{name}._target_", "set").rpartition(".")[2]
@@ -267,7 +267,7 @@ def group_label(name: str, settings: Mapping[str, str], typed: Sequence[str]) ->
 
 
 def differing(runs: Sequence[FinishedRun]) -> list[str]:
-    """Data settings that are not the same in all runs: why samples may differ."""
+    """Data settings that differ between the runs: possible reasons for different samples."""
     keys = {key for run in runs for key in run.settings if key.startswith("data.")}
     values = {key: list(dict.fromkeys(run.settings.get(key, "unset") for run in runs)) for key in sorted(keys)}
     return [f"{key}={' and '.join(texts[:3])}" for key, texts in values.items() if len(texts) > 1 and key != FOLD]

@@ -1,4 +1,4 @@
-"""Which images a model was made with, kept beside its run, so that it is never scored on them unawares."""
+"""The images that a model was trained on or chosen by, recorded in its run and checked before it is scored."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,44 +16,44 @@ from finetune.runs.folder import RunFolder
 
 COLUMNS = ["sample", "patient", "split", "digest"]
 ROLE_OF_SPLIT = {"train": "trained on", "val": "chosen by"}
-"""Split of the fit -> what it did with the images."""
+"""Split of the fit -> its role for the model."""
 
 
 @dataclass(frozen=True)
 class KnownImages:
-    """What is known of images that a model is asked about."""
+    """Whether images to be evaluated were used by the model's fit."""
 
     known: bool
-    """Whether the model's run tells which images made it."""
+    """Whether the model's run recorded its images."""
     same_set: bool = False
     """Whether some image of the table was in the fit's table, under the same name."""
     sentences: dict[str, str] = field(default_factory=dict)
-    """Split of the fit -> a sentence, where its images or patients are met again."""
+    """Split of the fit -> a sentence, if its images or patients occur again."""
     tested: int = 0
-    """How many of the images asked about are test images of the fit."""
+    """Number of the images that are test images of the fit."""
     same_patient_ids: str = ""
-    """A sentence on patients of the same name, where it is not known that the tables speak of the same people."""
+    """A sentence on patients with the same id, if they may be different people."""
 
     def stop(self, split: str, on_leak: str) -> list[str]:
-        """What a reader of the scores must know; an error where nobody asked for those very images.
+        """Warnings for the reader of the scores; an error if known images were not requested by `split`.
 
         Raises:
-            FinetuneError: with on_leak="stop", unless `split` names the split that they come from.
+            FinetuneError: with on_leak="stop", if the images are from another split of the fit than `split`.
         """
         if not self.known:
-            return ["There is no samples.csv beside the model: whether it was made with these images is not known."]
+            return ["There is no samples.csv beside the model: whether it was trained on these images is unknown."]
         leaks = [sentence for known_split, sentence in self.sentences.items() if known_split != split]
         if leaks and on_leak == "stop":
             raise FinetuneError(
-                f"{' '.join(leaks)} Use the split of its own fit (leave data.* away, or give the same), or other "
-                "images; data.audit.on_leak=warn scores them all the same."
+                f"{' '.join(leaks)} Use the test split of its fit (without data.*, or with the same), or other "
+                "images; data.audit.on_leak=warn scores them anyway."
             )
         return [*self.sentences.values(), *([self.same_patient_ids] if self.same_patient_ids else [])]
 
 
 def write_samples(run: RunFolder, table: SampleTable, images: ImageCache) -> None:
-    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable image; of a
-    image in one colour, which is like any other such image, none."""
+    """Write samples.csv: sample, patient, split and the digest of the decoded pixels of every readable image; images of
+    one colour have no digest, since they all look alike."""
     frame = table.frame[["path", "patient", "split"]].rename(columns={"path": "sample"})
     frame["digest"] = digests(images)
     frame = frame[~frame.index.isin(images.bad)]
@@ -61,13 +61,13 @@ def write_samples(run: RunFolder, table: SampleTable, images: ImageCache) -> Non
 
 
 def digests(images: ImageCache) -> pd.Series:
-    """Of the decoded pixels, empty where they tell nothing."""
+    """Digests of the decoded pixels, empty for images of one colour."""
     flat = images.extremes[:, 0] == images.extremes[:, 1]
     return pd.Series(images.digests, dtype=str).mask(flat, "")
 
 
 def samples_of_fit(model: Model) -> pd.DataFrame | None:
-    """What the model's run says of its samples; None where it was moved away from its run, or the file is damaged."""
+    """The samples that the model's run recorded; None if the model is not in its run, or the file is damaged."""
     if (run := RunFolder.of_model(model)) is None:
         return None
     try:
@@ -81,10 +81,10 @@ DRAWING = ("seed", "val_fraction", "test_fraction", "folds", "fold")
 
 
 def recorded_split(run: RunFolder, table: SampleTable, data: Mapping[str, Any]) -> SampleTable:
-    """The table with the splits drawn here as the fit in `run` recorded them: how they are drawn may change between
-    versions, what was trained on does not. An image that came later goes with its patient.
+    """The table with generated splits as the fit in `run` recorded them: a later version may draw others. A new image
+    takes its patient's split.
 
-    Only where `data` asks for the drawing of that fit; splits that the data set gives stay.
+    Only if `data` has the fit's settings of the drawing; splits of the data set stay.
     """
     try:
         config = run.read_config()["data"]
@@ -106,9 +106,9 @@ def recorded_split(run: RunFolder, table: SampleTable, data: Mapping[str, Any]) 
 
 
 def is_table_of_fit(model: Model, table: SampleTable) -> bool:
-    """Whether a table is that of the model's own fit: of the same name, with all its samples, most of it known.
+    """Whether a table is that of the model's fit: same name, all its samples, at most as many new ones.
 
-    Of a model without its run the names of the data set and of its folder decide.
+    Without the run, the names of the data set and of its folder decide.
     """
     data = model.provenance.get("data") or {}
     if data.get("name") != table.name:
@@ -122,9 +122,9 @@ def is_table_of_fit(model: Model, table: SampleTable) -> bool:
 
 
 def find(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray) -> KnownImages:
-    """Whether images or patients of the model's fit are among `rows` of the table.
+    """Find images and patients of the model's fit among `rows` of the table.
 
-    Images are compared by their pixels, whatever they are called.
+    Images are compared by their pixels, not by name.
     """
     fit_samples = samples_of_fit(model)
     if fit_samples is None:
@@ -145,12 +145,12 @@ def find(model: Model, table: SampleTable, images: ImageCache, rows: np.ndarray)
             sentences[split] = f"{people:,} of {patients.nunique():,} patients are those that the model was {verb}, "
         elif people and not same_patient_ids:
             same_patient_ids = (
-                f"{people:,} of {patients.nunique():,} patients are called as patients that the model was {verb}: "
+                f"{people:,} of {patients.nunique():,} patients have the ids of patients that the model was {verb}: "
                 "if they are the same people, the scores are too good."
             )
     test_samples = fit_samples[fit_samples["split"] == "test"]
     tested = int((row_digests.isin(set(test_samples["digest"])) & (row_digests != "")).sum())
-    if same_set:  # images in one colour have no digest: there the name must do
+    if same_set:  # images of one colour have no digest: compare names
         tested += int((table.frame["path"].iloc[rows].isin(set(test_samples["sample"])) & (row_digests == "")).sum())
     return KnownImages(
         True, same_set, {k: f"{v}so the scores are too good." for k, v in sentences.items()}, tested, same_patient_ids

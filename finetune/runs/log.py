@@ -1,4 +1,4 @@
-"""log.txt of a run folder: what the first process printed, warnings and errors too, without the redrawing of bars."""
+"""log.txt of a run folder: output, warnings and errors of the first process, without redrawn progress bars."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ TOKEN = re.compile(r"\x1b\[([0-9;?]*)([A-Za-z])|\x1b.?|\r|\n|[^\x1b\r\n]+")
 
 
 class Screen:
-    """The lines of a terminal as they stand in the end: what is drawn over, as a progress bar is, is gone.
+    """The final lines of a terminal, without what was overwritten, such as progress bars.
 
     Of control sequences only those are obeyed that move up or erase; colours and the rest are dropped.
     """
@@ -32,7 +32,7 @@ class Screen:
         self.live = False  # between hiding the cursor and showing it: lines may be drawn over
 
     def feed(self, text: str) -> list[str]:
-        """Take `text`; the lines that no drawing can reach any more."""
+        """Process `text`; returns the lines that can no longer be overwritten."""
         top = self.row if "\r" in text or not self.live else 0
         for token in TOKEN.finditer(text):
             argument, command = token.groups()
@@ -68,31 +68,31 @@ class Screen:
 
 
 class Log:
-    """Takes text from the streams; holds it until it is told the file, then writes line by line."""
+    """Collects text from the streams until the file is known, then writes line by line."""
 
     def __init__(self) -> None:
         self.screen = Screen()
         self.waiting: list[str] = []
         self.file: TextIO | None = None
         self.process = os.getpid()
-        self.lock = threading.Lock()  # a progress bar draws from a thread of its own
+        self.lock = threading.Lock()  # a progress bar draws from another thread
 
     def feed(self, text: str) -> None:
-        if os.getpid() != self.process:  # a worker that was forked: it has no part in the screen
+        if os.getpid() != self.process:  # a forked worker does not write to the screen
             self._write([text.rstrip("\n")] if text.strip() else [])
             return
         with self.lock:
             self._write(self.screen.feed(text))
 
     def begin(self, path: Path, title: str) -> None:
-        """From now on write into `path`, below what it holds; `title` opens the part of this process."""
+        """From now on append to `path`, beginning with `title`."""
         if self.file is None:
             waiting, self.waiting = self.waiting, []
             self.file = path.open("a", encoding="utf-8")
             self._write([title, *waiting])
 
     def end(self) -> None:
-        """Write what is still on the screen and close."""
+        """Write the remaining lines and close."""
         self._write([line for line in self.screen.take(len(self.screen.lines)) if line.strip()])
         if self.file is not None:
             self.file.close()
@@ -105,12 +105,12 @@ class Log:
             try:
                 self.file.write("".join(f"{line.rstrip()}\n" for line in lines))
                 self.file.flush()
-            except OSError:  # a full disk: the job itself has something to say about it
+            except OSError:  # a full disk: the job itself reports it
                 return
 
 
 class Tee:
-    """A stream whose text goes into a log as well."""
+    """A stream whose text also goes into a log."""
 
     def __init__(self, stream: TextIO, log: Log):
         self.stream, self.log = stream, log
@@ -134,7 +134,7 @@ _current: Log | None = None
 
 @contextmanager
 def record() -> Iterator[None]:
-    """What the first process prints within the block goes into the log.txt that `begin` names, or nowhere."""
+    """Copies output of the first process within the block to the log.txt that `begin` names, if any."""
     global _current
     if ranks.rank() != 0 or _current is not None:
         yield
@@ -163,14 +163,14 @@ def record() -> Iterator[None]:
 
 
 def begin(file: Path, command: str) -> None:
-    """The job has taken a run folder: its log is kept in `file` from now on, with all that was printed before."""
+    """The job has a run folder: write its log to `file` from now on, with all that was printed before."""
     if _current is not None:
         when = datetime.now().astimezone().isoformat(timespec="seconds")
         _current.begin(file, f"[{when}] {command}")
 
 
 def _redirect(streams: dict[Any, Any]) -> None:
-    """Loggers write to the stream that they were given when they were made."""
+    """Redirect loggers, which keep the stream that they were created with."""
     loggers = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler.stream, io.BufferedIOBase):

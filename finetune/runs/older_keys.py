@@ -1,4 +1,4 @@
-"""Keys of scores.json and worst_errors.json as version 0.1.0 wrote them -> as they are called now."""
+"""Keys of scores.json and worst_errors.json as written by version 0.1.0 -> current names."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ def renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
 
 
 def current_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of all splits under today's names; current names stay.
+    """The scores of all splits under current names; these may be present already.
 
     Raises:
         ValueError: these are not the contents of a scores.json.
@@ -24,7 +24,7 @@ def current_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def current_errors(errors: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The entries of worst_errors.json under today's names.
+    """The entries of worst_errors.json under current names.
 
     Raises:
         ValueError: these are not the contents of a worst_errors.json.

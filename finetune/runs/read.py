@@ -1,4 +1,4 @@
-"""A run folder read back: configuration, scores, metrics and predictions, as far as they are there."""
+"""A run folder read back: configuration, scores, metrics and predictions, if they exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetune.runs.older_keys import current_errors, current_scores
 
 @dataclass
 class Run:
-    """What a run folder holds; an empty value where a file is missing or cannot be read."""
+    """The content of a run folder; empty values for missing or unreadable files."""
 
     config: dict[str, Any]
     environment: dict[str, Any]
@@ -31,7 +31,7 @@ class Run:
     problems: list[str] = field(default_factory=list)
     """Which files are missing or cannot be read, in sentences."""
     openings: list[dict[str, Any]] = field(default_factory=list)
-    """When and by which command the scores of the test split were seen."""
+    """Openings of the test split: time and command."""
     near_copies: str | None = None
     """A PNG in base64: pairs of images that the audit found to be near copies."""
     errors: list[dict[str, Any]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
-        """Read all there is; `scores` stand in for a scores.json that is still to be written."""
+        """Read all files; `scores` replaces a scores.json that is not written yet."""
         problems: list[str] = []
         run = RunFolder(folder)
 

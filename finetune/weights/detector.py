@@ -73,17 +73,17 @@ def fit_detector(tensors: dict[str, Tensor], network: nn.Module) -> tuple[dict[s
             report.dropped.append(key)
         else:
             unexpected.append(key)
-    report.used, report.fresh = list(fitted), [name for name in own if name not in fitted]
+    report.used, report.random_init = list(fitted), [name for name in own if name not in fitted]
     seen = {our_name(key) for key in tensors}
-    missing = [name for name in report.fresh if name not in seen and not BOOKKEEPING.search(name)]
+    missing = [name for name in report.random_init if name not in seen and not BOOKKEEPING.search(name)]
     if missing or unexpected or shapes:
         sides = [
-            f"not in the file: {files.some(missing)}" if missing else "",
-            f"only in the file: {files.some(unexpected)}" if unexpected else "",
-            f"of another shape: {files.some(shapes, 2)}" if shapes else "",
+            f"not in the file: {files.shorten(missing)}" if missing else "",
+            f"only in the file: {files.shorten(unexpected)}" if unexpected else "",
+            f"of another shape: {files.shorten(shapes, 2)}" if shapes else "",
         ]
         raise FinetuneError("; ".join(filter(None, sides)) + ".")
-    return {**{name: own[name] for name in report.fresh}, **fitted}, report
+    return {**{name: own[name] for name in report.random_init}, **fitted}, report
 
 
 def load_detector(network: nn.Module, path: Path) -> LoadReport:

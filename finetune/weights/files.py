@@ -1,4 +1,4 @@
-"""Weight files to tensors. Nothing but tensors is read: a pickle that would run code is refused, unrun."""
+"""Weight files to tensors. Only tensors are read: a pickle that would run code is refused, without running it."""
 
 import hashlib
 import os
@@ -19,10 +19,10 @@ from finetune.strict_json import one_line
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin")
 
 WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "network", "net")
-"""Where training programs keep the tensors inside a checkpoint; averaged weights come first, as in timm."""
+"""Keys under which training programs store the tensors of a checkpoint; averaged weights come first, as in timm."""
 
 MAX_HEADER = 32 * 2**20
-"""Bytes; the header of a safetensors file takes about 100 a tensor, and what a program adds."""
+"""Bytes; the header of a safetensors file takes about 100 per tensor, plus metadata."""
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def _is_finite(value: Tensor) -> bool:
-    value = value.float() if value.element_size() == 1 else value  # torch cannot ask this of eight bits
+    value = value.float() if value.element_size() == 1 else value  # torch has no isfinite for eight bits
     return bool(value.isfinite().all())
 
 
@@ -68,9 +68,9 @@ def sha256(path: str | Path) -> str:
 
 @contextmanager
 def opened(path: Path, argument: str) -> Iterator[Any]:
-    """A safetensors file; whatever is wrong with it, then or later, is an error that names `argument` and the path."""
+    """An open safetensors file; any problem is an error that names `argument` and the path."""
     try:
-        with open(path, "rb") as file:  # what is not a header of a sane size is not parsed at all
+        with open(path, "rb") as file:  # a header of an implausible size is not parsed
             start = file.read(8)
             length, rest = int.from_bytes(start, "little"), os.fstat(file.fileno()).st_size - 8
         if len(start) < 8 or not 2 <= length <= min(rest, MAX_HEADER):
@@ -96,7 +96,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_pickle(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a pickle unlike torch's own: it is read all the same, or refused below
+            warnings.simplefilter("ignore")  # about foreign pickles, which are read or refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0].rstrip(".")

@@ -20,7 +20,7 @@ BOOKKEEPING = re.compile(r"(^|\.)(num_batches_tracked|total_ops|total_params|op_
 
 @dataclass
 class Fit:
-    """What became of each key. Names of the file stand in `dropped`, names of the network in the others."""
+    """The fate of each key: names of the file in `dropped`, names of the network in the other lists."""
 
     prefix: str = ""
     layout: str = "timm"
@@ -34,11 +34,11 @@ class Fit:
 
 
 def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], Fit]:
-    """The state dict for `net` made from the file's tensors, and what became of each key.
+    """The state dict for `net` made from the file's tensors, and the fate of each key.
 
-    The prefix (`module.`, `model.`, `backbone.`, ...) and the layout are those under which most keys are known. The
-    first convolution is folded to the network's channels; a classifier of another size is dropped and stays fresh, as
-    is every classifier where `net` has none.
+    The prefix (`module.`, `model.`, `backbone.`, ...) and the layout are those that match most keys. The
+    first convolution is folded to the network's channels; a classifier of another size is dropped and
+    stays random; every classifier is dropped if `net` has none.
 
     Raises:
         FinetuneError: tensors are missing, left over or of another shape, apart from the above.
@@ -88,7 +88,7 @@ def fit(tensors: dict[str, Tensor], net: Backbone) -> tuple[dict[str, Tensor], F
 
 
 def find_layout(keys: list[str], known_names: set[str]) -> tuple[str, str]:
-    """The prefix (of up to three words) and the layout under which most keys are known; the plainest among equals."""
+    """The prefix (of up to three words) and the layout that match most keys; the simplest among equals."""
     counts = Counter({"": len(keys)})
     for key in keys:
         parts = key.split(".")
@@ -106,7 +106,7 @@ def find_layout(keys: list[str], known_names: set[str]) -> tuple[str, str]:
 
 
 def classifier_names(net: Backbone) -> tuple[str, str]:
-    """A file may hold the classifier that a network of 0 classes lacks; its layout is recognised all the same."""
+    """Names of the classifier, also of a network of 0 classes: the file may have one."""
     return f"{net.classifier_name}.weight", f"{net.classifier_name}.bias"
 
 
@@ -143,15 +143,15 @@ STAGE_AND_BLOCK = re.compile(
 
 
 def depths(keys: Iterable[str]) -> tuple[int, ...]:
-    """How many blocks each stage has, judged by the names: (3, 4, 6, 3) for a ResNet-50."""
+    """Number of blocks per stage, from the names: (3, 4, 6, 3) for a ResNet-50."""
     blocks = {match.groups() for key in keys if (match := STAGE_AND_BLOCK.search(key))}
     return tuple(count for _, count in sorted(Counter(int(stage) for stage, _ in blocks).items()))
 
 
 def looks_like(tensors: dict[str, Tensor]) -> str | None:
-    """Name of the model that the tensors do fit, for an error's hint; only models of their depths are built."""
+    """Name of a model that the tensors fit, for an error's hint; only models of the same depths are built."""
     layers = depths(tensors)
-    # The plain nets have the very tensors of the ResNets with option A, and are seldom meant: they come last.
+    # The plain nets have the same tensors as ResNets with option A, and are rarely meant: they come last.
     for name, model in sorted(MODELS.items(), key=lambda item: (item[0].startswith("plain"), item[0])):
         if layers not in model.args and (len(set(layers)) != 1 or layers[0] not in model.args):
             continue

@@ -1,4 +1,4 @@
-"""Published weights on disk: from the cache if they are there, else downloaded; a hub out of reach is known in seconds.
+"""Published weights on disk: from the cache, else downloaded; an unreachable hub is detected in seconds.
 
 What is cached is used without a question to the hub. HF_HOME, HF_HUB_CACHE, HF_HUB_OFFLINE, HF_ENDPOINT, TORCH_HOME and
 the proxy variables are respected, and read when used, not when imported.
@@ -19,7 +19,7 @@ from finetune.errors import FinetuneError
 from finetune.weights.files import sha256
 
 PATIENCE = 8.0
-"""Seconds after which a hub that has not answered is out of reach. Its own client tries for about a minute."""
+"""Seconds after which an unanswering hub counts as unreachable. Its own client tries for about a minute."""
 
 HUB_FILE = "model.safetensors"
 
@@ -81,7 +81,7 @@ WAYS_OUT = (
 
 
 def hub_cache() -> str:
-    """As huggingface_hub has it, but looked up now: it reads the environment only once, when imported."""
+    """The cache of huggingface_hub by the current environment, which it reads only at import."""
     if cache := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return str(Path(cache).expanduser())
     if home := os.environ.get("HF_HOME"):
@@ -99,7 +99,7 @@ def is_offline() -> bool:
 
 
 def unreachable(url: str) -> str | None:
-    """Why the file cannot be had, or None. One question, asked in a thread: looking up a host has no time limit."""
+    """Why the file cannot be downloaded, or None. One request, in a thread: a DNS lookup has no time limit."""
     answer: list[str | None] = []
 
     def ask() -> None:

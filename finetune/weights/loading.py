@@ -1,4 +1,4 @@
-"""From a source to a loaded backbone, with an account of every key and of where the weights come from."""
+"""From a source to a loaded backbone, with a report on every key and on the origin of the weights."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ RADIMAGENET = Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3)
 
 @dataclass
 class LoadReport:
-    """What was loaded and from where, for the run's record."""
+    """What was loaded and from where, for the run folder."""
 
     source: str
     """The file, or "none" for random weights."""
@@ -34,9 +34,9 @@ class LoadReport:
     licence: str | None = None
     sha256: str | None = None
     prefix: str = ""
-    """What stood before the names in the file, such as `module.`."""
+    """Prefix of the names in the file, such as `module.`."""
     layout: str = "timm"
-    """Whose names the file has."""
+    """Naming scheme of the file: see weights/layouts.py."""
     used: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
@@ -62,10 +62,10 @@ class LoadReport:
 def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -> LoadReport:
     """Loads `weights` (None or none, default, a tag, a file) into `net`, a backbone of that name.
 
-    known: fields of the weights' Preprocessing that the caller knows better, such as mean and std.
+    known: fields of the weights' Preprocessing to override, such as mean and std.
 
     Raises:
-        FinetuneError: the weights cannot be had or read, or do not fit.
+        FinetuneError: the weights are unavailable, unreadable, or do not fit.
     """
     file = sources.resolve(name, weights)
     if file is None:
@@ -94,7 +94,7 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
 
 
 def default_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit) -> Preprocessing:
-    """How images were prepared for weights of unknown origin: what is known of such tensors, or usual for the model."""
+    """How images were prepared for weights of unknown origin: by the tensors, or the model's default."""
     if is_xrayvision(tensors):
         return XRAYVISION
     if is_radimagenet(fit_report):
@@ -107,7 +107,7 @@ def default_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit
 
 
 def stated_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:
-    """What a model.safetensors of this project says; None for every other file.
+    """The preprocessing in a model.safetensors of this project; None for every other file.
 
     Raises:
         FinetuneError: such a file, and damaged.

@@ -1,8 +1,7 @@
-"""This project's own model.safetensors: the tensors, and beside them a text in which the file describes itself.
+"""This project's own model.safetensors: the tensors, and a text in the metadata that describes them.
 
-Format 2 covers all of it by hashes: the text states the sha256 of the tensors, and the file the sha256 of the text. In
-format 1 the second was missing. What the text says is read by `finetune.model_header`; here is what the loading of
-weights needs of it.
+Format 2 covers all of it by hashes: the text states the sha256 of the tensors, and the file the sha256 of the text.
+Format 1 lacks the second. `finetune.model_header` reads the whole text, this module what loading weights needs.
 """
 
 import hashlib
@@ -20,32 +19,32 @@ from finetune.preprocessing import Preprocessing
 T = TypeVar("T")
 
 FORMAT = 2
-"""Version of the layout; a file from a later program is refused, not guessed at."""
+"""Version of the layout; a file of a later version is refused."""
 TEXT, TEXT_HASH = "finetune", "finetune_sha256"
 
 
 @dataclass(frozen=True)
 class Version:
-    """What every text states, in any format."""
+    """The part of the text that all formats share."""
 
     format: int = 1
 
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """What the text states of the weights."""
+    """The part of the text on the weights."""
 
     weights_hash: str | None = None
     preprocessing: Preprocessing | None = None
 
 
 def metadata(text: str) -> dict[str, str]:
-    """What stands beside the tensors in the file."""
+    """The metadata of the file."""
     return {TEXT: text, TEXT_HASH: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def header_text(metadata: Mapping[str, str]) -> str | None:
-    """The text, as it was written; None for a file of another program.
+    """The text as written; None for a file of another program.
 
     Raises:
         FinetuneError: the text was changed, is no JSON, or is of a later format.

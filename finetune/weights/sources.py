@@ -1,4 +1,4 @@
-"""What `weights` may name: nothing, timm's default, a timm tag, or a file; and what timm says of a tag."""
+"""The values of `weights`: none, timm's default, a timm tag, or a file; and timm's recipe of a tag."""
 
 import os
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Source = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A weight file on disk, and what is known of it before it is read."""
+    """A weight file on disk, with its tag, licence and preprocessing, if known."""
 
     path: Path
     tag: str | None = None
@@ -25,10 +25,10 @@ class WeightsFile:
 
 
 def resolve(name: str, weights: Source) -> WeightsFile | None:
-    """The file behind `weights` for the named model, downloaded if need be; None stands for random weights.
+    """The file behind `weights` for the named model, downloaded if needed; None for random weights.
 
     Raises:
-        FinetuneError: no such file or tag, or it cannot be had.
+        FinetuneError: unknown file or tag, or not available.
     """
     if weights is None or weights == "none":
         return None
@@ -55,7 +55,7 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
 
 
 def is_path(weights: str | os.PathLike[str]) -> bool:
-    """Whether a file is meant: tags hold neither separators nor a weight file's suffix."""
+    """Whether it is a path: tags have neither separators nor a weight file's suffix."""
     if not isinstance(weights, str):
         return True
     return "/" in weights or os.sep in weights or weights.endswith(SUFFIXES) or Path(weights).is_file()
@@ -69,7 +69,7 @@ def published(name: str) -> dict[str, Any]:
 
 
 def default_tag(name: str) -> str:
-    """The tag that `default` stands for, of a model with published weights."""
+    """The tag of `default`, for a model with published weights."""
     import timm
 
     recipe = timm.get_pretrained_cfg(name)

@@ -62,17 +62,21 @@ def step(net: nn.Module, x: torch.Tensor, target: torch.Tensor) -> dict[str, tor
     net.zero_grad()
     logits = net(x)
     nn.functional.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, target).backward()
-    found = {"logits": logits.detach()}
-    found |= {f"d{name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
-    return found | {name: value.clone() for name, value in net.named_buffers()}
+    result = {"logits": logits.detach()}
+    result |= {f"d{name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
+    return result | {name: value.clone() for name, value in net.named_buffers()}
 
 
-def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float = 1e-10) -> None:
-    assert found.keys() == wanted.keys()
+def assert_same(result: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float = 1e-10) -> None:
+    assert result.keys() == wanted.keys()
     for name, value in wanted.items():
         scale = value.abs().max().item() if value.is_floating_point() else 0.0
         torch.testing.assert_close(
-            found[name], value, rtol=0, atol=tolerance * max(scale, 1e-3), msg=lambda text, name=name: f"{name}: {text}"
+            result[name],
+            value,
+            rtol=0,
+            atol=tolerance * max(scale, 1e-3),
+            msg=lambda text, name=name: f"{name}: {text}",
         )
 
 
@@ -92,8 +96,8 @@ def saved_bytes(net: nn.Module, x: torch.Tensor) -> int:
     return sum(storage.nbytes() for key, storage in storages.items() if key not in own)
 
 
-def relative_error(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
+def relative_error(result: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
     """Of all gradients together, as a norm."""
     names = [name for name in wanted if name.startswith("d")]
-    difference = sum((found[name].double() - wanted[name]).square().sum() for name in names)
+    difference = sum((result[name].double() - wanted[name]).square().sum() for name in names)
     return (difference / sum(wanted[name].square().sum() for name in names)).sqrt().item()

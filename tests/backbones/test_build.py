@@ -166,7 +166,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "options", "message"), WRONG)
-def test_a_wrong_option_is_told_its_name_its_value_and_the_choices(name, options, message):
+def test_an_error_for_a_wrong_option_has_its_name_its_value_and_the_choices(name, options, message):
     with pytest.raises(FinetuneError, match=message):
         build(name, **options)
 

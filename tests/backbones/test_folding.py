@@ -21,8 +21,8 @@ def trained(case: str) -> nn.Module:
     return net.eval()
 
 
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return ((found.double() - wanted).norm() / wanted.norm()).item()
+def error(result: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((result.double() - wanted).norm() / wanted.norm()).item()
 
 
 @pytest.mark.parametrize("case", NETS)
@@ -37,8 +37,8 @@ def test_the_same_logits_maps_and_features(case):
     assert error(folded(x), wanted) < 1e-6
     assert error(folded(x.contiguous(memory_format=torch.channels_last)), wanted) < 1e-6
     assert error(fold_batch_norm(truth)(x.double()), wanted) < 1e-14
-    for found, ours in zip(folded.forward_stages(x), truth.forward_stages(x.double()), strict=True):
-        assert error(found, ours) < 1e-6
+    for result, ours in zip(folded.forward_stages(x), truth.forward_stages(x.double()), strict=True):
+        assert error(result, ours) < 1e-6
     assert error(folded.forward_features(x), truth.forward_features(x.double())) < 1e-6
 
 

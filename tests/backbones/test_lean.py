@@ -74,10 +74,10 @@ def test_gradients_in_bfloat16_autocast_are_as_exact_as_in_standard_training(cas
     errors = {}
     for memory in ("standard", *MEMORY):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            found = step(make(case, memory), x.float(), target)
-        assert found["logits"].dtype == torch.bfloat16
-        assert all(value.dtype == torch.float32 for name, value in found.items() if name.startswith("d"))
-        errors[memory] = relative_error(found, truth)
+            result = step(make(case, memory), x.float(), target)
+        assert result["logits"].dtype == torch.bfloat16
+        assert all(value.dtype == torch.float32 for name, value in result.items() if name.startswith("d"))
+        errors[memory] = relative_error(result, truth)
     assert max(errors.values()) <= 1.2 * errors["standard"]
 
 

@@ -25,8 +25,8 @@ def one_rank(rank: int) -> None:
                 wanted[name] = value / 2
         lean = make(case, memory).double()
         parallel = DistributedDataParallel(lean, broadcast_buffers=False, gradient_as_bucket_view=True)
-        found = step(parallel, x[half], target[half])
-        assert_same({name.replace("dmodule.", "d").replace("module.", ""): v for name, v in found.items()}, wanted)
+        result = step(parallel, x[half], target[half])
+        assert_same({name.replace("dmodule.", "d").replace("module.", ""): v for name, v in result.items()}, wanted)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -207,10 +207,10 @@ def test_threads_do_not_meet(memory):
     x, target = batch()
     nets = [make("dense", memory, seed).double() for seed in range(3)]
     wanted = [step(make("dense", "standard", seed).double(), x, target) for seed in range(3)]
-    found: dict[int, dict[str, torch.Tensor]] = {}
+    result: dict[int, dict[str, torch.Tensor]] = {}
 
     def work(index: int) -> None:
-        found[index] = step(nets[index], x, target)
+        result[index] = step(nets[index], x, target)
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
     for thread in threads:
@@ -218,7 +218,7 @@ def test_threads_do_not_meet(memory):
     for thread in threads:
         thread.join()
     for index in range(3):
-        assert_same(found[index], wanted[index])
+        assert_same(result[index], wanted[index])
 
 
 @both

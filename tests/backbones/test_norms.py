@@ -37,18 +37,18 @@ def norm_of(x: torch.Tensor, relu: bool = True) -> Normalisation:
 @pytest.mark.parametrize("rows", [2, 7, 64, 65, 5000])
 def test_statistics(way, rows):
     x = some(rows)
-    found = statistics(x)
-    torch.testing.assert_close(found.mean.double(), x.double().mean(0), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found.var.double(), x.double().var(0, correction=0), rtol=2e-6, atol=1e-9)
-    assert found.pixels == rows
+    result = statistics(x)
+    torch.testing.assert_close(result.mean.double(), x.double().mean(0), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(result.var.double(), x.double().var(0, correction=0), rtol=2e-6, atol=1e-9)
+    assert result.pixels == rows
 
 
 def test_statistics_are_exact_where_the_mean_is_large(way):
     """Plain float32 sums over this many rows would be off by a hundred times as much."""
     x = torch.randn(30000, 8) + 30
-    found = statistics(x)
-    torch.testing.assert_close(found.mean.double(), x.double().mean(0), rtol=3e-7, atol=0)
-    torch.testing.assert_close(found.var.double(), x.double().var(0, correction=0), rtol=3e-6, atol=0)
+    result = statistics(x)
+    torch.testing.assert_close(result.mean.double(), x.double().mean(0), rtol=3e-7, atol=0)
+    torch.testing.assert_close(result.var.double(), x.double().var(0, correction=0), rtol=3e-6, atol=0)
 
 
 @pytest.mark.parametrize("relu", [True, False])
@@ -59,9 +59,9 @@ def test_normalise(way, relu, with_add):
     scale = norm.weight.double() / (norm.var.double() + norm.eps).sqrt()
     wanted = (x.double() - norm.mean.double()) * scale + norm.bias.double() + (add.double() if with_add else 0)
     wanted = wanted.relu() if relu else wanted
-    found = normalise(x, norm, torch.empty(x.shape), add if with_add else None)
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
-    assert torch.equal(normalise(x, norm, x, add if with_add else None), found)  # over x
+    result = normalise(x, norm, torch.empty(x.shape), add if with_add else None)
+    torch.testing.assert_close(result.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(normalise(x, norm, x, add if with_add else None), result)  # over x
 
 
 @pytest.mark.parametrize("relu", [True, False])
@@ -76,11 +76,11 @@ def test_the_backward_pass(way, relu, fixed, rows):
     z = z.relu() if relu else z
     wanted = torch.autograd.grad(z, leaves, dz.double())
     dense = x.contiguous()
-    found = norm_backward(dz, dense, None, norm, fixed=fixed, needs_x=True)
-    for a, b in zip(found, wanted, strict=True):
+    result = norm_backward(dz, dense, None, norm, fixed=fixed, needs_x=True)
+    for a, b in zip(result, wanted, strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4 * b.abs().max().item())
     overwritten = norm_backward(dz, dense, None, norm, fixed=fixed, needs_x=True, inplace=True)
-    torch.testing.assert_close(overwritten[0], found[0])
+    torch.testing.assert_close(overwritten[0], result[0])
     assert norm_backward(dz, x.contiguous(), None, norm, fixed=fixed, needs_x=False)[0] is None
 
 

@@ -112,6 +112,15 @@ def test_what_is_wrong_names_key_and_value(words, message):
         build.check(composed(*words)) if not words[0].startswith("job=") else parse(composed(*words))
 
 
+def test_a_data_set_without_boxes_or_masks_says_so():
+    for word in ("data.target=boxes", "data.target=mask"):
+        with pytest.raises(FinetuneError, match=rf"^{word}: data=kermany gives classes only"):
+            build.check(compose.plain(compose.compose(["data=kermany", "data.root=x", word])))
+    settings = build.check(compose.plain(compose.compose(["data=coco", "data.root=x", "data.on_bad=skip"])))
+    source = build.source(settings)
+    assert (source.target, source.on_bad, source.root) == ("boxes", "skip", "x")
+
+
 def test_a_key_that_does_not_exist_is_named_with_the_nearest():
     config = composed()
     config["data"]["audit"]["on_leek"] = "stop"

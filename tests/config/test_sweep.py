@@ -37,9 +37,9 @@ def test_a_failed_run_is_named_at_the_end_and_the_others_go_on(place, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["-m", *WORDS, "optimizer=sgd", "optimizer.lr=1e30,1e-3,1e-4", "trainer.max_epochs=2"])
     assert stopped.value.code == 1
-    said, error = capsys.readouterr()
-    assert "run 2 of 3: optimizer.lr=0.001" in said
-    table = said[said.index("set by") :]
+    messages, error = capsys.readouterr()
+    assert "run 2 of 3: optimizer.lr=0.001" in messages
+    table = messages[messages.index("set by") :]
     assert "runs/0_optimizer.lr_1e+30 optimizer.lr=1e+30 failed" in " ".join(table.split())
     value = json.loads(Path("runs/1_optimizer.lr_0.001/scores.json").read_text())["test"]["macro"]["auroc"]["value"]
     assert f"{value:.3f}" in table
@@ -47,8 +47,8 @@ def test_a_failed_run_is_named_at_the_end_and_the_others_go_on(place, capsys):
     last = error[error.index("error: 1 of 3 runs failed:") :]
     assert "run 1 of 3: optimizer.lr=1e+30: The " in last
     assert "Lower optimizer.lr" in last
-    assert said.count("audit: test has fewer than") == 1
-    assert said.count("audit: the same data as in 0_optimizer.lr_1e+30") == 2
+    assert messages.count("audit: test has fewer than") == 1
+    assert messages.count("audit: the same data as in 0_optimizer.lr_1e+30") == 2
     first, second = (Path(f"runs/{name}/audit.json").read_text() for name in os.listdir("runs") if "lr_0" in name)
     assert first == second
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.annotations import Boxes, MaskFile, decode_rle
+from finetune.data.annotations import Boxes, MaskFile
+from finetune.data.masks import decode_rle
+from finetune.data.targets import box_labels
 from finetune.errors import BadImage, FinetuneError
 from tests.data.making import make_table, save
 
@@ -27,13 +29,24 @@ def test_boxes_are_written_as_sides_and_held_as_corners():
     ("corners", "labels", "message"),
     [
         ([[0, 0, 1, 1]], ("a", "b"), "1 boxes have 2 labels"),
+        ([[0, 0, 1, 1]], ("a",), r"1 boxes have 2 marks in `ignored`"),
         ([[3, 0, 1, 1]], ("a",), r"\[3.0, 0.0, 1.0, 1.0\] is no box"),
         ([[0, 0, np.nan, 1]], ("a",), "is no box"),
     ],
 )
 def test_what_is_no_box_is_refused(corners, labels, message):
     with pytest.raises(FinetuneError, match=message):
-        Boxes(np.array(corners), labels)
+        Boxes(np.array(corners), labels, ignored=(True, True) if "ignored" in message else ())
+
+
+def test_ignored_boxes_change_the_content_and_name_no_class():
+    sides = [("mass", 1, 2, 3, 4), ("node", 0, 0, 1, 1)]
+    boxes = Boxes.from_sides(sides)
+    crowd = replace(boxes, ignored=(False, True))
+    assert boxes.ignored == (False, False)
+    assert (crowd.target_labels, crowd.labels) == (["mass"], ("mass", "node"))
+    assert box_labels([crowd]) == ["mass"]
+    assert crowd.content() == f"{boxes.content()} ignored"
 
 
 def test_masks_are_decoded_on_demand(tmp_path):
@@ -51,7 +64,7 @@ def test_masks_are_decoded_on_demand(tmp_path):
     np.testing.assert_array_equal(MaskFile("m.npz::masks/0").read(tmp_path), pixels)
     for name, message in (("absent.png", "cannot be read as a mask"), ("rgb.png", "of mode RGB"), ("x.png", "cannot")):
         if name == "rgb.png":
-            save(np.zeros((2, 2, 3), np.uint8), tmp_path / name)
+            save(np.array([[[0, 0, 0], [0, 1, 0]]], np.uint8), tmp_path / name)
         if name == "x.png":
             (tmp_path / name).write_bytes(b"no image")
         with pytest.raises(BadImage, match=message):
@@ -70,9 +83,12 @@ def test_runs_of_pixels_go_down_the_columns():
     ):
         with pytest.raises(FinetuneError, match=message):
             decode_rle(rle, 2, 3)
-    for options in ({}, {"path": "a.png", "rle": "", "size": (1, 1)}, {"rle": "1 1"}):
-        with pytest.raises(FinetuneError, match="a mask needs either path, or rle and size"):
+    for options in ({}, {"path": "a.png", "rle": ""}, {"rle": "", "layers": ()}):
+        with pytest.raises(FinetuneError, match="a mask needs either path, or rle, or layers"):
             MaskFile(**options)
+    assert MaskFile(rle="2 1").read(Path(), size=(2, 3)).tolist() == [[0, 0, 0], [1, 0, 0]]  # the image's size
+    with pytest.raises(FinetuneError, match=r"needs size=\(height, width\)"):
+        MaskFile(rle="2 1").read(Path())
 
 
 def test_the_table_checks_them_and_hashes_them():

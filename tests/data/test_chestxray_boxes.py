@@ -72,9 +72,9 @@ def test_the_synthetic_sets_boxes_are_taken_as_they_are(tmp_path):
     root = make_phantoms(tmp_path / "phantom", n_images=12, size=64, seed=3, workers=1)
     table = ChestXray(root).table()
     listed = (root / "BBox_List_2017.csv").read_text().splitlines()[1:]
-    found = [box for boxes in table.annotations["boxes"] for box in boxes.sides()]
-    assert len(found) == len(listed) > 2
-    assert max(left + width for _, left, _, width, _ in found) <= 64
+    result = [box for boxes in table.annotations["boxes"] for box in boxes.sides()]
+    assert len(result) == len(listed) > 2
+    assert max(left + width for _, left, _, width, _ in result) <= 64
     name, finding, left = listed[0].split(",")[:3]
     (row,) = (row for row, path in enumerate(table.paths) if path.endswith(name))
     assert table.annotations["boxes"][row].sides()[0][:2] == (finding, pytest.approx(float(left)))
@@ -85,11 +85,11 @@ def test_the_real_boxes(shared_data):
     pairs = zip(table.paths, table.annotations["boxes"], strict=True)
     boxes = {path: entry.sides() for path, entry in pairs if len(entry)}
     assert len(boxes) == 12
-    assert sum(len(found) for found in boxes.values()) == 15
+    assert sum(len(result) for result in boxes.values()) == 15
     assert all(left + width <= 512 and top + height <= 512 for f in boxes.values() for _, left, top, width, height in f)
-    for path, found in boxes.items():  # each is of a finding that the image has
+    for path, result in boxes.items():  # each is of a finding that the image has
         row = table.paths.index(path)
-        assert all(table.frame[f"target_{name}"][row] == 1 for name, *_ in found)
+        assert all(table.frame[f"target_{name}"][row] == 1 for name, *_ in result)
 
 
 def test_rows_of_a_set_without_boxes_have_none(tmp_path):
@@ -108,7 +108,7 @@ def test_boxes_are_no_shortcut_and_no_group():
     boxes = replace(made, annotations={"boxes": entries}).check()
     mark = replace(made, frame=made.frame.assign(mark=text), metadata=["mark"])
     assert shortcuts(boxes) == []
-    assert [found.column for found in shortcuts(mark)] == ["mark"]
+    assert [result.column for result in shortcuts(mark)] == ["mark"]
     assert wanted_columns(["age", "sex"], "all") == ["age", "sex"]
 
 

@@ -17,7 +17,7 @@ def labelled(classes: list[str], targets: list[list[float]], kind: str, tmp_path
     return table.check()
 
 
-def test_a_multiclass_model_is_asked_about_a_finding(tmp_path):
+def test_a_multiclass_model_is_evaluated_on_a_finding(tmp_path):
     table = labelled(["Mass", "Pneumonia"], [[1, 1], [0, 0], [1, NAN]], "multilabel", tmp_path)
     asked = to_model_classes(table, ["NORMAL", "PNEUMONIA"], "multiclass", {"PNEUMONIA": "Pneumonia"}).check()
     assert (asked.classes, asked.kind) == (["PNEUMONIA"], "multilabel")
@@ -25,7 +25,7 @@ def test_a_multiclass_model_is_asked_about_a_finding(tmp_path):
     assert "scored separately, PNEUMONIA against Pneumonia" in asked.notes[-1]
 
 
-def test_a_multilabel_model_is_asked_about_classes(tmp_path):
+def test_a_multilabel_model_is_evaluated_on_classes(tmp_path):
     table = labelled(["NORMAL", "Pneumonia"], [[1, 0], [0, 1], [NAN, NAN]], "multiclass", tmp_path)
     asked = to_model_classes(table, ["Mass", "Pneumonia"], "multilabel").check()
     assert (asked.classes, asked.kind) == (["Mass", "Pneumonia"], "multilabel")
@@ -44,9 +44,9 @@ def test_several_classes_of_the_data_may_mean_one(tmp_path):
 
 
 def test_findings_meet_by_their_shared_name_and_it_is_said():
-    found = match(["Effusion", "Mass"], "multilabel", ["Pleural Effusion", "Mass"], "multilabel", {})
-    assert found.classes == {"Effusion": ["Pleural Effusion"], "Mass": ["Mass"]}
-    assert found.notes == ["Effusion is the data set's Pleural Effusion."]
+    result = match(["Effusion", "Mass"], "multilabel", ["Pleural Effusion", "Mass"], "multilabel", {})
+    assert result.classes == {"Effusion": ["Pleural Effusion"], "Mass": ["Mass"]}
+    assert result.notes == ["Effusion is the data set's Pleural Effusion."]
 
 
 @pytest.mark.parametrize(

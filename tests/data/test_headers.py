@@ -39,13 +39,13 @@ def test_what_a_header_says(tmp_path):
 
 def test_real_headers(shared_data):
     names = sorted(path.name for path in (shared_data / "dicom").iterdir())
-    found = dict(zip(names, header_patients(shared_data / "dicom", names), strict=True))
-    assert found["pydicom_693_UNCI.dcm"] == "CQ500-CT-310"
-    assert found["Fake_MONOHR1.dcm"] == found["rsna_6904.dcm"] != ""
-    assert found["pydicom_JPGLosslessP14SV1_1s_1f_8b.dcm"] == found["nih_00000001_000.png"] == ""
+    result = dict(zip(names, header_patients(shared_data / "dicom", names), strict=True))
+    assert result["pydicom_693_UNCI.dcm"] == "CQ500-CT-310"
+    assert result["Fake_MONOHR1.dcm"] == result["rsna_6904.dcm"] != ""
+    assert result["pydicom_JPGLosslessP14SV1_1s_1f_8b.dcm"] == result["nih_00000001_000.png"] == ""
 
 
-def test_which_files_are_asked(tmp_path):
+def test_which_files_are_read_for_a_patient(tmp_path):
     save_dicom(tmp_path / "IM0001", PatientID="p")  # as scanners name them
     save_dicom(tmp_path / "b.DCM", PatientID="q")
     save_dicom(tmp_path / "c.dcm", PatientID="Anonymous")
@@ -131,7 +131,7 @@ def test_a_patient_column_wins_and_headers_that_contradict_it_are_named(tmp_path
     assert not any("PatientID P" in note for note in table.notes)
 
 
-def test_without_pydicom_it_is_asked_for_only_where_it_is_needed(tmp_path, monkeypatch):
+def test_pydicom_is_required_only_for_dicom(tmp_path, monkeypatch):
     save_dicom(tmp_path / "dicom" / "a" / "1.dcm", PatientID="P")
     for place in ("plain/a/1.png", "plain/b/2.png", "dicom/b/2.png"):
         save(noise(4, 4), tmp_path / place)

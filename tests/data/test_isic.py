@@ -43,7 +43,7 @@ def test_ham10000(ham):
     assert table.notes == []
 
 
-def test_a_partial_download_says_so(ham):
+def test_a_partial_download_gives_a_note(ham):
     (ham / "HAM10000_images_part_1" / "ISIC_0027419.jpg").unlink()
     table = Isic(ham).table()
     assert len(table) == 3

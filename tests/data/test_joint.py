@@ -108,16 +108,16 @@ def test_each_set_is_split_as_it_would_be_alone(tmp_path):
     touch(tmp_path / "c", *(f"{label}/{i}.png" for label in "xy" for i in range(20)))
     for names, shared in (("ab", False), ("ab", True), ("a", False)):
         joint = Joint({name: own[name] for name in names}, shared_patients=shared).table()
-        found = assign_splits(joint, seed=0)
-        splits = {name: found.frame["split"][found.frame["source"] == name].tolist() for name in names}
+        result = assign_splits(joint, seed=0)
+        splits = {name: result.frame["split"][result.frame["source"] == name].tolist() for name in names}
         if shared:  # a person is in one split, whatever set the image is from
-            assert found.frame.groupby("patient")["split"].nunique().max() == 1
+            assert result.frame.groupby("patient")["split"].nunique().max() == 1
             continue
         for name in names:
             assert splits[name] == assign_splits(own[name].table(), seed=0).frame["split"].tolist()
         few = assign_splits(Joint({name: own[name] for name in names}, findings=["Edema"]).table(), seed=0)
-        assert few.frame["split"].equals(found.frame["split"])
-        assert found.generated_splits == ("train", "val", "test")
+        assert few.frame["split"].equals(result.frame["split"])
+        assert result.generated_splits == ("train", "val", "test")
     classes = assign_splits(Joint({"c": own["c"]}).table(), seed=0)  # no patients: by the paths in the set's own folder
     assert classes.frame["split"].equals(assign_splits(own["c"].table(), seed=0).frame["split"])
 

@@ -44,11 +44,12 @@ def test_the_published_layout(root):
     assert not audit_table(table).leaks
 
 
-def test_the_small_val_is_train_unless_it_is_asked_for(root):
+def test_the_small_val_is_train_by_default(root):
     table = Kermany(root).table()
     assert table.frame["split"].value_counts().to_dict() == {"train": 8, "test": 3}
     assert table.notes == [
-        "The published val of 2 images is too small for choosing a model and counts as train (data.official_val=true keeps it)."
+        "The published val of 2 images is too small for choosing a model and counts as train "
+        "(data.official_val=true keeps it)."
     ]
     cut = assign_splits(table, seed=0, val=0.3)
     assert set(cut.frame["split"][-3:]) == {"test"}

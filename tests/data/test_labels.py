@@ -122,7 +122,7 @@ def test_a_decimal_comma_and_a_percent_sign_say_what_to_write(cell, hint):
             read_raw_labels(pd.Series(["1", cell]), "t.csv")
 
 
-def test_two_columns_that_tell_one_finding_are_refused():
+def test_two_columns_for_one_finding_are_refused():
     columns = ["Image Index", "Finding Labels", "pleural effusion"]
     check_one_truth(columns, "Finding Labels", ["Edema"], "t.csv")
     with pytest.raises(FinetuneError, match=r"t.csv has a column 'Finding Labels' and a column 'pleural effusion'"):

@@ -121,7 +121,7 @@ def test_a_column_of_a_findings_own_name_is_refused(tmp_path):
     assert ChestXray(tmp_path, findings=["Hernia"]).table().targets().sum() == 1
 
 
-def test_the_findings_that_are_chosen_move_nobody(shared_data):
+def test_the_choice_of_findings_moves_no_patient(shared_data):
     choices = (None, ["Pneumonia", "Effusion"], ["Hernia"], ["No Finding"])
     for options in ({}, {"folds": 5, "fold": 2}):
         tables = [assign_splits(ChestXray(shared_data / "nih", findings=f).table(), seed=0, **options) for f in choices]
@@ -186,8 +186,8 @@ def test_numbers_as_classes_are_in_order_of_size(csv):
     assert table.frame["patient"].tolist() == table.paths
     assert table.notes[-1] == "label holds 3 whole numbers and is read as 3 classes, without an order."
     for two in (("1", "0"), ("True", "False"), ("yes", "No")):
-        said = csv("path,label\na.png,{}\nb.png,{}\n".format(*two)).notes[-1]
-        assert "is read as two classes; data.label=[label] reads one finding" in said
+        messages = csv("path,label\na.png,{}\nb.png,{}\n".format(*two)).notes[-1]
+        assert "is read as two classes; data.label=[label] reads one finding" in messages
 
 
 def test_whole_numbers_are_the_same_classes_with_and_without_decimals(csv):
@@ -219,7 +219,7 @@ def test_a_column_of_numbers_or_texts_is_no_column_of_classes(tmp_path):
     assert CsvTable(tmp_path / "t.csv", "grade").table().classes == ["0", "1", "2"]
 
 
-def test_another_label_column_moves_nobody(tmp_path):
+def test_another_label_column_moves_no_patient(tmp_path):
     rng = np.random.default_rng(0)
     touch(tmp_path, *(f"{i}.png" for i in range(120)))
     kinds, marks = rng.choice(["mel", "nv", "bcc"], 120, p=[0.1, 0.7, 0.2]), rng.random((120, 2)) < 0.2
@@ -233,10 +233,10 @@ def test_another_label_column_moves_nobody(tmp_path):
         table = CsvTable(tmp_path / "t.csv", label, "who", **options).table()
         splits.append(assign_splits(table, seed=0).frame["split"].tolist())
     assert all(split == splits[0] for split in splits)
-    found = assign_splits(CsvTable(tmp_path / "t.csv", "kind", "who").table(), seed=0)
-    for name in found.target_columns:  # and each column is balanced all the same
-        number = (found.frame[name] == 1).sum()
-        assert abs((found.frame[name][found.rows("test")] == 1).sum() - 0.2 * number) <= 2.5
+    result = assign_splits(CsvTable(tmp_path / "t.csv", "kind", "who").table(), seed=0)
+    for name in result.target_columns:  # and each column is balanced all the same
+        number = (result.frame[name] == 1).sum()
+        assert abs((result.frame[name][result.rows("test")] == 1).sum() - 0.2 * number) <= 2.5
 
 
 def test_splits_are_balanced_over_columns_of_few_cells_that_several_patients_share(tmp_path):
@@ -251,8 +251,8 @@ def test_splits_are_balanced_over_columns_of_few_cells_that_several_patients_sha
 
 def test_columns_that_are_not_used_are_named_once(csv):
     text = "path,label,who,age,sex\na.png,x,1,5,F\nb.png,y,2,6,M\n"
-    said = [note for note in csv(text, patient="who").notes if "not used" in note]
-    assert said == ["Columns not used: age, sex (data.metadata=[age,sex] gives scores by them)."]
+    messages = [note for note in csv(text, patient="who").notes if "not used" in note]
+    assert messages == ["Columns not used: age, sex (data.metadata=[age,sex] gives scores by them)."]
     table = csv(text, patient="who", metadata="sex")  # one name without brackets
     assert table.metadata == ["sex"]
     assert table.notes == ["Columns not used: age (data.metadata=[age] gives scores by them)."]

@@ -101,7 +101,7 @@ def test_fractions_are_exact_where_they_can_be():
     assert (counts.loc["test"] == 20).all()
 
 
-def test_another_choice_of_labels_moves_nobody():
+def test_another_choice_of_labels_moves_no_patient():
     rng = np.random.default_rng(0)
     names = [f"p{i // 2}" for i in range(200)]
     labels = rng.random((200, 14)) < rng.uniform(0.02, 0.4, 14)
@@ -229,9 +229,9 @@ def test_copies_are_mended_by_hand():
     """Rows 0 and 3 show one image, as do 3 and 4: patients p, r and s end up in train, all of their images."""
     table = make_table(ROOT, ["p", "q", "r", "r", "s", "s"], None, ["train", "val", "val", "val", "test", "test"])
     drawn = replace(table, generated_splits=("train", "val", "test"))
-    found = keep_copies_together(drawn, [(4, 3), (0, 3)])
-    assert found.frame["split"].tolist() == ["train", "val", "train", "train", "train", "train"]
-    assert "4 image(s) of 2 patient(s) changed to the split of a copy" in found.notes[-1]
+    result = keep_copies_together(drawn, [(4, 3), (0, 3)])
+    assert result.frame["split"].tolist() == ["train", "val", "train", "train", "train", "train"]
+    assert "4 image(s) of 2 patient(s) changed to the split of a copy" in result.notes[-1]
     assert keep_copies_together(drawn, [(2, 3)]) is drawn
     assert keep_copies_together(table, [(0, 3)]) is table  # every border was given
     half = replace(table, generated_splits=("train", "val"))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.data.annotations import Boxes, MaskFile
+from finetune.data.annotations import Boxes, MaskFile, Regions
 from finetune.data.audit.audit import audit_images, audit_table, check_trainable
 from finetune.data.cache.image_cache import ImageCache
 from finetune.data.class_map import to_model_classes
+from finetune.data.loading.annotated import MIN_VISIBLE, AnnotatedTargets
 from finetune.data.loading.dataset import ImageDataset
 from finetune.data.loading.module import ImageData
 from finetune.data.sources.joint import Joint
@@ -19,6 +20,7 @@ from finetune.data.table import SampleTable
 from finetune.data.targets import annotation_strata, column_strata
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
+from tests.data.audit.test_audit import facts
 from tests.data.making import make_table, save
 
 NAN = np.nan
@@ -29,7 +31,8 @@ def only(table: SampleTable, columns=None, annotations=None, **types: str) -> Sa
     """The table with these targets in place of its classes."""
     frame = table.frame[["path", "patient", "split"]].assign(**{f"target_{k}": v for k, v in (columns or {}).items()})
     return replace(
-        table, frame=frame, classes=[], kind="none", annotations=annotations or {}, other_targets=types
+        table, frame=frame, classes=[], kind="none", annotations=annotations or {}, other_targets=types,
+        regions=Regions(["background", "lung"]) if "mask" in types.values() else None,
     )  # fmt: skip
 
 
@@ -43,6 +46,7 @@ def numbers(n: int = 200, splits=None) -> SampleTable:
 
 BOX = Boxes.from_sides([("mass", 1, 1, 2, 2), ("node", 0, 0, 1, 1)])
 NONE = Boxes.from_sides([])
+CROWD = replace(BOX, ignored=(True, False))
 
 
 def test_the_table_knows_the_type_of_each_target():
@@ -114,6 +118,7 @@ def test_numbers_are_balanced_by_quantile_and_grades_by_value():
 
 def test_boxes_and_masks_are_balanced_by_label_and_by_whether_they_are_there():
     assert annotation_strata([BOX, NONE, None]).tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]  # annotated, mass, node
+    assert annotation_strata([CROWD, BOX]).tolist() == [[1, 0, 1], [1, 1, 1]]
     runs = [MaskFile(rle="1 1", size=(2, 2)), MaskFile(rle="", size=(2, 2)), None, MaskFile("a.png")]
     assert annotation_strata(runs).tolist() == [[1, 1], [1, 0], [0, 0], [1, 0]]
     n = 100
@@ -147,12 +152,49 @@ def test_the_audit_counts_them():
     boxes = {"lesions": [BOX, NONE, None]}
     boxed = only(make_table(ROOT, targets=[[0]] * 3, splits=["train"] * 3), {}, boxes, lesions="boxes")
     counts = audit_table(boxed).counts["train"]["targets"]["lesions"]
-    labels = {"mass": 1, "node": 1}
-    assert counts == {"type": "boxes", "known": 2, "unknown": 1, "boxes": 2, "labels": labels}
+    labels = {name: {"images": 1, "boxes": 1, "median_area": None} for name in ("mass", "node")}  # no image is read yet
+    numbers_of = {"known": 2, "unknown": 1, "boxes": 2, "negative": 1, "ignored": 0}
+    assert counts == {"type": "boxes", **numbers_of, "labels": labels}
     assert "targets" not in audit_table(make_table(ROOT, splits=["train"])).counts["train"]
 
 
-def test_what_nothing_learns_yet_stops_a_fit_with_one_line():
+def test_the_audit_of_boxes_by_hand():
+    """Images of 20 x 20: a box of 2 x 2 is 1 % of one."""
+    twice = Boxes.from_sides([("mass", 1, 1, 2, 2), ("mass", 1, 1, 2, 2), ("mass", 0, 0, 4, 4), ("node", 1, 1, 2, 2)])
+    entries = [twice, NONE, CROWD, None, BOX, Boxes.from_sides([("rare", 0, 0, 1, 1)])]
+    splits = ["train", "train", "train", "train", "val", "test"]
+    table = only(make_table(ROOT, targets=[[0]] * 6, splits=splits), {}, {"boxes": entries}, boxes="boxes").check()
+    early = audit_table(table)
+    for sentence in (
+        "train has no box of rare (boxes): it cannot be learned.",
+        "val has no box of rare (boxes): its average precision is undefined there.",
+        "test has no box of mass, node (boxes): its average precision is undefined there.",
+        "1 boxes of boxes equal another one of their image and label, in 1: 0000.png.",
+    ):
+        assert sentence in early.warnings
+    counts = audit_images(early, table, facts("abcdef")).counts["train"]["targets"]["boxes"]
+    assert counts["labels"] == {
+        "mass": {"images": 1, "boxes": 3, "median_area": 1},
+        "node": {"images": 2, "boxes": 2, "median_area": pytest.approx(0.625)},  # of 1 % and 0.25 %
+    }
+    assert (counts["boxes"], counts["negative"], counts["ignored"]) == (5, 1, 1)
+    unread = audit_images(early, table, facts("abcde.", bad={5: "is empty"})).counts
+    assert "test" not in unread
+
+
+def test_a_fit_without_boxes_in_train_stops():
+    entries = [CROWD, NONE, BOX]
+    table = only(
+        make_table(ROOT, targets=[[0]] * 3, splits=["train", "train", "val"]), {}, {"boxes": entries}, boxes="boxes"
+    )
+    with pytest.raises(FinetuneError, match=r"nothing here learns boxes \(boxes\) yet"):
+        check_trainable(table)
+    table.annotations["boxes"] = [NONE, None, BOX]
+    with pytest.raises(FinetuneError, match=r"no train image has a box of boxes \(2 in val, 0 in test\)"):
+        check_trainable(table)
+
+
+def test_unsupported_targets_stop_a_fit_with_one_line():
     table = numbers(splits=["train"] * 200)
     with pytest.raises(FinetuneError, match=r"nothing here learns months \(number\), stage \(grade\) yet") as error:
         check_trainable(table)
@@ -200,7 +242,8 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
     data = ImageData(drawn, images, p, augment, batch_size=3)
     plain = next(iter(data.eval_loader("train")))
     np.testing.assert_array_equal(plain["target"], [[1.5], [NAN], [30]])
-    assert plain["mask_known"].tolist() == plain["boxes_known"].tolist() == [True, True, False]
+    assert plain["boxes_known"].tolist() == [True, True, False]
+    assert plain["mask_known"].tolist() == [[True, True], [True, True], [False, False]]
     assert plain["mask"].dtype == torch.uint8
     assert plain["mask"].shape == (3, 20, 20)
     assert not plain["mask"][2].any()
@@ -221,13 +264,34 @@ def test_masks_and_boxes_ride_along_in_batches(drawn):
     assert [boxes.shape for boxes in singles["boxes"]] == [boxes.shape for boxes in plain["boxes"]]
 
 
+def test_boxes_hardly_seen_are_left_out_and_ignored_ones_stand_apart(drawn):
+    """The middle of an image of 40 x 80 at its own size: x from 30 to 50, y from 10 to 30."""
+    corners = [[20, 10, 32, 30], [20, 10, 32.6, 30], [30, 10, 50, 30], [0, 0, 31, 40], [0, 0, 5, 5]]
+    crowd = Boxes(np.array(corners, float), ("b", "a", "b", "only", "a"), ignored=(False, False, True, True, True))
+    table = replace(drawn, annotations={**drawn.annotations, "lesions": [crowd, BOX, None]})
+    p = Preprocessing(image_size=20, in_channels=1, mean=(0.0,), std=(1.0,), fit="crop", crop_fraction=0.5)
+    annotated = AnnotatedTargets(table, p, np.array([[40, 80]] * 3))
+    assert annotated.labels == ["a", "b", "mass", "node"]  # `only` is never a target
+    data = ImageData(table, ImageCache.build(table, p, "off"), p, None, batch_size=3)
+    batch = next(iter(data.eval_loader("train")))
+    # of the first box 2 of 12 columns are seen, too few
+    assert MIN_VISIBLE == 0.2
+    assert batch["box_labels"][0].tolist() == [0]
+    assert batch["box_visible"][0].tolist() == pytest.approx([2.6 / 12.6])
+    assert [len(boxes) for boxes in batch["ignored_boxes"]] == [2, 0, 0]  # the last of the three is out of sight
+    assert all(boxes.shape[1:] == (4,) for boxes in batch["ignored_boxes"])
+    single = ImageDataset.collate([data.eval_dataset[0]])
+    assert torch.equal(single["ignored_boxes"][0], batch["ignored_boxes"][0])
+
+
 def test_a_mask_of_another_size_and_boxes_outside_are_named(drawn):
     save(np.zeros((8, 8), np.uint8), drawn.root / "masks/1.png")
     p = Preprocessing(image_size=20)
-    images = ImageCache.build(drawn, p, "off")
-    data = ImageData(drawn, images, p, None, batch_size=3)
-    with pytest.raises(FinetuneError, match=r"the mask of row 1, .*masks/1.png.*does not fit an image of 40 x 80"):
-        data.eval_dataset[1]
+    with pytest.raises(FinetuneError, match=r"0001.png: its mask masks/1.png has 8 x 8 pixels, the image 40 x 80"):
+        ImageCache.build(drawn, p, "off")
+    images = ImageCache.build(drawn, p, "off", on_bad="skip")
+    assert list(images.bad) == [1]
+    assert ImageData(drawn, images, p, None, batch_size=3).rows("train").tolist() == [0, 2]
     beyond = [Boxes.from_sides([("a", 70, 0, 15, 4)]), *drawn.annotations["lesions"][1:]]
     table = replace(drawn, annotations={**drawn.annotations, "lesions": beyond})
     warnings = audit_images(audit_table(table), table, images).warnings

@@ -24,7 +24,7 @@ def test_with_many_images_it_is_the_mahalanobis_distance():
     assert gaussian.distance(asked) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_fewer_images_than_features_still_tell_strange_from_typical():
+def test_fewer_images_than_features_still_separate_strange_images():
     rng = np.random.default_rng(1)
     ways = rng.normal(size=(8, 300))
 
@@ -42,7 +42,7 @@ def test_features_that_do_not_vary_give_finite_distances(features):
     assert np.isfinite(FeatureGaussian.fit(features).distance(features + 1)).all()
 
 
-def test_what_is_told_is_the_share_of_right_pairs_and_two_medians():
+def test_the_separation_is_the_share_of_right_pairs_and_two_medians():
     own = pd.DataFrame({"sample": list("abc"), "patient": list("abc"), "energy": [1.0, 2.0, 5.0]})
     other = pd.DataFrame({"sample": list("ab"), "patient": list("ab"), "energy": [3.0, 4.0], "mahalanobis": [1.0, 2.0]})
     found = separation_auroc(own, other)

@@ -147,7 +147,7 @@ def test_nothing_is_cut_off_on_a_screen_or_a_phone(browser, report, opened):
         assert browser.run(f"{WIDER}.every(e => getComputedStyle(e).backgroundImage.includes('gradient'))")
 
 
-def test_the_page_is_short_and_begins_with_what_is_asked_first(browser, report):
+def test_the_page_is_short_and_begins_with_the_verdict(browser, report):
     browser.open(report)
     assert browser.run("document.documentElement.scrollHeight") < 6500
     bottom = "document.querySelector({!r}).getBoundingClientRect().bottom"

@@ -18,11 +18,11 @@ def test_rank_correlation_is_spearmans_and_undefined_for_constants():
     a[1] = 0.0  # constant
     b[2] = -a[2]
     b[3] = np.maximum(a[3], 0.5)  # ties
-    found = correlations(a, b)
-    assert found[0] == pytest.approx(spearmanr(a[0].ravel(), b[0].ravel()).statistic)
-    assert np.isnan(found[1])
-    assert found[2] == pytest.approx(-1)
-    assert found[3] == pytest.approx(spearmanr(a[3].ravel(), b[3].ravel()).statistic)
+    result = correlations(a, b)
+    assert result[0] == pytest.approx(spearmanr(a[0].ravel(), b[0].ravel()).statistic)
+    assert np.isnan(result[1])
+    assert result[2] == pytest.approx(-1)
+    assert result[3] == pytest.approx(spearmanr(a[3].ravel(), b[3].ravel()).statistic)
 
 
 def test_parts_fall_one_after_the_other_and_the_network_stays():
@@ -31,12 +31,12 @@ def test_parts_fall_one_after_the_other_and_the_network_stays():
     before = {name: value.clone() for name, value in net.state_dict().items()}
     images, classes = torch.randn(3, 1, 16, 16), torch.tensor([0, 1, 0])
     state = torch.get_rng_state()
-    told = randomisation(net, images, classes, seed=3)
-    assert [stage["part"] for stage in told["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
-    assert all(stage["images"] + stage["constant"] == 3 for stage in told["stages"])
+    output = randomisation(net, images, classes, seed=3)
+    assert [stage["part"] for stage in output["stages"]] == ["head", "stage3", "stage2", "stage1", "stem"]
+    assert all(stage["images"] + stage["constant"] == 3 for stage in output["stages"])
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    assert randomisation(net, images, classes, seed=3) == told
+    assert randomisation(net, images, classes, seed=3) == output
 
 
 @pytest.mark.parametrize("name", ["resnet20_cifar", "densenet121", "seresnet18", "resnetv2_50", "legacy_seresnet18"])
@@ -56,7 +56,7 @@ class Blind(nn.Module):
         return x.mean((2, 3)).sum(1, keepdim=True)
 
 
-def test_maps_that_show_the_image_are_found_out():
+def test_maps_that_show_the_image_fail_the_test():
     class Still(Itself):
         def __init__(self):
             super().__init__()
@@ -71,28 +71,28 @@ def test_maps_that_show_the_image_are_found_out():
     coarse = randomisation(net, images, classes, positions=4)
     assert coarse["alike"] is None
     assert "they have 4 positions" in coarse["sentence"]
-    told = randomisation(net, images, classes, positions=16)
-    assert told["alike"] is True
-    assert told["stages"][-1]["rho"] == pytest.approx(1)
-    assert "do not explain what this network learned" in told["sentence"]
+    output = randomisation(net, images, classes, positions=16)
+    assert output["alike"] is True
+    assert output["stages"][-1]["rho"] == pytest.approx(1)
+    assert "do not explain what this network learned" in output["sentence"]
 
 
 def test_constant_maps_are_counted_and_not_called_anything():
-    told = randomisation(network(Pooled([[-1.0]])), torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
-    assert told["alike"] is None
+    output = randomisation(network(Pooled([[-1.0]])), torch.rand(2, 1, 4, 4), torch.tensor([0, 0]))
+    assert output["alike"] is None
     nothing = {"rho": None, "low": None, "high": None}
-    assert told["stages"][-1] == {"part": "stem", **nothing, "images": 0, "constant": 2}
-    assert "is unknown: the maps of 0 of 2 images vary" in told["sentence"]
+    assert output["stages"][-1] == {"part": "stem", **nothing, "images": 0, "constant": 2}
+    assert "is unknown: the maps of 0 of 2 images vary" in output["sentence"]
 
 
 def test_the_verdict_is_that_of_the_interval_over_images():
     rho = np.r_[np.full(10, 0.2), np.full(10, 0.4)]
-    found = mean(rho)
+    result = mean(rho)
     half = student.ppf(0.975, 19) * np.std(rho, ddof=1) / np.sqrt(20)
-    assert (found["low"], found["high"]) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
-    assert verdict(found, None) is False
+    assert (result["low"], result["high"]) == (pytest.approx(0.3 - half), pytest.approx(0.3 + half))
+    assert verdict(result, None) is False
     assert verdict(mean(rho + 0.2), None) is None  # 0.45 to 0.55
     assert verdict(mean(rho + 0.5), None) is True
     assert verdict(mean(-rho - 0.5), None) is True  # the map turned upside down is the same map
-    assert verdict(found, 9) is None
+    assert verdict(result, 9) is None
     assert mean(rho[:19])["low"] is None

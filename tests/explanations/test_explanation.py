@@ -37,15 +37,15 @@ def files(tmp_path_factory) -> list[str]:
 
 
 def test_explain_takes_what_predict_takes(model, files):
-    found = finetune.explain(model, files)
+    result = finetune.explain(model, files)
     probabilities = model.predict(files)[["prob_Mass", "prob_Nodule"]].to_numpy()
-    np.testing.assert_allclose(found.probabilities, probabilities, atol=1e-6)
-    assert found.heat.shape == (2, SIDE, SIDE)
-    assert found.explained == [model.classes[k] for k in probabilities.argmax(axis=1)]
-    assert found.sizes == [(40, 60), (300, 200)]  # of the file, though a JPEG is decoded at a part of it
-    told = found.to_dict(0)
-    assert told["sample"] == files[0]
-    assert told["probability"] == found.probability(0)
+    np.testing.assert_allclose(result.probabilities, probabilities, atol=1e-6)
+    assert result.heat.shape == (2, SIDE, SIDE)
+    assert result.explained == [model.classes[k] for k in probabilities.argmax(axis=1)]
+    assert result.sizes == [(40, 60), (300, 200)]  # of the file, though a JPEG is decoded at a part of it
+    output = result.to_dict(0)
+    assert output["sample"] == files[0]
+    assert output["probability"] == result.probability(0)
     again = finetune.explain(model, [Image.open(files[0])], finding="Mass", method="occlusion", patch=8)
     assert again.explained == ["Mass"]
     assert again.names == ["0"]
@@ -55,11 +55,11 @@ def test_explain_takes_what_predict_takes(model, files):
 
 
 def test_an_overlay_is_the_image_beside_itself_with_heat(model, files):
-    found = finetune.explain(model, files, finding="Mass")
-    image = found.overlay(1, boxes=[(50, 75, 100, 150)])
+    result = finetune.explain(model, files, finding="Mass")
+    image = result.overlay(1, boxes=[(50, 75, 100, 150)])
     assert image.size == (2 * SIDE, SIDE)
     assert image.getpixel((6, 6)) == overlays.BOX  # 50 of 200 and 75 of 300 are a quarter of 24
-    left = np.asarray(found.overlay(0))[:, :SIDE]
+    left = np.asarray(result.overlay(0))[:, :SIDE]
     assert (left == left[..., :1]).all()  # gray
 
 
@@ -110,9 +110,9 @@ def test_the_page_escapes_loads_nothing_and_describes_its_images(tmp_path):
         "maximum": {"x": 0.2, "y": 0.7},
     }
     figure = page.Figure.make("errors", about, np.zeros((8, 8), np.uint8), np.eye(8), [(1.0, 1.0, 4.0, 4.0)])
-    told = {"method": "grad_cam", "model": {"weights_hash": "abc"}, "wrong": 1, "errors": [about]}
-    told["data"] = {"name": "toy", "split": "test", "images": 3, "synthetic": True}
-    text = page.write(tmp_path / "explain.html", told, [figure], "python -m finetune job=explain").read_text()
+    output = {"method": "grad_cam", "model": {"weights_hash": "abc"}, "wrong": 1, "errors": [about]}
+    output["data"] = {"name": "toy", "split": "test", "images": 3, "synthetic": True}
+    text = page.write(tmp_path / "explain.html", output, [figure], "python -m finetune job=explain").read_text()
     assert "<b>.png" not in text
     assert "Mass: false negative (missed), 3.1 %: &lt;b&gt;.png; hottest 20 % from the left, 70 % from the top" in text
     assert "SYNTHETIC" in text

@@ -73,13 +73,13 @@ def test_pointing_and_overlap_by_hand():
 def test_scores_with_both_kinds_of_chance():
     box = [(1.0, 1.0, 3.0, 2.0)]
     other = np.rot90(HEAT, 2)
-    found = [
+    result = [
         BoxedFinding("Mass", "p1", box, HEAT),
         BoxedFinding("Mass", "p2", [(2.0, 2.0, 3.0, 3.0)], other),
         BoxedFinding("Nodule", "p3", box, np.zeros((4, 4))),
     ]
-    told = localise(found, n_boot=200)
-    mass, nodule = told["findings"]["Mass"], told["findings"]["Nodule"]
+    output = localise(result, n_boot=200)
+    mass, nodule = output["findings"]["Mass"], output["findings"]["Nodule"]
     assert mass["pointing"]["value"] == 1
     assert mass["pointing"]["low"] == pytest.approx(exact(1.0, 2).low)
     assert mass["pointing"]["chance"] == pytest.approx((2 / 16 + 1 / 16) / 2)
@@ -89,9 +89,9 @@ def test_scores_with_both_kinds_of_chance():
     assert nodule["pointing"]["value"] == 0
     assert nodule["pointing"]["elsewhere"] is None
     assert nodule["iou"]["chance"] == pytest.approx((1 / 8) / (2 - 1 / 8))
-    assert told["all"]["n"] == 3
-    assert told["all"]["pointing"]["value"] == pytest.approx(2 / 3)
-    assert told["sentence"].endswith("is unknown: 2 of 3 maps vary, 20 are needed.")
+    assert output["all"]["n"] == 3
+    assert output["all"]["pointing"]["value"] == pytest.approx(2 / 3)
+    assert output["sentence"].endswith("is unknown: 2 of 3 maps vary, 20 are needed.")
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_scores_with_both_kinds_of_chance():
 def test_a_verdict_needs_twenty_maps_that_vary(varying, said):
     box = [(1.0, 1.0, 3.0, 2.0)]
     heats = [HEAT] * varying + [np.zeros((4, 4))] * (24 - varying)
-    told = localise([BoxedFinding("Mass", f"p{i}", box, heat) for i, heat in enumerate(heats)], n_boot=100)
-    assert said in told["sentence"]
-    assert told["all"]["pointing"]["low"] is not None  # the numbers stand all the same
+    output = localise([BoxedFinding("Mass", f"p{i}", box, heat) for i, heat in enumerate(heats)], n_boot=100)
+    assert said in output["sentence"]
+    assert output["all"]["pointing"]["low"] is not None  # the numbers stand all the same
 
 
 def test_intervals_are_over_patients():

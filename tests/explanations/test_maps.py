@@ -76,8 +76,8 @@ def test_the_attributions_of_a_deep_network_sum_to_what_the_image_changes():
     blank = images.mean((2, 3), keepdim=True).expand_as(images)
     with torch.no_grad():
         change = (net(images) - net(blank)).gather(1, classes[:, None])[:, 0]
-    found = attributions(net, images, classes, steps=100).sum((1, 2, 3))
-    torch.testing.assert_close(found, change, rtol=0.02, atol=0.02 * float(change.abs().max()))
+    result = attributions(net, images, classes, steps=100).sum((1, 2, 3))
+    torch.testing.assert_close(result, change, rtol=0.02, atol=0.02 * float(change.abs().max()))
 
 
 @pytest.mark.parametrize("method", METHODS)

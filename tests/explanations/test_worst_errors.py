@@ -20,8 +20,8 @@ def test_missed_and_false_alarms_take_turns_over_the_classes():
     logits = np.array([[-3, -5], [-1, 2], [4, 1], [2, 9], [3, 2]], float)
     table = predictions("multilabel", targets, logits)
     assert count(table) == 5  # c0: 0 and 1 missed, 2 and 3 false alarms; c1: 1 false alarm; what is unknown is no error
-    told = [(one["sample"], one["class"], one["kind"]) for one in (w.to_dict(table) for w in worst(table, 9))]
-    assert told == [
+    output = [(one["sample"], one["class"], one["kind"]) for one in (w.to_dict(table) for w in worst(table, 9))]
+    assert output == [
         ("2.png", "c0", "false alarm"),
         ("1.png", "c1", "false alarm"),
         ("0.png", "c0", "missed"),
@@ -58,10 +58,10 @@ def test_multiclass_errors_name_truth_and_answer():
     targets = np.eye(3)[[0, 0, 1, 2]]
     logits = np.array([[0, 5, 0], [0, 0, 1.0], [0, 2, 0], [3, 0, 0]])
     table = predictions("multiclass", targets, logits)
-    told = [wrong.to_dict(table) for wrong in worst(table, 9)]
-    assert [(one["true"], one["answer"]) for one in told] == [("c0", "c1"), ("c2", "c0"), ("c0", "c2")]
-    assert told[0]["class"] == "c1"
-    assert told[0]["probability"] == table.probs[0, 1]
-    assert "kind" not in told[0]
+    output = [wrong.to_dict(table) for wrong in worst(table, 9)]
+    assert [(one["true"], one["answer"]) for one in output] == [("c0", "c1"), ("c2", "c0"), ("c0", "c2")]
+    assert output[0]["class"] == "c1"
+    assert output[0]["probability"] == table.probs[0, 1]
+    assert "kind" not in output[0]
     assert [w.row for w in worst(table, 9, finding="c2")] == [3]
     assert expit(0) == 0.5

@@ -40,7 +40,7 @@ def test_folds_of_one_table_are_collected(place, capsys):
     assert told["out_of_fold"][0]["pooled"]["n"] == 160
 
 
-def test_a_run_of_several_tells_its_own_command(place):
+def test_a_run_of_a_multirun_has_its_own_command(place):
     """Of seed=0,1 each has one: typed again, it is that run."""
     for seed in (0, 1):
         command = json.loads(Path(f"runs/seeds/{seed}_seed_{seed}/environment.json").read_text())["command"]
@@ -82,12 +82,12 @@ def test_unfinished_runs_in_a_folder_are_left_out_and_named(place, capsys):
     assert [len(candidate["seeds"]) for candidate in told["candidates"]] == [2, 1]
     with pytest.raises(SystemExit):  # named itself it is no oversight
         main(["job=compare", "runs=[runs/seeds/7,runs/slow]", "hydra.run.dir=runs/named"])
-    assert "Go on with it by resume=runs/seeds/7" in capsys.readouterr().err
+    assert "Continue it by resume=runs/seeds/7" in capsys.readouterr().err
     Path("runs/stopped/a b").mkdir(parents=True)
     Path("runs/stopped/a b/config.yaml").write_text("job: fit\n")
     with pytest.raises(SystemExit):
         main(["job=compare", "runs=runs/stopped", "hydra.run.dir=runs/named"])
-    assert "holds no finished run. Go on with one by 'resume=runs/stopped/a b'" in capsys.readouterr().err
+    assert "holds no finished run. Continue one by 'resume=runs/stopped/a b'" in capsys.readouterr().err
 
 
 def test_one_run_alone_is_not_compared(place, capsys):

@@ -82,7 +82,7 @@ def test_a_fit_ships_its_calibration_and_operating_points(place):
     assert pd.read_csv("one.csv").columns.tolist() == [*shipped, "error"]
 
 
-def test_scores_tell_of_test_what_was_fitted_on_val(place):
+def test_scores_report_on_test_what_was_fitted_on_val(place):
     found = scores("first")
     assert set(found) == {"val", "test"}
     assert not {"calibration", "operating_points", "subgroups"} & set(found["val"])
@@ -158,7 +158,7 @@ def test_all_of_other_data_is_scored_and_test_of_its_own(place, capsys):
     assert "evaluated on the test split of table" in Path("runs/own/report.html").read_text()
 
 
-def test_other_data_is_no_opening_and_a_prevalence_is_told(place, capsys):
+def test_other_data_is_no_opening_and_a_prevalence_is_reported(place, capsys):
     before = len(openings("first"))
     clinic(place / "elsewhere", 60)
     table = pd.read_csv("elsewhere/table.csv")
@@ -179,7 +179,7 @@ def test_other_data_is_no_opening_and_a_prevalence_is_told(place, capsys):
     assert (probabilities["adjusted_Nodule"] < probabilities["calibrated_Nodule"]).all()
 
 
-def test_images_that_made_the_model_are_known_again_whatever_they_are_called(place, capsys):
+def test_images_of_the_fit_are_recognised_under_other_names(place, capsys):
     seen = pd.read_csv("runs/first/samples.csv", dtype=str)
     assert list(seen) == ["sample", "patient", "split", "digest"]
     assert len(seen) == 240
@@ -211,7 +211,7 @@ def test_images_that_made_the_model_are_known_again_whatever_they_are_called(pla
     assert "nothing is said of novelty" in capsys.readouterr().out
 
 
-def test_patients_of_the_same_name_are_a_warning_and_blank_images_tell_nothing(place):
+def test_patients_of_the_same_id_are_a_warning_and_blank_images_are_ignored(place):
     Path("ward/a").mkdir(parents=True)
     for number in range(12):
         noise = np.random.default_rng(number + 50).integers(0, 200, (16, 16)) if number else np.zeros((16, 16))
@@ -226,7 +226,7 @@ def test_patients_of_the_same_name_are_a_warning_and_blank_images_tell_nothing(p
     common = len({str(n) for n in range(12)} & set(made.loc[made["split"] == "train", "patient"]))
     assert (met.known, met.same_set, met.sentences) == (True, False, {})
     assert met.same_patient_ids.startswith(
-        f"{common} of 12 patients are called as patients that the model was trained on"
+        f"{common} of 12 patients have the ids of patients that the model was trained on"
     )
     assert seen.digests(images).tolist()[0] == ""
     assert met.stop("all", "stop") == [met.same_patient_ids]
@@ -238,7 +238,7 @@ def test_a_sweep_of_evaluations_reads_the_data_of_the_run(place):
     assert "val" in scores("sweep/1_split_val")
 
 
-def test_its_own_training_images_are_scored_when_asked_for_by_name(place):
+def test_training_images_are_scored_when_the_split_names_them(place):
     main(["job=evaluate", "model=runs/first", "split=train", *FEW, "hydra.run.dir=runs/train"])
     assert "images are those that the model was trained on" in scores("train")["train"]["warnings"][0]
     main(["job=evaluate", "model=runs/first", "split=test", *FEW, "hydra.run.dir=runs/test_again"])
@@ -305,7 +305,7 @@ def test_a_fit_refuses_subgroups_of_no_column_before_it_trains(place, capsys):
     assert not Path("runs/early/metrics.csv").exists()
 
 
-def test_a_small_val_ships_none_and_says_so(place, capsys):
+def test_a_small_val_ships_no_calibration_and_gives_a_note(place, capsys):
     table = pd.read_csv("clinic/table.csv")
     table.loc[(table["split"] == "val") & (table["patient"] > 20), "split"] = "train"
     table.to_csv("clinic/small.csv", index=False)

@@ -72,7 +72,7 @@ def test_none_are_kept_where_none_are_wanted(place, capsys):
     assert "evaluation.thumbnails=-1 must be 0 or more" in capsys.readouterr().err
 
 
-def test_boxes_are_in_no_table_and_tell_nothing(place):
+def test_boxes_are_in_no_table_of_metadata(place):
     table = pd.read_csv("runs/phantoms/predictions_test.csv", keep_default_na=False)
     assert "boxes" not in table
     scores = read("phantoms/scores.json")["test"]

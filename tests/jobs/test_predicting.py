@@ -60,7 +60,7 @@ def test_foreign_images_are_called_unusual_and_its_own_are_not(place, capsys):
     assert (own["decision"] == np.where(own["prob_warm"] > 0.5, "warm", "cold")).all()
 
 
-def test_a_model_by_itself_says_that_it_knows_no_novelty(place, capsys):
+def test_a_model_without_its_run_has_no_novelty(place, capsys):
     Path("alone").mkdir()
     shutil.copy("runs/first/model.safetensors", "alone")
     table = predicted(["model=alone/model.safetensors", "input=foreign"])

@@ -84,7 +84,7 @@ def change(folder, name, **values):
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "multiclass"])
-def test_nothing_is_asked_of_the_network(kind, request):
+def test_the_page_needs_no_network_access(kind, request):
     for tag, attributes in request.getfixturevalue(f"{kind}_page").tags:
         assert tag not in {"link", "img", "iframe", "object", "form", "base", "image", "foreignobject"}
         for name, value in attributes.items():
@@ -168,7 +168,7 @@ def test_hostile_names_stay_text(tmp_path):
         assert name in found.text
 
 
-def test_folders_of_the_machine_are_not_told(multilabel_page):
+def test_folders_of_the_machine_are_not_shown(multilabel_page):
     assert "/home" not in multilabel_page.raw
     assert "jane" not in multilabel_page.raw
     assert "data.root=…/chest" in multilabel_page.text
@@ -215,7 +215,7 @@ def test_the_same_run_has_the_same_report(multilabel_page, multilabel_run):
     assert page(multilabel_run).raw == multilabel_page.raw
 
 
-def test_without_a_test_split_it_says_so(multilabel_run, tmp_path):
+def test_without_a_test_split_the_report_has_a_note(multilabel_run, tmp_path):
     val = {"val": json.loads((multilabel_run / "scores.json").read_text())["val"]}
     text = Page(write_report(tmp_path, scores=val).read_text()).text
     assert "No test split" in text

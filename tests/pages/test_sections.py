@@ -105,7 +105,7 @@ def test_a_damaged_list_of_openings_is_a_problem_not_a_crash(assessed):
     path.write_text(old)
 
 
-def test_what_was_fitted_is_told_of_test_alone(assessed):
+def test_fitted_values_are_reported_on_test_only(assessed):
     scores = json.loads((assessed / "scores.json").read_text())
     assert {"calibration", "operating_points"} <= set(scores["test"])
     assert not {"calibration", "operating_points"} & set(scores["val"])

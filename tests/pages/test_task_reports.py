@@ -79,12 +79,13 @@ def test_scores_of_regions_have_their_units_and_decimals(segment_page):
 def test_the_first_screen_of_boxes(detect_page):
     text = detect_page.text
     assert "On the test split (400 images of 180 patients) the macro AP50 is 0.350" in text
-    assert "the same box in every image gives 0.020. The mean FROC sensitivity is 0.450" in text
+    assert "the same box in every image gives 0.020. The FROC sensitivity is 0.450" in text
     assert "sensitivity at 2 false positives per image" in text
     assert "one: 1 false positive per image." in text
     assert "1 further operating point: two" in text
     assert "AUROC of having a true box 0.880 (0.840–0.920)" in text
-    assert "4,100" in text
+    assert "800, 300" in text
+    assert "1,200, 4,100" in text
     assert "undefined (no true boxes)" in text
 
 
@@ -150,6 +151,6 @@ def test_a_region_that_is_never_found_is_named():
 def test_froc_curves_are_read_in_both_forms():
     plain = {"fp_per_image": [0.5, 1], "sensitivity": [0.2, 0.4], "low": [0.1, None], "high": [0.3, 0.5]}
     ((caption, svg),) = detect.froc({"froc_curve": plain, "macro": {"froc": score(0.3)}})
-    assert "mean FROC sensitivity 0.300 (0.260–0.340)" in caption
+    assert "FROC sensitivity 0.300 (0.260–0.340)" in caption
     assert svg.startswith("<svg")
     assert detect.froc({}) == detect.froc({"froc_curve": {"false_positives": []}}) == []

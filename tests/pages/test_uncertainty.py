@@ -69,7 +69,7 @@ def test_the_threshold_is_that_of_the_first_point_that_has_one():
 
 
 @pytest.mark.parametrize("make", [binary, several])
-def test_fewer_errors_are_left_and_the_coverage_is_what_was_wished(make):
+def test_fewer_errors_remain_at_the_requested_coverage(make):
     val, test = make(2000, seed=1), make(2000, seed=2)
     told = selective.evaluate(test, selective.fit(val, [0.8, 0.5], {}), n_boot=100)
     for of_class in told.values():
@@ -146,7 +146,7 @@ def test_few_patients_make_no_promise():
     assert conformal.fit(several(5), 0.1)[0] is None
 
 
-def test_all_of_it_is_told_of_test_and_can_be_switched_off():
+def test_all_of_it_is_reported_on_test_and_can_be_switched_off():
     val, test = several(300, seed=1), several(300, seed=2)
     assessment = Assessment(resamples=50)
     told = assessment.score(test, assessment.fit(val))

@@ -106,25 +106,25 @@ def test_every_job_keeps_a_log_and_a_resume_adds_to_it(debug, place):
     main(["job=evaluate", "model=debug", "data.num_workers=0", "hydra.run.dir=evaluation"])
     main(["job=compare", "runs=[debug,more]", "hydra.run.dir=comparison"])
     main(["job=predict", "model=debug", "input=0.png", "hydra.run.dir=prediction"])
-    for name, said in (
+    for name, messages in (
         ("evaluation", "test: macro"),
         ("comparison", "comparison: "),
         ("prediction", "1 image answered"),
     ):
         text = (place / name / "log.txt").read_text()
-        assert said in text
+        assert messages in text
         assert f"hydra.run.dir={name}" in text.splitlines()[0]
 
 
 @pytest.mark.parametrize(("plan", "warned"), [("linear_probe", True), ("head_then_full", False), ("full", False)])
 def test_a_backbone_that_stays_random_is_warned_of(plan, warned):
     words = ["backbone=resnet20_cifar", "backbone.weights=none", f"finetuning={plan}"]
-    said: list[str] = []
-    make_network(parse(compose.plain(compose.compose(words))), 2, said.append)
+    messages: list[str] = []
+    make_network(parse(compose.plain(compose.compose(words))), 2, messages.append)
     warning = (
         "WARNING: no phase of finetuning trains stem, stage1, stage2, stage3: the head learns from RANDOM features."
     )
-    assert any(sentence.startswith(warning) for sentence in said) is warned
+    assert any(sentence.startswith(warning) for sentence in messages) is warned
 
 
 def test_a_folder_that_holds_a_run_already_gets_no_line(debug, capsys):

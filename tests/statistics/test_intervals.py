@@ -116,7 +116,7 @@ def test_undefined_resamples_are_left_out():
     assert np.isnan(percentile(2.0, np.array([NAN, NAN])).low)
 
 
-def test_resampling_and_delong_tell_the_same_error():
+def test_resampling_and_delong_give_the_same_error():
     target, score, patient = simulated(np.random.default_rng(5), 300, 0.8)
     scorer = Scorer(table(target[:, None], score[:, None], patients=[f"p{i}" for i in patient]))
     drawn = np.concatenate([scorer(w).classes["auroc"][0] for w in resamples(300, 800, seed=0)])

@@ -92,7 +92,7 @@ def test_every_plan_fits_networks_of_three_stages_and_of_four(name):
         build.check(config)
 
 
-def test_frozen_norms_in_a_network_that_learns(tmp_path):
+def test_frozen_norms_in_a_trained_network(tmp_path):
     watch = Watch()
     tiny.trainer(tmp_path, 1, [watch]).fit(tiny.module(Plan(norms="frozen")), tiny.data())
     changed = moved(watch.states[0], watch.states[-1])
@@ -170,7 +170,7 @@ def test_every_epoch_sees_every_training_sample_once_in_another_order(tmp_path):
     assert orders[0] != orders[1]
 
 
-def test_learns_both_kinds_of_labels_with_some_unknown(tmp_path):
+def test_both_kinds_of_labels_are_learned_with_some_unknown(tmp_path):
     for kind in ("multilabel", "multiclass"):
         task = tiny.module(kind=kind)
         trainer = tiny.trainer(tmp_path / kind, 6)

@@ -53,7 +53,7 @@ def test_a_detector_of_other_classes_gives_everything_but_these(name, older):
     classes = {"faster_rcnn": ("cls_score", "bbox_pred"), "retinanet": ("cls_logits",)}[name]
     of_classes = [key for key in state if key.split(".")[-2] in classes and not key.startswith("rpn")]
     assert account.dropped == of_classes
-    fresh = [key for key in account.fresh if not key.endswith("num_batches_tracked")]  # frozen norms have none
+    fresh = [key for key in account.random_init if not key.endswith("num_batches_tracked")]  # frozen norms have none
     assert len(fresh) == len(of_classes)
     assert len(account.used) == len(state) - len(of_classes)
     assert torch.equal(network.backbone.layer4[1].conv2.weight, state["backbone.body.layer4.1.conv2.weight"])

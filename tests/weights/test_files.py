@@ -13,8 +13,8 @@ from finetune.weights import read_tensors
 STATE = {"conv1.weight": torch.arange(4.0), "bn1.running_var": torch.ones(2)}
 
 
-def same(found):
-    return set(found) == set(STATE) and all(torch.equal(found[key], STATE[key]) for key in STATE)
+def same(result):
+    return set(result) == set(STATE) and all(torch.equal(result[key], STATE[key]) for key in STATE)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".th", ".ckpt", ".bin", ".pth.tar"])

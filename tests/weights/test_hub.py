@@ -191,7 +191,7 @@ def test_a_reachable_hub_is_downloaded_from_once(cache, running_hub, monkeypatch
     assert resolve("resnet18", "default").path == first
 
 
-def test_a_hub_without_the_file_says_so(cache, running_hub):
+def test_the_error_names_a_file_that_the_hub_lacks(cache, running_hub):
     with pytest.raises(FinetuneError, match=r"resnet18\.a2_in1k.* answers 404"):
         resolve("resnet18", "a2_in1k")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.audit import other_targets
+from finetune.data.audit import exposure, other_targets
 from finetune.data.audit.near_duplicates import Pair
 from finetune.data.audit.near_pairs import LISTED, SHEET, records
 from finetune.data.audit.shortcuts import STRONG, Shortcut, shortcuts
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 MIN_POSITIVES = 10  # positives below which a class's score in a split is uncertain
 FILE = "audit.json"
 EXAMPLES = 20  # of a leak, written into audit.json
-DARK = 32  # of 255: a set whose brightest values are lower was scaled wrongly
-DARK_SHARE = 0.5
 
 
 @dataclass
@@ -114,7 +112,7 @@ def audit_images(early: Audit, table: SampleTable, images: ImageCache, near: Seq
     paths = table.frame["path"].to_numpy(object)
     audit = replace(
         early,
-        counts=counts(table, without=bad),
+        counts=counts(table, bad, images),
         leaks=list(early.leaks),
         warnings=list(early.warnings),
         bad_images=[{"path": paths[row], "reason": images.bad[row]} for row in bad],
@@ -141,6 +139,7 @@ def check_trainable(table: SampleTable) -> None:
 
     A multilabel finding without a positive in train gives only a warning in the audit: the others can be learned.
     """
+    other_targets.check_boxes(table)
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
             f"table {table.name}: nothing here learns {types_in_words(unlearned)} yet, only classes and findings."
@@ -153,16 +152,14 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: every label of the {len(train):,} train images is unknown.")
     if table.kind != "multiclass":
         if not (targets[train] > 0).any():
-            raise FinetuneError(
-                f"table {table.name}: no train image is positive for any of {shorten(table.classes, 5)}."
-            )
+            names = shorten(table.classes, 5)
+            raise FinetuneError(f"table {table.name}: no train image is positive for any of {names}.")
         return
     in_train = np.nan_to_num(targets[train]).sum(axis=0) > 0
     for split in ("val", "test"):
         positive = np.nan_to_num(targets[table.rows(split)]).sum(axis=0) > 0
-        if never := [
-            name for name, trained, present in zip(table.classes, in_train, positive, strict=True) if present > trained
-        ]:
+        classes = zip(table.classes, in_train, positive, strict=True)
+        if never := [name for name, trained, present in classes if present > trained]:
             raise FinetuneError(
                 f"table {table.name}: class {shorten(never)} is in {split} but never in train, so it cannot be "
                 "learned. Add train images of it, or leave its images out."
@@ -171,7 +168,7 @@ def check_trainable(table: SampleTable) -> None:
         raise FinetuneError(f"table {table.name}: all train images are of one class; two are needed.")
 
 
-def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, Any]:
+def counts(table: SampleTable, without: list[int] | None = None, images: ImageCache | None = None) -> dict[str, Any]:
     """split -> images, patients and per class how many are positive (0.5 or more), negative, unknown."""
     targets, patients = table.targets(), table.frame["patient"].to_numpy(object)
     counts_by_split: dict[str, Any] = {}
@@ -195,7 +192,7 @@ def counts(table: SampleTable, without: list[int] | None = None) -> dict[str, An
             },
         }
         if table.other_targets:
-            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows)
+            counts_by_split[split]["targets"] = other_targets.target_counts(table, rows, images)
     return counts_by_split
 
 
@@ -269,10 +266,8 @@ def same_images(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
     for group in groups:
         labels = targets[group]
         known = ~np.isnan(labels)
-        high, low = (
-            np.where(known, labels, -np.inf).max(axis=0),
-            np.where(known, labels, np.inf).min(axis=0),
-        )
+        high = np.where(known, labels, -np.inf).max(axis=0)
+        low = np.where(known, labels, np.inf).min(axis=0)
         if (known.any(axis=0) & (high != low)).any():
             torn.append(paths[group[0]])
     if torn:
@@ -295,16 +290,13 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
             examples = shorten(f"{a} ~ {b}" for a, b, _ in divided)
             text = f"{len(divided):,} pair(s) of near copies are divided between {split_a} and {split_b}: {examples}."
             yield Leak("near", [split_a, split_b], len(divided), divided[:EXAMPLES], text)
-    within = [pair for pair in certain if splits[pair.first] == splits[pair.second]]
-    if within:
+    if within := [pair for pair in certain if splits[pair.first] == splits[pair.second]]:
         examples = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in within)
         yield f"{len(within):,} pair(s) of near copies are in the same split: {examples}."
-    if table.has_patients:
-        strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
-        if strangers:
-            yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
-    possible = [pair for pair in near if pair.certainty == "possible"]
-    if possible:
+    strangers = sum(patients[pair.first] != patients[pair.second] for pair in certain)
+    if table.has_patients and strangers:
+        yield f"{strangers:,} pair(s) of near copies are filed under different patients: are the patient ids right?"
+    if possible := [pair for pair in near if pair.certainty == "possible"]:
         across = [pair for pair in possible if splits[pair.first] != splits[pair.second]]
         examples = shorten(f"{paths[pair.first]} ~ {paths[pair.second]}" for pair in across or possible)
         yield (
@@ -314,32 +306,16 @@ def near_copies(table: SampleTable, near: Sequence[Pair]) -> Iterator[Leak | str
         )
 
 
-def odd_exposure(table: SampleTable, images: ImageCache) -> Iterator[Leak | str]:
-    """Images of one colour, and sets that are nearly black because 12-bit values were stored in 16 bits."""
-    good = np.array([digest != "" for digest in images.digests])
-    darkest, brightest = images.extremes[:, 0], images.extremes[:, 1]
-    paths = table.frame["path"].to_numpy(object)
-    blank = np.flatnonzero(good & (darkest == brightest))
-    if len(blank):
-        yield f"{len(blank):,} image(s) are of a single colour: {shorten(paths[blank])}."
-    dark = np.flatnonzero(good & (brightest < DARK) & (darkest < brightest))
-    if len(dark) > DARK_SHARE * max(1, good.sum()):
-        yield (
-            f"{len(dark):,} images are nearly black (no value above {DARK - 1} of 255): {shorten(paths[dark])}. Values "
-            "of 10 or 12 bits stored in 16 look like this without a PNG sBIT chunk or DICOM window; rescale them "
-            "to the full range first."
-        )
-
-
 TABLE_CHECKS: tuple[Callable[[SampleTable], Iterable[Leak | str]], ...] = (
     patients_in_two_splits,
     rare_classes,
-    other_targets.rarely_known,
+    *other_targets.TABLE_CHECKS,
 )
 IMAGE_CHECKS: tuple[Callable[[SampleTable, ImageCache], Iterable[Leak | str]], ...] = (
     same_images,
-    odd_exposure,
+    exposure.odd_exposure,
     other_targets.boxes_outside,
+    other_targets.regions_shown,
 )
 
 

@@ -183,7 +183,7 @@ def candidates(features: np.ndarray, random: np.random.Generator) -> Iterator[tu
     yield from (divmod(pair, count) for pair in sorted(pair_codes))
 
 
-# -- comparison of pairs --------------------------------------------------------------------------------------------------
+# -- comparison of pairs -----------------------------------------------------------------------------------------------
 
 
 class Edges:

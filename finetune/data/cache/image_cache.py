@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from finetune.data.audit.near_duplicates import VERSION, Pair, near_duplicates
-from finetune.data.cache.store import DiskFull, ImageStore, StoreFolder, file_size
+from finetune.data.cache.mask_cache import MaskCache
+from finetune.data.cache.store import DiskFull, ImageStore, Printer, file_state, fill_once
 from finetune.data.decoding import containers
 from finetune.data.decoding.images import read_image, read_size
 from finetune.data.table import SampleTable
@@ -28,17 +29,15 @@ from finetune.preprocessing import Preprocessing
 CHUNK = 256  # images between two progress reports
 PROGRESS_SECONDS = 10.0  # seconds between two progress messages
 
-Printer = Callable[[str], Any]
-
 
 class ImageCache:
     """Images of a table at `preprocessing.stored_size`: `cache[row]` is uint8 (S, S), or (S, S, 3) for all rows if
     any of them is coloured.
 
     Made by `build`, which reads every file once and records `bad` (row -> why it cannot be read), `digests` (of the
-    decoded pixels before resizing, "" for bad rows), `extremes` ((N, 2) darkest and brightest value), `sizes` ((N, 2)
-    height and width before resizing). With
-    directory="off" nothing is stored and each access decodes the image; the results are the same.
+    decoded pixels before resizing, "" for unreadable rows), `extremes` ((N, 2) darkest and brightest value), `sizes`
+    ((N, 2) height and width before resizing). With directory="off" nothing is stored and each access decodes the image;
+    the results are the same.
     """
 
     def __init__(self, files: Sequence[Path], preprocessing: Preprocessing, facts: dict[str, Any], npy: Path | None):
@@ -46,7 +45,12 @@ class ImageCache:
         self.preprocessing = preprocessing
         self.channels: int = facts["channels"]
         self.digests: list[str] = facts["digests"]
-        self.bad: dict[int, str] = {int(row): reason for row, reason in facts["bad"].items()}
+        self.unreadable: dict[int, str] = {int(row): reason for row, reason in facts["bad"].items()}
+        """Row -> why the image cannot be read."""
+        self.masks: MaskCache | None = None
+        """The masks of the same rows, where they are a target."""
+        self.bad = self.unreadable
+        """Rows that nothing takes part with: unreadable ones, and those whose mask cannot be read or does not fit."""
         self.extremes = np.array(facts["extremes"], np.uint8).reshape(-1, 2)
         self.sizes = np.array(facts["sizes"], np.int64).reshape(-1, 2)
         self.npy = npy
@@ -75,14 +79,27 @@ class ImageCache:
             raise one_of("data.on_bad", on_bad, ("stop", "skip"))
         say = say or _nothing
         files = [table.root / path for path in table.paths]
-        survey = _Survey(files, preprocessing, workers or os.cpu_count() or 1, say, progress or _nothing)
-        facts, npy = survey.facts_in(directory)
+        workers = workers or os.cpu_count() or 1
+        survey = _Survey(files, preprocessing, workers, say, progress or _nothing)
+        facts, npy = fill_once(
+            directory,
+            lambda: cache_key(files, preprocessing),
+            (len(files), preprocessing.stored_size),
+            survey.read_all,
+            say,
+            what="Images",
+            grows="three times that if coloured",
+        )
         cache = cls(files, preprocessing, facts, npy)
+        cache.masks = MaskCache.build(table, preprocessing, cache, directory, workers, say)
+        if cache.masks is not None:
+            cache.bad = {**cache.masks.bad, **cache.unreadable}
         if cache.bad:
             first_reasons = "".join(
                 f"\n  {table.paths[row]}: {reason}" for row, reason in sorted(cache.bad.items())[:5]
             )
-            count = f"{len(cache.bad):,} of {len(files):,} images cannot be read"
+            with_masks = "or their masks " if len(cache.bad) > len(cache.unreadable) else ""
+            count = f"{len(cache.bad):,} of {len(files):,} images {with_masks}cannot be read"
             if on_bad == "stop" or len(cache.bad) == len(files):
                 way = "\ndata.on_bad=skip leaves them out." if len(cache.bad) < len(files) else ""
                 raise FinetuneError(f"{count}, first:{first_reasons}{way}")
@@ -94,8 +111,8 @@ class ImageCache:
 
     def __getitem__(self, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3), not to be written to
         """The resized image of a row of the table."""
-        if row in self.bad:
-            raise BadImage(self.files[row], self.bad[row])
+        if row in self.unreadable:
+            raise BadImage(self.files[row], self.unreadable[row])
         if self.npy is not None:
             return self._stored()[row]
         image = self.preprocessing.resize(read_image(self.files[row], self.preprocessing.min_decode_side))
@@ -105,7 +122,7 @@ class ImageCache:
 
     def take(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:  # -> uint8 (n, S, S) or (n, S, S, 3), a copy
         """Several images at once."""
-        if self.npy is None or not self.bad.keys().isdisjoint(rows):
+        if self.npy is None or not self.unreadable.keys().isdisjoint(rows):
             return np.stack([self[int(row)] for row in rows])
         return self._stored()[np.asarray(rows)]
 
@@ -140,37 +157,6 @@ class _Survey:
     def __init__(self, files: list[Path], preprocessing: Preprocessing, workers: int, say: Printer, progress: Callable):
         self.files, self.preprocessing, self.workers = files, preprocessing, workers
         self.say, self.progress = say, progress
-
-    def facts_in(self, directory: str | Path) -> tuple[dict[str, Any], Path | None]:
-        """The facts and the file of images; from an earlier run where that is possible."""
-        if str(directory) == "off":
-            return self.read_all(None), None
-        auto = str(directory) == "auto"
-        base = default_directory() if auto else Path(directory).expanduser()
-        try:
-            folder = StoreFolder(base, cache_key(self.files, self.preprocessing))
-            if (facts := folder.facts()) is not None:
-                return facts, folder.npy
-            with folder.locked(lambda: self.say(f"Waiting for another process that writes {folder.path}.")):
-                if (facts := folder.facts()) is not None:
-                    return facts, folder.npy
-                size = self.preprocessing.stored_size
-                need = file_size(len(self.files) * size * size)
-                self.say(f"Decoding {len(self.files):,} images once: {need} in {base}, three times that if coloured.")
-                with folder.begin(len(self.files), size, share=0.5 if auto else 1.0) as store:
-                    facts = self.read_all(store, stop_when_full=not auto)
-                    if store.full:
-                        self.say(f"Images are not cached: {store.full} They are decoded each time (data.cache=DIR).")
-                        return facts, None
-                    store.finish(facts)
-                return facts, folder.npy
-        except DiskFull as error:
-            raise FinetuneError(f"data.cache={directory}: {error} Choose another folder or data.cache=off.") from None
-        except OSError as error:  # a folder that cannot be written to
-            if not auto:
-                raise FinetuneError(f"data.cache={directory}: {error}. Choose another folder or off.") from None
-            self.say(f"Images are not cached ({error}); they are decoded each time (data.cache=DIR).")
-            return self.read_all(None), None
 
     def read_all(self, store: ImageStore | None, stop_when_full: bool = False) -> dict[str, Any]:
         """Facts of all files: channels, digests, bad, extremes, sizes."""
@@ -219,11 +205,6 @@ class _Survey:
         return list(read_size(file) or image.shape[:2])
 
 
-def default_directory() -> Path:
-    """$FINETUNE_CACHE, or ~/.cache/finetune."""
-    return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune")
-
-
 def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
     """A hash of the files' paths, sizes and times, and of all settings that resizing depends on.
 
@@ -236,16 +217,13 @@ def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:
     container_states: dict[Path, str] = {}  # containers: one look for all the images in them
     for file in files:
         if (member := containers.member(file)) is None:
-            text = _state(file)
+            text = file_state(file)
         else:
-            text = container_states.get(member.file) or container_states.setdefault(member.file, _state(member.file))
+            state = container_states.get(member.file)
+            text = state or container_states.setdefault(member.file, file_state(member.file))
             text += f"\x1f{member.key}/{member.number}"
         digest.update(text.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
-
-
-def _state(file: Path) -> str:
-    return f"\x1e{os.path.abspath(file)}\x1f{containers.state(file)}"
 
 
 def _nothing(*_: Any) -> None:

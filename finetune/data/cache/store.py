@@ -14,12 +14,18 @@ from typing import IO, Any
 
 import numpy as np
 
+from finetune.data.decoding import containers
+from finetune.errors import FinetuneError
+
 try:
     import fcntl
 except ImportError:  # Windows: two runs at once may decode twice, the rename still decides
     fcntl = None  # type: ignore[assignment]
 
 COPY_ROWS = 256
+
+Printer = Callable[[str], Any]
+"""Takes a sentence for the user."""
 
 
 class DiskFull(Exception):
@@ -129,6 +135,65 @@ class ImageStore:
                     if error.errno == errno.ENOSPC:
                         raise DiskFull(f"the disk of {self.path.parent} is full.") from None
         return images
+
+
+def fill_once(
+    directory: str | Path,
+    key: Callable[[], str],
+    shape: tuple[int, int],
+    read_all: Callable[..., dict[str, Any]],
+    say: Printer,
+    *,
+    what: str,
+    grows: str = "",
+) -> tuple[dict[str, Any], Path | None]:
+    """The facts and the file of `shape` (rows, side) squares: from an earlier run, or from `read_all(store,
+    stop_when_full)`, which puts every row into the store and gives the facts.
+
+    `directory` is "off", "auto" or a folder, as in ImageCache.build; without a file there is None in its place.
+    `what` (Images) names the squares in sentences, `grows` says what more they may take.
+
+    Raises:
+        FinetuneError: a named folder without room, or that cannot be written to.
+    """
+    if str(directory) == "off":
+        return read_all(None), None
+    auto = str(directory) == "auto"
+    base = default_directory() if auto else Path(directory).expanduser()
+    rows, side = shape
+    try:
+        folder = StoreFolder(base, key())
+        if (facts := folder.facts()) is not None:
+            return facts, folder.npy
+        with folder.locked(lambda: say(f"Waiting for another process that writes {folder.path}.")):
+            if (facts := folder.facts()) is not None:
+                return facts, folder.npy
+            need = file_size(rows * side * side) + f" in {base}"
+            say(f"Decoding {rows:,} {what.lower()} once: {need}{', ' * bool(grows)}{grows}.")
+            with folder.begin(rows, side, share=0.5 if auto else 1.0) as store:
+                facts = read_all(store, stop_when_full=not auto)
+                if store.full:
+                    say(f"{what} are not cached: {store.full} They are decoded each time (data.cache=DIR).")
+                    return facts, None
+                store.finish(facts)
+            return facts, folder.npy
+    except DiskFull as error:
+        raise FinetuneError(f"data.cache={directory}: {error} Choose another folder or data.cache=off.") from None
+    except OSError as error:  # a folder that cannot be written to
+        if not auto:
+            raise FinetuneError(f"data.cache={directory}: {error}. Choose another folder or off.") from None
+        say(f"{what} are not cached ({error}); they are decoded each time (data.cache=DIR).")
+        return read_all(None), None
+
+
+def default_directory() -> Path:
+    """$FINETUNE_CACHE, or ~/.cache/finetune."""
+    return Path(os.environ.get("FINETUNE_CACHE") or Path.home() / ".cache" / "finetune")
+
+
+def file_state(file: Path) -> str:
+    """Part of a key: place, size and times of a file."""
+    return f"\x1e{os.path.abspath(file)}\x1f{containers.state(file)}"
 
 
 def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:

@@ -1,6 +1,6 @@
 """Images that lie together in one array: `FILE.npz::KEY/INDEX` and `FILE.h5::KEY/INDEX`, INDEX counted from 0.
 
-A path of that form stands in a table where a file's path would. `FILE::frame/INDEX` is a frame of a DICOM file.
+A table may have such a path in place of a file's path. `FILE::frame/INDEX` is a frame of a DICOM file.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ class Member(NamedTuple):
     key: str
     """Name of the array in it, or `frame`."""
     number: int
-    """Which of its images."""
+    """Index of the image."""
 
     @property
     def is_frame(self) -> bool:
-        """Whether it is a frame of a DICOM file, which finetune/data/dicom.py reads."""
+        """Whether it is a frame of a DICOM file, which decoding/dicom.py reads."""
         return not is_array_file(self.file)
 
     @property
     def path(self) -> str:
-        """The form it was written in."""
+        """The path in its written form."""
         return f"{self.file}::{self.key}/{self.number}"
 
 
@@ -74,6 +74,18 @@ def length(file: Path, key: str) -> int:
     return int(_shape(_array_of(file, key))[0])
 
 
+def size(member: Member) -> tuple[int, int]:  # -> (H, W)
+    """Of one picture, by its array's header alone.
+
+    Raises:
+        BadImage: a file or an array that cannot be read.
+    """
+    shape = _shape(_array_of(member.file, member.key))
+    if len(shape) not in (3, 4):
+        raise BadImage(member.path, f"has the shape {shape}; wanted is (N, H, W) or (N, H, W, channels)")
+    return int(shape[1]), int(shape[2])
+
+
 def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 2, 3 or 4)
     """One image. An .npz array is decompressed once per process, or mapped where it is stored uncompressed.
 
@@ -94,7 +106,7 @@ def read(member: Member) -> np.ndarray:  # -> uint8 or uint16 (H, W), or (H, W, 
 
 
 def state(file: str | os.PathLike[str]) -> str:
-    """Size and times of a file in a word, which changes whenever its content does."""
+    """Size and times of a file as text, which changes whenever its content does."""
     try:
         info = os.stat(file)
         return f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
@@ -104,7 +116,7 @@ def state(file: str | os.PathLike[str]) -> str:
 
 @dataclass
 class _Packed:
-    """An .npz array: known by its header, decompressed when an image of it is asked for."""
+    """An .npz array: only its header is read, values are decompressed at first use."""
 
     file: Path
     key: str

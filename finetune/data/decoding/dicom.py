@@ -1,11 +1,11 @@
-"""DICOM: stored values to uint8, by what the header says: modality LUT, VOI LUT or window, MONOCHROME1 inverted last.
+"""DICOM: stored values to uint8, by the header: modality LUT, VOI LUT or window, MONOCHROME1 inverted last.
 
 The choices that the standard leaves open:
 - VOI LUTs and windows are alternatives to it (PS3.3 C.11.2.1). The first VOI LUT is taken, else the first window: as
-  pydicom does.
+  in pydicom.
 - Without either, the range that Bits Stored allows becomes 0..255, not the range found in the image: 8-bit images
   stay as they are, one bright marker moves nothing, and equal values look equal in all images of a set. The audit
-  speaks up where the header claims more bits than the images fill.
+  warns if the header claims more bits than the images use.
 - Padding (Pixel Padding Value, Range Limit) is no part of the image and becomes black, after the inversion.
 - Of several frames the middle one is read, since many series begin with an empty one. `FILE::frame/INDEX` chooses.
 """
@@ -51,7 +51,7 @@ def read(path: Path, file: BinaryIO, frame: int | None, max_pixels: int) -> np.n
     except ImportError:
         raise MissingExtra(f"{path} is DICOM, which needs pydicom", EXTRA) from None
     file.seek(0)
-    header = dcmread(file, stop_before_pixels=True)  # the file now stands at the pixels
+    header = dcmread(file, stop_before_pixels=True)  # the file is now positioned at the pixels
     frame = _frame(path, header, frame)
     rows, columns = (int(header.get(key) or 0) for key in ("Rows", "Columns"))
     if rows < 1 or columns < 1:
@@ -85,7 +85,7 @@ def read(path: Path, file: BinaryIO, frame: int | None, max_pixels: int) -> np.n
 def read_patient(path: Path) -> str:
     """The PatientID in a DICOM file's header, ISSUER:ID where the header names the issuer; blank where there is none.
 
-    Nothing else of the header is used. A file that cannot be read has none; decoding it says what is wrong with it.
+    Nothing else of the header is used. An unreadable file has none; decoding reports the reason.
 
     Raises:
         MissingExtra: pydicom is not installed.
@@ -109,8 +109,27 @@ def read_patient(path: Path) -> str:
     return f"{issuer}:{patient}" if issuer and patient else patient
 
 
+def read_size(path: Path, file: BinaryIO) -> tuple[int, int]:  # -> (H, W)
+    """Rows and Columns of an open DICOM file, by its header.
+
+    Raises:
+        BadImage: the header has no size.
+        MissingExtra: pydicom is not installed.
+    """
+    try:
+        from pydicom import dcmread
+    except ImportError:
+        raise MissingExtra(f"{path} is DICOM, which needs pydicom", EXTRA) from None
+    file.seek(0)
+    header = dcmread(file, stop_before_pixels=True, specific_tags=["Rows", "Columns"])
+    height, width = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    if height * width == 0:
+        raise BadImage(path, "is DICOM without Rows and Columns: it holds no image")
+    return height, width
+
+
 def gray_table(path: Path, header: Dataset, frame: int, dtype: np.dtype) -> tuple[np.ndarray, int]:
-    """The gray (uint8) of every value that `dtype` can hold, and the value that the first one stands for."""
+    """The gray (uint8) of every value that `dtype` can hold, and the stored value of its first entry."""
     rules = _rules(header, frame)
     low, high = int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)
     stored = np.arange(low, high + 1, dtype=np.float64)
@@ -174,7 +193,7 @@ def _look_up(values: np.ndarray, item: Dataset, little: bool) -> tuple[np.ndarra
 
 
 def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Which stored values stand for no image at all."""
+    """Which stored values are padding."""
     ends = [header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")]
     if ends[0] is None:
         return np.zeros(len(stored), bool)
@@ -185,7 +204,7 @@ def _is_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
 
 
 def _rules(header: Dataset, frame: int) -> dict[str, Any]:
-    """What turns stored values into gray ones for a frame: of the frame, else of all frames, else of the file."""
+    """The rules from stored to gray values for a frame: of the frame, else of all frames, else of the file."""
     rules = {key: header.get(key) for key in GRAY_RULES}
     shared = (header.get("SharedFunctionalGroupsSequence") or [])[:1]
     per_frame = (header.get("PerFrameFunctionalGroupsSequence") or [])[frame : frame + 1]
@@ -220,9 +239,9 @@ def _check_decoder(path: Path, header: Dataset) -> None:
 
 
 def _check_complete(path: Path, header: Dataset, file: BinaryIO) -> None:
-    """Decoders fill up what is missing at the end with gray; so the lengths of the compressed parts are looked at."""
+    """Check the lengths of the compressed parts, since decoders fill missing data with gray."""
     if not header.file_meta.TransferSyntaxUID.is_encapsulated:
-        return  # too few values are noticed
+        return  # decoding notices missing values
     here, size = file.tell(), file.seek(0, 2)
     file.seek(here + 12)  # tag, OB, two empty bytes, an open length
     while len(start := file.read(8)) == 8 and start[:4] == b"\xfe\xff\x00\xe0":

@@ -1,6 +1,6 @@
 """Decoding: any image file to uint8 gray (H, W) or RGB (H, W, 3), or a BadImage that says what is wrong with it.
 
-The same file always gives the same pixels; values are scaled by what the header says, never by a look at the image.
+The same file always gives the same pixels; values are scaled by the header, never by the image's content.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from finetune.preprocessing import check_image
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", *dicom.SUFFIXES)
 
-MAX_PIXELS = 200_000_000  # a header may claim any size; beyond this nothing is decoded
+MAX_PIXELS = 200_000_000  # a header may claim any size; larger images are not decoded
 
 # The reader is chosen by the first bytes, not by the name, and called directly: Image.open would try every format
-# Pillow knows, some of which run other programs, and would warn of large images in its own way.
+# Pillow knows, some of which run other programs, and would warn of large images.
 READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
     (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
     (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
@@ -38,21 +38,21 @@ READERS: list[tuple[bytes, type[ImageFile.ImageFile]]] = [
 PNG_END = b"IEND\xaeB`\x82"
 DEEP_GRAY = ("I;16", "I;16B", "I;16L")  # Pillow's modes of unsigned 16-bit gray
 SAFE_CONVERSIONS = {"1": "L", "P": "RGB", "CMYK": "RGB", "YCbCr": "RGB", "RGBX": "RGB", "La": "LA", "RGBa": "RGBA"}
-ORIENTATION, BITS, PHOTOMETRIC = 0x0112, 258, 262  # EXIF and TIFF tags
+ORIENTATION, BITS, PHOTOMETRIC, WIDTH, LENGTH = 0x0112, 258, 262, 256, 257  # EXIF and TIFF tags
 
 
 def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
     """Decode one image: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
 
-    Gray is what has gray pixels, whatever the file's mode: an RGB file with R = G = B everywhere comes back (H, W).
+    An image is gray if its pixels are, whatever the file's mode: an RGB file with R = G = B everywhere gives (H, W).
     16-bit values v become round(v * 255 / 65535), or by the significant bits that a PNG's sBIT chunk or a TIFF's
     BitsPerSample names. EXIF orientation is applied. An alpha channel that is the same everywhere carries no image
     and is dropped; any other is composited on black. Of a GIF, WebP or TIFF with several images the first is read.
-    32-bit values have no fixed range and are refused, as is anything cut short. How DICOM becomes 8 bits stands in
-    finetune/data/dicom.py; an array in a container is an image of 8 or 16 bits.
+    32-bit values have no fixed range and are refused, as is anything cut short. For DICOM see
+    finetune/data/decoding/dicom.py; an array in a container is an image of 8 or 16 bits.
 
-    A JPEG whose shorter side stays at least `min_side` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which takes a
-    part of the time.
+    A JPEG whose shorter side stays at least `min_side` pixels is decoded at 1/2, 1/4 or 1/8 of its size, which is
+    faster.
     """
     path = Path(path)
     member = containers.member(path)
@@ -74,13 +74,47 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
 
 
 def read_size(path: str | os.PathLike[str]) -> tuple[int, int] | None:  # -> (H, W)
-    """Of a JPEG as it stands in the file, whatever size it was decoded at; None for everything else."""
+    """Full size of a JPEG, upright, from its header; None for every other file."""
     with open(path, "rb") as file:
         if not file.read(3).startswith(b"\xff\xd8\xff"):
             return None
         file.seek(0)
-        width, height = JpegImagePlugin.JpegImageFile(file).size
-        return height, width
+        return _upright_size(JpegImagePlugin.JpegImageFile(file))
+
+
+def header_size(path: str | os.PathLike[str]) -> tuple[int, int]:  # -> (H, W)
+    """Of any image that `read_image` reads, upright, by its header alone: no pixel is decoded.
+
+    Raises:
+        BadImage: the file or its header cannot be read.
+    """
+    path, member = Path(path), containers.member(path)
+    try:
+        if member is not None and not member.is_frame:
+            return containers.size(member)
+        with _open(path if member is None else member.file) as file:
+            head = file.read(132)
+            if head[128:132] == b"DICM":
+                return dicom.read_size(path, file)
+            reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
+            if reader is None:
+                raise BadImage(path, f"is not an image in a known format; it begins with {head[:12]!r}")
+            file.seek(0)
+            return _upright_size(reader(file))
+    except (BadImage, MissingExtra):
+        raise
+    except Exception as error:  # readers raise nearly anything on damaged files
+        raise BadImage(path, f"is damaged or cut short ({' '.join(str(error).split())[:160]})") from None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Height and width once EXIF orientation is applied."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        width, height = (int(image.tag_v2[side]) for side in (WIDTH, LENGTH))  # some releases of Pillow turn `size`
+    else:
+        width, height = image.size
+    known = "exif" in image.info or isinstance(image, TiffImagePlugin.TiffImageFile)  # else Pillow decodes a PNG for it
+    return (width, height) if known and _orientation(image) >= 5 else (height, width)
 
 
 def as_image(image: Image.Image | np.ndarray) -> np.ndarray:  # -> uint8 (H, W) gray or (H, W, 3) RGB
@@ -142,14 +176,14 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
     turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
     bits, shift = _depth(image, file)
     if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):
-        image.draft("", (min_side, min_side))  # the JPEG's own frequencies, cut off: as good as an average over pixels
+        image.draft("", (min_side, min_side))  # truncates the JPEG's frequencies: as good as an average over pixels
     image.load()
     if reader is PngImagePlugin.PngImageFile:
         _check_png_end(path, file)
     if "exif" in image.info:
         turn = _orientation(image)
     if bits > 8 and image.mode not in (*DEEP_GRAY, "I", "F"):
-        pixels = _deep_colour(path, file)  # Pillow has just checked that the file is whole
+        pixels = _deep_colour(path, file)  # Pillow has just checked that the file is complete
     else:
         pixels = _pixels(path, image, bits)
         if reader is TiffImagePlugin.TiffImageFile:
@@ -158,15 +192,16 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 is upright."""
+    """EXIF orientation 1..8; 1 is upright, and what anything else counts as."""
     try:
-        return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # broken EXIF does not make the pixels unreadable
+        turn = int(image.getexif().get(ORIENTATION, 1))
+        return turn if 1 <= turn <= 8 else 1
+    except Exception:  # broken EXIF does not prevent reading the pixels
         return 1
 
 
 def _depth(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
-    """How many bits of a sample mean something and by how many they are shifted up; (8, 0) for what Pillow scales."""
+    """Number of significant bits per sample, and by how many they are shifted up; (8, 0) for what Pillow scales."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(8, *image.tag_v2.get(BITS, (8,))), 0  # 12 bits hold 0..4095
     if not isinstance(image, PngImagePlugin.PngImageFile):
@@ -189,7 +224,7 @@ def _depth(image: ImageFile.ImageFile, file: BinaryIO) -> tuple[int, int]:
 
 
 def _check_png_end(path: Path, file: BinaryIO) -> None:
-    """Pillow accepts a PNG whose last bytes are gone if the pixels were all there; then nothing vouches for them."""
+    """Pillow accepts a PNG without its last bytes if all pixels are present, but unverified."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 4096))
     if PNG_END not in file.read():
@@ -254,7 +289,7 @@ def _without_alpha(pixels: np.ndarray) -> np.ndarray:  # uint8 (H, W[, 2, 3 or 4
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The image upright: EXIF orientations 2 to 8; anything else means as it is."""
+    """The image upright: EXIF orientations 2 to 8; otherwise unchanged."""
     if orientation in (5, 6, 7, 8):  # rows and columns are swapped
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

@@ -1,10 +1,10 @@
 """Plain 8-bit PNGs, decoded in about half of Pillow's time, to the same pixels.
 
 Its time goes into inflating, which isal does faster than zlib, and into undoing the rows' filters, which is compiled
-here. Only a file that is plain, whole and well-formed is decoded here: each chunk known, of the length it must have and
+here. Only a plain, complete and well-formed file is decoded here: each chunk known, of the length it must have and
 with its checksum; one IHDR first, one run of IDAT, IEND last and nothing behind it; a zlib stream of 8 bits a sample
-that ends with its checksum where the last row does. Whatever else there is (a palette, transparency by a colour, 16
-bits, interlacing, EXIF, several images, damage) is left to Pillow, which reads it or says what is wrong with it.
+that ends with its checksum where the last row does. Everything else (a palette, transparency by a colour, 16
+bits, interlacing, EXIF, several images, damage) is left to Pillow, which reads it or reports the error.
 
 One kind of file is decoded here and refused by Pillow: isal takes a deflate stream whose Huffman codes are incomplete.
 No encoder writes such codes, and all checksums have to agree with the pixels.

@@ -46,6 +46,7 @@ class Augment:
         for name, transform in self.transforms.items():
             if not (callable(transform) and hasattr(transform, "set_random_state")):
                 raise FinetuneError(f"transforms.{name}={transform!r} is not an albumentations transform.")
+        self._mixing = [name for name, transform in self.transforms.items() if _mixes_masks(transform)]
         self._bits = np.random.PCG64(0)
         self._generator = np.random.Generator(self._bits)
         self._python = random.Random(0)
@@ -66,9 +67,16 @@ class Augment:
         three moved alike. The image is the same with and without them.
 
         Raises:
-            FinetuneError: a transform cannot move masks or boxes, or gives another size or type.
+            FinetuneError: a transform cannot move masks or boxes, mixes the values of masks, or gives another size or
+                type.
         """
         self._reseed(seed)
+        if mask is not None and self._mixing:
+            name = self._mixing[0]
+            raise FinetuneError(
+                f"transforms.{name} ({type(self.transforms[name]).__name__}) mixes neighbouring values of masks, which "
+                f"are names of regions: set transforms.transforms.{name}.mask_interpolation={cv2.INTER_NEAREST}."
+            )
         if mask is not None and (mask.shape != image.shape[:2] or mask.dtype != np.uint8):
             raise FinetuneError(f"a mask of {mask.dtype} {mask.shape} does not fit an image of {image.shape}.")
         out: dict[str, Any] = {"image": image, **({} if mask is None else {"mask": mask})}
@@ -86,7 +94,7 @@ class Augment:
         if result.dtype != np.uint8 or result.ndim != image.ndim:
             raise FinetuneError(
                 f"transforms {[*self.transforms]} turn {image.dtype} {image.shape} into {result.dtype} {result.shape}: "
-                "they must keep uint8 and the channels (normalising comes later, by itself)."
+                "they must keep uint8 and the channels (normalising comes later)."
             )
         return Augmented(result, out.get("mask"), None if boxes is None else _cut(out["bboxes"], side, number))
 
@@ -120,6 +128,13 @@ class Augment:
         if "bboxes" in out:
             moved["bboxes"] = out["bboxes"] - np.array([left, top, left, top, 0])
         return moved
+
+
+def _mixes_masks(transform: Any) -> bool:
+    """Whether a transform, or one within it, takes anything but the nearest pixel of a mask."""
+    nearest = (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)
+    mixes = getattr(transform, "mask_interpolation", cv2.INTER_NEAREST) not in nearest
+    return mixes or any(_mixes_masks(inner) for inner in getattr(transform, "transforms", ()))
 
 
 def _apply(name: str, transform: Any, out: dict[str, Any]) -> dict[str, Any]:

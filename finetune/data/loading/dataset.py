@@ -15,11 +15,11 @@ from finetune.data.loading.sampling import Key
 from finetune.placement import cut_boxes
 from finetune.preprocessing import Preprocessing
 
-LISTED = ("boxes", "box_labels", "box_visible")  # of a batch: one tensor per image
+LISTED = ("boxes", "box_labels", "box_visible", "ignored_boxes")  # of a batch: one tensor per image
 
 
 class Images(Protocol):
-    """What a ImageCache offers here: resized uint8 images by row."""
+    """The part of ImageCache that is used here: resized uint8 images by row."""
 
     def __getitem__(self, row: int) -> np.ndarray: ...
 

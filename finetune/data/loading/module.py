@@ -60,7 +60,8 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
-        targets, annotated = table.targets(), AnnotatedTargets.from_table(table, preprocessing, images.sizes)
+        targets = table.targets()
+        annotated = AnnotatedTargets.from_table(table, preprocessing, images.sizes, images.masks)
         self.train_dataset = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
@@ -77,7 +78,7 @@ class ImageData(L.LightningDataModule):
             if len(set(hashes)) > 1:
                 raise FinetuneError(
                     f"The processes read different tables or drew different splits ({', '.join(sorted(set(hashes)))}). "
-                    "Is data.root the same for all of them, and did nothing write there meanwhile?"
+                    "Check that data.root is the same for all of them and was not changed meanwhile."
                 )
 
     def train_dataloader(self) -> "EpochLoader":
@@ -93,7 +94,7 @@ class ImageData(L.LightningDataModule):
         )  # fmt: skip
         loader = self._loader(self.train_dataset, sampler)
         if trainer is not None:
-            # `processed`, not current_epoch: after a resume the loader begins before that one is counted up
+            # `processed`, not current_epoch: after a resume the loader starts before that is incremented
             progress: Any = trainer.fit_loop.epoch_progress.current
             loader.epoch_of = lambda: progress.processed
         return loader
@@ -109,7 +110,7 @@ class ImageData(L.LightningDataModule):
         return self.rows_loader(self.rows(split), rank=rank, world_size=world_size)
 
     def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader:
-        """These rows of the table, as they are shown to a network that is asked."""
+        """These rows of the table, prepared for evaluation."""
         return self._loader(
             self.eval_dataset, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size)
         )

@@ -1,4 +1,4 @@
-"""Which samples make up which batch: a function of (seed, epoch) and of nothing else, shared among the ranks."""
+"""Which samples make up which batch: a function of only (seed, epoch), shared among the ranks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError, one_of
 
-Key = tuple[int, int]  # (epoch, row): workers need no idea of the epoch
+Key = tuple[int, int]  # (epoch, row): workers need not know the epoch
 
 
 SAMPLERS = ("none", "balanced", "sqrt")
@@ -17,9 +17,9 @@ SAMPLERS = ("none", "balanced", "sqrt")
 def row_weights(targets: np.ndarray, sampler: str) -> np.ndarray | None:  # (N, K) -> (N,), of mean 1
     """How often each training row is to be drawn; None where every row comes once per epoch.
 
-    A row weighs as much as its rarest positive class, 1 / (rows that are positive for it), and rows without a positive
-    form a class of their own: with "balanced", single-label classes are drawn equally often. "sqrt" takes the square
-    roots of these weights, half way to the counts as they are.
+    The weight of a row is that of its rarest positive class, 1 / (rows that are positive for it). Rows without
+    a positive form a separate class: with "balanced", single-label classes are drawn equally often. "sqrt" takes the
+    square roots of these weights, half way to the original counts.
     """
     if sampler not in SAMPLERS:
         raise one_of("data.sampler", sampler, SAMPLERS)
@@ -36,11 +36,11 @@ def row_weights(targets: np.ndarray, sampler: str) -> np.ndarray | None:  # (N, 
 class EpochBatchSampler:
     """Every training row once per epoch, in ceil(n / batch_size) batches of nearly equal size.
 
-    With `weights` (one per row) as many rows are drawn with replacement instead, each as often as it weighs.
+    With `weights` (one per row) as many rows are drawn with replacement instead, in proportion to the weights.
 
     Equal sizes instead of a small last batch, whose gradient and batch statistics would weigh as much as a full one's.
     `batch_size` is over all ranks: rank r takes [r::world_size] of each batch. The order of an epoch follows from
-    (seed, epoch), so a run that was resumed at an epoch sees what it would have seen.
+    (seed, epoch), so a run that was resumed at an epoch sees the same order.
 
     With `accumulate` = k each run of k batches, from which one optimizer step is made, holds the samples that one batch
     of k * batch_size would hold: the epoch is cut into these, then each of them into k. Where that would leave a rank

@@ -83,18 +83,19 @@ class Lungs:
         self.vessels = self.vessels * (1 - share)
 
 
-def draw(chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]) -> tuple[Lungs, list[tuple[str, Box]]]:
-    """The chest with the findings in it, and (finding, box) per lesion; each looks the same whatever its company."""
+def draw(chest: Chest, findings: tuple[str, ...], seed: tuple[int, ...]) -> tuple[Lungs, list[tuple[str, Mask]]]:
+    """The chest with the findings in it, and (finding, its pixels) per lesion; each looks the same whatever its
+    company."""
     lungs = Lungs.from_chest(chest)
-    boxes: list[tuple[str, Box]] = []
+    lesions: list[tuple[str, Mask]] = []
     sides = np.random.default_rng((*seed, 99)).permutation([-1, 1])  # fluid on one side, air on the other
     for name, painter in PAINTERS.items():
         if name in findings:
             rng = np.random.default_rng((*seed, FINDINGS.index(name)))
             for mask in painter(lungs, rng, int(sides[0] if name == "Effusion" else sides[1])):
                 if mask.any():
-                    boxes.append((name, box_of(mask)))
-    return lungs, sorted(boxes)
+                    lesions.append((name, mask))
+    return lungs, lesions
 
 
 def box_of(mask: Mask) -> Box:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from finetune.data.phantom.anatomy import build_chest
 from finetune.data.phantom.exposure import Exposure, attenuation, expose
-from finetune.data.phantom.findings import CTR_ENLARGED, CTR_HEALTHY, FINDINGS, Box, Lungs, draw
+from finetune.data.phantom.findings import CTR_ENLARGED, CTR_HEALTHY, FINDINGS, Box, Lungs, box_of, draw
 from finetune.data.phantom.grid import Anatomy, Pose
 
 VERSION = 1
@@ -22,6 +22,9 @@ HEALTHY = 0.38
 """Share of images without any."""
 IMAGES_PER_PATIENT = (0.36, 0.25, 0.15, 0.09, 0.06, 0.04, 0.03, 0.02)
 """Share of patients with 1, 2, ... 8 images; 2.6 on average."""
+REGIONS = ("lung", "heart", *(name for name in FINDINGS if name != "Cardiomegaly"))
+"""Regions of a image: the lungs as they are aerated without findings, both as one, the shadow of the heart, and each
+finding."""
 FIELD = 320.0
 """Side of the image in mm, before magnification."""
 
@@ -57,6 +60,8 @@ class Rendered:
     boxes: list[tuple[str, Box]]
     attenuation: NDArray[np.float32]
     ctr: float
+    regions: dict[str, NDArray[np.bool_]]
+    """Name of each of REGIONS -> its pixels (size, size), exact by construction; they overlap."""
 
 
 def plan(n_images: int, seed: int) -> list[Study]:
@@ -154,7 +159,13 @@ def render(study: Study, seed: int, size: int) -> Rendered:
     anatomy = anatomy_of(study, seed)
     wide = np.random.default_rng((seed, 1, study.patient, 1)).uniform(*CTR_ENLARGED)
     chest = build_chest(anatomy, pose, size, FIELD, wide if "Cardiomegaly" in study.findings else None)
-    lungs, boxes = draw(chest, study.findings, key)
+    lungs, lesions = draw(chest, study.findings, key)
+    boxes = sorted((name, box_of(mask)) for name, mask in lesions)
     total, reference = attenuation(lungs, anatomy.air), attenuation(Lungs.from_chest(chest), anatomy.air)
     image = expose(total, reference, chest, exposure, np.random.default_rng((*key, 98)))
-    return Rendered(image, np.uint8(255) * chest.lung_mask, boxes, total, chest.ctr)
+    regions = {name: np.zeros((size, size), bool) for name in REGIONS}
+    regions |= {"lung": chest.lung_mask, "heart": chest.heart_mask}
+    for name, mask in lesions:
+        if name in regions:  # an enlarged heart is the heart
+            regions[name] = regions[name] | mask
+    return Rendered(image, np.uint8(255) * chest.lung_mask, boxes, total, chest.ctr, regions)

@@ -26,8 +26,8 @@ def assemble(
     notes: Sequence[str] = (),
     strata: np.ndarray | None = None,
 ) -> SampleTable:
-    """The checked table. `labels`: the number of each image's class (N,), or targets (N, K). `strata` (N, L): what splits
-    are balanced over, if that is more than the targets."""
+    """The checked table. `labels`: the number of each image's class (N,), or targets (N, K). `strata` (N, L): what
+    splits are balanced over, if that is more than the targets."""
     labels = np.asarray(labels)
     targets = (labels[:, None] == np.arange(len(classes))).astype(float) if labels.ndim == 1 else labels.astype(float)
     split_names = splits if splits is not None else [None] * len(paths)

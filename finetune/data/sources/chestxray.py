@@ -6,19 +6,20 @@ Wang et al., CVPR 2017. The whole set and any partial download work alike.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from finetune.data.annotations import BOXES, Annotations, Boxes
+from finetune.data.annotations import BOXES, Annotations, Box, Boxes
 from finetune.data.findings import NO_FINDING, check_one_truth, select_findings
 from finetune.data.phantom.dataset import is_phantom
-from finetune.data.sources.chestxray_boxes import LISTING, read_boxes
+from finetune.data.sources.boxed import TARGETS, BoxList, Faults, header_sizes, with_boxes
+from finetune.data.sources.chestxray_boxes import BOXED, LISTING, known_boxes, read_boxes
 from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable, Strata
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, one_of
 
 FINDINGS = [  # the paper's order
     "Atelectasis",
@@ -48,7 +49,9 @@ class ChestXray:
     """Source of NIH ChestX-ray14, in the published layout or with images_001 ... images_012 folders.
 
     Where BBox_List_2017.csv lies beside the table, its boxes are the annotation `boxes` (finetune/data/annotations.py),
-    marked as incomplete: an image without boxes was not annotated, it may still show findings.
+    marked as incomplete: an image without boxes was not annotated, it may still show findings. With
+    target=boxes they are the target of the images where they are complete (chestxray_boxes.known_boxes). Images with
+    No Finding are negatives then, and all others are unknown.
     """
 
     root: str | Path = "data/chestxray"
@@ -57,6 +60,14 @@ class ChestXray:
     """Findings to learn, by default all 14; "No Finding" may be one of them."""
     official_split: bool | None = None
     """Use train_val_list.txt and test_list.txt; by default when both are there."""
+    target: str = "class"
+    """class or boxes."""
+    on_bad: str = "stop"
+    """What a box that reaches out of its image does: stop, or skip."""
+
+    def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise one_of("data.target", self.target, TARGETS)
 
     def table(self) -> SampleTable:
         """One row per image that is present."""
@@ -102,13 +113,14 @@ class ChestXray:
         frame["follow_up"] = pd.to_numeric(rows["Follow-up #"], errors="coerce").astype(float)
         synthetic = is_phantom(root) is not None
         annotations: dict[str, Annotations] = {}
+        boxes_of_path: dict[str, list[Box]] = {}
         if (root / LISTING).is_file():
             boxes_of_path, box_notes = read_boxes(root, where, scale=not synthetic)
             notes += box_notes
             boxes = {path: Boxes.from_sides(listed, complete=False) for path, listed in boxes_of_path.items()}
             none = Boxes.from_sides([], complete=False)
             annotations[BOXES] = [boxes.get(path, none) for path in frame["path"]]
-        return SampleTable(
+        table = SampleTable(
             frame=frame.reset_index(drop=True),
             classes=findings,
             kind="multilabel",
@@ -121,6 +133,32 @@ class ChestXray:
             strata=Strata(raw_labels == 1),
             annotations=annotations,
         ).check()
+        return table if self.target == "class" else self._boxed(table, boxes_of_path, raw_labels)
+
+    def _boxed(self, table: SampleTable, boxes_of_path: dict[str, list[Box]], raw_labels: np.ndarray) -> SampleTable:
+        """The table with boxes for its target; `raw_labels` (N, 15) are all labels, No Finding last."""
+        if BOXES not in table.annotations:
+            raise FinetuneError(f"data.target=boxes needs {LISTING} in data.root={self.root}; get it at {WHERE}.")
+        learned = [name for name in table.classes if table.synthetic or name in BOXED]
+        names = np.array([*FINDINGS, NO_FINDING], dtype=object)
+        labels = [set(names[row > 0]) & {*learned, NO_FINDING} for row in raw_labels]
+        listed = [[box for box in boxes_of_path.get(path, []) if box[0] in learned] for path in table.paths]
+        known = known_boxes(listed, labels, table.synthetic)
+        boxes, faults = BoxList(), Faults(self.on_bad)
+        for row, of_row in enumerate(known):
+            for label, left, top, width, height in of_row or ():
+                boxes.add(row, label, (left, top, left + width, top + height), f"{LISTING}, {table.paths[row]}")
+        sizes, shown = np.full((len(table), 2), np.nan), sorted(set(boxes.images))
+        sizes[shown] = header_sizes(table.root, [table.paths[row] for row in shown])
+        entries = [None if known[row] is None else entry for row, entry in enumerate(boxes.per_image(sizes, faults))]
+        part = sum(bool(of_row) and known[row] is None for row, of_row in enumerate(listed))
+        notes = [*table.notes, *faults.settle()]
+        if part:
+            notes.append(
+                f"{part:,} images have boxes of only some of their findings and are not known; data.findings=[NAME] "
+                "asks for boxes of fewer findings, of which more images have all."
+            )
+        return with_boxes(replace(table, notes=notes), entries)
 
     def _listing(self, root: Path) -> Path:
         for name in TABLES:

@@ -1,19 +1,24 @@
-"""Any CSV or TSV file with a row per image: data=csv data.table=FILE data.label=COLUMN."""
+"""Any CSV or TSV file with a row per image (of boxes, a row per box): data=csv data.table=FILE data.label=COLUMN."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from finetune.data.classes import check_classes, check_type, class_name, doubt, in_order, is_number
 from finetune.data.labels import BLANK, WORDS, Policies, apply_policies, policies, read_raw_labels
+from finetune.data.sources import csv_boxes
+from finetune.data.sources.boxed import Faults, header_sizes, with_boxes
+from finetune.data.sources.csv_masks import cell_masks
 from finetune.data.sources.headers import contradictions, patients_by_header
-from finetune.data.sources.listing import absent_note, need_columns, present, read_rows, shorten
+from finetune.data.sources.listing import absent_note, below, need_columns, present, read_rows, shorten
+from finetune.data.sources.masks import check_target, with_masks
 from finetune.data.table import SampleTable, Strata
+from finetune.data.targets import NO_CLASSES
 from finetune.errors import FinetuneError
 
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val"}
@@ -59,11 +64,36 @@ class CsvTable:
     """Further columns, or one, to keep for subgroups and for the predictions."""
     label_type: str | None = None
     """class reads any label column as class names; null stops if it looks like numbers or text."""
+    target: str = "class"
+    """class; mask; or boxes: then a row is a box, `label` the column of what is in it (by default the one called
+    label), and rows of an image without a box leave the columns of `boxes` blank."""
+    mask: str | list[str] | None = None
+    """Column with each image's mask, or a list of columns, one for each region: see csv_masks.py."""
+    regions: list[str] | dict[str, int | list[int]] | None = None
+    """Names of the regions: of these columns, or of the values 0, 1, ... in the masks; or name -> value(s)."""
+    overlapping: bool | None = None
+    """Whether a pixel may be in several regions; None is true for a list of columns."""
+    boxes: list[str] = field(default_factory=lambda: ["x", "y", "w", "h"])
+    """Columns of a box in pixels: left, top, width and height, or left, top, right and bottom."""
+    box_form: str | None = None
+    """sides (x, y, w, h) or corners (x1, y1, x2, y2); null tells it by the columns' names."""
+    on_bad: str = "stop"
+    """What a box that makes no sense does: stop, or skip."""
 
     def __post_init__(self) -> None:
-        for value, setting in ((self.file, "data.table=FILE"), (self.label, "data.label=COLUMN")):
+        check_target(self.target, ("class", "mask", "boxes"))
+        Faults(self.on_bad)  # refuses another word
+        if self.target == "boxes":
+            self.label = "label" if self.label is None else self.label
+            self._form = csv_boxes.form_of(self.boxes, self.box_form)
+            if not isinstance(self.label, str):
+                raise FinetuneError(f"data.label={self.label} must be one column where data.target=boxes.")
+        for value, setting in ((self.file, "data.table"), (self._learned, self._key)):
             if not value:
-                raise FinetuneError(f"data=csv needs {setting}.")
+                hint = " data.mask is of data.target=mask." if self.mask else ""
+                raise FinetuneError(f"data=csv needs {setting}={'FILE' if value is self.file else 'COLUMN'}.{hint}")
+        if self.target == "mask" and self.label:
+            raise FinetuneError(f"data.label={self.label} is of classes and boxes, not of data.target=mask.")
         for setting, setting_value in (("data.uncertain", self.uncertain), ("data.missing", self.missing)):
             policies(setting, setting_value, None if isinstance(self.label, str) else list(self.label or []))
             if isinstance(self.label, str) and setting_value not in NO_OP_POLICIES:
@@ -83,9 +113,10 @@ class CsvTable:
         file = Path(str(self.file))
         rows = read_rows(file)
         root = Path(self.root) if self.root else file.parent
-        columns = [self.label] if isinstance(self.label, str) else list(self.label or [])
+        columns = [self._learned] if isinstance(self._learned, str) else list(self._learned or [])
+        boxed, faults = self.target == "boxes", Faults(self.on_bad)
         columns_of_settings = {"data.path": self.path, "data.patient": self.patient, "data.split": self.split}
-        for setting, names in (*((s, [c]) for s, c in columns_of_settings.items() if c), ("data.label", columns)):
+        for setting, names in (*((s, [c]) for s, c in columns_of_settings.items() if c), (self._key, columns)):
             for name in names:
                 need_columns(rows, {setting: name}, file)
         for name in self._metadata:
@@ -97,10 +128,16 @@ class CsvTable:
                 f"none of the {len(rows):,} images of {file} is under {root.absolute()}, e.g. {paths[0]}. "
                 "Set data.root=DIR to the folder that the paths start from, data.suffix=.jpg if they lack one."
             )
-        notes = absent_note(int(is_present.sum()), len(rows), root)
-        rows = rows[is_present]
-        frame = pd.DataFrame({"path": np.array(paths, dtype=object)[is_present]}, index=rows.index)
-        present_paths = list(frame["path"])
+        rows, present_paths = rows[is_present], np.array(paths, dtype=object)[is_present]
+        notes = absent_note(len(set(present_paths)), len(set(paths)), root)
+        if boxed:
+            same = [name for name in (self.patient, self.split, *self._metadata) if name]
+            first, boxes = csv_boxes.per_image(
+                rows, present_paths, self.boxes, columns[0], form=self._form, same=same, file=file, faults=faults
+            )
+            rows, present_paths = rows.iloc[first], present_paths[first]
+        frame = pd.DataFrame({"path": present_paths}, index=rows.index)
+        present_paths = list(present_paths)
         if self.patient is None:
             patients, patient_notes = patients_by_header(root, present_paths)
             if patients is None:
@@ -112,7 +149,10 @@ class CsvTable:
         frame["patient"] = pd.Series(patients or present_paths, index=rows.index, dtype=object)
         frame["split"] = self._splits(rows[self.split], file) if self.split else None
         frame["split"] = frame["split"].astype(object)
-        if isinstance(self.label, str):
+        if self.target != "class":
+            kind, targets = NO_CLASSES, np.zeros((len(rows), 0))
+            classes: list[str] = []
+        elif isinstance(self.label, str):
             kind, classes, targets, patient_notes = self._read_class_column(rows[self.label])
             notes += patient_notes
         else:
@@ -127,13 +167,13 @@ class CsvTable:
             if name in frame.columns and name not in ("path", "patient", "split"):
                 raise FinetuneError(f"data.metadata={name} has the name of a target column; rename it in {file}.")
             frame[name if name not in frame.columns else f"{name}_"] = _numbers_or_text(rows[name])
-        used = {self.path, self.patient, self.split, *columns, *self._metadata}
+        used = {self.path, self.patient, self.split, *columns, *self._metadata, *self._box_columns}
         if unused := [str(name) for name in rows.columns if name not in used]:
             notes.append(
                 f"Columns not used: {shorten(unused, 12)} "
                 f"(data.metadata=[{','.join(unused[:2])}] gives scores by them)."
             )
-        return SampleTable(
+        table = SampleTable(
             frame=frame.reset_index(drop=True),
             classes=classes,
             kind=kind,
@@ -143,18 +183,35 @@ class CsvTable:
             has_patients=patients is not None,
             notes=notes,
             strata=self._strata(rows, frame["patient"]),
-        ).check()
+        )
+        if self.target == "class":
+            return table.check()
+        if self.target == "mask":
+            masks, regions, mask_notes = cell_masks(rows, self._learned or [], self.regions, self.overlapping, root)
+            return with_masks(replace(table, notes=[*notes, *mask_notes]), masks, regions)
+        sizes, shown = np.full((len(table), 2), np.nan), sorted(set(boxes.images))
+        sizes[shown] = header_sizes(root, [present_paths[row] for row in shown])
+        entries = boxes.per_image(sizes, faults)
+        return with_boxes(replace(table, notes=[*notes, *faults.settle()]), entries)
+
+    @property
+    def _key(self) -> str:
+        """The setting of what is learned."""
+        return "data.mask" if self.target == "mask" else "data.label"
+
+    @property
+    def _learned(self) -> str | list[str] | None:
+        return self.mask if self.target == "mask" else self.label
+
+    @property
+    def _box_columns(self) -> list[str]:
+        return [*self.boxes, str(self.label)] if self.target == "boxes" else []
 
     def _paths(self, column: pd.Series, root: Path) -> list[str]:
-        prefixes = {folder.as_posix().rstrip("/") + "/" for folder in (root.absolute(), root.resolve())}
-        paths = []
-        for line, cell in enumerate(column, start=2):
-            path = cell.strip().replace("\\", "/")
-            if not path:
-                raise FinetuneError(f"{self.file}, line {line}: column {self.path} is blank.")
-            path = next((path.removeprefix(p) for p in prefixes if path.startswith(p)), path) + self.suffix
-            paths.append(str(PurePosixPath(path)) if "./" in path or "//" in path else path)
-        return paths
+        blank = column.index[column.str.strip() == ""]
+        if len(blank):
+            raise FinetuneError(f"{self.file}, line {blank[0] + 2}: column {self.path} is blank.")
+        return below(root, column, self.suffix)
 
     def _patients(self, column: pd.Series, file: Path) -> pd.Series:
         column = column.str.strip()
@@ -217,7 +274,7 @@ class CsvTable:
         alone or listed as a|b or a;b. Only the settings of paths and patients change it."""
         labels = [np.zeros((len(rows), 0), bool)]
         for column in rows.columns:
-            if column in (self.path, self.patient):
+            if column in (self.path, self.patient, *self._box_columns):
                 continue
             codes, texts = pd.factorize(rows[column].str.strip())
             cells = [{class_name(name) for name in re.split("[|;]", text)} for text in texts]

@@ -1,4 +1,7 @@
-"""Folders of images: DIR/<class>/ or DIR/{train,val,test}/<class>/; data=folder data.root=DIR."""
+"""Folders of images: DIR/<class>/ or DIR/{train,val,test}/<class>/; data=folder data.root=DIR.
+
+With data.target=mask: images and their masks, see mask_folder.py.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ import pandas as pd
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.data.sources.headers import patients_by_header
 from finetune.data.sources.listing import list_files, shorten
+from finetune.data.sources.mask_folder import mask_folder
+from finetune.data.sources.masks import check_target
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 
@@ -28,17 +33,38 @@ class Folder:
 
     root: str | Path | None = None
     """Folder that holds the class folders, or train, val and test with the class folders in each."""
+    target: str = "class"
+    """class: a folder per class; mask: images/ and masks/."""
+    regions: list[str] | dict[str, int | list[int]] | None = None
+    """With target=mask: names of the regions in the order of the values 0, 1, ... of the masks, name -> value(s), or
+    the folders in masks/ to learn; None takes all that there are."""
+    overlapping: bool | None = None
+    """With target=mask: whether a pixel may be in several regions; None is true for a folder per region."""
+    patients: str | Path | None = None
+    """With target=mask, a CSV file with columns path and patient; None takes the headers of DICOM files."""
+    on_bad: str = "stop"
+    """With target=mask, what images without a mask do: stop, or skip."""
+
+    def __post_init__(self) -> None:
+        check_target(self.target, ("class", "mask"))
+        if self.target == "class" and any(v is not None for v in (self.regions, self.overlapping, self.patients)):
+            raise FinetuneError("data.regions, data.overlapping and data.patients need data.target=mask.")
 
     def table(self) -> SampleTable:
         """One row per image, by split and class in order of their names."""
         if not self.root:
-            raise FinetuneError("data=folder needs data.root=DIR, a folder with one folder per class.")
+            what = "images/ and masks/" if self.target == "mask" else "one folder per class"
+            raise FinetuneError(f"data=folder needs data.root=DIR, a folder with {what}.")
         root = Path(self.root)
         if not root.is_dir():
             raise FinetuneError(f"data.root={self.root} is not a folder (looked at {root.absolute()}).")
         top = _folders(root)
         has_split = "train" in top
-        branches = {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if has_split else {"": None}
+        branches: dict[str, str | None] = (
+            {name: SPLIT_FOLDERS[name] for name in top if name in SPLIT_FOLDERS} if has_split else {"": None}
+        )
+        if self.target == "mask":
+            return mask_folder(root, branches, self.regions, self.overlapping, self.patients, self.on_bad)
         ignored: Counter[str] = Counter()
         entries: list[tuple[str, str, str | None]] = []  # path, class, split
         classes: set[str] = set()

@@ -163,12 +163,7 @@ def _annotations(tables: Mapping[str, SampleTable], root: Path) -> dict[str, Ann
 def _entries(table: SampleTable, name: str, root: Path) -> list[Any]:
     prefix = os.path.relpath(os.path.abspath(table.root), root).replace(os.sep, "/")
     entries = table.annotations.get(name) or [None] * len(table)
-    return [
-        replace(entry, path=f"{prefix}/{entry.path}")
-        if isinstance(entry, MaskFile) and entry.path is not None and prefix != "."
-        else entry
-        for entry in entries
-    ]
+    return [entry.moved(prefix) if isinstance(entry, MaskFile) and prefix != "." else entry for entry in entries]
 
 
 def _metadata_name(column: str) -> str:

@@ -9,7 +9,7 @@ import math
 import os
 import zlib
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TextIO
 
 import pandas as pd
@@ -77,6 +77,17 @@ def list_files(folder: Path) -> list[str]:
         return []
     except OSError as error:
         raise FinetuneError(f"folder {folder} cannot be listed: {error}") from None
+
+
+def below(root: Path, cells: Iterable[str], suffix: str = "") -> list[str]:
+    """Paths as a table has them, with `suffix`, as they start from root: absolute ones below it lose its part."""
+    prefixes = {folder.as_posix().rstrip("/") + "/" for folder in (root.absolute(), root.resolve())}
+    paths = []
+    for cell in cells:
+        path = cell.strip().replace("\\", "/")
+        path = next((path.removeprefix(p) for p in prefixes if path.startswith(p)), path) + suffix
+        paths.append(str(PurePosixPath(path)) if "./" in path or "//" in path else path)
+    return paths
 
 
 def present(root: Path, paths: Sequence[str]) -> list[bool]:

@@ -7,7 +7,7 @@ Shih et al., Radiology: AI 2019. DICOM as published, or PNG or JPEG under the sa
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ from finetune.data.annotations import BOXES, Box, Boxes
 from finetune.data.findings import canonical
 from finetune.data.labels import read_raw_labels
 from finetune.data.sources import chest
+from finetune.data.sources.boxed import TARGETS, BoxList, Faults, header_sizes, with_boxes
+from finetune.data.sources.chestxray_boxes import PUBLISHED
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
@@ -35,17 +37,24 @@ class Rsna:
     Target = 1 says that a reader saw an opacity suspicious for pneumonia. The boxes are the annotation `boxes`
     (see finetune/data/annotations.py). A patientId is one per image; who is whose follow-up is only known where
     pneumonia-challenge-dataset-mappings_2018.json lies beside the tables: then patients are those of ChestX-ray14.
+    With target=boxes they are the target; an image with Target = 0 is a negative.
     """
 
     root: str | Path = "data/rsna"
     """Folder with stage_2_train_labels.csv and stage_2_train_images/."""
     finding: str = "Pneumonia"
     """Name of the finding, with the same labels under either name: Pneumonia or Lung_Opacity."""
+    target: str = "class"
+    """class or boxes."""
+    on_bad: str = "stop"
+    """What a box that makes no sense does: stop, or skip."""
 
     def __post_init__(self) -> None:
         self.finding = canonical(self.finding)
         if self.finding not in FINDINGS:
             raise one_of("data.finding", self.finding, FINDINGS)
+        if self.target not in TARGETS:
+            raise one_of("data.target", self.target, TARGETS)
 
     def table(self) -> SampleTable:
         """One row per image that is present; its boxes are several rows of the table."""
@@ -82,7 +91,7 @@ class Rsna:
             frame["patient"] = patients
         if (root / CLASSES).is_file():
             frame["reading"] = names.map(self._readings(root / CLASSES)).fillna("").astype(object)
-        return chest.sample_table(
+        table = chest.sample_table(
             frame,
             raw_labels.to_numpy()[:, None],
             [self.finding],
@@ -92,6 +101,33 @@ class Rsna:
             has_patients=patients is not None,
             annotations={BOXES: [Boxes.from_sides(boxes.get(name, [])) for name in names]},
         )
+        if self.target == "class":
+            return table
+        entries, sentences = self._targets(table, [boxes.get(name, []) for name in names], raw_labels.to_numpy() > 0)
+        return with_boxes(replace(table, notes=[*notes, *sentences]), entries)
+
+    def _targets(
+        self, table: SampleTable, listed: list[list[Box]], positive: np.ndarray
+    ) -> tuple[list[Boxes | None], list[str]]:
+        """The boxes of each row compared with its image and its Target, and the sentences on them."""
+        faults, boxes = Faults(self.on_bad), BoxList()
+        paths, shown = table.paths, [row for row, of_row in enumerate(listed) if of_row]
+        sizes = np.full((len(table), 2), np.nan)
+        sizes[shown] = header_sizes(table.root, [paths[row] for row in shown])
+        smaller = 0
+        for row, of_row in enumerate(listed):
+            if bool(of_row) != positive[row]:
+                faults.add("images whose Target and boxes differ", f"{LABELS}, {paths[row]}: {len(of_row)} box(es)")
+                boxes.lost.add(row)
+                continue
+            by_y, by_x = np.nan_to_num(sizes[row] / PUBLISHED, nan=1.0).tolist()
+            smaller += bool(of_row) and (by_y, by_x) != (1, 1)
+            for label, left, top, width, height in of_row:
+                corners = (left * by_x, top * by_y, (left + width) * by_x, (top + height) * by_y)
+                boxes.add(row, label, corners, f"{LABELS}, {paths[row]}")
+        entries = boxes.per_image(sizes, faults)
+        note = f"{smaller:,} images with boxes are not of the published {PUBLISHED} px: boxes are scaled."
+        return entries, [note] * (smaller > 0) + faults.settle()
 
     def _boxes(self, rows: pd.DataFrame, listing: Path) -> dict[str, list[Box]]:
         box_rows = rows[(rows[list(SIDES)].apply(lambda column: column.str.strip()) != "").any(axis=1)]

@@ -6,24 +6,22 @@ Nguyen et al., Scientific Data 2022. DICOM as published, or PNG or JPEG under th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from finetune.data.annotations import BOXES, Annotations, Boxes
-from finetune.data.decoding.dicom import SUFFIXES
+from finetune.data.annotations import BOXES, Annotations
 from finetune.data.findings import FINDINGS, canonical, select_findings
-from finetune.data.sources import chest
-from finetune.data.sources.chestxray_boxes import image_size
+from finetune.data.sources import chest, vindr_boxes
+from finetune.data.sources.boxed import TARGETS, Faults, with_boxes
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
 LISTINGS = {"train": "image_labels_train.csv", "test": "image_labels_test.csv"}
 ANNOTATIONS = {"train": "annotations_train.csv", "test": "annotations_test.csv"}
-CORNERS = ("x_min", "y_min", "x_max", "y_max")
 NOT_FINDINGS = ("image_id", "rad_id", "rad_ID")
 VOTES = ("majority", "any")
 WHERE = "https://physionet.org/content/vindr-cxr"
@@ -35,7 +33,8 @@ class VinDr:
 
     Where annotations_train.csv or annotations_test.csv lie beside the tables, their boxes are the annotation
     `boxes` (finetune/data/annotations.py): all that were drawn around a finding that the label of the image has, so
-    that a train image may have up to three of one opacity. They are in pixels of the DICOM.
+    that a train image may have up to three of one opacity. They are in pixels of the DICOM. With target=boxes they are
+    the target: what several readers drew around one thing is merged, and an image without a box is a negative.
     """
 
     root: str | Path = "data/vindr"
@@ -44,10 +43,16 @@ class VinDr:
     """Findings to learn, by default all that the tables have (22 local, 6 global)."""
     votes: str = "majority"
     """How the readers of a training image make one label: majority (more than half of them) or any."""
+    target: str = "class"
+    """class or boxes."""
+    on_bad: str = "stop"
+    """What a box that makes no sense does: stop, or skip."""
 
     def __post_init__(self) -> None:
         if self.votes not in VOTES:
             raise one_of("data.votes", self.votes, VOTES)
+        if self.target not in TARGETS:
+            raise one_of("data.target", self.target, TARGETS)
 
     def table(self) -> SampleTable:
         """One row per image that is present."""
@@ -87,10 +92,11 @@ class VinDr:
         notes.append("No patient is published: every image counts as its own patient.")
         annotations: dict[str, Annotations] = {}
         box_files = {split: root / "annotations" / name for split, name in ANNOTATIONS.items() if split in tables}
-        if box_files := {split: file for split, file in box_files.items() if file.is_file()}:
-            annotations[BOXES], sentences = _boxes(box_files, frame, targets, findings, root)
+        box_files = {split: file for split, file in box_files.items() if file.is_file()}
+        if box_files and self.target == "class":
+            annotations[BOXES], sentences = vindr_boxes.annotated(box_files, frame, targets, findings, root)
             notes += sentences
-        return chest.sample_table(
+        table = chest.sample_table(
             frame,
             targets,
             findings,
@@ -101,6 +107,15 @@ class VinDr:
             strata=positives,
             annotations=annotations,
         )
+        if self.target == "class":
+            return table
+        if not box_files:
+            raise FinetuneError(
+                f"data.target=boxes needs annotations/{shorten(ANNOTATIONS.values())} in data.root={root}."
+            )
+        faults = Faults(self.on_bad)
+        entries, sentences = vindr_boxes.as_targets(box_files, frame, targets, findings, root, faults)
+        return with_boxes(replace(table, notes=[*table.notes, *sentences, *faults.settle()]), entries)
 
     def _share(self, rows: pd.DataFrame, findings: list[str], file: Path) -> pd.DataFrame:
         """Image -> the share of its readers who saw each finding; one that this table does not have is unknown."""
@@ -116,52 +131,3 @@ class VinDr:
         if "rad_id" not in (str(c).lower() for c in rows.columns) and several.any():
             raise FinetuneError(f"{file}: {shorten(several.index[several])} is there twice, without a column rad_id.")
         return readers.mean()
-
-
-def _boxes(
-    files: dict[str, Path], frame: pd.DataFrame, targets: np.ndarray, findings: list[str], root: Path
-) -> tuple[list[Boxes], list[str]]:
-    """The boxes of each row, and a note if they do not fit the stored images."""
-    row = {
-        (split, Path(path).stem): n for n, (split, path) in enumerate(zip(frame["split"], frame["path"], strict=True))
-    }
-    corners: dict[int, list[tuple[float, ...]]] = {}
-    labels: dict[int, list[str]] = {}
-    for split, file in files.items():
-        for image, finding, box in _corners(file):
-            n_row = row.get((split, image))
-            if n_row is not None and finding in findings and targets[n_row, findings.index(finding)] == 1:
-                corners.setdefault(n_row, []).append(box)
-                labels.setdefault(n_row, []).append(finding)
-    boxes = {n_row: Boxes(np.array(corners[n_row]), tuple(labels[n_row])) for n_row in corners}
-    beyond = [n_row for n_row, drawn in boxes.items() if _beyond(drawn, root / frame["path"][n_row])]
-    none = Boxes(np.zeros((0, 4)), ())
-    if beyond:  # resized from an unknown size: even boxes that fit cannot be trusted
-        return [Boxes(np.zeros((0, 4)), (), complete=False)] * len(frame), [
-            f"Boxes are left out: they are in pixels of the DICOM, and {frame['path'][beyond[0]]} is a smaller image."
-        ]
-    return [boxes.get(n_row, none) for n_row in range(len(frame))], []
-
-
-def _corners(file: Path) -> list[tuple[str, str, tuple[float, ...]]]:
-    """Image, finding, and left, top, right, bottom of each box; rows of images without one leave them blank."""
-    rows = read_rows(file)
-    need_columns(rows, {name: name for name in ("image_id", "class_name", *CORNERS)}, file)
-    box_rows = rows[(rows[list(CORNERS)].apply(lambda column: column.str.strip()) != "").any(axis=1)]
-    numbers = np.column_stack([pd.to_numeric(box_rows[side], errors="coerce").to_numpy(float) for side in CORNERS])
-    right = np.isfinite(numbers).all(axis=1) & (numbers[:, 2:] >= numbers[:, :2]).all(axis=1)
-    if len(wrong := box_rows.index[~right]):
-        raise FinetuneError(
-            f"{file}, line {wrong[0] + 2}: {', '.join(CORNERS)} are {rows.loc[wrong[0], list(CORNERS)].tolist()}; a "
-            "box needs four numbers, the last two not below the first two, an image without one leaves all blank."
-        )
-    names = zip(box_rows["image_id"].str.strip(), box_rows["class_name"].str.strip(), numbers.tolist(), strict=True)
-    return [(image, canonical(finding), tuple(corners)) for image, finding, corners in names]
-
-
-def _beyond(boxes: Boxes, image: Path) -> bool:
-    """Whether a box exceeds an image that is no DICOM by more than a pixel."""
-    size = None if image.suffix.lower() in SUFFIXES else image_size(image)
-    if size is None:
-        return False
-    return bool((boxes.corners[:, 2:] > np.array([size[1], size[0]]) + 1).any())

@@ -31,7 +31,7 @@ DETECT = entries(
     ),
     Metric(
         "froc",
-        "mean FROC sensitivity",
+        "FROC sensitivity",
         "The mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per image.",
         headline="macro",
         group=DECISIONS,

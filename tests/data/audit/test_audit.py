@@ -20,6 +20,7 @@ class Facts:
     digests: list[str]
     extremes: np.ndarray
     bad: dict[int, str] = field(default_factory=dict)
+    masks: None = None
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -128,7 +129,7 @@ def test_single_colours_are_no_copies_and_dark_sets_are_noticed():
     assert any("3 images are nearly black" in sentence and "sBIT" in sentence for sentence in dark.warnings)
 
 
-def test_certain_near_copies_are_leaks_and_possible_ones_are_spoken_of():
+def test_certain_near_copies_are_leaks_and_possible_ones_are_warnings():
     table = make_table(ROOT, list("pqrst"), None, ["train", "test", "train", "train", "test"])
     pairs = [
         Pair(0, 2, 0.99, 0.98, "certain"),

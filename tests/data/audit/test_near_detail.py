@@ -17,9 +17,9 @@ def test_a_placement_is_found_again(placement):
     """move(second) is the first: align must name that placement, whatever the brightness and the contrast are."""
     second = texture().astype(np.float32)
     first = move(second, np.array(placement, float))
-    found = align(0.8 * first + 20, second)
-    assert found == pytest.approx(placement, abs=0.02)
-    assert move(second, found)[8:-8, 8:-8] == pytest.approx(first[8:-8, 8:-8], abs=6)
+    value_found = align(0.8 * first + 20, second)
+    assert value_found == pytest.approx(placement, abs=0.02)
+    assert move(second, value_found)[8:-8, 8:-8] == pytest.approx(first[8:-8, 8:-8], abs=6)
 
 
 def test_what_has_no_slopes_has_no_placement():

@@ -25,12 +25,12 @@ def scenes(count: int, size: int = 128, seed: int = 0) -> list[np.ndarray]:
     """Images that share their large shadows, as X-rays do, and differ in what lies within."""
     random = np.random.default_rng(seed)
     shadow = gaussian_filter(random.standard_normal((size, size)), size / 8)
-    found = []
+    result = []
     for _ in range(count):
         detail = gaussian_filter(random.standard_normal((size, size)), 3)
         image = 2 * shadow / shadow.std() + detail / detail.std() + 0.1 * random.standard_normal((size, size))
-        found.append(np.clip(128 + 30 * image, 0, 255).astype(np.uint8))
-    return found
+        result.append(np.clip(128 + 30 * image, 0, 255).astype(np.uint8))
+    return result
 
 
 def changed(pixels: np.ndarray, change: str) -> np.ndarray:
@@ -61,9 +61,9 @@ def test_every_planted_copy_is_found_and_nothing_else():
     originals = scenes(200)
     copies = [changed(originals[i], CHANGES[i % len(CHANGES)]) for i in range(50)]
     images = stored(originals + copies)
-    found = near_duplicates(images, images.digests())
-    assert [(pair.first, pair.second) for pair in found] == [(i, 200 + i) for i in range(50)]
-    assert all(pair.alike >= near.VERY_ALIKE and pair.certainty == "certain" for pair in found)
+    result = near_duplicates(images, images.digests())
+    assert [(pair.first, pair.second) for pair in result] == [(i, 200 + i) for i in range(50)]
+    assert all(pair.alike >= near.VERY_ALIKE and pair.certainty == "certain" for pair in result)
 
 
 def test_real_x_rays(shared_data):
@@ -129,6 +129,6 @@ def test_candidates_grow_with_the_number_of_images_and_not_with_its_square(count
     features = random.standard_normal((count, near.FEATURES)).astype(np.float32)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     features[-10:] = features[:10]
-    found = list(near.candidates(features, random))
-    assert set(zip(range(10), range(count - 10, count), strict=True)) <= set(found)
-    assert len(found) < 12
+    result = list(near.candidates(features, random))
+    assert set(zip(range(10), range(count - 10, count), strict=True)) <= set(result)
+    assert len(result) < 12

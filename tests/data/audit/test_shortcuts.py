@@ -24,18 +24,18 @@ def test_a_scanner_that_gives_the_label_away():
     random = np.random.default_rng(0)
     target = (random.random(4000) < 0.3).astype(float)
     site = np.where(random.random(4000) < np.where(target == 1, 0.8, 0.2), "B", "A")
-    (found,) = shortcuts(table_with(site, target))
-    assert (found.column, found.label, found.images) == ("site", "c0", 2000)
-    assert found.auroc == pytest.approx(0.8, abs=0.03)
-    assert found.low < found.auroc < found.high
+    (result,) = shortcuts(table_with(site, target))
+    assert (result.column, result.label, result.images) == ("site", "c0", 2000)
+    assert result.auroc == pytest.approx(0.8, abs=0.03)
+    assert result.low < result.auroc < result.high
 
 
 def test_numbers_need_not_rise_with_the_rate():
     random = np.random.default_rng(0)
     age = random.uniform(0, 100, 4000)
     target = (random.random(4000) < np.where(np.abs(age - 50) < 10, 0.9, 0.1)).astype(float)
-    (found,) = shortcuts(table_with(age, target))
-    assert found.auroc > 0.8
+    (result,) = shortcuts(table_with(age, target))
+    assert result.auroc > 0.8
 
 
 def test_what_says_nothing_is_not_listed():
@@ -56,6 +56,6 @@ def test_missing_values_are_a_value_and_unknown_labels_are_left_out():
     target = (random.random(4000) < 0.3).astype(float)
     site = np.where(target == 1, None, "A")
     target[::7] = np.nan
-    (found,) = shortcuts(table_with(site.astype(object), target))
-    assert found.images == int((~np.isnan(target[1::2])).sum())
+    (result,) = shortcuts(table_with(site.astype(object), target))
+    assert result.images == int((~np.isnan(target[1::2])).sum())
     assert audit_table(table_with(site, target)).shortcuts == []  # with the images, whose sizes are columns too

@@ -102,11 +102,11 @@ def test_unreadable_images_stop_with_one_message(tmp_path):
 def test_unreadable_images_can_be_skipped(tmp_path, directory):
     table = make_images(tmp_path, 3)
     table.file(1).unlink()
-    said = []
-    cache = ImageCache.build(table, P, directory, on_bad="skip", say=said.append)
+    messages = []
+    cache = ImageCache.build(table, P, directory, on_bad="skip", say=messages.append)
     assert cache.bad == {1: "is missing"}
     assert cache.digests[1] == ""
-    assert said[-1].startswith("1 of 3 images cannot be read and are left out")
+    assert messages[-1].startswith("1 of 3 images cannot be read and are left out")
     with pytest.raises(BadImage, match="is missing"):
         cache[1]
     with pytest.raises(BadImage, match="is missing"):
@@ -158,12 +158,12 @@ def test_a_damaged_cache_is_built_again(tmp_path, damage):
 
 def test_two_runs_at_once_share_the_work(tmp_path, reads, monkeypatch):
     table = make_images(tmp_path / "data", 4)
-    said, built = [], []
+    messages, built = [], []
     slow = stores.ImageStore.finish
     monkeypatch.setattr(stores.ImageStore, "finish", lambda *a: (time.sleep(0.2), slow(*a))[1])
 
     def run():
-        built.append(ImageCache.build(table, P, tmp_path / "cache", 1, say=said.append))
+        built.append(ImageCache.build(table, P, tmp_path / "cache", 1, say=messages.append))
 
     threads = [threading.Thread(target=run) for _ in range(3)]
     for thread in threads:
@@ -171,7 +171,7 @@ def test_two_runs_at_once_share_the_work(tmp_path, reads, monkeypatch):
     for thread in threads:
         thread.join()
     assert len(reads) == 4
-    assert sum("Waiting for another process" in sentence for sentence in said) == 2
+    assert sum("Waiting for another process" in sentence for sentence in messages) == 2
     assert len({cache[0].tobytes() for cache in built}) == 1
 
 
@@ -199,11 +199,11 @@ def disk(free: int):
 def test_auto_takes_at_most_half_of_the_free_disk(tmp_path, monkeypatch, free, colour, kept):
     table = make_images(tmp_path, 4, colour=colour)  # 4 x 16 bytes, three times that in colour
     monkeypatch.setattr(stores.shutil, "disk_usage", disk(free))
-    said = []
-    cache = ImageCache.build(table, P, "auto", say=said.append)
+    messages = []
+    cache = ImageCache.build(table, P, "auto", say=messages.append)
     assert (cache.npy is not None) == kept
-    assert said[0].startswith("Decoding 4 images once: 0.0 MB in ")
-    assert kept or "more than half of the" in said[1]
+    assert messages[0].startswith("Decoding 4 images once: 0.0 MB in ")
+    assert kept or "more than half of the" in messages[1]
     assert cache.channels == (3 if colour else 1)
     np.testing.assert_array_equal(cache[0], ImageCache.build(table, P, "off")[0])
     assert not cache.bad
@@ -223,20 +223,20 @@ def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
     with pytest.raises(FinetuneError, match=r"data.cache=.*file"):
         ImageCache.build(table, P, tmp_path / "file")
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "file"))
-    said = []
-    cache = ImageCache.build(table, P, say=said.append)
+    messages = []
+    cache = ImageCache.build(table, P, say=messages.append)
     assert cache.npy is None
-    assert "are decoded each time" in said[0]
+    assert "are decoded each time" in messages[0]
 
 
-def test_progress_and_long_waits_are_told(tmp_path, monkeypatch):
+def test_progress_and_long_waits_are_reported(tmp_path, monkeypatch):
     table = make_images(tmp_path, 5)
     monkeypatch.setattr(caches, "CHUNK", 2)
     monkeypatch.setattr(caches, "PROGRESS_SECONDS", -1)
-    steps, said = [], []
-    ImageCache.build(table, P, "off", say=said.append, progress=lambda *a: steps.append(a))
+    steps, messages = [], []
+    ImageCache.build(table, P, "off", say=messages.append, progress=lambda *a: steps.append(a))
     assert steps == [(2, 5), (4, 5), (5, 5)]
-    assert said[0] == "Decoding images: 2 of 5."
+    assert messages[0] == "Decoding images: 2 of 5."
 
 
 def other_process(cache, queue):

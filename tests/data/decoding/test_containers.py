@@ -65,12 +65,12 @@ def test_images_come_out_as_they_were_put_in(box):
         ("number/0", "is a single number"),
     ],
 )
-def test_what_is_no_image_says_so(box, place, reason):
+def test_the_error_names_what_is_no_image(box, place, reason):
     with pytest.raises(BadImage, match=reason):
         read_image(f"{box}::{place}")
 
 
-def test_a_damaged_or_missing_file_says_so(box):
+def test_the_error_names_a_damaged_or_missing_file(box):
     content = box.read_bytes()
     box.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadImage, match="is damaged or cut short"):

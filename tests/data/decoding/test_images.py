@@ -10,10 +10,10 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from finetune.data.decoding.images import BadImage, as_image, read_image, read_size
+from finetune.data.decoding.images import BadImage, as_image, header_size, read_image, read_size
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
-from tests.data.making import noise
+from tests.data.making import noise, save_dicom
 
 
 def png(width: int, height: int, bits: int, colour_type: int, rows: bytes, *chunks: tuple[bytes, bytes]) -> bytes:
@@ -198,7 +198,7 @@ def test_a_flipped_bit_in_a_png_is_refused(put):
         (b"\x89PNG\r\n\x1a\n", "damaged or cut short"),
     ],
 )
-def test_what_is_no_image_says_so(put, content, reason):
+def test_the_error_names_what_is_no_image(put, content, reason):
     path = put(content)
     with pytest.raises(BadImage, match=reason) as caught:
         read_image(path)
@@ -280,3 +280,34 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_size_where_that_is_enough(tmp_
     Image.fromarray(image).save(tmp_path / "a.png")
     assert read_image(tmp_path / "a.png", 96).shape == (1200, 1600)
     assert read_size(tmp_path / "a.png") is None
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp", "gif", "webp"])
+@pytest.mark.parametrize("turn", [1, 3, 6, 8])
+def test_the_size_by_the_header_is_that_of_the_decoded_image(tmp_path, suffix, turn):
+    file = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    options = {} if suffix in ("bmp", "gif") else {"exif": exif}
+    Image.new("L", (30, 20), 7).save(file, **options)
+    assert header_size(file) == read_image(file).shape[:2]
+    assert header_size(file) == ((30, 20) if options and turn > 4 else (20, 30))
+    if suffix == "jpg":
+        assert read_size(file) == header_size(file)
+
+
+def test_sizes_of_dicom_files_and_containers_and_of_what_is_none(tmp_path):
+    save_dicom(tmp_path / "a.dcm", np.zeros((6, 9), np.uint8))
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 5, 7), np.uint8), one=np.zeros(3))
+    assert header_size(tmp_path / "a.dcm") == header_size(tmp_path / "a.dcm::frame/0") == (6, 9)
+    assert header_size(tmp_path / "a.npz::images/1") == (5, 7)
+    (tmp_path / "text.png").write_text("no image at all")
+    (tmp_path / "cut.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    for name, message in (
+        ("gone.png", "is missing"),
+        ("text.png", "is not an image in a known format"),
+        ("cut.jpg", "is damaged or cut short"),
+        ("a.npz::one/0", "has the shape"),
+    ):
+        with pytest.raises(BadImage, match=message):
+            header_size(tmp_path / name)

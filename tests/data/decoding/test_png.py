@@ -33,8 +33,8 @@ def test_every_filter_in_every_order_gives_the_pixels_back(data):
     )
     filters = data.draw(st.lists(st.sampled_from([0, 1, 2, 3, 4, 4, 4]), min_size=height, max_size=height))
     pixels = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, (height, width, step), np.uint8)
-    found = png.decode(encoded(pixels, filters), MOST)
-    np.testing.assert_array_equal(found.reshape(pixels.shape), pixels)
+    result = png.decode(encoded(pixels, filters), MOST)
+    np.testing.assert_array_equal(result.reshape(pixels.shape), pixels)
 
 
 @needs_compiler

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from finetune.data.loading.augment import Augment
@@ -48,7 +50,7 @@ def test_the_result_depends_on_seed_epoch_and_sample_alone(augment):
     assert len({out.tobytes() for out in first.values()}) == len(seeds)
 
 
-def test_nothing_outside_is_touched_or_asked(augment):
+def test_the_global_random_state_is_neither_used_nor_changed(augment):
     import random
 
     random.seed(1)
@@ -107,6 +109,43 @@ def test_masks_and_boxes_move_with_the_pixels(augment):
         assert y0 - 2 <= rows.min() <= rows.max() + 1 <= y1 + 2
 
 
+@pytest.mark.parametrize("name", ["light", "natural"])
+def test_each_transform_of_the_presets_moves_boxes_with_the_pixels(name):
+    for key, transform in preset(name).transforms.items():
+        if key == "crop":
+            transform = albumentations.RandomResizedCrop(
+                (SIDE, SIDE), scale=transform.scale, ratio=transform.ratio, p=1
+            )
+        mover = Augment(SIDE, {key: transform})
+        for sample in range(30):
+            x, y = 20 + sample % 7, 30 + sample % 11
+            image = np.zeros((SIDE, SIDE, 3), np.uint8)
+            image[y : y + 20, x : x + 30] = 255
+            moved = mover.together(
+                image, (0, 0, sample), mask=image[..., 0] // 255, boxes=np.array([[x, y, x + 30.0, y + 20]])
+            )
+            rows, columns = np.nonzero(moved.mask)
+            if len(rows):  # a pixel at most: turned corners are rounded off, and resizing takes the nearest pixel
+                seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+                np.testing.assert_allclose(moved.boxes.corners[0], seen, atol=1.5, err_msg=key)
+
+
+corner = st.integers(0, 8 * SIZE).map(lambda eighths: eighths / 8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(boxes=st.lists(st.tuples(corner, corner, corner, corner), max_size=4))
+def test_flipped_twice_is_as_before(boxes):
+    corners = np.array([[min(x, u), min(y, v), max(x, u), max(y, v)] for x, y, u, v in boxes]).reshape(-1, 4)
+    flips = {name: albumentations.HorizontalFlip(p=1) for name in ("one", "two")}
+    once = Augment(SIZE, {"one": flips["one"]}).together(noise(SIZE, SIZE), (0, 0, 0), boxes=corners).boxes
+    twice = Augment(SIZE, flips).together(noise(SIZE, SIZE), (0, 0, 0), boxes=corners).boxes
+    with_area = (corners[:, 2:] - corners[:, :2] > 0).all(axis=1)
+    assert twice.numbers.tolist() == once.numbers.tolist() == np.flatnonzero(with_area).tolist()
+    np.testing.assert_allclose(twice.corners, corners[with_area], atol=1e-9)
+    np.testing.assert_allclose(once.corners[:, 0], SIZE - corners[with_area, 2], atol=1e-9)
+
+
 def test_a_turned_box_is_known_by_hand():
     flip = Augment(10, {"flip": albumentations.HorizontalFlip(p=1)})
     boxes = np.array([[1.0, 2.0, 4.0, 6.0]])
@@ -155,3 +194,32 @@ def test_misuse_is_named():
         Augment(4, {"crop": albumentations.CenterCrop(3, 3)})(noise(4, 4), (0, 0, 0))
     with pytest.raises(FinetuneError, match="must keep uint8"):
         Augment(4, {"float": albumentations.ToFloat(p=1)})(noise(4, 4), (0, 0, 0))
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.75])
+def test_bit_fields_keep_their_bits(augment, fraction):
+    """No default transform makes a value that was not there, and each region moves as if it were alone."""
+    side = int(SIZE / fraction)
+    image, rng = noise(side, side), np.random.default_rng(0)
+    mask = rng.choice(np.array([1, 2, 5, 128, 255], np.uint8), (side // 4, side // 4)).repeat(4, 0).repeat(4, 1)
+    mask = np.pad(mask, (0, side - len(mask)), mode="edge")
+    for sample in range(30):
+        seed = (0, 1, sample)
+        moved = augment.together(image, seed, mask=mask).mask
+        assert moved.dtype == np.uint8
+        assert moved.shape == (SIZE, SIZE)
+        assert set(np.unique(moved)) <= {*np.unique(mask), 0}  # 0 comes in from outside
+        for bit in (0, 2, 7):
+            alone = augment.together(image, seed, mask=mask >> bit & 1).mask
+            np.testing.assert_array_equal(alone, moved >> bit & 1)
+
+
+def test_transforms_that_mix_values_of_masks_are_named():
+    import cv2
+
+    mixing = albumentations.Affine(rotate=(-9, 9), mask_interpolation=cv2.INTER_LINEAR, p=1)
+    for transform in (mixing, albumentations.OneOf([albumentations.HorizontalFlip(), mixing])):
+        augment = Augment(8, {"turn": transform})
+        augment(noise(8, 8), (0, 0, 0))  # of images alone nothing is wrong with it
+        with pytest.raises(FinetuneError, match=r"transforms.turn \(.*\) mixes neighbouring values of masks"):
+            augment.together(noise(8, 8), (0, 0, 0), mask=noise(8, 8))

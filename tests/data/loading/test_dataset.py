@@ -44,11 +44,11 @@ def epochs(dataset, numbers=(0, 1, 2), workers=0, rank=0, world=1) -> list[list[
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers else None,
     )
-    found = []
+    result = []
     for number in numbers:
         sampler.set_epoch(number)
-        found.append([digest(batch) for batch in loader])
-    return found
+        result.append([digest(batch) for batch in loader])
+    return result
 
 
 def test_batches_do_not_depend_on_workers_or_on_where_a_run_resumes(dataset):

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from finetune.data.phantom.dataset import is_phantom, make_phantoms
 from finetune.data.phantom.findings import CTR_ENLARGED, CTR_HEALTHY
-from finetune.data.phantom.render import FINDINGS, Study, plan, render
+from finetune.data.phantom.render import FINDINGS, REGIONS, Study, plan, render
 from finetune.data.sources.chestxray import ChestXray
 from finetune.errors import FinetuneError
 
@@ -99,7 +99,7 @@ def test_patients_and_findings_of_the_plan(seed):
         assert rows["follow_up"].tolist() == list(range(len(rows)))
         assert rows["sex"].nunique() == 1
         assert rows["age"].is_monotonic_increasing
-        assert len({"Cardiomegaly" in found for found in rows["findings"]}) == 1
+        assert len({"Cardiomegaly" in value_found for value_found in rows["findings"]}) == 1
     shares = pd.Series([f for s in studies for f in s.findings]).value_counts() / 600
     assert sorted(shares.index) == list(FINDINGS)
     assert shares.between(0.12, 0.25).all()
@@ -127,20 +127,20 @@ def one(finding: str | None, patient: int) -> Study:
 @pytest.mark.parametrize("finding", FINDINGS)
 def test_a_finding_changes_the_image_in_its_boxes_and_hardly_elsewhere(finding):
     for patient in range(1, 6):
-        without, found = render(one(None, patient), 0, 128), render(one(finding, patient), 0, 128)
+        without, value_found = render(one(None, patient), 0, 128), render(one(finding, patient), 0, 128)
         inside = np.zeros((128, 128), dtype=bool)
-        for name, (x, y, w, h) in found.boxes:
+        for name, (x, y, w, h) in value_found.boxes:
             assert name == finding
             inside[int(y) : int(y + h), int(x) : int(x + w)] = True
         assert without.boxes == []
         assert inside.any()
-        change = np.abs(found.attenuation - without.attenuation)
+        change = np.abs(value_found.attenuation - without.attenuation)
         assert change[inside].sum() > 0.9 * change.sum(), patient  # the boxes cover the lesion
-        gray = np.abs(found.image.astype(float) - without.image)
+        gray = np.abs(value_found.image.astype(float) - without.image)
         assert gray[inside].mean() > 3 * gray[~inside].mean(), patient
         if finding in ("Effusion", "Mass", "Nodule", "Pneumothorax"):
             lungs = inside & (without.mask > 0) & (change > 0.3 * change.max())
-            brighter = found.image[lungs].mean() > without.image[lungs].mean()
+            brighter = value_found.image[lungs].mean() > without.image[lungs].mean()
             assert brighter == (finding != "Pneumothorax"), patient  # bone and fluid are bright: MONOCHROME2
 
 
@@ -190,8 +190,8 @@ def test_a_linear_model_of_a_thumbnail_is_not_enough():
         ]
         return float(np.mean(scores))
 
-    found = {penalty: np.mean([macro(penalty, seed) for seed in range(2)]) for penalty in (0.001, 0.01, 0.1, 1.0)}
-    assert 0.55 < max(found.values()) < 0.70, found
+    value_found = {penalty: np.mean([macro(penalty, seed) for seed in range(2)]) for penalty in (0.001, 0.01, 0.1, 1.0)}
+    assert 0.55 < max(value_found.values()) < 0.70, value_found
 
 
 def test_builds_side_by_side_end_in_one_whole_set(tmp_path):
@@ -224,3 +224,30 @@ def test_other_settings_replace_a_set(tmp_path):
     marker = is_phantom(tmp_path / "set")
     assert marker is not None
     assert marker["n_images"] == len(list((tmp_path / "set" / "images").iterdir())) == 2
+
+
+def test_regions_are_exact_and_the_images_stay_the_same(phantoms, tmp_path):
+    masked = make_phantoms(tmp_path / "masked", n_images=24, size=64, seed=3, workers=1, masks=True)
+    for file in sorted((phantoms / "images").iterdir()):
+        assert file.read_bytes() == (masked / "images" / file.name).read_bytes()
+        assert (phantoms / "masks" / file.name).read_bytes() == (masked / "masks/lung" / file.name).read_bytes()
+    assert is_phantom(masked) != is_phantom(phantoms)  # another set: neither is taken for the other
+    assert make_phantoms(masked, n_images=24, size=64, seed=3, masks=True) == masked
+    table = pd.read_csv(masked / "masks.csv").set_index("path")
+    boxes = pd.read_csv(masked / "boxes.csv")
+    nih = pd.read_csv(masked / "BBox_List_2017.csv", skiprows=1, header=None)
+    labels = pd.read_csv(masked / "Data_Entry_2017_v2020.csv").set_index("Image Index")["Finding Labels"]
+    assert table.columns[-len(REGIONS) :].tolist() == list(REGIONS)
+    assert set(boxes["path"]) == set(table.index)
+    assert boxes["label"].notna().sum() == nih[1].isin(["Effusion", "Mass", "Nodule"]).sum()
+    for path, row in table.iterrows():
+        pixels = {name: np.array(Image.open(masked / row[name])) for name in REGIONS}
+        assert all(set(np.unique(mask)) <= {0, 255} for mask in pixels.values())
+        assert pixels["lung"].any()
+        assert pixels["heart"].any()
+        shown = {name for name in FINDINGS if name in REGIONS and pixels[name].any()}
+        assert shown == set(labels[path.removeprefix("images/")].split("|")) - {"No Finding", "Cardiomegaly"}
+        for x, y, w, h, label in boxes.loc[boxes["path"] == path, ["x", "y", "w", "h", "label"]].dropna().to_numpy():
+            inside = pixels[label][int(y) : int(y + h), int(x) : int(x + w)]
+            assert inside.any(axis=0).all() or label == "Nodule"
+            assert inside.any()

@@ -97,7 +97,7 @@ def test_isotonic_rises_and_never_says_never():
 
 @pytest.mark.parametrize("method", ["temperature", "platt", "isotonic"])
 @pytest.mark.parametrize("make", [binary, several])
-def test_too_small_a_val_ships_none_and_says_so(method, make):
+def test_too_small_a_val_ships_no_calibration_and_gives_a_note(method, make):
     fitted, said = fit(make(20), method)
     assert fitted is None
     assert "fewer than" in said[0]

@@ -68,7 +68,7 @@ def test_paired_is_narrower_than_side_by_side():
     assert score["high"] - score["low"] < 0.85 * np.hypot(*each)
 
 
-def test_the_better_network_is_found_and_equal_ones_are_not_told_apart():
+def test_the_better_network_is_found_and_equal_ones_do_not_differ():
     told = compare(networks(better=1.5), n_boot=200)
     score = told["pairs"][0]["scores"]["macro_auroc"]
     assert score["low"] > 0

@@ -184,7 +184,7 @@ def test_probabilities_worse_than_the_prevalence_are_named_unless_a_calibration_
     assert "baseline" not in rules(told(test, FittedOnVal(platt(1.0, -4.0))))
 
 
-def test_val_and_test_that_disagree_are_both_told():
+def test_val_and_test_that_disagree_are_both_reported():
     val, test = binary(300, 1, shares=(0.3,), apart=3.5), binary(300, 2, shares=(0.3,), apart=1.5)
     scores = told(test, val=val)
     before = ASSESSMENT.score(val, FittedOnVal())["macro"]["auroc"]
@@ -244,6 +244,6 @@ def test_scores_of_an_older_run_have_no_harms_and_still_a_verdict():
     )
 
 
-def test_an_empty_table_accuses_nobody():
+def test_an_empty_table_has_no_harms():
     empty = Predictions.from_arrays([], [], ["a", "b"], "multiclass", np.zeros((0, 2)), np.zeros((0, 2)))
     assert told(empty)["harms"] == []

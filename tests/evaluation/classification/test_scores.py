@@ -54,7 +54,7 @@ def test_rates_by_hand():
     assert found["balanced_accuracy"] == (1 / 2 + 2 / 3) / 2
 
 
-def test_a_share_of_nobody_is_undefined():
+def test_a_share_of_no_patients_is_undefined():
     found = {m: v[0, 0] for m, v in Scorer(table([[0], [0]], [[-1.0], [-1]])).values().classes.items()}
     undefined = {m for m, v in found.items() if np.isnan(v)}
     assert undefined == {"auroc", "average_precision", "balanced_accuracy", "sensitivity", "ppv", "f1"}

@@ -153,7 +153,7 @@ def assert_honest(score):
 
 
 @pytest.mark.parametrize("make", [binary, several])
-def test_all_that_is_told_of_few_patients_has_an_interval_or_a_reason(make):
+def test_every_score_of_few_patients_has_an_interval_or_a_reason(make):
     """The same of what was fitted on val: operating points, calibration, sets, unsure answers."""
     assessment = Assessment(operating_points={"youden": "youden"}, resamples=40)
     fitted = assessment.fit(make(300, seed=1))

@@ -50,7 +50,7 @@ def test_ties_stay_together_and_the_ends_are_reached():
     assert best_threshold(np.ones(4), prob, Criterion("youden")) is None
 
 
-def test_neighbouring_numbers_are_still_told_apart():
+def test_neighbouring_numbers_stay_distinct():
     low = 0.3
     high = np.nextafter(low, 1)
     threshold = best_threshold(np.array([1.0, 0]), np.array([high, low]), Criterion("youden"))
@@ -149,7 +149,7 @@ def test_ppv_and_npv_elsewhere_by_hand():
     assert npv == pytest.approx(0.8 * 0.95 / (0.8 * 0.95 + 0.1 * 0.05))
 
 
-def test_ppv_is_told_for_another_prevalence():
+def test_ppv_is_reported_for_another_prevalence():
     given = binary(4000, shares=(0.4, 0.3))
     points, _ = fit_operating_points(given, {"youden": Criterion("youden")})
     found = evaluate_operating_points(given, points, n_boot=100, prevalence={"a": 0.05})["youden"]["classes"]

@@ -72,7 +72,7 @@ def test_who_follows_knows_when_rank_0_has_ended_or_is_gone(ends):
     assert other.failure() == "The connection to rank 0 is lost."
 
 
-def test_nobody_answers(monkeypatch):
+def test_no_answer_is_an_error(monkeypatch):
     monkeypatch.setattr(link, "ARRIVAL", 0.5)
     with pytest.raises(FinetuneError, match=r"Rank 1 cannot reach rank 0 at MASTER_ADDR=127.0.0.1, MASTER_PORT=9:"):
         connect("127.0.0.1", 9, 1, 2, serve=False, prefix="test")

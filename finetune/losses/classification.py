@@ -1,8 +1,4 @@
-"""Losses that know unknown labels.
-
-A loss returns a SUM and a COUNT instead of a mean: over ranks whose batches hold different numbers of known labels,
-only the sum of sums over the sum of counts is the mean of the whole batch.
-"""
+"""Losses of labels (N, K): findings that may hold together, classes that exclude each other; NaN is unknown."""
 
 import math
 from dataclasses import dataclass, field
@@ -137,17 +133,3 @@ class CrossEntropy:
 
 
 Loss = BinaryCrossEntropy | CrossEntropy
-
-
-def auto(kind: str) -> Loss:
-    """The loss that goes with the labels: sigmoid for several findings at once, softmax for one class of many."""
-    return BinaryCrossEntropy() if kind == "multilabel" else CrossEntropy()
-
-
-def check_kind(loss: Loss, kind: str) -> None:
-    """Refuse a loss that would make `prob_<class>` mean something else than what the labels are."""
-    if loss.kind != kind:
-        fitting = {"multilabel": "bce, focal or asymmetric", "multiclass": "cross_entropy"}
-        raise FinetuneError(
-            f"loss={type(loss).__name__} is for {loss.kind} labels, these are {kind}. Use loss={fitting[kind]}."
-        )
