@@ -17,7 +17,7 @@ class Squares:
     """Source: DIR/boxes.json, name of the image -> patient, site, split and boxes (label, left, top, right, bottom);
     boxes of None are not known."""
 
-    def __init__(self, root: str | None = None):
+    def __init__(self, root: str | None = None, target: str = "boxes"):
         self.root = Path(str(root))
 
     def table(self) -> SampleTable:

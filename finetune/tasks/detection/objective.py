@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from finetune.data.table import SampleTable
 from finetune.evaluation.detection.coco import mean_ap50
 from finetune.network import Network
-from finetune.tasks.detection.truths import ignored_of, known, labels_of, never_in_train
+from finetune.tasks.detection.truths import known, labels_of, never_in_train
 from finetune.training.objective import LOSS
 
 AP50 = "val/ap50"
@@ -49,8 +49,8 @@ class DetectObjective:
     def of_table(cls, table: SampleTable, seed: int) -> DetectObjective:
         """For the val split of a table."""
         val = known(table, table.rows("val").tolist())
-        ignored = [int(ignored_of(boxes).sum()) for boxes in val]
-        true = [len(boxes) - n for boxes, n in zip(val, ignored, strict=True)]
+        true = [len(boxes.target_labels) for boxes in val]
+        ignored = [sum(boxes.ignored) for boxes in val]
         monitor = AP50 if any(true) else LOSS
         most = max([1, *true]), max([1, *ignored])
         objective = cls(most, len(labels_of(table)), monitor=monitor, seed=seed)

@@ -11,6 +11,7 @@ import numpy as np
 
 from finetune.config import build
 from finetune.config.settings import EvaluateSettings, Settings
+from finetune.data.audit.other_targets import check_boxes
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.evaluation.detection.answers import DETECT, DetectAnswers
@@ -25,7 +26,7 @@ from finetune.steps.task import Subject, Task
 from finetune.tasks.detection import console, examples, files
 from finetune.tasks.detection.objective import DetectObjective
 from finetune.tasks.detection.predicting import predict_detections
-from finetune.tasks.detection.truths import check_trainable, labels_of, target_name, with_labels
+from finetune.tasks.detection.truths import labels_of, target_name, with_labels
 
 
 class Detection(Task):
@@ -48,7 +49,7 @@ class Detection(Task):
         """Boxes that can be learned, and columns of metadata that a table of detections can have."""
         target_name(table)
         if self.settings.job in ("fit", "preview"):
-            check_trainable(table)
+            check_boxes(table)
         self.assessment.check_columns(table.metadata)
         if taken := sorted(set(table.metadata) & set(RESERVED)):
             raise FinetuneError(

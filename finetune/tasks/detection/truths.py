@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -49,15 +48,6 @@ def known(table: SampleTable, rows: Iterable[int]) -> list[Boxes]:
     return [entry for row in rows if isinstance(entry := entries[row], Boxes)]
 
 
-def check_trainable(table: SampleTable) -> None:
-    """Raise a FinetuneError where no detector can be trained: no train images, or none of them has a box."""
-    train = table.rows("train").tolist()
-    if not train:
-        raise FinetuneError(f"table {table.name} has no train images.")
-    if not any(len(boxes) for boxes in known(table, train)):
-        raise FinetuneError(f"table {table.name}: none of the {len(train):,} train images has a box.")
-
-
 def never_in_train(table: SampleTable) -> list[str]:
     """Labels without a box in train."""
     return sorted(set(labels_of(table)) - set(box_labels(known(table, table.rows("train").tolist()))))
@@ -67,12 +57,7 @@ def true_arrays(boxes: Boxes, classes: Sequence[str]) -> TrueArrays:
     """Corners (M, 4), numbers among `classes` (M,) and which are ignored (M,); boxes of other labels are left out."""
     rows = [i for i, label in enumerate(boxes.labels) if label in classes]
     numbers = np.array([classes.index(boxes.labels[i]) for i in rows], np.int64)
-    return boxes.corners[rows], numbers, ignored_of(boxes)[rows]
-
-
-def ignored_of(boxes: Boxes) -> np.ndarray:
-    """(M,) bool: which boxes are no target, so that a detection there is neither right nor wrong."""
-    return np.array(getattr(boxes, "ignored", None) or [False] * len(boxes), bool)
+    return boxes.corners[rows], numbers, np.array(boxes.ignored, bool)[rows]
 
 
 def with_labels(table: SampleTable, classes: Sequence[str], argument: str) -> SampleTable:
@@ -98,7 +83,5 @@ def with_labels(table: SampleTable, classes: Sequence[str], argument: str) -> Sa
 
 def _of_labels(boxes: Boxes, classes: Sequence[str]) -> Boxes:
     rows = [i for i, label in enumerate(boxes.labels) if label in classes]
-    parts: dict[str, Any] = {"corners": boxes.corners[rows], "labels": tuple(boxes.labels[i] for i in rows)}
-    if hasattr(boxes, "ignored"):
-        parts["ignored"] = tuple(ignored_of(boxes)[rows].tolist())
-    return replace(boxes, **parts)
+    labels, ignored = (tuple(values[i] for i in rows) for values in (boxes.labels, boxes.ignored))
+    return Boxes(boxes.corners[rows], labels, boxes.complete, ignored)  # type: ignore[arg-type]
