@@ -18,7 +18,7 @@ from finetune.backbones.build import MODELS
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import ANSWERS, Answers
 from finetune.heads import HEADS, NECKS, FeatureInfo
-from finetune.heads.features import as_read, head_argument, neck_argument, takes
+from finetune.heads.features import as_read, gives, head_argument, neck_argument, takes
 
 SIDE = 64
 """Side of the image, in pixels, that a new backbone is run with."""
@@ -95,7 +95,9 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
         make: called with the channels of the last map, the number of classes and the options of the file. The module
             turns the last map (N, C, H, W) into logits (N, K); its method `features` gives what its last layer reads
             (N, D). With the class attribute `takes = "maps"` both read the list of all maps instead, and `make` is
-            called with a list of `finetune.heads.FeatureInfo` (num_chs, reduction) instead of the channels.
+            called with a list of `finetune.heads.FeatureInfo` (num_chs, reduction) instead of the channels. With the
+            class attribute `gives = "regions"` it returns logits for each pixel (N, K, H, W), and both methods take the
+            size (H, W) of the images besides: `finetune.heads.SegmentHead` has what such heads share.
 
     Raises:
         FinetuneError: the name is taken, or the module does not do what a head must; the message says what.
@@ -107,9 +109,12 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
         _check_takes(where, make, head)
         if not callable(getattr(head, "features", None)):
             raise FinetuneError(f"{where}: {_name_of(make)} has no method features(map) -> (N, D).")
-        read = takes(head)
-        _check_shape(where, f"forward({read})", _called_on_maps(where, head, head), (2, 3))
-        _check_shape(where, f"features({read})", _called_on_maps(where, head, head.features), (2, None))
+        if gives(head) != gives(make):
+            raise FinetuneError(f"{where}: {_name_of(make)} must have gives = {gives(head)!r}, as what it makes.")
+        read, size = takes(head), (2 * SIDE, 2 * SIDE)
+        more, shape = ((size,), (2, 3, *size)) if gives(head) == "regions" else ((), (2, 3))
+        _check_shape(where, f"forward({read})", _called_on_maps(where, head, head, *more), shape)
+        _check_shape(where, f"features({read})", _called_on_maps(where, head, head.features, *more), (2, None))
     HEADS[name] = make
 
 
@@ -139,11 +144,11 @@ def register_task(name: str, answers: type[Answers]) -> None:
     ANSWERS[name] = answers
 
 
-def _called_on_maps(where: str, part: nn.Module, callee: Callable[..., Any]) -> Any:
+def _called_on_maps(where: str, part: nn.Module, callee: Callable[..., Any], *more: Any) -> Any:
     """What `callee` of the neck or head `part` gives for the maps that it reads, which the backbone's backward needs
     unchanged."""
     maps = [torch.empty(_shape(info)) for info in FEATURES]
-    result = _called(where, callee, as_read(part, maps))
+    result = _called(where, callee, as_read(part, maps), *more)
     if any(x._version for x in maps):
         raise FinetuneError(f"{where}: {_name_of(type(part))} changes the map that it reads in place (inplace=True?).")
     return result

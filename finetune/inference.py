@@ -84,10 +84,11 @@ def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Ask:
 
     def ask(images: Tensor) -> tuple[Any, Tensor | None]:
         last = network.run(images, stop="head")
-        output = network.run(last, start="head")
+        size = (images.shape[-2], images.shape[-1])
+        output = network.run(last, start="head", size=size)
         if gaussian is None:
             return output, None
-        features = network.head.features(last).float().cpu().numpy()  # type: ignore[operator]
+        features = network.head_features(last, size).float().cpu().numpy()
         return output, torch.from_numpy(gaussian.distance(features)).float()
 
     return ask

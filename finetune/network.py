@@ -1,5 +1,6 @@
 """Backbone, neck and head as one network, and the public way to make a backbone alone."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from finetune import backbones
 from finetune import weights as weight_files
 from finetune.errors import FinetuneError, one_of
 from finetune.heads import FeatureInfo, head_named, neck_named
-from finetune.heads.features import as_read, head_argument, neck_argument, takes
+from finetune.heads.features import RowRunner, as_read, gives, head_argument, neck_argument, takes
 from finetune.strict_json import one_line
 
 Maps = Tensor | list[Tensor]
@@ -18,9 +19,18 @@ Maps = Tensor | list[Tensor]
 
 
 def create_model(
-    name: str, *, num_classes: int | None = None, in_channels: int = 3, weights: str | None = None, **options: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int = 3,
+    weights: str | None = None,
+    neck: str | None = None,
+    neck_options: dict[str, Any] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """A backbone with its own classifier: images (N, in_channels, H, W) -> logits (N, num_classes).
+
+    With a `neck` it is a `MapsNetwork` instead, such as a detector of torchvision has for its backbone.
 
     Args:
         name: one of `list_models()`; the state dict has timm's keys and shapes for that name.
@@ -28,16 +38,22 @@ def create_model(
             By default 1000, and 10 for the CIFAR forms.
         weights: None (random), "default" (timm's default tag), a timm tag such as "a1_in1k", or a file
             (.safetensors, .pth, .th), of which every tensor is used, named as dropped, or an error.
+        neck: None, or the name of a neck such as "pyramid", which starts from random weights.
+        neck_options: options of the neck, for the pyramid `channels`, `extra`, `finest`.
         options: `output_stride`, `drop_path`, `zero_init_last`, `memory`: see the backbone's configuration. Other
             words of timm's (`pretrained`, `in_chans`, `features_only`, ...) are errors that name those of this program.
 
     Raises:
         FinetuneError: unknown name, option or tag; weights that cannot be had or do not fit.
     """
-    net = backbones.build(name, num_classes=num_classes, in_channels=in_channels, **options)
+    if neck is not None and num_classes:
+        raise FinetuneError(f"num_classes={num_classes} does not go with neck={neck}, which gives maps. Leave it out.")
+    if neck is None and neck_options:
+        raise _options_without_neck(neck_options)
+    backbone = backbones.build(name, num_classes=num_classes if neck is None else 0, in_channels=in_channels, **options)
     if weights is not None and weights != "none":
-        weight_files.load_into(net, name, weights)
-    return net
+        weight_files.load_into(backbone, name, weights)
+    return backbone if neck is None else MapsNetwork(backbone, _neck(neck, backbone, neck_options or {}))
 
 
 @dataclass(frozen=True)
@@ -67,17 +83,26 @@ class NetworkSpec:
             FinetuneError: no such backbone, neck or head, or an option that it refuses.
         """
         new_head = head_named(self.head)
-        new_neck = None if self.neck is None else neck_named(self.neck)
-        if new_neck is None and self.neck_options:
-            raise FinetuneError(f"neck_options={self.neck_options} are given without a neck. Name the neck.")
+        if self.neck is not None:
+            neck_named(self.neck)
+        elif self.neck_options:
+            raise _options_without_neck(self.neck_options)
         backbone = backbones.build(self.backbone, num_classes=0, in_channels=self.in_channels, **self.backbone_options)
-        features, neck = feature_info(backbone), None
-        if new_neck is not None:
-            neck = _built(f"neck={self.neck}", new_neck, neck_argument(new_neck, features), **self.neck_options)
-            features = neck.feature_info  # type: ignore[assignment]
-        argument = head_argument(new_head, features)
+        neck = None if self.neck is None else _neck(self.neck, backbone, self.neck_options)
+        features = feature_info(backbone) if neck is None else neck.feature_info
+        argument = head_argument(new_head, features)  # type: ignore[arg-type]
         head = _built(f"head={self.head}", new_head, argument, self.num_classes, **self.head_options)
         return Network(backbone, head, neck)
+
+
+def _options_without_neck(options: dict[str, Any]) -> FinetuneError:
+    return FinetuneError(f"neck_options={options} are given without a neck. Name the neck.")
+
+
+def _neck(name: str, backbone: backbones.Backbone, options: dict[str, Any]) -> nn.Module:
+    """The neck of that name, made from the maps of the backbone that it reads."""
+    make = neck_named(name)
+    return _built(f"neck={name}", make, neck_argument(make, feature_info(backbone)), **options)
 
 
 def _built(where: str, make: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
@@ -97,7 +122,9 @@ def feature_info(backbone: backbones.Backbone) -> list[FeatureInfo]:
 
 
 class Network(nn.Module):
-    """Images (N, C, H, W) -> logits (N, K): a backbone without classifier, a neck where there is one, and a head.
+    """Images (N, C, H, W) -> logits: a backbone without classifier, a neck where there is one, and a head.
+
+    The logits are (N, K), and (N, K, H, W) of a head whose attribute `gives` is "regions".
 
     Its parts have names and run in order: stem, stage1, ..., neck, head. `forward` runs all of them, `run` any stretch.
     """
@@ -107,16 +134,28 @@ class Network(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        for part in (neck, head):
+            if isinstance(part, RowRunner):
+                part.run = backbone.run
 
     def forward(self, images: Tensor) -> Tensor:
         return self.run(images)  # type: ignore[return-value]
 
-    def run(self, x: Maps, start: str | None = None, stop: str | None = None) -> Maps:
+    def run(
+        self, x: Maps, start: str | None = None, stop: str | None = None, size: tuple[int, int] | None = None
+    ) -> Maps:
         """The parts from `start` (by default the stem) up to and without `stop` (by default through the head).
 
         For every part `run(run(images, stop=part), start=part)` equals `forward(images)`, to the last bit. Between two
         parts lies the last map (N, C, H, W). Where the neck, or without one the head, takes "maps", it is from stage2
         on the list of the maps so far. A part of the backbone does not change the maps that it reads.
+
+        Args:
+            x: images, or what lies before `start`.
+            start: name of the first part to run.
+            stop: name of the first part not to run.
+            size: height and width of the images, for a head of "regions" where `start` is not the stem. By default
+                that of the finest map times its stride; for sides that are no multiples of it, say the size.
 
         Raises:
             FinetuneError: `start` or `stop` is no part, or `stop` comes before `start`.
@@ -129,13 +168,15 @@ class Network(nn.Module):
         end = len(names) if stop is None else names.index(stop)
         if end < first:
             raise FinetuneError(f"stop={stop} comes before start={start}: the parts run in the order {names}.")
+        if first == 0 and isinstance(x, Tensor):
+            size = (x.shape[-2], x.shape[-1])
         for name in names[first:end]:
-            x = self._run_part(name, x)
+            x = self._run_part(name, x, size)
         return x
 
-    def _run_part(self, name: str, x: Maps) -> Maps:
+    def _run_part(self, name: str, x: Maps, size: tuple[int, int] | None) -> Maps:
         if name == "head":
-            return self.head(x)
+            return self.head(x) if gives(self.head) == "classes" else self.head(x, size)
         if name == "neck":
             return as_read(self.head, self.neck(x))  # type: ignore[misc]
         stages = self.backbone.num_stages
@@ -149,8 +190,13 @@ class Network(nn.Module):
         return [*before, last] if number and takes(reader) == "maps" else last
 
     def features(self, images: Tensor) -> Tensor:
-        """Images (N, C, H, W) -> what the head's last layer reads (N, D)."""
-        return self.head.features(self.run(images, stop="head"))  # type: ignore[operator]
+        """Images (N, C, H, W) -> what the head's last layer reads (N, D); for each pixel, the mean of it."""
+        return self.head_features(self.run(images, stop="head"), (images.shape[-2], images.shape[-1]))
+
+    def head_features(self, maps: Maps, size: tuple[int, int]) -> Tensor:
+        """The same of what the head reads, of images of that size."""
+        sizes = () if gives(self.head) == "classes" else (size,)
+        return self.head.features(maps, *sizes)  # type: ignore[operator]
 
     @property
     def new_parts(self) -> tuple[str, ...]:
@@ -162,3 +208,34 @@ class Network(nn.Module):
         """Modules by part, from the stem to the head; every parameter and buffer is in exactly one part."""
         neck = {} if self.neck is None else {"neck": [self.neck]}
         return {**self.backbone.parts(), **neck, "head": [self.head]}
+
+
+class MapsNetwork(Network):
+    """Images (N, C, H, W) -> maps by name, the finest first: a backbone and a neck, as torchvision's BackboneWithFPN.
+
+    The names are those of the neck's `map_names`, or "0", "1", ... where it has none. The detectors of
+    `torchvision.models.detection` take it as their backbone. Its state dict has `backbone.*` and `neck.*`, as that of
+    a `Network` with a head has.
+    """
+
+    def __init__(self, backbone: backbones.Backbone, neck: nn.Module):
+        infos: list[FeatureInfo] = neck.feature_info  # type: ignore[assignment]
+        super().__init__(backbone, NamedMaps(getattr(neck, "map_names", [str(n) for n in range(len(infos))])), neck)
+        self.feature_info = infos
+        """Channels and stride of each map."""
+        channels = {info.num_chs for info in infos}
+        self.out_channels = channels.pop() if len(channels) == 1 else None
+        """Channels of every map; None where they differ."""
+
+
+class NamedMaps(nn.Module):
+    """Maps -> maps by name."""
+
+    takes = "maps"
+
+    def __init__(self, names: list[str]):
+        super().__init__()
+        self.names = names
+
+    def forward(self, maps: list[Tensor]) -> OrderedDict[str, Tensor]:
+        return OrderedDict(zip(self.names, maps, strict=True))

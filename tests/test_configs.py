@@ -13,6 +13,7 @@ from finetune import list_models
 from finetune.config import build, compose
 from finetune.config.settings import parse
 from finetune.errors import FinetuneError, MissingExtra
+from finetune.heads import HEADS, gives, head_named
 from finetune.runs.folder import RunFolder
 
 CONF, ROOT = compose.conf_dir(), Path(__file__).resolve().parents[1]
@@ -38,6 +39,11 @@ def callbacks(settings):
 def test_every_choice_is_composed_and_built(word, tmp_path):
     config = compose.plain(compose.compose([word, *EXTRA.get(word, [])]))
     if config["job"] != "fit":
+        return
+    if gives(HEADS[config["head"]["name"]]) == "regions":  # composed and built, for a task that this one is not
+        build.check_part("head", parse(config).head, head_named)
+        with pytest.raises(FinetuneError, match=r"and the task learns classes"):
+            build.check(config)
         return
     settings = build.check(config)
     assert build.source(settings).root is None or build.source(settings).root

@@ -200,7 +200,7 @@ HOSTILE = {
         "thresholds.Mass=2.0 must lie between 0 and 1",
     ),
     "many wrong values": (lambda v: {**v, "classes": [1] * 1000}, "1,000 values in it are invalid"),
-    "very many values": (lambda v: {**v, "classes": [1] * 500_001}, "it holds more than the 500,000 values"),
+    "very many values": (lambda v: {**v, "classes": [1] * 500_001}, "it holds more values than the limit of 500,000"),
     "long": (lambda v: {**v, "provenance": {"x": "x" * 2**24}}, "characters long, more than"),
 }
 

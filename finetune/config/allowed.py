@@ -116,6 +116,7 @@ CONTRACTS: dict[str, dict[str, str]] = {
     },
     "task": {
         "name": "name: str",
+        "gives": 'gives: "classes", "regions" or "detections"',
         "check": "check(table)",
         "objective": "objective(table, rows) -> Objective",
         "answers": "answers(table, fitted) -> Answers",

@@ -17,7 +17,7 @@ from finetune.config.settings import HeadSettings, NeckSettings, Node, Settings,
 from finetune.config.values import check_call
 from finetune.data.loading.augment import Augment
 from finetune.errors import FinetuneError, MissingExtra
-from finetune.heads import head_named, neck_named
+from finetune.heads import check_gives, head_named, neck_named
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
@@ -43,10 +43,10 @@ def check(config: Mapping[str, Any]) -> Settings:
     check_part("head", settings.head, head_named)
     if settings.neck.name or settings.neck.options:
         check_part("neck", settings.neck, neck_named)
+    check_gives(settings.head.name, task(settings).gives, "head")
     with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed
         network = network_spec(settings, num_classes=2).build()
     plan(settings).check(list(network.parts()), settings.trainer.max_epochs, network.new_parts)
-    task(settings)
     schedule(settings)
     check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)

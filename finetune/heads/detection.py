@@ -52,7 +52,7 @@ class DetectionHead(nn.Module):
         self.num_classes = num_classes
         self.reduction = features[0].reduction
 
-    def forward(self, maps: list[Tensor], side: int | None = None) -> list[Detections]:
+    def forward(self, maps: list[Tensor], side: int | tuple[int, int] | None = None) -> list[Detections]:
         """The detections of each image, in training mode as well.
 
         Args:
@@ -67,7 +67,7 @@ class DetectionHead(nn.Module):
             for image in self._detect(maps, self._side(maps, side))
         ]
 
-    def features(self, maps: list[Tensor]) -> Tensor:
+    def features(self, maps: list[Tensor], size: tuple[int, int] | None = None) -> Tensor:
         """What is typical of an image: the mean over all places of the last map but one, (N, C). The last one of a
         detector's pyramid only repeats it at a coarser scale."""
         return maps[-2 if len(maps) > 1 else -1].mean((2, 3))
@@ -143,7 +143,11 @@ class DetectionHead(nn.Module):
     def _losses(self, maps: list[Tensor], targets: Targets, side: int) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def _side(self, maps: list[Tensor], side: int | None) -> int:
+    def _side(self, maps: list[Tensor], side: int | tuple[int, int] | None) -> int:
+        if isinstance(side, tuple):
+            if side[0] != side[1]:
+                raise FinetuneError(f"images of {side[0]} x {side[1]} pixels: detection takes squares.")
+            side = side[0]
         return maps[0].shape[-1] * self.reduction if side is None else side
 
 

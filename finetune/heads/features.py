@@ -1,6 +1,6 @@
 """The maps that a backbone or a neck gives, and those that a neck or a head reads."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -14,6 +14,19 @@ class FeatureInfo(NamedTuple):
 
     num_chs: int
     reduction: int
+
+
+def in_order(modules: Iterable[nn.Module], x: Tensor) -> Tensor:
+    for module in modules:
+        x = module(x)
+    return x
+
+
+class RowRunner(nn.Module):
+    """A neck or head that runs its rows of modules by `run`, which `Network` sets to that of the backbone: `memory`
+    then holds for these rows as well."""
+
+    run: Callable[[Iterable[nn.Module], Tensor], Tensor] = staticmethod(in_order)
 
 
 def takes(part: object) -> Literal["map", "maps"]:
@@ -31,6 +44,29 @@ def takes(part: object) -> Literal["map", "maps"]:
         name = part.__name__ if isinstance(part, type) else type(part).__name__
         raise one_of(f"{name}.takes", value, ("map", "maps"))
     return "maps" if value == "maps" else "map"
+
+
+GIVES = ("classes", "regions", "detections")
+
+
+def gives(part: object) -> str:
+    """What a head, or what makes it, returns: its attribute `gives`, by default "classes".
+
+    - "classes": logits (N, K)
+    - "regions": logits (N, K, H, W) of images (N, C, H, W)
+    - "detections": boxes with labels and scores, a list of one entry per image
+
+    `forward` of the last two takes the size (H, W) of the images besides.
+
+    Raises:
+        FinetuneError: `gives` is something else.
+    """
+    part = part.func if isinstance(part, partial) else part
+    value = getattr(part, "gives", "classes")
+    if value not in GIVES:
+        name = part.__name__ if isinstance(part, type) else type(part).__name__
+        raise one_of(f"{name}.gives", value, GIVES)
+    return str(value)
 
 
 def as_read(reader: object, maps: Tensor | list[Tensor]) -> Tensor | list[Tensor]:

@@ -50,6 +50,8 @@ class Task(Protocol):
     """Whether a fit predicts and scores the test split."""
     novelty: int = 0
     """Maximum number of training images for the out-of-distribution score; 0 for none."""
+    gives: str = "classes"
+    """What the head of its networks returns: see `finetune.heads.features.gives`."""
     fitted_settings: tuple[str, ...] = ()
     """Settings of evaluation that a fit alone reads: the model ships what it made of them."""
 

@@ -185,10 +185,22 @@ def test_a_norm_of_another_kind_is_left_to_standard_training(memory):
     x, target = batch()
     nets = [make("bottleneck").double(), make("bottleneck", memory).double()]
     for net in nets:
-        net.layer2[0].bn2 = nn.GroupNorm(4, 32).double()
+        net.layer2[0].bn2 = nn.InstanceNorm2d(32, affine=True).double()
     wanted = step(nets[0], x, target)
-    with pytest.warns(UserWarning, match="GroupNorm"):
+    with pytest.warns(UserWarning, match="InstanceNorm2d"):
         assert_same(step(nets[1], x, target), wanted)
+
+
+@both
+def test_a_group_norm_and_its_relu_in_place_are_computed_again(memory):
+    x, target = batch()
+    nets = [make("bottleneck").double(), make("bottleneck", memory).double()]
+    for net in nets:
+        net.layer2[0].bn2 = nn.GroupNorm(4, 32).double()
+        net.layer1[0].bn1 = nn.Identity()  # a ReLU in place, of what the convolution gives
+        assert net.layer1[0].act1.inplace
+        assert net.layer2[0].act2.inplace
+    assert_same(step(nets[1], x, target), step(nets[0], x, target))
 
 
 @both

@@ -118,7 +118,7 @@ def test_any_family_has_a_map(name):
         assert torch.isfinite(heat).all()
 
 
-@pytest.mark.parametrize(("neck", "head"), [("narrow", "classify"), ("pyramid", "every_map")])
+@pytest.mark.parametrize(("neck", "head"), [("narrow", "classify"), ("top_down", "every_map")])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_neck_is_part_of_what_is_explained(own_parts, neck, head, method):
     torch.manual_seed(3)
@@ -129,7 +129,7 @@ def test_a_neck_is_part_of_what_is_explained(own_parts, neck, head, method):
     if method == "grad_cam":  # by hand: at the backbone's last map, through neck and head
         maps = net.backbone.forward_stages(images)
         last = maps[-1].detach().requires_grad_()
-        made = net.neck([*maps[:-1], last]) if neck == "pyramid" else net.neck(last)
+        made = net.neck([*maps[:-1], last]) if neck == "top_down" else net.neck(last)
         (gradient,) = torch.autograd.grad(net.head(made)[0, 0], last)
         small = (gradient.mean((2, 3), keepdim=True) * last).sum(1).relu()
         whole = torch.nn.functional.interpolate(small[:, None], size=(16, 16), mode="bilinear")[:, 0]

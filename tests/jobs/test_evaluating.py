@@ -207,7 +207,7 @@ def test_images_of_the_fit_are_recognised_under_other_names(place, capsys):
     (Path("alone") / "samples.csv").write_text("")
     (Path("alone") / "novelty_test.csv").write_text("")
     main([*words[:1], "model=alone/model.safetensors", *words[2:], "hydra.run.dir=runs/damaged"])
-    assert "is not known" in scores("damaged")["all"]["warnings"][0]
+    assert "is unknown" in scores("damaged")["all"]["warnings"][0]
     assert "nothing is said of novelty" in capsys.readouterr().out
 
 

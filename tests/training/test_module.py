@@ -51,7 +51,9 @@ def test_a_linear_probe_moves_nothing_but_the_head(tmp_path):
     assert not any(backbone_trains for *_, backbone_trains in watch.modes)
 
 
-@pytest.mark.parametrize(("neck", "head"), [("narrow", "classify"), ("pyramid", "every_map"), ("pyramid", "classify")])
+@pytest.mark.parametrize(
+    ("neck", "head"), [("narrow", "classify"), ("top_down", "every_map"), ("top_down", "classify")]
+)
 @pytest.mark.parametrize("name", ["linear_probe", "head_then_full", "gradual"])
 def test_a_plan_that_freezes_the_backbone_trains_whatever_is_new(tmp_path, own_parts, neck, head, name):
     watch = Watch()
@@ -63,7 +65,7 @@ def test_a_plan_that_freezes_the_backbone_trains_whatever_is_new(tmp_path, own_p
     task = FineTuning(network, task.objective, task.optimizer, task.schedule, task.plan)
     tiny.trainer(tmp_path, 1, [watch]).fit(task, tiny.data())
     new = {key for key in watch.states[0] if key.startswith(("neck.", "head."))}
-    if (neck, head) == ("pyramid", "classify"):  # a head on the last map alone reads nothing of the finer ones
+    if (neck, head) == ("top_down", "classify"):  # a head on the last map alone reads nothing of the finer ones
         new -= {f"neck.lateral.{number}.{kind}" for number in (0, 1) for kind in ("weight", "bias")}
     assert moved(watch.states[0], watch.states[-1]) == new
     assert all(rates["neck"] == rates["head"] > rates["stage3"] == 0 for rates in watch.rates)

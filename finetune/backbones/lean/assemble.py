@@ -15,7 +15,7 @@ from finetune.backbones.lean.projection import Projection, ProjectionParams
 from finetune.backbones.lean.steps import Conv, ConvParams, Norm, NormParams, Recompute, Step
 from finetune.backbones.structure import Recomputable, ResidualBlock, open_rows
 
-RECOMPUTABLE = (Recomputable, nn.MaxPool2d, nn.AvgPool2d, nn.ReLU)
+RECOMPUTABLE = (Recomputable, nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.GroupNorm)
 
 Params = tuple[Any, ...]
 
@@ -93,6 +93,8 @@ class Assembler:
         if isinstance(module, RECOMPUTABLE):
             if any(hooked(inner) for inner in module.modules()):
                 raise Unsupported(f"a hook is registered inside a {type(module).__name__}")
+            if type(module) is nn.ReLU:
+                return Recompute(nn.ReLU()), ()  # not in place: what it reads may be kept
             return Recompute(module), tuple(module.parameters())
         raise Unsupported(f"it has a {type(module).__name__}, which is not known here")
 

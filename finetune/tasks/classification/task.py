@@ -16,14 +16,12 @@ from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit.audit import check_trainable
 from finetune.data.class_map import to_model_classes
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError
 from finetune.evaluation.answers import CLASSIFY
 from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.evaluation.classification.assessment import Assessment, FittedOnVal, read_prevalence
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import log_odds
 from finetune.evaluation.novelty import energy
-from finetune.heads import HEADS
 from finetune.model_file import Model
 from finetune.pages import report
 from finetune.runs.folder import RunFolder
@@ -41,11 +39,11 @@ class Classification:
     """One of several classes (softmax), or several findings at once (a sigmoid each), as the table says."""
 
     name = CLASSIFY
+    gives = "classes"
     fitted_settings: tuple[str, ...] = ("calibration", "operating_points", "coverages", "conformal")
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        check_head(settings)
         self.assessment = assessment(settings)
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
         for kind in ("multilabel", "multiclass"):  # wrong options fail before data are read
@@ -161,17 +159,6 @@ class Classification:
 
     def explain(self, settings: ExplainSettings, model: Model, run: RunFolder, words: list[str]) -> None:
         explaining.explain(self, settings, model, run, words)
-
-
-def check_head(settings: Settings) -> None:
-    """Refuse a head that does not answer with logits, which a user's own does."""
-    name = settings.head.name
-    gives = getattr(HEADS.get(name), "gives", "logits")
-    if gives != "logits":
-        raise FinetuneError(
-            f"task=classify needs a head that answers with logits, which head={name} does not: it gives {gives}. "
-            "Choose head=classify, or the task of this head."
-        )
 
 
 def assessment(settings: Settings) -> Assessment:

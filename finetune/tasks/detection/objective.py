@@ -70,7 +70,7 @@ class DetectObjective:
         maps = network.run(images, stop="head")
         with same_numbers([self.seed, *batch["index"].tolist()], images.device):
             total, count = self._loss(network, maps, batch)
-        detected: Any = network.run(maps, start="head")
+        detected: Any = network.run(maps, start="head", size=(images.shape[-2], images.shape[-1]))
         true = list(zip(batch["boxes"], batch["box_labels"], strict=True))
         ignored = batch.get("ignored_boxes", [images.new_zeros(0, 4)] * n)
         return {

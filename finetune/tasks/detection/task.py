@@ -18,7 +18,6 @@ from finetune.evaluation.detection.answers import DETECT, DetectAnswers
 from finetune.evaluation.detection.assessment import DetectionAssessment, DetectionFit
 from finetune.evaluation.detection.detections import Detections
 from finetune.evaluation.detection.frames import RESERVED
-from finetune.heads import HEADS
 from finetune.model_file import Model
 from finetune.pages import report
 from finetune.runs.folder import RunFolder
@@ -33,6 +32,7 @@ class Detection(Task):
     """Boxes with a class and a score, as the table has them."""
 
     name = DETECT
+    gives = "detections"
     fitted_settings = ("calibration", "false_positives")
 
     def __init__(self, settings: Settings):
@@ -137,12 +137,6 @@ def check_settings(settings: Settings) -> None:
     Raises:
         FinetuneError: naming the key and what to type instead.
     """
-    if getattr(HEADS.get(settings.head.name), "gives", "logits") != "detections":
-        detectors = [f"head={name}" for name, head in HEADS.items() if getattr(head, "gives", "") == "detections"]
-        raise FinetuneError(
-            f"task=detect needs a head that answers with boxes, which head={settings.head.name} does not. Choose "
-            f"{' or '.join(detectors)}."
-        )
     if settings.job not in ("fit", "preview"):
         return
     if settings.data.sampler != "none":
