@@ -117,17 +117,30 @@ def is_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
     return (inside >= 0.5 * box_area(boxes)[:, None]).any(dim=1)
 
 
+def leave_out(labels: Tensor, ignored: Tensor) -> None:
+    """Give background (N,) that is ignored the label -1, which torchvision does not sample; in place. One of it stays
+    where nothing else would: a loss of no samples is NaN."""
+    ignored = ignored & (labels == 0)
+    if bool(ignored.all()):
+        ignored[:1] = False
+    labels[ignored] = -1
+
+
 class SparingRPN(RegionProposalNetwork):
+    """What lies in an ignored place of an image is no background."""
+
     def assign_targets_to_anchors(
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         labels, boxes = super().assign_targets_to_anchors(anchors, targets)
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & is_ignored(anchor, target)] = -1  # neither sampled
+            leave_out(label, is_ignored(anchor, target))
         return labels, boxes
 
 
 class SparingRoIHeads(RoIHeads):
+    """What lies in an ignored place of an image is no background."""
+
     def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
         self._targets = targets
         return super().select_training_samples(proposals, targets)
@@ -135,11 +148,13 @@ class SparingRoIHeads(RoIHeads):
     def assign_targets_to_proposals(self, proposals: Any, gt_boxes: Any, gt_labels: Any) -> Any:
         numbers, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
         for label, boxes, target in zip(labels, proposals, self._targets, strict=True):
-            label[(label == 0) & is_ignored(boxes, target)] = -1
+            leave_out(label, is_ignored(boxes, target))
         return numbers, labels
 
 
 class SparingRetinaNet(RetinaNet):
+    """What lies in an ignored place of an image is no background."""
+
     def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any) -> Any:
         numbers = []
         for boxes, target in zip(anchors, targets, strict=True):
