@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -277,6 +279,16 @@ def test_heads_bring_their_necks_and_what_is_typed_wins():
     assert neck("head=retinanet", "neck=pyramid")["extra"] == "none"
     config = compose.plain(compose.compose(["task=detect", "data.image_size=96", "transforms=none"]))
     assert (config["data"]["image_size"], config["data"]["target"], config["transforms"]) == (96, "boxes", {})
+
+
+def test_the_commands_of_the_page_compose():
+    page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python -m finetune (.+?)(?: +#.*)?$", page, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        words = shlex.split(command)
+        extra = ["task=detect"] if "data=coco" in words and "task=detect" not in words else []
+        assert compose.compose([*extra, *words]).job
 
 
 def test_data_without_boxes_and_metadata_of_reserved_names_are_refused(place, capsys):
