@@ -22,8 +22,9 @@ EXTRA = {
     "data=csv": ["data.table=x.csv", "data.label=a"],
     "job=predict": ["input=x"],
     "job=compare": ["runs=[a,b]"],
-    "head=faster_rcnn": ["neck=pyramid", "neck.extra=pool"],
-    "head=retinanet": ["neck=pyramid", "neck.extra=p6p7", "neck.finest=8"],
+    "head=faster_rcnn": ["task=detect"],
+    "head=retinanet": ["task=detect"],
+    "evaluation=detect": ["task=detect"],
 }
 EXTRA |= {"data=joint": ["data.sources=[chestxray,chexpert]"]}
 MASK_LOSSES = ("dice", "dice_ce", "dice_focal", "pixel_cross_entropy", "pixel_focal")
@@ -124,9 +125,9 @@ def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
         (["finetuning=gradual", "trainer.max_epochs=3"], "never comes: trainer.max_epochs=3"),
         (["data.fold=9"], "data.fold=9 must lie between 0 and data.folds - 1 = 4"),
         (["head.pool=mean"], "head.pool=mean is not known"),
-        (["head=faster_rcnn"], r"head=faster_rcnn reads maps of one width.*Add neck=pyramid\."),
-        (["head=retinanet"], r"head=retinanet reads maps of one width.*Add neck=pyramid\."),
-        (["head=retinanet", "head.anchor_scales=[0]", "neck=pyramid"], "head.anchor_scales=.0.* numbers above 0"),
+        (["task=detect", "neck=none"], r"head=faster_rcnn reads maps of one width.*Add neck=pyramid\."),
+        (["task=detect", "head=retinanet", "neck=none"], r"head=retinanet reads maps of one width.*Add neck=pyramid\."),
+        (["task=detect", "head=retinanet", "head.anchor_scales=[0]"], "head.anchor_scales=.0.* numbers above 0"),
         (["backbone.in_channels=2"], "backbone.in_channels=2 is not known. Choose from 1, 3"),
         (["backbone.output_stride=7"], "output_stride=7"),
         (["schedule.warmup=2"], "schedule.warmup=2"),

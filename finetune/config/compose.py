@@ -141,7 +141,7 @@ def add_groups_of_run(words: list[str], *, sweep: bool) -> list[str]:
     parsed = {o.key_or_group: o.value() for o in parse(words) if not o.is_sweep_override()}
     if parsed.get("job") not in JOBS_REUSING_DATA:
         return words
-    config = compose([w for w in words if not w.lstrip("+").startswith("data.")], sweep=sweep)
+    config = compose([w for w in words if "." not in w.partition("=")[0]], sweep=sweep)  # keys of groups to come
     added = []
     if "task" not in parsed and (name := task_of_run(config)) != config.task.name and name in choices()["task"]:
         added.append(f"task={name}")

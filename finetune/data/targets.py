@@ -29,7 +29,7 @@ ANNOTATED: dict[str, type[Annotation]] = {"mask": MaskFile, "boxes": Boxes}
 """Types of other targets that are annotations, at most one target of each."""
 OTHER_TYPES = (*COLUMNS, *ANNOTATED)
 LEARNED = ("finding", "class")
-"""Types that there is a task for."""
+"""Types that a classification learns."""
 
 QUANTILES = 5  # parts of equal size that splits are balanced over, for numbers
 MAX_GRADES = 20  # distinct grades; more are balanced as numbers are

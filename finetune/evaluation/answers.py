@@ -6,6 +6,7 @@ Each task has a class for it, which `ANSWERS` finds by the task's name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -23,13 +24,26 @@ CLASSIFY = "classify"
 class PredictionsTable(Protocol):
     """What evaluation reads: a row per sample, from a file that it wrote."""
 
-    frame: pd.DataFrame
+    @property
+    def frame(self) -> pd.DataFrame:
+        """A row per sample, with its path in the column `sample`."""
+        ...
 
     def __len__(self) -> int: ...
 
     def write(self, path: str | Path) -> Any:
         """Write the file that `Answers.read_table` reads."""
         ...
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network to compare, or several that differ only in their seed."""
+
+    label: str
+    members: list[Any]
+    """The predictions table of each, of the same images."""
+    seeds: list[Any]
 
 
 class Writer(Protocol):
@@ -101,6 +115,7 @@ class Answers(Protocol):
 ANSWERS: dict[str, str | type[Answers]] = {
     CLASSIFY: "finetune.evaluation.classification.answers.ClassAnswers",
     "segment": "finetune.evaluation.segmentation.answers.SegmentAnswers",
+    "detect": "finetune.evaluation.detection.answers.DetectAnswers",
 }
 """Name of a task -> its class, or where it is found."""
 
@@ -122,6 +137,52 @@ def answers_named(name: str, where: str = "task") -> type[Answers]:
         entry = getattr(import_module(module), attribute)
         ANSWERS[name] = entry
     return entry
+
+
+@runtime_checkable
+class Comparable(Protocol):
+    """What answers have besides where runs of their task can be compared."""
+
+    fold_scores: ClassVar[tuple[str, ...]]
+    """Names of the macro or overall scores that are given of each fold, the first decides."""
+
+    @classmethod
+    def compare(cls, candidates: Sequence[Candidate], n_boot: int, seed: int) -> dict[str, Any]:
+        """Paired differences over the same resamples of the patients, as in compare.json.
+
+        Raises:
+            FinetuneError: the samples, their classes or what is true of them are not the same.
+        """
+        ...
+
+    @classmethod
+    def summarise(cls, table: Any, n_boot: int, seed: int) -> dict[str, Any]:
+        """The scores of a table, as in scores.json."""
+        ...
+
+    @classmethod
+    def pool(cls, folds: Mapping[int, Any]) -> Any:
+        """The tables of several folds as one, with the metadata column `fold`.
+
+        Raises:
+            FinetuneError: they are of different classes; the message is the end of a sentence.
+        """
+        ...
+
+
+def comparable(name: str) -> type[Comparable]:
+    """The class of answers of a task whose runs can be compared.
+
+    Raises:
+        FinetuneError: no such task, or its runs cannot be compared.
+    """
+    answers: Any = answers_named(name)
+    members = ("fold_scores", "compare", "summarise", "pool")
+    if lacking := [member for member in members if not hasattr(answers, member)]:
+        raise FinetuneError(
+            f"Runs of task={name} cannot be compared: its class {answers.__name__} has no {', '.join(lacking)}."
+        )
+    return answers
 
 
 def task_name(config: Mapping[str, Any]) -> str:

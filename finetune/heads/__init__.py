@@ -2,7 +2,8 @@
 
 A neck or head is any `nn.Module`. Its class attribute `takes` says what its `forward` reads: "map", the last map
 (N, C, H, W), which is the default, or "maps", the list of all maps, the finest first. A head's `gives` says what it
-returns: "classes", logits (N, K), which is the default, or "regions", logits for each pixel (N, K, H, W).
+returns: "classes", logits (N, K), which is the default, "regions", logits for each pixel (N, K, H, W), or "detections",
+boxes with labels and scores.
 """
 
 from collections.abc import Callable

@@ -23,7 +23,7 @@ class Detections(NamedTuple):
 
 
 Targets = list[dict[str, Tensor]]
-"""Boxes and labels of each image, as torchvision reads them."""
+"""Boxes and labels of each image, as torchvision reads them; `ignored`, where there are places to ignore."""
 
 
 class DetectionHead(nn.Module):
@@ -67,6 +67,11 @@ class DetectionHead(nn.Module):
             for image in self._detect(maps, self._side(maps, side))
         ]
 
+    def features(self, maps: list[Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """What is typical of an image: the mean over all places of the last map but one, (N, C). The last one of a
+        detector's pyramid only repeats it at a coarser scale."""
+        return maps[-2 if len(maps) > 1 else -1].mean((2, 3))
+
     def losses(
         self,
         maps: list[Tensor],
@@ -74,6 +79,7 @@ class DetectionHead(nn.Module):
         labels: list[Tensor],
         known: Tensor | None = None,
         side: int | None = None,
+        ignored: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """torchvision's losses of the batch by name: their sum is what is trained. In eval mode as well.
 
@@ -85,6 +91,8 @@ class DetectionHead(nn.Module):
             known: (N,) bool, whether the image's boxes are known. Others count for nothing; without any known image
                 every loss is 0, with a gradient of 0 for every parameter.
             side: as in `forward`.
+            ignored: of each image (I, 4) boxes of what is neither right nor wrong: where at least half of an anchor or
+                proposal lies in one of them, it is no background.
 
         Raises:
             FinetuneError: a box without area or not finite, a label that is no class, or lists of other lengths.
@@ -96,6 +104,7 @@ class DetectionHead(nn.Module):
             return dict.fromkeys(self.loss_names, zero)
         if len(rows) < len(maps[0]):
             boxes, labels = [boxes[row] for row in rows], [labels[row] for row in rows]
+            ignored = None if ignored is None else [ignored[row] for row in rows]
             maps = [m[rows] for m in maps]
         check_targets(boxes, labels, len(maps[0]), self.num_classes)
         dtype = torch.float64 if maps[0].dtype == torch.float64 else torch.float32
@@ -103,6 +112,8 @@ class DetectionHead(nn.Module):
             {"boxes": b.to(maps[0].device, dtype).reshape(-1, 4), "labels": n.to(maps[0].device) + self.first_label}
             for b, n in zip(boxes, labels, strict=True)
         ]
+        for target, places in zip(targets, ignored or (), strict=ignored is not None):
+            target["ignored"] = places.to(maps[0].device, dtype).reshape(-1, 4)
         return self._losses(maps, targets, side)
 
     def loss(
@@ -112,6 +123,7 @@ class DetectionHead(nn.Module):
         labels: list[Tensor],
         known: Tensor | None = None,
         side: int | None = None,
+        ignored: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The sum of `losses` times the number of known images, and that number: their quotient over several batches
         or ranks is the mean over images.
@@ -121,7 +133,7 @@ class DetectionHead(nn.Module):
         batch samples as many per image, as it does wherever an image has enough of both; otherwise each image counts
         the same here, and each sample in one large batch. Which are sampled depends on torch's generator.
         """
-        terms = self.losses(maps, boxes, labels, known, side)
+        terms = self.losses(maps, boxes, labels, known, side, ignored)
         count = torch.tensor(len(maps[0]), device=maps[0].device) if known is None else known.sum().to(maps[0].device)
         return torch.stack(list(terms.values())).sum() * count, count
 

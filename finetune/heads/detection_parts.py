@@ -1,8 +1,9 @@
 """torchvision's detectors without their backbone and their preprocessing: what the heads of `detect` are made of.
 
-Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are three things: the
+Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are four things: the
 anchors have the exact stride of their map, boxes and losses are computed in 32 bits whatever the network's precision,
-and the scale of a map is its reduction instead of a guess from the first batch.
+the scale of a map is its reduction instead of a guess from the first batch, and what lies in an ignored place of an
+image is no background.
 
 It is imported when a detection head is made: torchvision takes two seconds.
 """
@@ -18,7 +19,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import MultiScaleRoIAlign, box_area, box_iou
 from torchvision.ops.poolers import initLevelMapper
 
 from finetune.errors import FinetuneError
@@ -106,6 +107,66 @@ class FullRetinaNetHead(RetinaNetHead):
         return {name: full(value) for name, value in super().forward(x).items()}
 
 
+def is_ignored(boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
+    """(N, 4) -> (N,) bool: at least half of the box lies in a place that the image's target ignores."""
+    places = target.get("ignored")
+    if places is None or not len(places):
+        return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    corner, end = torch.max(boxes[:, None, :2], places[:, :2]), torch.min(boxes[:, None, 2:], places[:, 2:])
+    inside = (end - corner).clamp(min=0).prod(dim=2)  # (N, I)
+    return (inside >= 0.5 * box_area(boxes)[:, None]).any(dim=1)
+
+
+def leave_out(labels: Tensor, ignored: Tensor) -> None:
+    """Give background (N,) that is ignored the label -1, which torchvision does not sample; in place. One of it stays
+    where nothing else would: a loss of no samples is NaN."""
+    ignored = ignored & (labels == 0)
+    if bool(ignored.all()):
+        ignored[:1] = False
+    labels[ignored] = -1
+
+
+class SparingRPN(RegionProposalNetwork):
+    """What lies in an ignored place of an image is no background."""
+
+    def assign_targets_to_anchors(
+        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        labels, boxes = super().assign_targets_to_anchors(anchors, targets)
+        for label, anchor, target in zip(labels, anchors, targets, strict=True):
+            leave_out(label, is_ignored(anchor, target))
+        return labels, boxes
+
+
+class SparingRoIHeads(RoIHeads):
+    """What lies in an ignored place of an image is no background."""
+
+    def select_training_samples(self, proposals: list[Tensor], targets: Any) -> Any:
+        self._targets = targets
+        return super().select_training_samples(proposals, targets)
+
+    def assign_targets_to_proposals(self, proposals: Any, gt_boxes: Any, gt_labels: Any) -> Any:
+        numbers, labels = super().assign_targets_to_proposals(proposals, gt_boxes, gt_labels)
+        for label, boxes, target in zip(labels, proposals, self._targets, strict=True):
+            leave_out(label, is_ignored(boxes, target))
+        return numbers, labels
+
+
+class SparingRetinaNet(RetinaNet):
+    """What lies in an ignored place of an image is no background."""
+
+    def compute_loss(self, targets: Any, head_outputs: Any, anchors: Any) -> Any:
+        numbers = []
+        for boxes, target in zip(anchors, targets, strict=True):
+            number = torch.full((len(boxes),), self.proposal_matcher.BELOW_LOW_THRESHOLD, device=boxes.device)
+            if len(target["boxes"]):
+                number = self.proposal_matcher(box_iou(target["boxes"], boxes))
+            background = number == self.proposal_matcher.BELOW_LOW_THRESHOLD
+            number[background & is_ignored(boxes, target)] = self.proposal_matcher.BETWEEN_THRESHOLDS  # left out
+            numbers.append(number)
+        return self.head.compute_loss(targets, head_outputs, anchors, numbers)
+
+
 class NoBackbone(nn.Identity):
     """What torchvision's constructors want to know of a backbone."""
 
@@ -135,14 +196,15 @@ def faster_rcnn(
         box_predictor=FullPredictor(hidden, num_classes + 1),
         **options,
     )
+    made.rpn.__class__, made.roi_heads.__class__ = SparingRPN, SparingRoIHeads  # their constructors take other options
     return made.rpn, made.roi_heads
 
 
-def retinanet(features: Sequence[FeatureInfo], num_classes: int, anchors: Anchors, **options: Any) -> RetinaNet:
+def retinanet(features: Sequence[FeatureInfo], num_classes: int, anchors: Anchors, **options: Any) -> SparingRetinaNet:
     """RetinaNet, of which the head, the matching and the choice of detections are used."""
     channels = features[0].num_chs
     head = FullRetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes)
-    return RetinaNet(NoBackbone(channels), num_classes, anchor_generator=anchors, head=head, **options)
+    return SparingRetinaNet(NoBackbone(channels), num_classes, anchor_generator=anchors, head=head, **options)
 
 
 def image_list(maps: list[Tensor], side: int) -> ImageList:

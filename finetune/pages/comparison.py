@@ -9,16 +9,27 @@ import numpy as np
 from markupsafe import Markup
 
 from finetune.evaluation import metrics, wording
-from finetune.evaluation.classification.summary import summarise
+from finetune.evaluation.answers import comparable
 from finetune.files import plain, write_text_atomic
 from finetune.pages import plots
 from finetune.pages.environment import render
 from finetune.runs.group import Folds
 
 HEADS = tuple(f"{group}_{name}" if group == metrics.MACRO else name for group, name in metrics.BRIEF)
-TERMINAL = ("macro_auroc", "macro_average_precision", "accuracy", "balanced_accuracy", "macro_brier")
+TERMINAL = (
+    "macro_auroc",
+    "macro_average_precision",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_brier",
+    "macro_ap50",
+    "macro_froc",
+    "macro_dice",
+    "macro_hd95",
+)
 """The scores that a terminal has room for."""
-OF_FOLDS = ("auroc", "average_precision", "brier")
+OF_FOLDS = ("auroc", "average_precision", "brier", "ap50", "froc", "dice")
+"""Scores that the page shows of each fold, the first that there is in the terminal too."""
 FOLD_RESAMPLES = 400
 
 
@@ -28,12 +39,13 @@ def fold_scores(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, An
     The pooled scores rank the predictions of all networks together, so their AUROC is slightly lower where the networks
     are not equally confident; the mean over the folds ranks each network's predictions separately.
     """
+    answers = comparable(folds.task)
     scores_by_fold = {
-        str(fold): summarise(predictions, min(n_boot, FOLD_RESAMPLES), seed)
+        str(fold): answers.summarise(predictions, min(n_boot, FOLD_RESAMPLES), seed)
         for fold, predictions in folds.folds.items()
     }
     mean = {}
-    for metric in (*OF_FOLDS, "log_loss"):
+    for metric in answers.fold_scores:
         scores = [
             scores_of_fold.get("overall", {}).get(metric) or scores_of_fold["macro"][metric]
             for scores_of_fold in scores_by_fold.values()
@@ -41,7 +53,7 @@ def fold_scores(folds: Folds, n_boot: int = 1000, seed: int = 0) -> dict[str, An
         values = [score["value"] for score in scores if score["value"] is not None]
         sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
         mean[metric] = {"value": float(np.mean(values)) if values else None, "sd": sd, "folds": len(values)}
-    pooled = summarise(folds.pooled, n_boot, seed)
+    pooled = answers.summarise(folds.pooled, n_boot, seed)
     return plain({"label": folds.label, "seed": folds.seed, "pooled": pooled, "folds": scores_by_fold, "mean": mean})
 
 
@@ -91,9 +103,26 @@ def p_value(p: float) -> str:
 
 
 def head_of(result: dict[str, Any]) -> str:
-    """The score that decides the verdict: macro AUROC, or accuracy where that is not defined."""
+    """The score that decides the verdict: macro AUROC, or accuracy where that is not defined; of boxes macro AP50."""
     scores = result["candidates"][0]["scores"]
-    return next((name for name in HEADS if name in scores and scores[name]["value"] is not None), "macro_auroc")
+    names = [name for name in HEADS if name in scores] or list(scores)
+    return next((name for name in names if scores[name]["value"] is not None), names[0])
+
+
+def of_classes(pair: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What the differences of classes are of, and the differences: of labels AUROCs, else several scores of a class."""
+    rows = []
+    for name, of_class in pair["classes"].items():
+        if "value" in of_class:
+            rows.append((f"{metrics.metric('auroc').title} of {name} (DeLong)", of_class))
+        else:
+            rows += [(f"{metrics.metric(key).title} of {name}", score) for key, score in of_class.items()]
+    return rows
+
+
+def of_folds(folds: dict[str, Any]) -> list[str]:
+    """The scores of folds that are shown."""
+    return [name for name in OF_FOLDS if name in folds["mean"]]
 
 
 def text(result: dict[str, Any]) -> str:
@@ -107,9 +136,11 @@ def text(result: dict[str, Any]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines = [f"{result['split']}: {result['n']:,} images of {result['patients']:,} patients, 95 % intervals", *lines]
     for folds in result["out_of_fold"]:
-        mean = folds["mean"]["auroc"]
+        name = of_folds(folds)[0]
+        mean = folds["mean"][name]
         spread = f" (sd {mean['sd']:.3f})" if mean["sd"] is not None else ""
-        pooled = f"{metrics.metric('macro_auroc').title} pooled {wording.interval(folds['pooled']['macro']['auroc'])}"
+        title = metrics.metric(f"{metrics.MACRO}_{name}").title
+        pooled = f"{title} pooled {wording.interval(folds['pooled'][metrics.MACRO][name])}"
         lines.append(
             f"out of fold, {folds['label']}, seed {folds['seed']}: {pooled}; "
             f"mean of {mean['folds']} folds {wording.number(mean['value'])}{spread}"
@@ -142,7 +173,8 @@ def write(path: Path, result: dict[str, Any], command: str = "") -> Path:
         result=result,
         metrics=shown,
         losses=" and ".join(losses),
-        fold_metrics=OF_FOLDS,
+        of_folds=of_folds,
+        of_classes=of_classes,
         tables=[
             ("ranking and decisions", [name for name in shown if name not in probabilities]),
             ("probabilities", probabilities),

@@ -10,12 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from finetune.errors import FinetuneError
-from finetune.evaluation.answers import CLASSIFY, answers_named, task_name
-from finetune.evaluation.classification.comparison import Candidate
-from finetune.evaluation.classification.predictions import Predictions
+from finetune.evaluation.answers import CLASSIFY, Candidate, answers_named, comparable, task_name
 from finetune.files import resume_word
 from finetune.runs.folder import RunFolder, runs_in
 
@@ -68,8 +64,11 @@ class Folds:
 
     label: str
     seed: str
-    pooled: Predictions
-    folds: dict[int, Predictions] = field(default_factory=dict)
+    pooled: Any
+    """Their predictions in a table of the task."""
+    folds: dict[int, Any] = field(default_factory=dict)
+    """Those of each fold."""
+    task: str = CLASSIFY
 
 
 def find(named: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -193,29 +192,25 @@ def group_runs(runs: Sequence[FinishedRun]) -> tuple[list[Candidate], list[Folds
 
 def pool_folds(label: str, seed: str, runs: Sequence[FinishedRun]) -> Folds:
     """The folds of one table, each sample once."""
-    folds: dict[int, Predictions] = {}
+    folds: dict[int, Any] = {}
     for run in runs:
         if run.fold is None or run.fold in folds:
             twin = next(other for other in runs if other is not run and run.fold in (None, other.fold))
             what = "the same settings and seed" if run.fold is None else f"the same settings, seed and fold {run.fold}"
             raise FinetuneError(f"{run.path} and {twin.path} have {what}: leave one out.")
         folds[run.fold] = run.predictions
-    first = next(iter(folds.values()))
-    if odd := [
-        fold
-        for fold, predictions in folds.items()
-        if (predictions.classes, predictions.kind) != (first.classes, first.kind)
-    ]:
-        raise FinetuneError(f"The folds of {label} cannot be put together: fold {odd[0]} has other classes.")
-    parts = [predictions.frame.assign(fold=fold) for fold, predictions in sorted(folds.items())]
-    frame = pd.concat(parts, ignore_index=True)
-    if (twice := frame["sample"].duplicated()).any():
+    folds, task = dict(sorted(folds.items())), runs[0].task
+    try:
+        pooled = comparable(task).pool(folds)
+    except FinetuneError as error:
+        raise FinetuneError(f"The folds of {label} cannot be put together: {error}.") from None
+    samples = pooled.frame["sample"]
+    if (twice := samples.duplicated()).any():
         raise FinetuneError(
-            f"The folds of {label} cannot be put together: {frame['sample'][twice].iloc[0]} is in two of their "
+            f"The folds of {label} cannot be put together: {samples[twice].iloc[0]} is in two of their "
             "test splits. Folds share out one table only with the same data.seed and data.folds."
         )
-    metadata = list(dict.fromkeys([*first.metadata, "fold"]))
-    return Folds(label, seed, Predictions(frame, first.classes, first.kind, metadata), dict(sorted(folds.items())))
+    return Folds(label, seed, pooled, folds, task)
 
 
 def named(settings: Sequence[Sequence[FinishedRun]]) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError, one_of
-from finetune.evaluation.classification import comparison
+from finetune.evaluation.answers import comparable
 from finetune.pages import comparison as comparison_report
 from finetune.runs import group
 from finetune.runs.group import Folds
@@ -54,6 +54,7 @@ def compare(
     finished_runs = [group.read(path, split) for path in group.find(runs)]
     if len(tasks := sorted({run.task for run in finished_runs})) > 1:
         raise FinetuneError(f"runs={runs} are of different tasks: {', '.join(tasks)}. Compare runs of one task.")
+    answers = comparable(tasks[0])
     left_out = group.unfinished(runs)
     candidates, folds, warnings = group.group_runs(finished_runs)
     warnings = [*left_out, *warnings]
@@ -61,7 +62,7 @@ def compare(
         raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))
     out_of_fold = [comparison_report.fold_scores(fold_group, n_boot, seed) for fold_group in folds]
     try:
-        result = comparison.compare(candidates, n_boot, seed)
+        result = answers.compare(candidates, n_boot, seed)
     except FinetuneError as error:
         differing = group.differing(finished_runs)
         raise FinetuneError(

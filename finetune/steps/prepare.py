@@ -17,6 +17,7 @@ from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
+from finetune.data.targets import types_in_words
 from finetune.errors import FinetuneError
 from finetune.files import write_json_atomic
 from finetune.model_file import Model
@@ -216,7 +217,9 @@ def split_summary(table: SampleTable) -> str:
             parts.append(
                 f"{split} {len(rows):,} images{patients}".removeprefix(f"{split} " * (len(rows) == len(table)))
             )
-    return f"{table.name}: " + ", ".join(parts) + f"; {len(table.classes)} classes ({table.kind})."
+    learned = [f"{len(table.classes)} classes ({table.kind})"] if table.classes or not table.other_targets else []
+    learned += [types_in_words(table.other_targets)] if table.other_targets else []
+    return f"{table.name}: " + ", ".join(parts) + f"; {', '.join(learned)}."
 
 
 def select_split(

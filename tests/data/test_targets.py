@@ -187,7 +187,7 @@ def test_a_fit_without_boxes_in_train_stops():
     table = only(
         make_table(ROOT, targets=[[0]] * 3, splits=["train", "train", "val"]), {}, {"boxes": entries}, boxes="boxes"
     )
-    with pytest.raises(FinetuneError, match=r"nothing here learns boxes \(boxes\) yet"):
+    with pytest.raises(FinetuneError, match=r"not boxes \(boxes\). task=detect learns boxes"):
         check_trainable(table)
     table.annotations["boxes"] = [NONE, None, BOX]
     with pytest.raises(FinetuneError, match=r"no train image has a box of boxes \(2 in val, 0 in test\)"):
@@ -196,7 +196,9 @@ def test_a_fit_without_boxes_in_train_stops():
 
 def test_unsupported_targets_stop_a_fit_with_one_line():
     table = numbers(splits=["train"] * 200)
-    with pytest.raises(FinetuneError, match=r"nothing here learns months \(number\), stage \(grade\) yet") as error:
+    with pytest.raises(
+        FinetuneError, match=r"task=classify learns classes and findings, not months \(number\), stage \(grade\)"
+    ) as error:
         check_trainable(table)
     assert "\n" not in str(error.value)
     with pytest.raises(FinetuneError, match=r"table toy has none, only months \(number\), stage \(grade\)"):

@@ -72,7 +72,7 @@ def test_losses_and_detections_are_those_of_torchvision(name):
     reference = theirs(name, side)
     network = spec(name, **LIKE_TORCHVISION[name]).build()
     state, account = fit_detector(reference.state_dict(), network)
-    assert not account.fresh + account.dropped
+    assert not account.random_init + account.dropped
     network.load_state_dict(state)
     images = images_of(side)
     first = 1 if name == "faster_rcnn" else 0

@@ -142,7 +142,8 @@ def check_trainable(table: SampleTable) -> None:
     other_targets.check_boxes(table)
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
-            f"table {table.name}: nothing here learns {types_in_words(unlearned)} yet, only classes and findings."
+            f"table {table.name}: task=classify learns classes and findings, not {types_in_words(unlearned)}. "
+            "task=detect learns boxes."
         )
     train = table.rows("train")
     if len(train) == 0:

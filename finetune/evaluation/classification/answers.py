@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NotRequired
 
 import numpy as np
+import pandas as pd
 from typing_extensions import TypedDict
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.answers import CLASSIFY
+from finetune.evaluation.answers import CLASSIFY, Candidate
+from finetune.evaluation.classification import comparison
 from finetune.evaluation.classification.assessment import FittedOnVal
 from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.classification.conformal import Conformal
 from finetune.evaluation.classification.predictions import Predictions, probabilities
 from finetune.evaluation.classification.selective import ALL
+from finetune.evaluation.classification.summary import summarise
 from finetune.evaluation.classification.thresholds import decision_thresholds, thresholds_in_words
 from finetune.placement import Placement
 
@@ -154,6 +157,35 @@ class ClassAnswers:
     def read_table(cls, path: Path, scores: Mapping[str, Any]) -> Predictions:
         """The predictions table of a run."""
         return Predictions.read(path, scores.get("kind"))
+
+    # -- comparison of runs
+
+    fold_scores: ClassVar[tuple[str, ...]] = ("auroc", "average_precision", "brier", "log_loss")
+    """Scores that are given of each fold."""
+
+    @classmethod
+    def compare(cls, candidates: Sequence[Candidate], n_boot: int, seed: int) -> dict[str, Any]:
+        """See `comparison.compare`."""
+        return comparison.compare(candidates, n_boot, seed)
+
+    @classmethod
+    def summarise(cls, table: Predictions, n_boot: int, seed: int) -> dict[str, Any]:
+        """The scores of a table."""
+        return summarise(table, n_boot, seed)
+
+    @classmethod
+    def pool(cls, folds: Mapping[int, Predictions]) -> Predictions:
+        """The tables of several folds as one, with the fold of each image in the metadata column `fold`.
+
+        Raises:
+            FinetuneError: they are of different classes.
+        """
+        first = next(iter(folds.values()))
+        for fold, table in folds.items():
+            if (table.classes, table.kind) != (first.classes, first.kind):
+                raise FinetuneError(f"fold {fold} has other classes")
+        frame = pd.concat([table.frame.assign(fold=fold) for fold, table in folds.items()], ignore_index=True)
+        return Predictions(frame, first.classes, first.kind, list(dict.fromkeys([*first.metadata, "fold"])))
 
 
 def _check_names(where: str, names: Iterable[str], classes: list[str]) -> None:

@@ -13,7 +13,6 @@ chance, so p values are also corrected (Holm, 1979).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -21,20 +20,12 @@ import numpy as np
 from scipy.stats import binomtest, norm, t
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import Candidate
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.scores import Scorer, Scores, mean_of_defined
 from finetune.files import plain
 from finetune.statistics import intervals
 from finetune.statistics.intervals import LEVEL, Interval, Placements, placements
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One network to compare, or several that differ only in their seed."""
-
-    label: str
-    members: list[Predictions]
-    seeds: list[Any]
 
 
 def compare(candidates: Sequence[Candidate], n_boot: int = 1000, seed: int = 0) -> dict[str, Any]:

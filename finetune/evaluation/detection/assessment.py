@@ -48,10 +48,17 @@ class DetectionAssessment:
     """Of box scores: auto (platt), temperature, platt, isotonic or none."""
     subgroups: list[str] | str | None = "all"
     """Metadata columns whose groups are scored separately: all, or a list."""
+    novelty: int = 2000
+    """Maximum number of training images for the out-of-distribution score; read by the jobs."""
+    thumbnails: int = 12
+    """Images saved with their true and detected boxes at the end of a fit; 0 for none."""
+    test: bool = True
+    """Whether a fit predicts and scores the test split; read by the jobs."""
 
     def __post_init__(self) -> None:
-        if self.resamples < 0:
-            raise FinetuneError(f"evaluation.resamples={self.resamples} must be 0 or more.")
+        for name in ("resamples", "novelty", "thumbnails"):
+            if getattr(self, name) < 0:
+                raise FinetuneError(f"evaluation.{name}={getattr(self, name)} must be 0 or more.")
         if self.hit not in HITS:
             raise one_of("evaluation.hit", self.hit, HITS)
         if self.calibration not in METHODS:
@@ -68,6 +75,10 @@ class DetectionAssessment:
         """Everything that `val` is large enough to fit."""
         if val is None:
             return DetectionFit(notes=["There is no val split: nothing was fitted, no calibration and no threshold."])
+        if not len(val):
+            return DetectionFit(
+                notes=["No val image has known boxes: nothing was fitted, no calibration, no threshold."]
+            )
         fitted, notes = calibrations.fit(val, self.calibration)
         levels = thresholds.read_levels(self.false_positives)
         points, point_notes = thresholds.fit_operating_points(val, levels, hit=self.hit)

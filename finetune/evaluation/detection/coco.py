@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from finetune.evaluation.classification.scores import mean_of_defined
-from finetune.evaluation.detection.detections import DetectedArrays, Detections
+from finetune.evaluation.detection.detections import DetectedArrays, Detections, TrueArrays
 from finetune.evaluation.detection.matching import RIGHT, Matching, match
 from finetune.evaluation.detection.precision import AveragePrecision
 from finetune.evaluation.detection.scorer import IOUS, MAX_DETECTIONS
@@ -38,16 +38,16 @@ def coco_scores(detections: Detections, matching: Matching | None = None) -> dic
     return {"all": {metric: float(mean_of_defined(values)) for metric, values in columns.items()}, **by_class}
 
 
-def mean_ap50(images: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> float:
+def mean_ap50(images: Sequence[tuple[np.ndarray, ...]]) -> float:
     """The mean over the classes of COCO's average precision at an IoU of 0.5; NaN where no image has a true box.
 
     Args:
         images: of each its true boxes (M, 4), their labels (M,), the detected boxes (D, 4), their scores (D,) and
-            labels (D,). Labels are numbers of classes from 0.
+            labels (D,); where some true boxes are ignored, which (M,). Labels are numbers of classes from 0.
     """
-    numbers = [int(labels.max()) for _, first, _, _, second in images for labels in (first, second) if len(labels)]
-    truths = [(boxes, labels) for boxes, labels, *_ in images]
-    detected: list[DetectedArrays] = [(boxes, scores, labels) for _, _, boxes, scores, labels in images]
+    numbers = [int(image[place].max()) for image in images for place in (1, 4) if len(image[place])]
+    truths: list[TrueArrays] = [(*image[:2], *image[5:]) for image in images]  # type: ignore[misc]
+    detected: list[DetectedArrays] = [(boxes, scores, labels) for _, _, boxes, scores, labels, *_ in images]
     names = [str(i) for i in range(len(images))]
     classes = [str(k) for k in range(max(numbers, default=0) + 1)]
     detections = Detections.from_arrays(names, names, classes, truths, detected)

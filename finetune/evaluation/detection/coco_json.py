@@ -8,7 +8,7 @@ patients: they stand as `patient` beside each image's `file_name`, the metadata 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from finetune.errors import FinetuneError
 from finetune.evaluation.detection.detections import DetectedBoxes, Detections, TrueBoxes
 from finetune.evaluation.detection.frames import SIZES, box_area, image_table
+from finetune.evaluation.image_names import match_images
 from finetune.files import plain, write_text_atomic
 
 
@@ -73,12 +74,14 @@ def read_coco(truth: str | Path, results: str | Path | None = None) -> Detection
     truths = TrueBoxes(image, label, corners, ignored, np.where(np.isnan(area), box_area(corners), area))
     boxes = DetectedBoxes(*_boxes([], rows, labels, where), np.zeros(0))
     if results is not None:
-        boxes = read_results(results, rows, labels)
+        boxes = read_results(
+            results, rows, labels, _samples(images), [str(category["name"]) for category in categories]
+        )
     metadata = pd.DataFrame([image["metadata"] if isinstance(image.get("metadata"), dict) else {} for image in images])
     metadata = metadata.reset_index(drop=True) if len(metadata.columns) else pd.DataFrame(index=range(len(images)))
     sizes = _floats([[i.get("width", np.nan), i.get("height", np.nan)] for i in images], where, "width or height")
     table = image_table(
-        [str(image.get("file_name", image["id"])) for image in images],
+        _samples(images),
         [image.get("patient", image.get("patient_id")) for image in images],
         metadata,
         sizes.reshape(-1, 2),
@@ -87,12 +90,28 @@ def read_coco(truth: str | Path, results: str | Path | None = None) -> Detection
     return Detections(table, truths, boxes, names, [str(name) for name in metadata.columns]).checked(where)
 
 
-def read_results(path: str | Path, rows: Mapping[Any, int], labels: Mapping[Any, int]) -> DetectedBoxes:
-    """The detections of a results file; `rows` and `labels` say what its image_id and category_id stand for."""
+def read_results(
+    path: str | Path, rows: Mapping[Any, int], labels: Mapping[Any, int], samples: Sequence[str], classes: Sequence[str]
+) -> DetectedBoxes:
+    """The detections of a results file; `rows` and `labels` say what its image_id and category_id stand for.
+
+    Where all of them have `file_name` and `category`, as job=predict writes them, these count instead: they are
+    compared with the names of `samples` and `classes`.
+    """
     where = str(path)
     records = _records(read_json(path), where, "results", ("image_id", "category_id", "bbox", "score"))
+    if records and all({"file_name", "category"} <= set(record) for record in records):
+        names = list(dict.fromkeys(str(record["file_name"]) for record in records))
+        numbers, _ = match_images(names, samples)
+        rows = {name: number for name, number in zip(names, numbers.tolist(), strict=True) if number >= 0}
+        labels = {name: k for k, name in enumerate(classes)}
+        records = [{**r, "image_id": str(r["file_name"]), "category_id": str(r["category"])} for r in records]
     score = _floats([record["score"] for record in records], where, "score")
     return DetectedBoxes(*_boxes(records, rows, labels, where), score)
+
+
+def _samples(images: list[dict[str, Any]]) -> list[str]:
+    return [str(image.get("file_name", image["id"])) for image in images]
 
 
 def read_json(path: str | Path) -> Any:

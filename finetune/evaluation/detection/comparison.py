@@ -8,7 +8,6 @@ of the seeds. P values are corrected for all differences of a kind (Holm, 1979).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from scipy.stats import norm
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import Candidate
 from finetune.evaluation.classification.comparison import holm, seed_noise
 from finetune.evaluation.detection.detections import Detections
 from finetune.evaluation.detection.scorer import Scorer
@@ -25,15 +25,6 @@ from finetune.statistics import intervals
 from finetune.statistics.intervals import LEVEL
 
 METRICS = ("ap50", "froc")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One detector to compare, or several that differ only in their seed."""
-
-    label: str
-    members: list[Detections]
-    seeds: list[Any]
 
 
 def compare(candidates: Sequence[Candidate], n_boot: int = 1000, seed: int = 0, hit: str = "iou") -> dict[str, Any]:

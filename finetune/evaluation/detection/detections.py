@@ -97,9 +97,16 @@ class Detections:
     classes: list[str]
     metadata: list[str] = field(default_factory=list)
     """Names of the metadata columns."""
+    unlabelled: int = 0
+    """Images that were detected in but have no row, as their true boxes are not known; no part of the csv."""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The table of images."""
+        return self.images
 
     @property
     def patients(self) -> np.ndarray:

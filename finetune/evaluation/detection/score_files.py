@@ -22,7 +22,8 @@ def score_files(predictions: str | Path, labels: str | Path) -> Detections:
       count if they are there; others are metadata, those of an image's first row.
 
     Boxes are in pixels of the image as stored, in both files. A sample of a csv is a file_name of COCO's images; an
-    image_id of COCO results is an id of COCO's truth, or a sample of the csv, and then category_id is a label.
+    image_id of COCO results is an id of COCO's truth, or a sample of the csv, and then category_id is a label. Of the
+    json that job=predict writes, file_name and category count instead.
 
     Raises:
         FinetuneError: a file cannot be read, or a detection is of an image or of a class that `labels` does not know.
@@ -37,7 +38,7 @@ def score_files(predictions: str | Path, labels: str | Path) -> Detections:
     names = {name: k for k, name in enumerate(truth.classes)}
     for numbers in (rows, names):  # ids may be whole numbers in json
         numbers |= {int(name): i for name, i in numbers.items() if name.isdecimal() and str(int(name)) == name}
-    boxes = read_results(predictions, rows, names)
+    boxes = read_results(predictions, rows, names, list(truth.images["sample"]), truth.classes)
     return Detections(truth.images, truth.truths, boxes, truth.classes, truth.metadata).checked(str(predictions))
 
 

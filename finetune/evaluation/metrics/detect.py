@@ -68,4 +68,12 @@ DETECT = entries(
         digits=2,
         at_threshold=True,
     ),
+    Metric(
+        "worst_error",
+        "most confident error",
+        "Of an image the highest score of a false positive, or 1 less the score with which a true box is missed.",
+        group=DECISIONS,
+        higher_is_better=False,
+        of_class=False,
+    ),
 )

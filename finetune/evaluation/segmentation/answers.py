@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from scipy.special import expit, softmax
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import Candidate
+from finetune.evaluation.segmentation import comparison
 from finetune.evaluation.segmentation.assessment import SegmentationFit
 from finetune.evaluation.segmentation.collect import HALF, read_regions
+from finetune.evaluation.segmentation.summary import summarise
 from finetune.evaluation.segmentation.table import CaseTable
 from finetune.placement import Placement
 
@@ -123,6 +127,32 @@ class SegmentAnswers:
                 columns[f"pixels_{name}"].append(int(region.sum()))
                 columns[f"share_{name}"].append(float(region.mean()))
         return columns
+
+    fold_scores: ClassVar[tuple[str, ...]] = ("dice",)
+    """Scores that a comparison shows of each fold."""
+
+    @classmethod
+    def compare(cls, candidates: Sequence[Candidate], n_boot: int, seed: int) -> dict[str, Any]:
+        """See `comparison.compare`; nothing is drawn at random."""
+        return comparison.compare(candidates)
+
+    @classmethod
+    def summarise(cls, table: CaseTable, n_boot: int, seed: int) -> dict[str, Any]:
+        """The scores of a table."""
+        return summarise(table)
+
+    @classmethod
+    def pool(cls, folds: Mapping[int, CaseTable]) -> CaseTable:
+        """The tables of several folds as one, with the fold of each image in the metadata column `fold`.
+
+        Raises:
+            FinetuneError: they are of different regions.
+        """
+        first = next(iter(folds.values()))
+        if odd := [fold for fold, table in folds.items() if table.regions != first.regions]:
+            raise FinetuneError(f"fold {odd[0]} has other regions")
+        frame = pd.concat([table.frame.assign(fold=fold) for fold, table in folds.items()], ignore_index=True)
+        return CaseTable(frame, first.regions, first.overlapping, list(dict.fromkeys([*first.metadata, "fold"])))
 
     @classmethod
     def read_table(cls, path: Path, scores: Mapping[str, Any]) -> CaseTable:

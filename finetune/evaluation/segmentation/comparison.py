@@ -9,13 +9,13 @@ are corrected for the number of pairs and regions (Holm, 1979).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import Candidate
 from finetune.evaluation.classification.comparison import holm, seed_noise
 from finetune.evaluation.segmentation.scores import SCORES
 from finetune.evaluation.segmentation.summary import Scorer, as_interval
@@ -25,15 +25,6 @@ from finetune.statistics import intervals, means
 from finetune.statistics.means import Mean
 
 COMPARED = ("dice", "iou", "assd", "hd95")
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One network to compare, or several that differ only in their seed."""
-
-    label: str
-    members: list[CaseTable]
-    seeds: list[Any]
 
 
 def compare(candidates: Sequence[Candidate]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.assessment import FittedOnVal, read_prevalence
 from finetune.evaluation.classification.predictions import PREFIXES, Predictions
 from finetune.evaluation.classification.scores import log_odds
+from finetune.evaluation.image_names import match_images
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, scoring
-from finetune.tasks.classification.matching import match_images
 from finetune.tasks.classification.shipped import class_answers
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def score(task: Segmentation, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
     """Match masks by their file names; write the case table, scores with intervals and a report. Nothing is fitted."""
-    say = prepare.sayer(True)
+    say = prepare.make_printer(True)
     names, overlapping = settings.data.options.get("regions"), bool(settings.data.options.get("overlapping"))
     if not settings.labels or not names:
         raise FinetuneError(

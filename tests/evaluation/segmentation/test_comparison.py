@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import ttest_rel
 
 from finetune.errors import FinetuneError
-from finetune.evaluation.segmentation.comparison import Candidate, compare
+from finetune.evaluation.answers import Candidate
+from finetune.evaluation.segmentation.comparison import compare
 from tests.evaluation.segmentation.tables import case_table, dice_table
 
 NAN = np.nan

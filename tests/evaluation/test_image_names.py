@@ -3,7 +3,7 @@
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.tasks.classification.matching import match_images
+from finetune.evaluation.image_names import match_images
 
 
 @pytest.mark.parametrize(

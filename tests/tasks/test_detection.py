@@ -1,0 +1,301 @@
+"""task=detect through the command line: trained, resumed, evaluated, predicted and compared, on tiny nets."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import finetune
+from finetune.__main__ import main
+from finetune.config import build, compose
+from finetune.errors import FinetuneError
+from finetune.evaluation.detection.detections import Detections
+from finetune.files import SCORES
+from tests.tasks.squares import SQUARES, draw
+
+TRUST = "trust=[tests.tasks.squares]"
+DATA = ["data=folder", "data.root=images", f"data.source._target_={SQUARES}", "data.cache=off", "data.num_workers=0"]
+DATA += ["data.audit.near=false"]
+NET = ["backbone=resnet20_cifar", "backbone.weights=none", "backbone.in_channels=1", "neck.channels=8", "neck.finest=2"]
+HEAD = ["head.hidden=16", "head.rpn_top_n_train=60", "head.rpn_top_n_test=40"]
+FIT = ["task=detect", TRUST, *DATA, *NET, "data.image_size=48", "data.batch_size=8", "trainer.accelerator=cpu"]
+FIT += ["optimizer.lr=0.01", "evaluation.resamples=20", "evaluation.novelty=20", "evaluation.thumbnails=3"]
+FASTER = [*FIT, *HEAD]
+FILES = (
+    "cases.json",
+    "model.safetensors",
+    "novelty_test.csv",
+    "predictions_test.csv",
+    "report.html",
+    "typical.safetensors",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory with images and a finished run of three epochs, `run`."""
+    folder = tmp_path_factory.mktemp("boxes")
+    old = os.getcwd()
+    os.chdir(folder)
+    draw(folder / "images", 48)
+    main([*FASTER, "trainer.max_epochs=3", "callbacks.keep_all_checkpoints=true", "hydra.run.dir=run"])
+    yield folder
+    os.chdir(old)
+
+
+def scores(run: str, split: str = "test") -> dict:
+    return json.loads(Path(run, SCORES).read_text())[split]
+
+
+def weights(path: str) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def error(capsys, *words: str) -> str:
+    """The one line with which a command fails."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(list(words))
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("error: ")
+    assert len(line.splitlines()) == 1
+    return line
+
+
+def test_a_fit_learns_and_leaves_a_whole_folder(place):
+    metrics = pd.read_csv("run/metrics.csv")
+    assert metrics["train/loss"].iloc[-1] < metrics["train/loss"].iloc[0]
+    assert metrics["val/ap50"].notna().all()
+    assert not [name for name in FILES if not Path("run", name).is_file()]
+    test = scores("run")
+    assert {"ap50", "froc"} <= set(test["macro"])
+    assert set(test["classes"]) == {"bright", "striped"}
+    table = Detections.read("run/predictions_test.csv")
+    assert len(table) == test["n"] == 11  # of twelve, of which one is unknown
+    assert "1 image, whose true boxes are not known, is not in the scores." in test["warnings"]
+    assert (table.boxes.corners >= 0).all()
+    sizes = table.images[["image_width", "image_height"]].to_numpy()
+    assert (table.boxes.corners[:, 2:] <= sizes[table.boxes.image] + 1e-9).all()
+    cases = json.loads(Path("run/cases.json").read_text())
+    assert len(cases["false_positives"]) == 11
+    assert {case["rank"] for case in cases["cases"]} == {"best", "median", "worst"}
+    page = Path("run/report.html").read_text()
+    assert "FROC" in page
+    assert "striped" in page
+
+
+def test_val_scores_of_the_training_are_those_of_its_table(place):
+    """The network's square against stored pixels: the same boxes, so the same precision."""
+    best = pd.read_csv("run/metrics.csv")["val/ap50"].max()
+    assert scores("run", "val")["macro"]["ap50"]["value"] == pytest.approx(best, abs=0.02)
+
+
+def test_a_resumed_fit_has_the_bits_of_one_that_never_stopped(place):
+    shutil.copytree("run", "stopped")
+    for name in (
+        SCORES,
+        "model.safetensors",
+        "checkpoints/last.ckpt",
+        *(f"checkpoints/epoch_00{n}.ckpt" for n in (1, 2)),
+    ):
+        Path("stopped", name).unlink()
+    shutil.copy("stopped/checkpoints/epoch_000.ckpt", "stopped/checkpoints/last.ckpt")  # as if it was killed in epoch 1
+    main(["resume=stopped"])
+    whole, resumed = weights("run/checkpoints/last.ckpt"), weights("stopped/checkpoints/last.ckpt")
+    assert whole.keys() == resumed.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
+    columns = ["epoch", "train/loss", "val/loss", "val/ap50"]
+    pd.testing.assert_frame_equal(*(pd.read_csv(f"{run}/metrics.csv")[columns] for run in ("run", "stopped")))
+    assert scores("stopped") == scores("run")
+
+
+def test_an_evaluation_repeats_the_scores_of_the_fit(place, capsys):
+    words = ["job=evaluate", "model=run", TRUST, *DATA, "trainer.accelerator=cpu", "evaluation.resamples=20"]
+    main([*words, "split=test", "hydra.run.dir=again"])
+    assert "test: macro AP50" in capsys.readouterr().out
+    for group in ("macro", "operating_points"):
+        assert scores("again").get(group) == scores("run").get(group)
+    line = error(capsys, *words, "evaluation.false_positives=[1]", "hydra.run.dir=fitted")
+    assert "is fitted on val by a fit and travels in the model" in line
+    draw(Path("others"), 12, seed=5, labels=("bright", "dotted"), unknown=0)
+    main([*words, "data.root=others", "data.audit.on_leak=warn", "hydra.run.dir=others_scored"])
+    assert "does not detect dotted: boxes of these labels are left out." in capsys.readouterr().out
+    assert set(scores("others_scored", "all")["classes"]) == {"bright"}
+    draw(Path("strange"), 12, seed=6, labels=("dark", "dotted"))
+    line = error(capsys, *words, "data.root=strange", "hydra.run.dir=strange_scored")
+    assert "no label is in both" in line
+    line = error(capsys, *words, "data.root=others", "data.map={bright: dotted}", "hydra.run.dir=mapped")
+    assert "task=detect compares labels by name" in line
+
+
+def test_predictions_are_in_pixels_of_the_stored_images(place, capsys):
+    main(["job=predict", "model=run", "input=images", "output=out.csv", "trainer.accelerator=cpu"])
+    said = capsys.readouterr().out
+    assert "decision: the classes with a box whose score reaches its threshold: bright" in said
+    table, boxes = pd.read_csv("out.csv"), json.loads(Path("out.json").read_text())
+    assert f"{len(boxes):,} boxes of any score" in said
+    columns = ["path", "boxes_bright", "boxes_striped", "score_bright", "score_striped", "decision", "error"]
+    assert list(table.columns) == columns
+    assert not list(Path().glob(".out.json*"))
+    model = finetune.load("run")
+    limits = {name: about["threshold"] for name, about in model.answers.thresholds.items()}
+    of_run = Detections.read("run/predictions_test.csv")
+    for row, sample in enumerate(of_run.images["sample"]):
+        mine = [box for box in boxes if Path(box["file_name"]).name == sample]
+        theirs = of_run.boxes.take(np.flatnonzero(of_run.boxes.image == row))
+        assert len(mine) == len(theirs)
+        corners = np.array([box["bbox"] for box in mine]).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        np.testing.assert_allclose(corners, theirs.corners, atol=1e-3)
+        line = table[[Path(path).name == sample for path in table["path"]]].iloc[0]
+        for k, name in enumerate(model.classes):
+            of_class = theirs.score[theirs.label == k]
+            assert line[f"boxes_{name}"] == (of_class >= limits[name]).sum()
+            assert line[f"score_{name}"] == pytest.approx(of_class.max(initial=0), abs=1e-6)
+
+
+def test_the_boxes_of_a_prediction_are_scored_as_a_file(place, capsys):
+    main(["job=predict", "model=run", "input=images", "output=scored.csv", "trainer.accelerator=cpu"])
+    of_run = Detections.read("run/predictions_test.csv")
+    rows = [["sample", "label", "left", "top", "right", "bottom"]]
+    for row, sample in enumerate(of_run.images["sample"]):
+        mine = of_run.truths.take(np.flatnonzero(of_run.truths.image == row))
+        boxes = [[of_run.classes[k], *corners] for k, corners in zip(mine.label, mine.corners.tolist(), strict=True)]
+        rows += [[sample, *box] for box in boxes or [["", "", "", "", ""]]]
+    Path("truth.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    names = set(of_run.images["sample"])
+    kept = [box for box in json.loads(Path("scored.json").read_text()) if Path(box["file_name"]).name in names]
+    Path("scored.json").write_text(json.dumps(kept))
+    words = ["job=evaluate", "task=detect", "predictions=scored.json", "evaluation.resamples=0"]
+    main([*words, "labels=truth.csv", "hydra.run.dir=files"])
+    assert "test: macro AP50" in capsys.readouterr().out
+    value = scores("run")["macro"]["ap50"]["value"]
+    assert scores("files")["macro"]["ap50"]["value"] == pytest.approx(value, abs=1e-3)
+    assert Path("files/report.html").is_file()
+    assert "needs labels=FILE" in error(capsys, *words, "hydra.run.dir=without")
+    assert "have fixed names" in error(capsys, *words, "labels=truth.csv", "label=x", "hydra.run.dir=named")
+
+
+def test_a_model_is_loaded_elsewhere_and_answers_for_arrays_of_any_size(place, tmp_path):
+    shutil.copy("run/model.safetensors", tmp_path / "detector.safetensors")
+    model = finetune.load(tmp_path / "detector.safetensors")
+    assert (model.task, model.classes) == ("detect", ["bright", "striped"])
+    assert "boxes: bright, striped" in repr(model)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 90, shape).astype(np.uint8) for shape in ((48, 48), (200, 60), (31, 77, 3))]
+    together = model.predict(images)
+    alone = pd.concat([model.predict([image]) for image in images], ignore_index=True)
+    assert len(together) == 3
+    for column in ("score_bright", "score_striped"):
+        np.testing.assert_allclose(together[column], alone[column], atol=1e-5)
+    assert list(model.predict([]).columns) == list(together.columns)
+
+
+def test_two_processes_train_and_predict_as_one(place, monkeypatch):
+    """Their mean loss is that of one process, for a head that draws nothing, and each image is predicted once."""
+    path = f"{Path(__file__).parents[2]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    monkeypatch.setenv("PYTHONPATH", path)
+    words = [*FIT, "head=retinanet", "finetuning.norms=frozen", "trainer.max_epochs=1", "evaluation.novelty=0"]
+    main([*words, "hydra.run.dir=one"])
+    main([*words, "trainer.devices=2", "hydra.run.dir=two"])
+    one, two = (Detections.read(f"{run}/predictions_test.csv") for run in ("one", "two"))
+    assert list(one.images["sample"]) == list(two.images["sample"])
+    first, second = (pd.read_csv(f"{run}/metrics.csv").iloc[0] for run in ("one", "two"))
+    for name in ("train/loss", "val/loss"):
+        assert second[name] == pytest.approx(first[name], rel=1e-4), name
+    assert len(one.boxes) == len(two.boxes)
+
+
+def test_plans_train_head_and_pyramid_first(place):
+    words = [*FASTER, "evaluation.novelty=0", "evaluation.test=false", "callbacks.keep_all_checkpoints=true"]
+    main([*words, "finetuning=linear_probe", "trainer.max_epochs=2", "hydra.run.dir=probe"])
+    main([*words, "finetuning=head_then_full", "finetuning.phases.full.epoch=1", "trainer.max_epochs=2",
+          "hydra.run.dir=phases"])  # fmt: skip
+
+    def changed(run: str) -> set[str]:
+        first, last = (weights(f"{run}/checkpoints/epoch_00{n}.ckpt") for n in (0, 1))
+        return {name.split(".")[1] for name, value in first.items() if not torch.equal(value, last[name])}
+
+    assert changed("probe") == {"neck", "head"}
+    assert changed("phases") == {"backbone", "neck", "head"}
+    assert "test" not in json.loads(Path("phases", SCORES).read_text())
+
+
+def test_finished_runs_are_compared(place, capsys):
+    main([*FASTER, "seed=1", "trainer.max_epochs=1", "hydra.run.dir=other", "evaluation.novelty=0"])
+    capsys.readouterr()
+    main(["job=compare", "runs=[run,other]", "evaluation.resamples=20", "hydra.run.dir=compared"])
+    said = capsys.readouterr().out
+    assert "macro AP50" in said
+    result = json.loads(Path("compared/compare.json").read_text())
+    assert set(result["pairs"][0]["scores"]) == {"macro_ap50", "macro_froc"}
+    assert "AP50 of striped" in Path("compared/compare.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["task=classify", "head=faster_rcnn"], "head=faster_rcnn gives boxes.*the task learns classes"),
+        (
+            ["task=detect", "head=classify"],
+            "head=classify gives logits.*learns detections.*Choose faster_rcnn, retinanet",
+        ),
+        (["task=detect", "neck=none"], "Add neck=pyramid"),
+        (["task=detect", "loss=bce"], "With task=detect the head brings its losses: leave loss=auto"),
+        (
+            ["task=detect", "data=coco", "data.sampler=balanced"],
+            "data.sampler=balanced is by the classes of whole images",
+        ),
+        (["task=detect", "compile=true"], "compile=true"),
+        (
+            ["task=detect", "evaluation=default"],
+            "is not a finetune.evaluation.detection.assessment.DetectionAssessment",
+        ),
+        (["task=detect", "evaluation.false_positives=[0]"], "must be a number above 0"),
+        (["task=detect", "evaluation.thumbnails=-1"], "evaluation.thumbnails=-1 must be 0 or more"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line_before_data_are_read(words, message):
+    with pytest.raises(FinetuneError, match=message) as caught:
+        build.check(compose.plain(compose.compose(words)))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_heads_bring_their_necks_and_what_is_typed_wins():
+    def neck(*words):
+        return compose.plain(compose.compose(["task=detect", *words]))["neck"]
+
+    assert neck() == {"name": "pyramid", "channels": 256, "extra": "pool", "finest": None}
+    assert neck("head=retinanet") == {"name": "pyramid", "channels": 256, "extra": "p6p7", "finest": 8}
+    assert neck("head=retinanet", "neck.finest=4")["finest"] == 4
+    assert neck("head=retinanet", "neck=pyramid")["extra"] == "none"
+    config = compose.plain(compose.compose(["task=detect", "data.image_size=96", "transforms=none"]))
+    assert (config["data"]["image_size"], config["data"]["target"], config["transforms"]) == (96, "boxes", {})
+
+
+def test_the_commands_of_the_page_compose():
+    page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^python -m finetune (.+?)(?: +#.*)?$", page, re.MULTILINE)
+    assert len(commands) == 7
+    for command in commands:
+        words = shlex.split(command)
+        extra = ["task=detect"] if "data=coco" in words and "task=detect" not in words else []
+        assert compose.compose([*extra, *words]).job
+
+
+def test_data_without_boxes_and_metadata_of_reserved_names_are_refused(place, capsys):
+    draw(Path("no_boxes"), 12)
+    path = Path("no_boxes/boxes.json")
+    rows = json.loads(path.read_text())
+    train = {name: {**row, "boxes": []} if row["split"] == "train" else row for name, row in rows.items()}
+    path.write_text(json.dumps(train))
+    assert "no train image has a box" in error(capsys, *FASTER, "data.root=no_boxes", "hydra.run.dir=nothing")
+    assert not Path("nothing").exists()
