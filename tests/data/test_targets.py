@@ -187,7 +187,7 @@ def test_a_fit_without_boxes_in_train_stops():
     table = only(
         make_table(ROOT, targets=[[0]] * 3, splits=["train", "train", "val"]), {}, {"boxes": entries}, boxes="boxes"
     )
-    with pytest.raises(FinetuneError, match=r"not boxes \(boxes\). task=detect learns boxes"):
+    with pytest.raises(FinetuneError, match=r"not boxes \(boxes\). task=segment learns masks, task=detect boxes"):
         check_trainable(table)
     table.annotations["boxes"] = [NONE, None, BOX]
     with pytest.raises(FinetuneError, match=r"no train image has a box of boxes \(2 in val, 0 in test\)"):

@@ -143,7 +143,7 @@ def check_trainable(table: SampleTable) -> None:
     if unlearned := {name: kind for name, kind in table.target_types.items() if kind not in LEARNED}:
         raise FinetuneError(
             f"table {table.name}: task=classify learns classes and findings, not {types_in_words(unlearned)}. "
-            "task=detect learns boxes."
+            "task=segment learns masks, task=detect boxes."
         )
     train = table.rows("train")
     if len(train) == 0:
