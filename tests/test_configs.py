@@ -251,7 +251,7 @@ def test_each_value_of_a_sweep_is_checked():
 
 def test_your_own_class_is_built_when_its_module_is_trusted():
     config = compose.plain(
-        compose.compose(["+callbacks.extra.x._target_=tests.training.test_module.Watch", "trust=[tests]"])
+        compose.compose(["+callbacks.extra.x._target_=tests.training.test_module.Recorder", "trust=[tests]"])
     )
     assert len(callbacks(build.check(config))) == 1
 
