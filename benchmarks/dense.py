@@ -1,6 +1,6 @@
 """Segmentation and detection beside torchvision: time of a training step, time of inference, bytes kept for backward.
 
-    python -m benchmarks.dense [--pairs 9] [--size 224] [--batch 2]     (section "Segmentation and detection" of RESULTS.md)
+    python -m benchmarks.dense [--pairs 9] [--size 224] [--batch 2]   (a section of RESULTS.md)
 
 resnet50 in each: torchvision's deeplabv3_resnet50 and fasterrcnn_resnet50_fpn with random weights and trainable norms,
 ours with the same layers, weights of the same kind and the same options. Times are taken in turn (A B C A B C ...); a
