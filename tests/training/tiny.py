@@ -25,7 +25,7 @@ class Images:
     """Decoded images in memory, with the interface of the cache."""
 
     def __init__(self, images: np.ndarray):
-        self.images, self.bad = images, {}
+        self.images, self.bad, self.masks = images, {}, None
         self.sizes = np.tile(images.shape[1:3], (len(images), 1))
 
     def __getitem__(self, row: int) -> np.ndarray:
