@@ -168,7 +168,7 @@ def test_the_error_names_what_a_head_lacks(place):
 
     with pytest.raises(FinetuneError, match=r"forward\(maps\) must be a tensor \(2, 3\), not \(2, 3, 32, 32\)"):
         finetune.register_head("maps", Maps)
-    with pytest.raises(FinetuneError, match=r"must have takes = 'maps', as what it makes"):
+    with pytest.raises(FinetuneError, match=r"must have takes = 'maps', as the module"):
         finetune.register_head("maps", lambda channels, classes: Maps([FeatureInfo(channels, 4)], classes))
     assert not {"flat", "map", "maps"} & set(HEADS)
 
