@@ -113,7 +113,10 @@ def register_head(name: str, make: Callable[..., nn.Module]) -> None:
             raise FinetuneError(f"{where}: {_name_of(make)} must have gives = {gives(head)!r}, as what it makes.")
         read, size = takes(head), (2 * SIDE, 2 * SIDE)
         more, shape = ((size,), (2, 3, *size)) if gives(head) == "regions" else ((), (2, 3))
-        _check_shape(where, f"forward({read})", _called_on_maps(where, head, head, *more), shape)
+        if gives(head) == "detections":  # a list of boxes, which the images alone decide
+            more = (size,)
+        else:
+            _check_shape(where, f"forward({read})", _called_on_maps(where, head, head, *more), shape)
         _check_shape(where, f"features({read})", _called_on_maps(where, head, head.features, *more), (2, None))
     HEADS[name] = make
 
