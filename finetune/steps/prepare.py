@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from finetune.data.audit import near_pairs
 from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
+from finetune.data.phantom.dataset import is_phantom
 from finetune.data.table import SampleTable
 from finetune.data.targets import types_in_words
 from finetune.errors import FinetuneError
@@ -64,6 +66,8 @@ def load_table(
     The split depends on data.* alone. `recorded` is the folder of a fit whose split is used again.
     """
     table.check()
+    if not table.synthetic and is_phantom(table.root) is not None:
+        table = replace(table, synthetic=True)  # whatever source has read it
     if split:
         table = splits.assign_splits(
             table,
