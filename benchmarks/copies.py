@@ -67,7 +67,7 @@ def plant(originals: Sequence[np.ndarray], order: Sequence[int], size: int) -> t
 def by_edges(images: Sequence[np.ndarray]) -> set[tuple[int, int]]:
     """Pairs that the first three steps of the search call copies."""
     random = np.random.default_rng(0)
-    rows, features = near_duplicates.features_of(images, np.arange(len(images)), random)
+    rows, features = near_duplicates.compute_features(images, np.arange(len(images)), random)
     edges = near_duplicates.Edges(images)
     pairs = [(int(rows[i]), int(rows[j])) for i, j in near_duplicates.candidates(features, random)]
     return {pair for pair in pairs if edges.agree(*pair) >= EDGES}

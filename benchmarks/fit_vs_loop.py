@@ -72,7 +72,7 @@ def product(settings, table, images, preprocessing) -> float:
     data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     with tempfile.TemporaryDirectory() as run:
         began = time.perf_counter()
-        training.train(settings, RunFolder(Path(run)), table, network, data, quiet, ranks.Place())
+        training.train(settings, RunFolder(Path(run)), build.task(settings), network, data, quiet, ranks.Place())
         return time.perf_counter() - began
 
 
