@@ -70,8 +70,8 @@ def _check_targets(node: Any, trust: list[str], where: str = "") -> None:
         if "_target_" in node:
             if not isinstance(node["_target_"], str):
                 raise FinetuneError(f"{where}._target_={node['_target_']} must be a name.")
-            given = {key: value for key, value in node.items() if (where, key) != ("task", "name")}
-            check_call(where, given, target(node["_target_"], trust, f"{where}._target_"))
+            options = {key: value for key, value in node.items() if (where, key) != ("task", "name")}
+            check_call(where, options, target(node["_target_"], trust, f"{where}._target_"))
         for key, value in node.items():
             if key.startswith("_") and key.endswith("_") and key not in ("_target_", "_partial_", "_convert_"):
                 raise FinetuneError(f"{where}.{key} is not taken: only _target_, _partial_ and _convert_ are.")

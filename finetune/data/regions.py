@@ -15,7 +15,7 @@ BACKGROUND = "background"
 """The first of regions that exclude each other."""
 IGNORED = 255
 """Pixel value that is left out, where regions exclude each other."""
-MOST_OVERLAPPING = 8
+MAX_OVERLAPPING = 8
 """Regions that a bit field of 8 bits holds."""
 
 
@@ -37,7 +37,7 @@ class Regions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", list(self.names))
-        names, most = self.names, MOST_OVERLAPPING if self.overlapping else IGNORED
+        names, most = self.names, MAX_OVERLAPPING if self.overlapping else IGNORED
         if any(not isinstance(name, str) or not name.strip() for name in names) or len(set(names)) < len(names):
             raise FinetuneError(f"regions must be distinct names, not {names}.")
         if self.overlapping and BACKGROUND in names:

@@ -28,7 +28,7 @@ MASK = "mask"
 """`kind` of these losses, and the type of target that they are for."""
 UNKNOWN = 255
 """Pixel of an exclusive mask about which nothing is known."""
-MOST_OVERLAPPING = 8  # bits of a pixel
+MAX_OVERLAPPING = 8  # bits of a pixel
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ def read_batch(logits: Tensor, mask: Tensor, known: Tensor, overlapping: bool) -
             f"logits {tuple(logits.shape)}, mask {tuple(mask.shape)} and known {tuple(known.shape)} do not fit "
             "together: they must be (N, K, H, W), (N, H, W) and (N, K)."
         )
-    if overlapping and k > MOST_OVERLAPPING:
-        raise FinetuneError(f"{k} overlapping regions: a mask of 8 bits holds at most {MOST_OVERLAPPING}.")
+    if overlapping and k > MAX_OVERLAPPING:
+        raise FinetuneError(f"{k} overlapping regions: a mask of 8 bits holds at most {MAX_OVERLAPPING}.")
     mask = mask.long()
     pixels = torch.ones_like(mask, dtype=torch.bool) if overlapping else mask != UNKNOWN
     if not overlapping:

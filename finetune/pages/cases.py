@@ -33,7 +33,7 @@ BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234567
 
 @dataclass(frozen=True)
 class Case:
-    """One image, its score and its pictures."""
+    """One image, its score, and it as JPEG without and with outlines."""
 
     sample: str
     patient: str

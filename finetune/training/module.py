@@ -52,7 +52,7 @@ class FineTuning(L.LightningModule):
         self.max_steps = max_steps
         self.save_hyperparameters({"config": config or {}})
         self.train_loss = MeanLoss()
-        self.validation = ValidationRows(objective.kept)
+        self.validation = ValidationRows(objective.row_names)
         self.group_labels = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
         self.parts, self.new_parts = network.parts(), network.new_parts
         part_tools.check_cover(network, self.parts)

@@ -21,7 +21,7 @@ class Objective(Protocol):
     """Of the monitor."""
     scores: tuple[str, ...]
     """Names of the results of `score`, LOSS among them: columns of metrics.csv."""
-    kept: tuple[str, ...]
+    row_names: tuple[str, ...]
     """Names of the results of `predict`."""
     notes: list[str]
     """Sentences for the user, such as why the monitor is not the usual one."""
@@ -34,7 +34,7 @@ class Objective(Protocol):
         ...
 
     def predict(self, network: Network, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What a validation stores of each image of a batch: `kept` -> (N, ...), the same shape for every image."""
+        """What a validation stores of each image: `row_names` -> (N, ...), the same shape for every image."""
         ...
 
     def score(self, rows: Mapping[str, np.ndarray]) -> dict[str, float]:

@@ -80,7 +80,7 @@ def test_steps_count_known_images_and_validations_repeat_themselves(name):
     with torch.no_grad():
         batch = batch_of([[BOX], []])
         first, again = objective.predict(net, batch), objective.predict(net, batch)
-    assert set(first) == set(objective.kept)
+    assert set(first) == set(objective.row_names)
     for key, value in first.items():
         assert torch.equal(torch.nan_to_num(value.float()), torch.nan_to_num(again[key].float())), key
         assert len(value) == 2

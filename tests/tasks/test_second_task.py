@@ -90,7 +90,7 @@ class BrightnessAnswers:
 
 
 class Objective:
-    monitor, higher_is_better, scores, kept, notes = "val/error", False, (LOSS, "val/error"), ("error",), []
+    monitor, higher_is_better, scores, row_names, notes = "val/error", False, (LOSS, "val/error"), ("error",), []
 
     def step(self, network, batch):
         return (network(batch["image"])[:, 0] - batch["target"][:, 0]).square().sum(), batch["index"].new_tensor(

@@ -75,7 +75,7 @@ def length(file: Path, key: str) -> int:
 
 
 def size(member: Member) -> tuple[int, int]:  # -> (H, W)
-    """Of one picture, by its array's header alone.
+    """Of one image, by its array's header alone.
 
     Raises:
         BadImage: a file or an array that cannot be read.

@@ -19,7 +19,7 @@ MASK = "mask"
 """Name of the target and of its annotation."""
 FOREGROUND = "foreground"
 """The region of masks with one value, where nobody names it."""
-MOST_UNNAMED = 32  # values in the masks that count as regions without being named
+MAX_UNNAMED = 32  # values in the masks that count as regions without being named
 THREADS = 8
 
 Given = list[str] | Mapping[str, int | list[int]] | None
@@ -145,7 +145,7 @@ def _by_values(root: Path, paths: list[str]) -> Whole:
         raise FinetuneError(
             f"none of the {len(paths):,} masks under {root} marks anything: all that can be read are 0 throughout."
         )
-    if len(shown) > MOST_UNNAMED:
+    if len(shown) > MAX_UNNAMED:
         raise FinetuneError(
             f"the masks under {root} hold {len(shown)} values ({shorten(shown, 8)}), too many to take each for a "
             "region. Name the regions: data.regions=[background,NAME,...] or data.regions={background: 0, NAME: VALUE}."

@@ -12,8 +12,8 @@ from finetune.evaluation.segmentation.table import CaseTable
 from finetune.statistics import means
 from finetune.statistics.intervals import MIN_PATIENTS
 
-MOST_BINS = 4
-MOST_POINTS = 500
+MAX_BINS = 4
+MAX_POINTS = 500
 
 
 def by_size(cases: CaseTable, k: int, patient: np.ndarray) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def by_size(cases: CaseTable, k: int, patient: np.ndarray) -> dict[str, Any]:
     order = np.flatnonzero(truth > 0)
     order = order[np.argsort(size[order], kind="stable")]
     size, dice, patient = size[order], dice[order], patient[order]
-    n_bins = int(np.clip(len(np.unique(patient)) // MIN_PATIENTS, 1, MOST_BINS)) if len(order) else 0
+    n_bins = int(np.clip(len(np.unique(patient)) // MIN_PATIENTS, 1, MAX_BINS)) if len(order) else 0
     edges = np.round(np.linspace(0, len(order), n_bins + 1)).astype(int)
     bins = []
     for start, end in pairwise(edges):
@@ -48,7 +48,7 @@ def by_size(cases: CaseTable, k: int, patient: np.ndarray) -> dict[str, Any]:
                 "dice": interval.as_dict(),
             }
         )
-    few = np.unique(np.linspace(0, len(order) - 1, min(len(order), MOST_POINTS)).astype(int))
+    few = np.unique(np.linspace(0, len(order) - 1, min(len(order), MAX_POINTS)).astype(int))
     return {
         "unit": unit,
         "rank_correlation": rank_correlation(size, dice),

@@ -15,7 +15,7 @@ from finetune.evaluation.segmentation.scores import DISTANCES
 from finetune.evaluation.segmentation.table import CaseTable
 
 BACKGROUND = "background"
-MOST_OVERLAPPING, MOST_EXCLUSIVE = 8, 255
+MAX_OVERLAPPING, MAX_EXCLUSIVE = 8, 255
 HALF = 0.5
 
 
@@ -28,7 +28,7 @@ def read_regions(names: Sequence[str], overlapping: bool) -> list[str]:
     names = [str(name) for name in names]
     if not overlapping and (not names or names[0] != BACKGROUND):
         raise FinetuneError(f"regions={names}: exclusive regions begin with {BACKGROUND}, the pixels of value 0.")
-    regions, most = (names, MOST_OVERLAPPING) if overlapping else (names[1:], MOST_EXCLUSIVE - 1)
+    regions, most = (names, MAX_OVERLAPPING) if overlapping else (names[1:], MAX_EXCLUSIVE - 1)
     if not 0 < len(regions) <= most:
         raise FinetuneError(f"regions={names}: there must be 1 to {most}, beside the background of exclusive ones.")
     if len(set(names)) < len(names):

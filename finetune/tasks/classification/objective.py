@@ -26,7 +26,7 @@ class ClassObjective:
     """
 
     scores: tuple[str, ...] = (LOSS, AUROC)
-    kept: tuple[str, ...] = ("target", "logits")
+    row_names: tuple[str, ...] = ("target", "logits")
 
     def __init__(self, loss: Loss, weights: Tensor | None = None, *, monitor: str = AUROC):
         self.loss = loss

@@ -72,8 +72,8 @@ def drawn(subject: Subject, row: int, detections: Detections, image: int, limits
     pixels = data.preprocessing.crop(data.images[row])
     true, boxes = detections.truths, detections.boxes
     of_true = true.take(np.flatnonzero((true.image == image) & ~true.ignored))
-    found = np.flatnonzero((boxes.image == image) & (boxes.score >= limits[boxes.label]))
-    of_boxes = boxes.take(found[np.argsort(-boxes.score[found], kind="stable")[:MAX_BOXES]])
+    rows = np.flatnonzero((boxes.image == image) & (boxes.score >= limits[boxes.label]))
+    of_boxes = boxes.take(rows[np.argsort(-boxes.score[rows], kind="stable")[:MAX_BOXES]])
 
     def labelled(corners: np.ndarray, labels: np.ndarray, scores: np.ndarray | None = None) -> list[LabelledBox]:
         placed = place.boxes_to_square(corners)

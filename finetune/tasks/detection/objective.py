@@ -35,7 +35,7 @@ class DetectObjective:
     """
 
     scores: tuple[str, ...] = (LOSS, AP50)
-    kept: tuple[str, ...] = ("known", "loss", "boxes", "scores", "labels", "true_boxes", "true_labels", "ignored")
+    row_names: tuple[str, ...] = ("known", "loss", "boxes", "scores", "labels", "true_boxes", "true_labels", "ignored")
 
     def __init__(self, most: tuple[int, int], num_classes: int, *, monitor: str = AP50, seed: int = 0):
         self.most, self.ignored_most = most

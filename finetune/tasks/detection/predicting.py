@@ -56,8 +56,8 @@ def placement(data: ImageData, row: int) -> Placement:
 
 
 def _of_classes(detected: DetectedArrays, numbers: np.ndarray) -> DetectedArrays:
-    """The boxes of the classes that are asked about; `numbers` (K,) are theirs, -1 of those that are not."""
+    """The boxes of the requested classes; `numbers` (K,) are theirs, -1 of those that are not."""
     corners, scores, labels = detected
     labels = numbers[labels]
-    asked = labels >= 0
-    return corners[asked], scores[asked], labels[asked]
+    requested = labels >= 0
+    return corners[requested], scores[requested], labels[requested]

@@ -22,7 +22,7 @@ def write(folder: RunFolder, subject: Subject, cases: CaseTable, fitted: Segment
     """Write cases.json: the Dice of every image, and `number` images each of the worst, median and best."""
     dice = dice_of_images(cases)
     chosen = ranked([None if np.isnan(value) else float(value) for value in dice], each=max(number // 2, 1))
-    shown = pictures(subject, cases, fitted, [row for row, _ in chosen]) if number else []
+    shown = overlays(subject, cases, fitted, [row for row, _ in chosen]) if number else []
     of_region = cases.scores("dice")
     examples = [
         Case(
@@ -45,7 +45,7 @@ def write(folder: RunFolder, subject: Subject, cases: CaseTable, fitted: Segment
     ).write(folder.cases)
 
 
-def pictures(subject: Subject, cases: CaseTable, fitted: SegmentationFit, chosen: list[int]) -> list[tuple[str, str]]:
+def overlays(subject: Subject, cases: CaseTable, fitted: SegmentationFit, chosen: list[int]) -> list[tuple[str, str]]:
     """Image and overlay of rows of the case table, as JPEG in base64, in the network's square."""
     data, regions = subject.data, subject.data.table.regions
     assert regions is not None  # Segmentation.check

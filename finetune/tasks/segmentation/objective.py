@@ -25,7 +25,7 @@ class MaskObjective:
     """
 
     scores: tuple[str, ...] = (LOSS, DICE)
-    kept: tuple[str, ...] = ("counts", "loss", "images")
+    row_names: tuple[str, ...] = ("counts", "loss", "images")
 
     def __init__(self, loss: SegmentationLoss, regions: Regions, *, monitor: str = DICE):
         self.loss = loss
