@@ -2,10 +2,14 @@
 
 from finetune.explanations.explanation import Explanation, explain
 from finetune.explanations.maps import METHODS, grad_cam, grad_cam_pp, integrated_gradients, occlusion
+from finetune.explanations.of_boxes import BoxExplanation
+from finetune.explanations.of_regions import RegionExplanation
 
 __all__ = [
     "METHODS",
+    "BoxExplanation",
     "Explanation",
+    "RegionExplanation",
     "explain",
     "grad_cam",
     "grad_cam_pp",

@@ -13,7 +13,7 @@ positions before they are enlarged: a rank correlation of four numbers says noth
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -49,15 +49,40 @@ def randomisation(
     unknown, since too few maps vary, the interval holds ALIKE, or the maps have too few `positions` (where they
     are enlarged).
     """
-    trained = heat_of(network, images, classes, method, **options).numpy()
+    return compare_weights(
+        network,
+        lambda network: heat_of(network, images, classes, method, **options).numpy(),
+        method,
+        positions=positions,
+        seed=seed,
+    )
+
+
+def compare_weights(
+    network: Network,
+    heat: Callable[[Network], np.ndarray],
+    method: str,
+    *,
+    positions: int | None = None,
+    seed: int = 0,
+    where: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """As `randomisation`, for maps of any kind.
+
+    Args:
+        heat: a network -> the maps (N, H, W) of the same images and targets.
+        method: its name.
+        where: bool (N, H, W), the pixels of each map that are compared; None compares all.
+    """
+    trained = heat(network)
     changed = copy.deepcopy(network)
     stages: list[dict[str, Any]] = []
     for number, (part, modules) in enumerate(reversed(changed.parts().items())):
         randomise(modules, seed + number)
-        rho = correlations(trained, heat_of(changed, images, classes, method, **options).numpy())
+        rho = correlations(trained, heat(changed), where)
         defined = rho[~np.isnan(rho)]
         stages.append({"part": part, **mean(defined), "images": len(defined), "constant": len(rho) - len(defined)})
-    result = {"method": method, "images": len(images), "positions": positions, "alike": verdict(stages[-1], positions)}
+    result = {"method": method, "images": len(trained), "positions": positions, "alike": verdict(stages[-1], positions)}
     result |= {"stages": stages}
     return {**result, "sentence": in_a_sentence(result)}
 
@@ -105,10 +130,13 @@ def in_a_sentence(result: dict[str, Any]) -> str:
     return f"The maps of {method} change when all weights are random ({rho}), as they must."
 
 
-def correlations(before: np.ndarray, after: np.ndarray) -> np.ndarray:  # (N, H, W) twice -> (N,)
-    """Spearman's rank correlation of each pair of maps; NaN where one of them is constant."""
+def correlations(before: np.ndarray, after: np.ndarray, where: np.ndarray | None = None) -> np.ndarray:
+    """Spearman's rank correlation (N,) of each pair of maps (N, H, W), over the pixels `where` (N, H, W) is true; NaN
+    where one of them is constant."""
     rho = np.full(len(before), np.nan)
     for number, (a, b) in enumerate(zip(before, after, strict=True)):
+        if where is not None:
+            a, b = a[where[number]], b[where[number]]
         a, b = (rankdata(values) - (values.size + 1) / 2 for values in (a.ravel(), b.ravel()))
         if (length := np.sqrt((a @ a) * (b @ b))) > 0:
             rho[number] = a @ b / length

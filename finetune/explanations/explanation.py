@@ -1,24 +1,26 @@
-"""The public interface to heat maps: from a loaded model and images to an `Explanation`."""
+"""The public interface to heat maps: from a loaded model and images to an explanation of classes, regions or boxes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image
 
-from finetune.data.decoding import containers
-from finetune.data.decoding.images import as_image, read_image, read_size
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 from finetune.evaluation.classification.answers import ClassAnswers
+from finetune.evaluation.detection.answers import DetectAnswers
+from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.explanations import overlays
 from finetune.explanations.geometry import to_input
-from finetune.explanations.localisation import maximum
+from finetune.explanations.inputs import Inputs, batched, number_of_each
+from finetune.explanations.inputs import peak_position as peak_position
 from finetune.explanations.maps import check_method, heat_of
+from finetune.explanations.of_boxes import explain_boxes
+from finetune.explanations.of_regions import explain_regions
 from finetune.inference import best_device, predict
 from finetune.model_file import Model
 
@@ -72,48 +74,66 @@ def explain(
     images: Sequence[Any],
     *,
     finding: str | Sequence[str] | None = None,
+    region: str | Sequence[str] | None = None,
+    method: str = "grad_cam",
+    batch_size: int = 16,
+    device: str = "auto",
+    **options: Any,
+) -> Any:
+    """Heat maps of images: of a classifier for one class each, of a segmentation model for one region each, of a
+    detector for the most confident boxes of each image.
+
+    Args:
+        model: from `finetune.load`.
+        images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3), as in model.predict.
+        finding: the class, or one for each image; None takes each image's most probable one. Of a detector it is the
+            class of the boxes; None takes any.
+        region: the region of a segmentation model, or one for each image; None takes each image's largest predicted
+            one.
+        method: grad_cam; of a classifier also grad_cam_pp, occlusion and integrated_gradients.
+        options: of a classifier patch and stride of occlusion, steps of integrated_gradients; of a detector `boxes`,
+            the maximum number of boxes per image.
+
+    Returns:
+        `Explanation`, `RegionExplanation` or `BoxExplanation`, by the model's task.
+
+    Raises:
+        FinetuneError: an unknown class, region, method or option; an image that cannot be read.
+    """
+    for answers_type, (argument, explain_images) in _EXPLAINERS.items():
+        if isinstance(model.answers, answers_type):
+            names = {"finding": finding, "region": region}
+            if other := [f"{name}={value}" for name, value in names.items() if name != argument and value is not None]:
+                raise FinetuneError(f"{other[0]}: of task={model.task}, {argument}= says what is explained.")
+            if batch_size < 1:
+                raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
+            return explain_images(
+                model, images, names[argument], method=method, batch_size=batch_size, device=device, **options
+            )
+    raise FinetuneError(f"explain makes heat maps of classes, regions and boxes; this model is of task={model.task}.")
+
+
+def explain_classes(
+    model: Model,
+    images: Sequence[Any],
+    finding: str | Sequence[str] | None = None,
+    *,
     method: str = "grad_cam",
     batch_size: int = 16,
     device: str = "auto",
     **options: Any,
 ) -> Explanation:
-    """Heat maps of images for one class each.
-
-    Args:
-        model: from `finetune.load`.
-        images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3), as in model.predict.
-        finding: the class, or one for each image; None takes each image's most probable one.
-        method: grad_cam, grad_cam_pp, occlusion or integrated_gradients.
-        options: patch and stride of occlusion, steps of integrated_gradients.
-
-    Raises:
-        FinetuneError: an unknown class, method or option; an image that cannot be read.
-    """
-    if isinstance(images, str | Path | np.ndarray):
-        raise FinetuneError("explain takes a list of images: put a single one into brackets.")
-    if not isinstance(model.answers, ClassAnswers):
-        raise FinetuneError(f"explain makes heat maps of classes; this model is of task={model.task}.")
-    if batch_size < 1:
-        raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
+    """`explain` of a classifier."""
     check_method(method, list(options))
     preprocessing = model.preprocessing
-    names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-    inputs, sizes = [], []
-    for image in images:
-        pixels, size = _read(image, preprocessing.min_decode_side)
-        sizes.append(size)
-        inputs.append(preprocessing.crop(preprocessing.resize(pixels)))
+    inputs = Inputs.read(model, images)
     target_device = best_device(device)
     model.network.to(target_device)
     batches: list[dict[str, Any]] = [
-        {
-            "image": torch.stack([preprocessing.to_tensor(p) for p in inputs[start : start + batch_size]]),
-            "index": np.arange(start, min(start + batch_size, len(inputs))),
-        }
-        for start in range(0, len(inputs), batch_size)
+        {"image": inputs.tensors(rows), "index": np.array(rows)} for rows in batched(len(inputs), batch_size)
     ]
     _, logits = predict(model.network, batches, target_device)
-    probabilities = model.answers.probabilities(logits.reshape(len(inputs), len(model.classes)))
+    probabilities = cast(ClassAnswers, model.answers).probabilities(logits.reshape(len(inputs), len(model.classes)))
     class_numbers = _classes(model, finding, probabilities)
     heat = np.zeros((0, preprocessing.image_size, preprocessing.image_size), np.float32)
     if batches:
@@ -123,34 +143,17 @@ def explain(
         ]
         heat = np.concatenate(parts)
     explained = [model.classes[k] for k in class_numbers.tolist()]
-    return Explanation(names, explained, heat, probabilities, model.classes, method, inputs, sizes, model)
+    return Explanation(
+        inputs.names, explained, heat, probabilities, model.classes, method, inputs.pixels, inputs.sizes, model
+    )
 
 
-def peak_position(heat: np.ndarray) -> dict[str, float] | None:
-    """The position of the maximum relative to the side of the input: x from the left, y from the top."""
-    at = maximum(heat)
-    return None if at is None else {"x": (at[0] + 0.5) / heat.shape[1], "y": (at[1] + 0.5) / heat.shape[0]}
-
-
-def class_number(classes: Sequence[str], name: str) -> int:
-    """The number of a class.
-
-    Raises:
-        FinetuneError: the model does not know it.
-    """
-    if name not in classes:
-        raise one_of("finding", name, classes)
-    return list(classes).index(name)
-
-
-def _read(image: Any, min_side: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """An image as model.predict reads it, and its height and width in the file: large JPEGs are decoded downscaled."""
-    if not isinstance(image, str | Path):
-        pixels = as_image(image)
-        return pixels, (pixels.shape[0], pixels.shape[1])
-    pixels = read_image(image, min_side)
-    in_file = None if containers.member(Path(image)) is not None else read_size(image)
-    return pixels, in_file or (pixels.shape[0], pixels.shape[1])
+_EXPLAINERS: dict[type, tuple[str, Callable[..., Any]]] = {
+    ClassAnswers: ("finding", explain_classes),
+    SegmentAnswers: ("region", explain_regions),
+    DetectAnswers: ("finding", explain_boxes),
+}
+"""Answers of a task -> the argument that names its classes, and what explains its models."""
 
 
 def _classes(model: Model, finding: str | Sequence[str] | None, probabilities: np.ndarray) -> torch.Tensor:
@@ -158,9 +161,4 @@ def _classes(model: Model, finding: str | Sequence[str] | None, probabilities: n
     if finding is None:
         numbers = probabilities.argmax(axis=1)
         return torch.from_numpy(numbers.astype(np.int64))
-    names = [finding] * len(probabilities) if isinstance(finding, str) else list(finding)
-    if len(names) != len(probabilities):
-        raise FinetuneError(
-            f"finding has {len(names)} names for {len(probabilities)} images: one each, or one for all."
-        )
-    return torch.tensor([class_number(model.classes, name) for name in names], dtype=torch.int64)
+    return torch.tensor(number_of_each("finding", finding, model.classes, len(probabilities)), dtype=torch.int64)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from finetune.errors import FinetuneError, one_of
 from finetune.inference import eval_mode
-from finetune.network import Network
+from finetune.network import Maps, Network
 
 CHUNK = 32  # images per forward pass of the methods that vary one image many times
 
@@ -32,10 +32,10 @@ def grad_cam(network: Network, images: Tensor, classes: Tensor) -> Tensor:
 
     With average pooling and a linear head that is CAM (Zhou et al., 2016) divided by the positions of the map.
     """
-    with _explaining(network):
-        maps, gradient = _at_last_map(network, *_checked(network, images, classes))
+    with explaining(network):
+        maps, gradient = _of_class(network, *_checked(network, images, classes))
         weights = gradient.mean((2, 3), keepdim=True)  # (N, K, 1, 1)
-        return _enlarged((weights * maps).sum(1).relu(), images)
+        return enlarged((weights * maps).sum(1).relu(), images)
 
 
 def grad_cam_pp(network: Network, images: Tensor, classes: Tensor) -> Tensor:
@@ -45,12 +45,12 @@ def grad_cam_pp(network: Network, images: Tensor, classes: Tensor) -> Tensor:
     The paper explains exp(logit), which has closed forms for the higher derivatives; its factor exp(logit), one
     positive number per image, is left out here, as it may overflow.
     """
-    with _explaining(network):
-        maps, gradient = _at_last_map(network, *_checked(network, images, classes))
+    with explaining(network):
+        maps, gradient = _of_class(network, *_checked(network, images, classes))
         below = 2 * gradient**2 + maps.sum((2, 3), keepdim=True) * gradient**3
         alpha = torch.where(below != 0, gradient**2 / torch.where(below != 0, below, 1), 0)
         weights = (alpha * gradient.relu()).sum((2, 3), keepdim=True)  # (N, K, 1, 1)
-        return _enlarged((weights * maps).sum(1).relu(), images)
+        return enlarged((weights * maps).sum(1).relu(), images)
 
 
 def occlusion(
@@ -73,7 +73,7 @@ def occlusion(
             f"patch={patch} must be 1 to {min(height, width)} pixels (the side) and stride={stride} 1 to patch."
         )
     positions = [(top, left) for top in _starts(height, patch, stride) for left in _starts(width, patch, stride)]
-    with _explaining(network), torch.no_grad():
+    with explaining(network), torch.no_grad():
         images, classes = _checked(network, images, classes)
         before = _scores(network, images, classes)
         total_drop, covered = torch.zeros_like(images[:, 0]), torch.zeros_like(images[0, 0])
@@ -107,7 +107,7 @@ def attributions(
     """
     if steps < 1:
         raise FinetuneError(f"steps={steps} must be 1 or more.")
-    with _explaining(network):
+    with explaining(network):
         images, classes = _checked(network, images, classes)
         start = images.mean((2, 3), keepdim=True).expand_as(images) if baseline is None else baseline.to(images)
         total = torch.zeros_like(images)
@@ -165,37 +165,50 @@ def heat_of(
 
 
 @contextmanager
-def _explaining(network: Network) -> Iterator[None]:
+def explaining(network: Network) -> Iterator[None]:
     """Eval mode, and out of any inference_mode: its tensors would carry no gradient."""
     with eval_mode(network), torch.inference_mode(False), torch.no_grad():
         yield
 
 
 def _checked(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Both on the network's device; images as they were predicted: 32 bits, channels last."""
+    """Both on the network's device, images as they were predicted."""
     if images.ndim != 4 or tuple(classes.shape) != (len(images),):
         raise FinetuneError(
             f"images must be (N, C, H, W) and classes (N,), not {tuple(images.shape)} and {tuple(classes.shape)}."
         )
+    images = prepared(network, images)
+    return images, torch.tensor(classes.tolist(), dtype=torch.int64, device=images.device)
+
+
+def prepared(network: Network, images: Tensor) -> Tensor:
+    """Images as they were predicted: on the network's device, in 32 bits, channels last."""
     device = next(network.parameters()).device
     images = images.clone() if images.is_inference() else images.detach()
-    images = images.to(device, torch.float32).contiguous(memory_format=torch.channels_last)
-    return images, torch.tensor(classes.tolist(), dtype=torch.int64, device=device)
+    return images.to(device, torch.float32).contiguous(memory_format=torch.channels_last)
 
 
-def _at_last_map(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """The backbone's last map (N, K, h, w) and the gradient of each image's logit to it.
-
-    The gradient goes only through neck and head, so that no tensor of the backbone is kept.
-    """
+def _of_class(network: Network, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+    """The last map, and the gradient of each image's logit to it."""
     new = network.new_parts[0]
-    maps = network.run(images, stop=new)
+    return at_last_map(network, images, lambda maps: _picked(network.run(maps, start=new), classes))  # type: ignore[arg-type]
+
+
+def at_last_map(network: Network, images: Tensor, score: Callable[[Maps], Tensor]) -> tuple[Tensor, Tensor]:
+    """The backbone's last map (N, K, h, w) and the gradient of each image's score to it.
+
+    The gradient goes only through neck and head, so that no tensor of the backbone is kept. Of a pyramid that is what
+    reaches it from the coarsest map of the backbone; the finer maps are constants.
+
+    Args:
+        score: maps of the backbone, as `network.run` gives them before the neck, or the head -> (N,).
+    """
+    maps = network.run(images, stop=network.new_parts[0])
     *before, last = maps if isinstance(maps, list) else [maps]
     last = last.detach().requires_grad_()
     with torch.enable_grad():
-        logits = network.run([*before, last] if isinstance(maps, list) else last, start=new)
-        score = _picked(logits, classes).sum()  # type: ignore[arg-type]
-    return last.detach(), torch.autograd.grad(score, last)[0]
+        total = score([*before, last] if isinstance(maps, list) else last).sum()
+    return last.detach(), torch.autograd.grad(total, last)[0]
 
 
 def _scores(network: Network, images: Tensor, classes: Tensor) -> Tensor:  # -> (N,)
@@ -208,7 +221,7 @@ def _picked(logits: Tensor, classes: Tensor) -> Tensor:  # (N, K), (N,) -> (N,)
     return logits.gather(1, classes[:, None])[:, 0]
 
 
-def _enlarged(heat: Tensor, images: Tensor) -> Tensor:  # (N, h, w) -> (N, H, W)
+def enlarged(heat: Tensor, images: Tensor) -> Tensor:  # (N, h, w) -> (N, H, W)
     return F.interpolate(heat[:, None].float(), size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
 
 

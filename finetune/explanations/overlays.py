@@ -36,6 +36,11 @@ def heated(image: np.ndarray, heat: np.ndarray, boxes: Sequence[Corners] = ()) -
     return outlined(np.round((1 - cover) * gray_image + cover * colours(share)).astype(np.uint8), boxes)
 
 
+def gray_and_heated(image: np.ndarray, heat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image in gray, and the same with its heat map: uint8 (H, W, 3) each."""
+    return outlined(gray(image), ()), heated(image, heat)
+
+
 def beside(image: np.ndarray, heat: np.ndarray, boxes: Sequence[Corners] = ()) -> np.ndarray:
     """The image in gray, and beside it the same with its heat map: uint8 (H, 2 W, 3). Boxes are outlined in both."""
     return np.concatenate([outlined(gray(image), boxes), heated(image, heat, boxes)], axis=1)

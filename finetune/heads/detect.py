@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from finetune.heads.detection import DetectionHead, Targets, check_counts, check_positive, check_shares
+from finetune.heads.detection import Candidates, DetectionHead, Targets, check_counts, check_positive, check_shares
 from finetune.heads.features import FeatureInfo
 
 
@@ -102,6 +103,28 @@ class FasterRCNNHead(DetectionHead):
             detections, of_boxes = self.roi_heads(named, proposals, images.image_sizes, targets)
         return detections, {**of_boxes, **of_anchors}
 
+    def _classified(self, maps: list[Tensor], boxes: list[Tensor], side: int) -> tuple[Tensor, Tensor]:
+        """Logits (B, 1 + K), the background first, and deltas (B, 4 (1 + K)) of the boxes of all images."""
+        named, sizes = {str(number): m for number, m in enumerate(maps)}, [(side, side)] * len(boxes)
+        pooled = self.roi_heads.box_roi_pool(named, boxes, sizes)
+        return self.roi_heads.box_predictor(self.roi_heads.box_head(pooled))
+
+    def _candidates(self, maps: list[Tensor], side: int) -> list[Candidates]:
+        from finetune.heads import detection_parts
+
+        with sampling(False, self.rpn):
+            named = {str(number): m for number, m in enumerate(maps)}
+            proposals, _ = self.rpn(detection_parts.image_list(maps, side), named)
+        logits, deltas = self._classified(maps, proposals, side)
+        boxes = self.roi_heads.box_coder.decode(deltas, proposals)[:, 1:].clamp(0, side)  # (B, K, 4)
+        scores, counts = logits.softmax(-1)[:, 1:], [len(of_image) for of_image in proposals]
+        return [Candidates(*parts) for parts in zip(boxes.split(counts), scores.split(counts), proposals, strict=True)]
+
+    def _log_odds(self, maps: list[Tensor], sources: Tensor, labels: Tensor, side: int) -> Tensor:
+        logits, _ = self._classified(maps, list(sources.split(1)), side)  # (N, 1 + K)
+        of_class = torch.nn.functional.one_hot(labels + self.first_label, logits.shape[1]).bool()
+        return logits[of_class] - logits.masked_fill(of_class, -torch.inf).logsumexp(1)
+
 
 class RetinaNetHead(DetectionHead):
     """RetinaNet (Lin et al., 2017): every anchor is classified at once, with the focal loss.
@@ -170,6 +193,21 @@ class RetinaNetHead(DetectionHead):
 
     def _losses(self, maps: list[Tensor], targets: Targets, side: int) -> dict[str, Tensor]:
         return self.retinanet.compute_loss(targets, *self._outputs(maps, side))
+
+    def _candidates(self, maps: list[Tensor], side: int) -> list[Candidates]:
+        outputs, anchors = self._outputs(maps, side)
+        return [
+            Candidates(
+                self.retinanet.box_coder.decode_single(deltas, of_image).clamp(0, side),
+                logits.sigmoid(),
+                torch.arange(len(of_image), device=logits.device),
+            )
+            for logits, deltas, of_image in zip(outputs["cls_logits"], outputs["bbox_regression"], anchors, strict=True)
+        ]
+
+    def _log_odds(self, maps: list[Tensor], sources: Tensor, labels: Tensor, side: int) -> Tensor:
+        logits = self.retinanet.head(maps)["cls_logits"]  # (N, A, K)
+        return logits[torch.arange(len(logits), device=logits.device), sources, labels]
 
 
 @contextmanager

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from finetune.errors import FinetuneError
 from finetune.heads.features import FeatureInfo, at_least
 
+SAME_SCORE = 1e-5
+"""Scores that differ less may be of the same candidate, computed in another batch."""
+
 
 class Detections(NamedTuple):
     """What a detection head sees in an image, the highest score first."""
@@ -20,6 +23,29 @@ class Detections(NamedTuple):
     """(M,) from 0 to 1."""
     labels: Tensor
     """(M,) int64, from 0 to K - 1."""
+
+
+class Candidates(NamedTuple):
+    """What a detection head chooses the detections of an image from."""
+
+    boxes: Tensor
+    """(P, 4), or (P, K, 4) where each class moves the box in its own way, in pixels of the square."""
+    scores: Tensor
+    """(P, K) from 0 to 1."""
+    sources: Tensor
+    """(P, ...) what the score of a candidate is computed from: a proposal (4,), or the number of an anchor."""
+
+
+def nearest(candidates: Candidates, detections: Detections) -> Tensor:
+    """The number of the candidate that became each detection (M,)."""
+    chosen = []
+    for box, score, label in zip(*detections, strict=True):
+        boxes = candidates.boxes[:, label] if candidates.boxes.ndim == 3 else candidates.boxes
+        away = (candidates.scores[:, label] - score).abs()
+        same = away <= away.min() + SAME_SCORE
+        distance = (boxes - box).abs().amax(dim=1)
+        chosen.append(torch.where(same, distance, torch.inf).argmin())
+    return torch.stack(chosen) if chosen else torch.zeros(0, dtype=torch.int64, device=candidates.scores.device)
 
 
 Targets = list[dict[str, Tensor]]
@@ -66,6 +92,40 @@ class DetectionHead(nn.Module):
             Detections(image["boxes"], image["scores"], image["labels"] - self.first_label)
             for image in self._detect(maps, self._side(maps, side))
         ]
+
+    def sources(
+        self, maps: list[Tensor], detections: list[Detections], side: int | tuple[int, int] | None = None
+    ) -> list[Tensor]:
+        """The candidate that became each detection, before suppression: a proposal (M, 4) of Faster R-CNN, the number
+        of an anchor (M,) of RetinaNet. Of candidates of its class it is the one of its score, of equal ones the one of
+        its box.
+
+        Args:
+            maps: the neck's maps (N, C, H, W), the finest first.
+            detections: some of what `forward` returns for these maps, for each image.
+            side: as in `forward`.
+        """
+        return [
+            candidates.sources[nearest(candidates, of_image)]
+            for candidates, of_image in zip(self._candidates(maps, self._side(maps, side)), detections, strict=True)
+        ]
+
+    def log_odds(
+        self,
+        maps: list[Tensor],
+        sources: Tensor,
+        labels: Tensor,
+        side: int | tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Log odds (N,) of one candidate per image, with a gradient: their sigmoid is the score of the detection.
+
+        Args:
+            maps: the neck's maps (N, C, H, W), the finest first.
+            sources: (N, 4) or (N,), of one detection of each image: see `sources`.
+            labels: (N,) int64, from 0 to K - 1.
+            side: as in `forward`.
+        """
+        return self._log_odds(maps, sources, labels, self._side(maps, side))
 
     def features(self, maps: list[Tensor], size: tuple[int, int] | None = None) -> Tensor:
         """What is typical of an image: the mean over all places of the last map but one, (N, C). The last one of a
@@ -141,6 +201,12 @@ class DetectionHead(nn.Module):
         raise NotImplementedError
 
     def _losses(self, maps: list[Tensor], targets: Targets, side: int) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _candidates(self, maps: list[Tensor], side: int) -> list[Candidates]:
+        raise NotImplementedError
+
+    def _log_odds(self, maps: list[Tensor], sources: Tensor, labels: Tensor, side: int) -> Tensor:
         raise NotImplementedError
 
     def _side(self, maps: list[Tensor], side: int | tuple[int, int] | None) -> int:

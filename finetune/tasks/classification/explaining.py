@@ -9,40 +9,34 @@ import numpy as np
 import torch
 
 from finetune import model_file
-from finetune.config import build
 from finetune.config.settings import ExplainSettings
 from finetune.data.annotations import BOXES, Boxes
-from finetune.data.audit.contact_sheet import write_sheet
 from finetune.data.findings import same_finding
 from finetune.data.loading.module import ImageData
-from finetune.errors import FinetuneError
+from finetune.data.table import SampleTable
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.evaluation.classification.thresholds import decision_thresholds, thresholds_in_words
 from finetune.explanations import checks
 from finetune.explanations import worst_errors as worst_errors
-from finetune.explanations.explanation import class_number, peak_position
-from finetune.explanations.explanation import explain as explain_images
+from finetune.explanations.explanation import explain_classes
 from finetune.explanations.geometry import Corners, as_corners
+from finetune.explanations.inputs import class_number, peak_position
 from finetune.explanations.localisation import BoxedFinding, localise
 from finetune.explanations.maps import check_method
-from finetune.files import write_json_atomic
-from finetune.inference import best_device, eval_mode
 from finetune.pages import explanation as page
-from finetune.runs import known_images
-from finetune.runs.environment import command
 from finetune.runs.folder import RunFolder
-from finetune.steps import prepare, scoring
-from finetune.steps.image_files import image_files
-from finetune.steps.task import Subject
-from finetune.tasks.classification.worst_errors import heat_maps, input_image, load_inputs, table_rows
+from finetune.steps import explaining, prepare
+from finetune.steps.explaining import MAX_LOCATED, evenly_spaced, grid_size, input_image, load_inputs, table_rows
+from finetune.tasks.classification.worst_errors import heat_maps
 
 if TYPE_CHECKING:
     from finetune.tasks.classification.task import Classification
 
-MAX_FILES = 200  # images on one page
-NUM_TESTS = {"grad_cam": 64, "grad_cam_pp": 64}  # images of the randomisation test; other methods are slow
+NUM_TESTS = {
+    "grad_cam": explaining.NUM_TESTS,
+    "grad_cam_pp": explaining.NUM_TESTS,
+}  # images of the randomisation test; other methods are slow
 NUM_TESTS_SLOW = 24
-MAX_BOXED = 8  # findings with boxes on the page
 MAX_RESAMPLES = 1000
 
 
@@ -58,33 +52,17 @@ def explain(
         result, figures = explain_files(settings, model, run, words)
     else:
         result, figures = explain_split(task, settings, model, run, words, say)
-    run.note(model={"path": settings.model, "weights_hash": model.weights_hash})
-    result = {
-        "model": {"weights_hash": model.weights_hash},
-        "method": settings.method,
-        "grid": grid_size(model),
-        **result,
-    }
-    write_json_atomic(run.explanation, result)
-    tiles = [tile for figure in figures for tile in (figure.image, figure.heated)]
-    captions = [text for figure in figures for text in figure.caption.rsplit(": ", 1)]  # the caption, and the file
-    write_sheet(run.explanation_sheet, tiles, captions, columns=6)
-    page.write(run.explanation_page, result, figures, command(words))
-    for sentence in page.sentences(result):
-        say(sentence)
-    say(f"page: {run.explanation_page}")
+    explaining.finish(settings, model, run, words, say, settings.method, result, figures)
 
 
 def explain_files(
     settings: ExplainSettings, model: model_file.Model, run: RunFolder, words: list[str]
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Explain chosen images, each for `finding` or its most probable class."""
-    files = image_files(settings.images, "images")
-    if len(files) > MAX_FILES:
-        raise FinetuneError(f"images={settings.images} names {len(files):,} images; a page holds {MAX_FILES}.")
+    files = explaining.chosen_files(settings)
     run.begin(settings.resolved, words)
-    explanation = explain_images(
-        model, files, finding=settings.finding, method=settings.method, device=settings.trainer.accelerator
+    explanation = explain_classes(
+        model, files, settings.finding, method=settings.method, device=settings.trainer.accelerator
     )
     images = [explanation.to_dict(number) for number in range(len(explanation))]
     figures = [
@@ -117,35 +95,22 @@ def explain_split(
 ) -> tuple[dict[str, Any], list[page.Figure]]:
     """Explain a split of the data: worst errors, boxes, the randomisation test."""
     method, finding = settings.method, settings.finding
-    source = build.source(settings).table()
-    table, split_in_table, split = prepare.select_split(task, source, settings.split, settings.data, model, say)
-    if finding is not None:
-        class_number(table.classes, finding)
-    run.begin(settings.resolved, words)
-    table, images, _ = prepare.decode_and_audit(settings.data, table, model.preprocessing, say, run)
-    data = prepare.make_datamodule(settings.data, settings.seed, table, images, model.preprocessing)
-    overlap = known_images.find(model, table, images, data.rows(split_in_table))
-    leaks = overlap.stop(split, "warn")
-    for sentence in leaks:
-        say(sentence)
-    model.network.to(best_device(settings.trainer.accelerator))
-    accelerator = settings.trainer.accelerator
-    subject = Subject(model.network, data, data.rows(split_in_table), split, model, accelerator, settings.seed)
-    fitted = task.shipped(model, table)
-    predictions = task.predict(subject, fitted)
-    assert predictions is not None  # a single process
-    opened_run = scoring.count_opening(model, table.name, predictions, overlap, words, say)
-    if opened_run is not None:
-        task.report(opened_run.path)  # it shows the number of test openings
+
+    def check(table: SampleTable) -> None:
+        if finding is not None:
+            class_number(table.classes, finding)
+
+    opened = explaining.open_split(task, settings, model, run, words, say, predict=task.predict, check=check)
+    data, predictions, fitted = opened.subject.data, opened.predictions, opened.fitted
     thresholds = worst_errors.thresholds_of(fitted.operating_points, predictions.classes)
     worst = worst_errors.worst(predictions, settings.worst, thresholds, finding)
     result: dict[str, Any] = {
-        "data": {"name": table.name, "split": split, "images": len(predictions), "synthetic": table.synthetic},
+        "data": opened.about,
         "wrong": worst_errors.count(predictions, thresholds, finding),
         "rule": describe_rule(predictions, fitted.operating_points, finding),
         "errors": [],
-        "seen": bool(overlap.sentences),
-        "known": leaks,
+        "seen": opened.seen,
+        "known": opened.known,
     }
     figures = []
     rows = table_rows(data, [str(predictions.frame["sample"].iloc[error.row]) for error in worst])
@@ -165,7 +130,7 @@ def explain_split(
         n_boot = min(task.assessment.resamples, MAX_RESAMPLES)
         result["localisation"] = localise(boxed_findings, n_boot=n_boot, seed=settings.seed)
         result["located"] = []
-        for number in evenly_spaced(len(boxed_findings), MAX_BOXED):
+        for number in evenly_spaced(len(boxed_findings), MAX_LOCATED):
             record, load_image = records[number]
             record["maximum"] = peak_position(boxed_findings[number].heat)
             result["located"].append(record)
@@ -259,23 +224,9 @@ def num_positions(method: str, model: model_file.Model) -> int | None:
     return int(np.prod(grid_size(model))) if method in NUM_TESTS else None
 
 
-def grid_size(model: model_file.Model) -> list[int]:
-    """Height and width of the network's last map, the resolution of Grad-CAM."""
-    side, channels = model.preprocessing.image_size, model.preprocessing.in_channels
-    device = next(model.network.parameters()).device
-    with torch.no_grad(), eval_mode(model.network):
-        last = model.network.backbone.forward_features(torch.zeros(1, channels, side, side, device=device))
-    return [int(side) for side in last.shape[-2:]]
-
-
 def num_tests(method: str) -> int:
     """Number of images of the randomisation test."""
     return NUM_TESTS.get(method, NUM_TESTS_SLOW)
-
-
-def evenly_spaced(n: int, maximum: int) -> list[int]:
-    """At most `maximum` of the numbers below `n`, evenly spaced."""
-    return np.unique(np.linspace(0, n - 1, min(n, maximum)).round().astype(int)).tolist() if min(n, maximum) else []
 
 
 def target_value(predictions: Predictions, row: int, k: int) -> float | None:

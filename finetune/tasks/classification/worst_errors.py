@@ -16,6 +16,7 @@ from finetune.explanations.maps import heat_of
 from finetune.files import write_json_atomic
 from finetune.network import Network
 from finetune.runs.folder import RunFolder
+from finetune.steps.explaining import input_image, load_inputs, table_rows
 
 SIDE, MAX_BYTES = 256, 14000  # of an image: twelve errors stay below 450 kB
 
@@ -56,22 +57,6 @@ def write_worst_errors(
         )
     write_json_atomic(run.worst_errors, records)
     return records
-
-
-def table_rows(data: ImageData, samples: Sequence[str]) -> list[int]:
-    """Rows of the sample table by their paths."""
-    row_of = {path: row for row, path in enumerate(data.table.paths)}
-    return [row_of[sample] for sample in samples]
-
-
-def input_image(data: ImageData, row: int) -> np.ndarray:  # -> uint8 (S, S) or (S, S, 3)
-    """The image as the network sees it, before normalisation."""
-    return data.preprocessing.crop(data.images[row])
-
-
-def load_inputs(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> (N, C, S, S)
-    """Normalised images."""
-    return data.eval_dataset.__getitems__(list(rows))["image"]
 
 
 def heat_maps(

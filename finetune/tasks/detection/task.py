@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from finetune.config import build
-from finetune.config.settings import EvaluateSettings, Settings
+from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit.other_targets import check_boxes
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -22,7 +22,7 @@ from finetune.model_file import Model
 from finetune.pages import report
 from finetune.runs.folder import RunFolder
 from finetune.steps.task import Subject, Task
-from finetune.tasks.detection import console, examples, files
+from finetune.tasks.detection import console, examples, explaining, files
 from finetune.tasks.detection.objective import DetectObjective
 from finetune.tasks.detection.predicting import predict_detections
 from finetune.tasks.detection.truths import labels_of, target_name, with_labels
@@ -124,6 +124,9 @@ class Detection(Task):
 
     def score_files(self, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
         files.score(self, settings, run, words)
+
+    def explain(self, settings: ExplainSettings, model: Model, run: RunFolder, words: list[str]) -> None:
+        explaining.explain(self, settings, model, run, words)
 
 
 def detect_answers(model: Model) -> DetectAnswers:

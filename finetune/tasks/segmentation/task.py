@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from finetune.config import build
-from finetune.config.settings import EvaluateSettings, Settings
+from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit import other_targets
 from finetune.data.regions import Regions
 from finetune.data.table import SampleTable
@@ -22,7 +22,7 @@ from finetune.model_file import Model
 from finetune.pages import report
 from finetune.runs.folder import RunFolder
 from finetune.steps.task import Subject, Task
-from finetune.tasks.segmentation import console, examples, folders
+from finetune.tasks.segmentation import console, examples, explaining, folders
 from finetune.tasks.segmentation.cases import predict_cases
 from finetune.tasks.segmentation.objective import DICE, MaskObjective
 from finetune.training.objective import LOSS
@@ -138,6 +138,9 @@ class Segmentation(Task):
 
     def score_files(self, settings: EvaluateSettings, run: RunFolder, words: list[str]) -> None:
         folders.score(self, settings, run, words)
+
+    def explain(self, settings: ExplainSettings, model: Model, run: RunFolder, words: list[str]) -> None:
+        explaining.explain(self, settings, model, run, words)
 
 
 def regions_of(table: SampleTable) -> Regions:
