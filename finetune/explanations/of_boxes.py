@@ -13,6 +13,7 @@ from PIL import Image
 from finetune import drawing
 from finetune.drawing import LabelledBox
 from finetune.errors import FinetuneError
+from finetune.evaluation.detection.boxes_file import in_stored_image
 from finetune.explanations import geometry, overlays
 from finetune.explanations.boxes import BoxMaps, box_maps, detect
 from finetune.explanations.inputs import Inputs, batched, number_of_each, only_grad_cam, peak_position
@@ -100,21 +101,23 @@ def explain_boxes(
     boxes: int = MAX_BOXES,
     **options: Any,
 ) -> BoxExplanation:
-    """`explain` of a detector: at most `boxes` of each image, whatever their scores."""
+    """`explain` of a detector: at most `boxes` of each image, whatever their scores; boxes in the border that `fit=pad`
+    adds are left out, as in predictions."""
     only_grad_cam(model.task, method, list(options))
     if boxes < 1:
         raise FinetuneError(f"boxes={boxes} must be 1 or more.")
     inputs = Inputs.read(model, images)
-    wanted = None if finding is None else number_of_each("finding", finding, model.classes, len(inputs))
+    labels_wanted = None if finding is None else number_of_each("finding", finding, model.classes, len(inputs))
     model.network.to(best_device(device))
     numbers: list[int] = []
     chosen: list[tuple[Any, ...]] = []  # corners, score, label and source of each box
     for rows in batched(len(inputs), batch_size):
         for row, (detections, sources) in zip(rows, detect(model.network, inputs.tensors(rows)), strict=True):
-            of_class = (
-                torch.ones(len(sources), dtype=torch.bool) if wanted is None else detections.labels == wanted[row]
+            _, _, visible = in_stored_image(
+                (detections.boxes, detections.scores, np.arange(len(sources))), inputs.placement(row)
             )
-            first = of_class.nonzero()[:boxes, 0]  # the highest scores come first
+            label = None if labels_wanted is None else labels_wanted[row]
+            first = [i for i in visible.tolist() if label is None or detections.labels[i] == label][:boxes]
             chosen += zip(*(part[first] for part in (*detections, sources)), strict=True)
             numbers += [row] * len(first)
     side = model.preprocessing.image_size

@@ -182,7 +182,11 @@ SECTIONS = {
         "One class after the other: boxes from the threshold on that match no true box. A missed box has no score, and "
         f"so no map. {OUTLINES}",
     ),
-    "boxes": ("Other boxes", f"Spread over the images whose maps were measured. {OUTLINES}"),
+    "boxes": (
+        "Other boxes",
+        "Of boxes whose maps were measured: the most confident of each image, and up to two more from the threshold on. "
+        f"{OUTLINES}",
+    ),
     "box_images": ("Images", f"The most confident boxes of each, whatever their scores. {OUTLINES}"),
 }
 """Section -> its title, and what it shows; sections without figures are left out."""

@@ -199,6 +199,43 @@ def test_a_model_is_loaded_elsewhere_and_answers_for_arrays_of_any_size(place, t
     assert list(model.predict([]).columns) == list(together.columns)
 
 
+def test_boxes_are_explained(place, capsys):
+    words = ["job=explain", "model=run", TRUST, "trainer.accelerator=cpu"]
+    main([*words, *DATA, "worst=3", "split=all", "hydra.run.dir=explained"])
+    said = capsys.readouterr().out
+    result = json.loads(Path("explained/explain.json").read_text())
+    assert (result["method"], result["subject"], result["grid"]) == ("box_gradient", "box", [12, 12])
+    assert len(result["wrong_boxes"]) <= 3
+    assert {box["kind"] for box in result["wrong_boxes"]} <= {"false positive"}
+    shown = [*result["wrong_boxes"], *result["boxes"]]
+    assert shown
+    thresholds = finetune.load("run").answers.thresholds
+    below = [box["score"] < thresholds[box["class"]]["threshold"] for box in shown]
+    assert [box["kind"] == "below the threshold" for box in shown] == below
+    mass = result["mass"]["all"]
+    assert mass["n"] >= len(result["boxes"])
+    assert mass["true"]["n"] <= mass["predicted"]["n"] <= mass["n"]
+    parts = [stage["part"] for stage in result["sanity"]["stages"]]
+    assert parts == ["head", "neck", "stage3", "stage2", "stage1", "stem"]
+    assert result["sanity"]["positions"] > 0
+    assert "1 image without known true boxes: their boxes are not explained." in result["notes"]
+    for sentence in (result["sanity"]["sentence"], result["mass"]["sentence"], *result["notes"]):
+        assert sentence in said
+    page = Path("explained/explain.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == len(shown)
+    assert "Where the heat lies" in page
+    main([*words, "images=[images/000.png,images/003.png]", "finding=bright", "sanity=false", "hydra.run.dir=chosen"])
+    chosen = json.loads(Path("chosen/explain.json").read_text())
+    table = finetune.load("run").predict(["images/000.png", "images/003.png"]).set_index("path")["score_bright"]
+    first = {image["sample"]: image["score"] for image in reversed(chosen["images"])}
+    assert first == {name: pytest.approx(score, abs=1e-5) for name, score in table.items() if score}
+    assert {*first, *chosen["without_boxes"]} == set(table.index)
+    assert "finding=dotted is not known. Choose from bright, striped" in error(capsys, *words, "finding=dotted")
+    assert "of task=detect choose grad_cam" in error(capsys, *words, "method=occlusion")
+    Path("broken.png").write_bytes(b"no image")
+    assert "broken.png" in error(capsys, *words, "images=[broken.png]", "hydra.run.dir=broken")
+
+
 def test_two_processes_train_and_predict_as_one(place, monkeypatch):
     """Their mean loss is that of one process, for a head that draws nothing, and each image is predicted once."""
     path = f"{Path(__file__).parents[2]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"

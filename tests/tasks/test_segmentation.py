@@ -139,6 +139,42 @@ def test_an_evaluation_repeats_the_scores_and_scores_masks_of_files(place, capsy
     assert answers["pixels_square"][0] == out["pixels_square"][0]
 
 
+def test_regions_are_explained(place, capsys):
+    words = ["job=explain", "model=run", "trainer.accelerator=cpu"]
+    main([*words, *DATA, "worst=2", "split=all", "hydra.run.dir=explained"])
+    said = capsys.readouterr().out
+    result = json.loads(Path("explained/explain.json").read_text())
+    assert (result["method"], result["subject"], result["grid"]) == ("seg_grad_cam", "region", [8, 8])
+    lowest = result["worst_regions"]
+    assert [region["class"] for region in lowest] == ["square"] * 2
+    assert lowest[0]["dice"] <= lowest[1]["dice"]
+    assert 0 < len(result["regions"]) <= 8
+    for region in (*lowest, *result["regions"]):
+        assert region["inside"] is None or 0 <= region["inside"] <= 1
+    mass = result["mass"]["all"]
+    assert mass["n"] == mass["patients"] > 30
+    assert mass["predicted"]["low"] <= mass["predicted"]["value"] <= mass["predicted"]["high"]
+    assert 0 < mass["predicted"]["even"] < 0.5
+    parts = [stage["part"] for stage in result["sanity"]["stages"]]
+    assert parts == ["head", "neck", "stage3", "stage2", "stage1", "stem"]
+    for sentence in (result["sanity"]["sentence"], result["mass"]["sentence"]):
+        assert sentence in said
+    page = Path("explained/explain.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 + len(result["regions"])
+    assert "Seg-Grad-CAM" in page
+    assert "Where the heat lies" in page
+    files = "images=[photos/images/00.png,photos/images/08.png]"
+    main([*words, files, "finding=square", "sanity=false", "hydra.run.dir=chosen"])
+    chosen = json.loads(Path("chosen/explain.json").read_text())
+    assert "sanity" not in chosen
+    maps = finetune.explain(finetune.load("run"), ["photos/images/00.png", "photos/images/08.png"], region="square")
+    assert [image["inside"] for image in chosen["images"]] == [maps.share(0), maps.share(1)]
+    assert "finding=heart is not known. Choose from square" in error(capsys, *words, "finding=heart")
+    assert "of task=segment choose grad_cam" in error(capsys, *words, "method=occlusion")
+    Path("broken.png").write_bytes(b"no image")
+    assert "broken.png" in error(capsys, *words, "images=[broken.png]", "hydra.run.dir=broken")
+
+
 def test_overlapping_regions_learn_with_thresholds_of_val_and_runs_are_compared(place, capsys):
     draw(Path("both"), 40, overlapping=True)
     words = [*FIT[:1], "data=folder", "data.root=both", *DATA[3:], *FIT[len(DATA) + 1 :], "finetuning=head_then_full"]
@@ -149,6 +185,10 @@ def test_overlapping_regions_learn_with_thresholds_of_val_and_runs_are_compared(
     main(["job=compare", "runs=[overlapping,probe]", "hydra.run.dir=compared"])
     assert "Dice" in capsys.readouterr().out
     assert "macro_dice" in json.loads(Path("compared/compare.json").read_text())["pairs"][0]["scores"]
+    explained = ["job=explain", "model=overlapping", "images=both/images", "sanity=false", "trainer.accelerator=cpu"]
+    main([*explained, "finding=left", "hydra.run.dir=left"])
+    shares = [image["inside"] for image in json.loads(Path("left/explain.json").read_text())["images"]]
+    assert len(shares) == 40
     main(["job=preview", *words, "steps=1", "hydra.run.dir=preview"])
     assert Path("preview/batch.png").is_file()
 
@@ -160,7 +200,6 @@ def test_bad_input_is_one_line(place, capsys):
     )
     assert "is not for masks" in error(capsys, *fit, "loss=bce")
     assert "data.target=mask" in error(capsys, "task=segment", "data=kermany", "data.root=photos", "hydra.run.dir=bad")
-    assert "has no explanations" in error(capsys, "job=explain", "model=run", *DATA, "hydra.run.dir=bad")
     shutil.copytree("photos", "odd")
     Image.fromarray(np.zeros((5, 5), np.uint8)).save("odd/masks/00.png")
     line = error(capsys, *fit, "data.root=odd")

@@ -19,10 +19,10 @@ from finetune.evaluation import wording
 from finetune.evaluation.detection.detections import Detections
 from finetune.evaluation.detection.matching import RIGHT, WRONG, match
 from finetune.explanations import checks
-from finetune.explanations.boxes import BoxMaps, as_detections, box_maps, detection_head, sources_of
+from finetune.explanations.boxes import as_detections, box_maps, detection_head, sources_of
 from finetune.explanations.geometry import as_corners, mask
 from finetune.explanations.inputs import batched, class_number, only_grad_cam, peak_position
-from finetune.explanations.mass import measure, summarise
+from finetune.explanations.mass import Mass, measure, summarise
 from finetune.explanations.of_boxes import MAX_BOXES, box_pixels, explain_boxes
 from finetune.model_file import Model
 from finetune.pages import explanation as page
@@ -44,7 +44,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class DetectedBox:
-    """A detection of the split, from the threshold of its class on."""
+    """A detection of the split."""
 
     number: int
     """Row of `Detections.boxes`."""
@@ -54,6 +54,8 @@ class DetectedBox:
     name: str
     """Of its class."""
     score: float
+    counts: bool
+    """Whether the score reaches the threshold of the class."""
     status: int
     """RIGHT, WRONG or IGNORED, at an IoU of 0.5."""
     truth: int
@@ -113,43 +115,26 @@ def explain_split(
     data, detections = opened.subject.data, opened.predictions
     boxes = boxes_of(data, detections, thresholds_of(opened.fitted.operating_points, detections.classes))
     boxes = [box for box in boxes if settings.finding in (None, box.name)]
-    worst = most_confident([box for box in boxes if box.status == WRONG], settings.worst)
+    worst = most_confident([box for box in boxes if box.counts and box.status == WRONG], settings.worst)
     first = first_of_images(boxes)
     measured = [first[number] for number in explaining.evenly_spaced(len(first), settings.located)]
     others = [measured[number] for number in explaining.evenly_spaced(len(measured), explaining.MAX_LOCATED)]
+    masses: dict[DetectedBox, Mass] = {}
+    shown: dict[DetectedBox, tuple[dict[str, Any], page.Figure]] = {}
     wanted = list(dict.fromkeys([*worst, *measured]))
-    masses, figures_of = {}, {}
     for numbers in batched(len(wanted), BATCH):
         batch = [wanted[number] for number in numbers]
-        maps = maps_of(model, data, detections, batch)
+        maps = box_maps(model.network, *inputs_of(model, data, detections, batch))
         for box, heat, reach in zip(batch, maps.heat.numpy(), maps.reach.numpy(), strict=True):
-            place = placement(data, box.row)
-            corners = in_square(place, detections.boxes.corners[box.number])
-            truths = place.boxes_to_square(detections.truths.corners[box.truth]).corners if box.truth >= 0 else None
-            side = heat.shape[-1]
-            true = None if truths is None else mask(as_corners(truths), side)
-            mass = masses[box] = measure(box.name, box.patient, heat, box_pixels(corners, side), true, reach)
+            masses[box] = mass_of(data, detections, box, heat, reach)
             if box in worst or box in others:
-                record = {
-                    "sample": data.table.paths[box.row],
-                    "class": box.name,
-                    "score": box.score,
-                    "kind": {WRONG: "false positive", RIGHT: ""}.get(box.status, "in an ignored place"),
-                    "box": detections.boxes.corners[box.number].tolist(),
-                    "inside": None if np.isnan(mass.predicted) else mass.predicted,
-                    "inside_true": None if np.isnan(mass.true) else mass.true,
-                    "maximum": peak_position(heat),
-                }
-                draw = boxes_drawn(
-                    true_boxes(data, detections, box), LabelledBox(as_corners(corners)[0], box.name, box.score)
-                )
-                image = explaining.input_image(data, box.row)
                 section = "wrong_boxes" if box in worst else "boxes"
-                figures_of[box] = record, page.Figure.make(section, record, image, heat, draw=draw)
+                shown[box] = figure_of(section, data, detections, box, heat, masses[box])
+    others = [box for box in others if box not in worst]
     result: dict[str, Any] = {
         "data": opened.about,
-        "wrong_boxes": [figures_of[box][0] for box in worst],
-        "boxes": [figures_of[box][0] for box in others if box not in worst],
+        "wrong_boxes": [shown[box][0] for box in worst],
+        "boxes": [shown[box][0] for box in others],
         "seen": opened.seen,
         "known": opened.known,
         "notes": notes(detections, boxes),
@@ -160,13 +145,45 @@ def explain_split(
         chosen = [first[number] for number in explaining.evenly_spaced(len(first), explaining.NUM_TESTS)]
         images, labels, sources = inputs_of(model, data, detections, chosen)
         result["sanity"] = randomisation(model, images, labels, sources, settings.seed)
-    shown = [*worst, *(box for box in others if box not in worst)]
-    return result, [figures_of[box][1] for box in shown]
+    return result, [shown[box][1] for box in [*worst, *others]]
+
+
+def mass_of(data: ImageData, detections: Detections, box: DetectedBox, heat: np.ndarray, reach: np.ndarray) -> Mass:
+    """How much of the heat (S, S) lies in the box, and in the true box that it matches."""
+    place, side = placement(data, box.row), heat.shape[-1]
+    corners = in_square(place, detections.boxes.corners[box.number])
+    true = None
+    if box.truth >= 0:
+        true = mask(as_corners(place.boxes_to_square(detections.truths.corners[box.truth]).corners), side)
+    return measure(box.name, box.patient, heat, box_pixels(corners, side), true, reach)
+
+
+def figure_of(
+    section: str, data: ImageData, detections: Detections, box: DetectedBox, heat: np.ndarray, mass: Mass
+) -> tuple[dict[str, Any], page.Figure]:
+    """The entry of a box in explain.json, and its figure."""
+    corners = detections.boxes.corners[box.number]
+    record = {
+        "sample": data.table.paths[box.row],
+        "class": box.name,
+        "score": box.score,
+        "kind": kind_of(box),
+        "box": corners.tolist(),
+        "inside": None if np.isnan(mass.predicted) else mass.predicted,
+        "inside_true": None if np.isnan(mass.true) else mass.true,
+        "maximum": peak_position(heat),
+    }
+    predicted = LabelledBox(as_corners(in_square(placement(data, box.row), corners))[0], box.name, box.score)
+    draw = boxes_drawn(true_boxes(data, detections, box), predicted)
+    return record, page.Figure.make(section, record, explaining.input_image(data, box.row), heat, draw=draw)
 
 
 def notes(detections: Detections, boxes: Sequence[DetectedBox]) -> list[str]:
     """What is not explained."""
-    sentences = [] if boxes else ["No box reaches the threshold of its class: there is nothing to explain."]
+    sentences = []
+    if not any(box.counts for box in boxes):
+        what = "shown are the most confident ones" if boxes else "there is nothing to explain"
+        sentences.append(f"No box reaches the threshold of its class: {what}.")
     if detections.unlabelled:
         images = wording.counted(detections.unlabelled, "image")
         sentences.append(f"{images} without known true boxes: their boxes are not explained.")
@@ -174,8 +191,7 @@ def notes(detections: Detections, boxes: Sequence[DetectedBox]) -> list[str]:
 
 
 def boxes_of(data: ImageData, detections: Detections, limits: np.ndarray) -> list[DetectedBox]:
-    """The detections whose scores reach the threshold of their class (K,), in the order of the images, the highest
-    score first."""
+    """The detections in the order of the images, the highest score first; `limits` (K,) are the thresholds."""
     matching, boxes = match(detections), detections.boxes
     rows = explaining.table_rows(data, [str(sample) for sample in detections.images["sample"]])
     patients = [str(patient) for patient in detections.patients]
@@ -186,11 +202,11 @@ def boxes_of(data: ImageData, detections: Detections, limits: np.ndarray) -> lis
             patients[int(boxes.image[number])],
             detections.classes[int(boxes.label[number])],
             float(boxes.score[number]),
+            bool(boxes.score[number] >= limits[boxes.label[number]]),
             int(matching.status[i, 0]),
             int(matching.truth[i, 0]),
         )
         for i, number in enumerate(matching.order.tolist())
-        if boxes.score[number] >= limits[boxes.label[number]]
     ]
     return sorted(chosen, key=lambda box: (box.row, -box.score))
 
@@ -205,11 +221,11 @@ def most_confident(boxes: Sequence[DetectedBox], limit: int) -> list[DetectedBox
 
 
 def first_of_images(boxes: Sequence[DetectedBox]) -> list[DetectedBox]:
-    """The MAX_BOXES most confident boxes of each image."""
+    """The most confident box of each image, and of the next ones up to MAX_BOXES those that reach their threshold."""
     of_image: dict[int, list[DetectedBox]] = {}
     for box in boxes:
         of_image.setdefault(box.row, []).append(box)
-    return [box for of_row in of_image.values() for box in of_row[:MAX_BOXES]]
+    return [box for of_row in of_image.values() for i, box in enumerate(of_row[:MAX_BOXES]) if i == 0 or box.counts]
 
 
 def inputs_of(
@@ -234,17 +250,19 @@ def in_square(place: Placement, corners: np.ndarray) -> np.ndarray:  # (4,) -> (
     return place.to_square(corners.reshape(2, 2)).reshape(1, 4)
 
 
-def maps_of(model: Model, data: ImageData, detections: Detections, boxes: Sequence[DetectedBox]) -> BoxMaps:
-    """The heat maps of boxes of the table."""
-    return box_maps(model.network, *inputs_of(model, data, detections, boxes))
-
-
 def true_boxes(data: ImageData, detections: Detections, box: DetectedBox) -> list[LabelledBox]:
     """The true boxes of the image of a detection, of its class, in pixels of the network's square."""
     true, image = detections.truths, detections.boxes.image[box.number]
     rows = (true.image == image) & (true.label == detections.boxes.label[box.number]) & ~true.ignored
     placed = placement(data, box.row).boxes_to_square(true.corners[rows])
     return [LabelledBox(corners) for corners in as_corners(placed.corners)]
+
+
+def kind_of(box: DetectedBox) -> str:
+    """What became of a detection, in words; blank for one that is right."""
+    if not box.counts:
+        return "below the threshold"
+    return {WRONG: "false positive", RIGHT: ""}.get(box.status, "in an ignored place")
 
 
 def boxes_drawn(true: Sequence[LabelledBox], predicted: LabelledBox) -> Any:

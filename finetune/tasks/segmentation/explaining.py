@@ -19,7 +19,7 @@ from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.evaluation.segmentation.table import CaseTable
 from finetune.explanations import checks
 from finetune.explanations.inputs import batched, class_number, only_grad_cam, peak_position
-from finetune.explanations.mass import measure, summarise
+from finetune.explanations.mass import Mass, measure, summarise
 from finetune.explanations.of_regions import explain_regions, segment_answers, thresholds_of
 from finetune.explanations.regions import seg_grad_cam
 from finetune.model_file import Model
@@ -101,35 +101,24 @@ def explain_split(
     present = [region for region in regions if region.predicted]
     measured = [present[number] for number in explaining.evenly_spaced(len(present), settings.located)]
     others = [measured[number] for number in explaining.evenly_spaced(len(measured), explaining.MAX_LOCATED)]
+    masses: dict[Region, Mass] = {}
+    shown: dict[Region, tuple[dict[str, Any], page.Figure]] = {}
     wanted = list(dict.fromkeys([*worst, *measured]))
-    masses, figures_of = {}, {}
     for numbers in batched(len(wanted), BATCH):
         batch = [wanted[number] for number in numbers]
-        images = explaining.load_inputs(data, [region.row for region in batch])
-        maps = seg_grad_cam(model.network, images, torch.tensor([region.k for region in batch]), thresholds_of(answers))
+        images, outputs = explaining.load_inputs(data, [region.row for region in batch]), [r.k for r in batch]
+        maps = seg_grad_cam(model.network, images, torch.tensor(outputs), thresholds_of(answers))
         for region, heat, predicted in zip(batch, maps.heat.numpy(), maps.predicted.numpy(), strict=True):
             true = true_pixels(data, region.row, region.k)
-            name = answers.classes[region.k]
-            mass = measure(name, region.patient, heat, predicted, true)
-            masses[region] = mass
+            masses[region] = measure(answers.classes[region.k], region.patient, heat, predicted, true)
             if region in worst or region in others:
-                record = {
-                    "sample": data.table.paths[region.row],
-                    "class": name,
-                    "dice": None if np.isnan(region.dice) else region.dice,
-                    "pixels": int(predicted.sum()),
-                    "inside": None if np.isnan(mass.predicted) else mass.predicted,
-                    "inside_true": None if np.isnan(mass.true) else mass.true,
-                    "maximum": peak_position(heat),
-                }
                 section = "worst_regions" if region in worst else "regions"
-                draw = outlines(np.zeros_like(predicted) if true is None else true, predicted)
-                image = explaining.input_image(data, region.row)
-                figures_of[region] = record, page.Figure.make(section, record, image, heat, draw=draw)
+                shown[region] = figure_of(section, data, region, heat, predicted, true, masses[region])
+    others = [region for region in others if region not in worst]
     result: dict[str, Any] = {
         "data": opened.about,
-        "worst_regions": [figures_of[region][0] for region in worst],
-        "regions": [figures_of[region][0] for region in others if region not in worst],
+        "worst_regions": [shown[region][0] for region in worst],
+        "regions": [shown[region][0] for region in others],
         "seen": opened.seen,
         "known": opened.known,
         "notes": [] if present else ["No region is predicted in any image."],
@@ -142,8 +131,30 @@ def explain_split(
         images = explaining.load_inputs(data, [region.row for region in chosen])
         names = torch.tensor([region.k for region in chosen], dtype=torch.int64)
         result["sanity"] = randomisation(model, images, names, None, settings.seed)
-    shown = [*worst, *(region for region in others if region not in worst)]
-    return result, [figures_of[region][1] for region in shown]
+    return result, [shown[region][1] for region in [*worst, *others]]
+
+
+def figure_of(
+    section: str,
+    data: ImageData,
+    region: Region,
+    heat: np.ndarray,
+    predicted: np.ndarray,
+    true: np.ndarray | None,
+    mass: Mass,
+) -> tuple[dict[str, Any], page.Figure]:
+    """The entry of a region in explain.json, and its figure."""
+    record = {
+        "sample": data.table.paths[region.row],
+        "class": mass.name,
+        "dice": None if np.isnan(region.dice) else region.dice,
+        "pixels": int(predicted.sum()),
+        "inside": None if np.isnan(mass.predicted) else mass.predicted,
+        "inside_true": None if np.isnan(mass.true) else mass.true,
+        "maximum": peak_position(heat),
+    }
+    draw = outlines(np.zeros_like(predicted) if true is None else true, predicted)
+    return record, page.Figure.make(section, record, explaining.input_image(data, region.row), heat, draw=draw)
 
 
 def regions_of(data: ImageData, cases: CaseTable, answers: SegmentAnswers, finding: str | None) -> list[Region]:
