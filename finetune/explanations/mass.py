@@ -1,7 +1,7 @@
 """How much of a heat map lies inside what is predicted, and inside what is true.
 
-`even` is the share of an even heat: the area of the inside, as a share of all pixels that may have heat. What lies
-outside shows that the network used context, if it lies where the gradient of this target reaches.
+`even` is the share of an even heat: the area of the inside, as a share of all pixels that may have heat. Heat outside
+is context only where a place of the map is smaller than what is explained: a coarse map spreads it over its places.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def in_a_sentence(result: dict[str, Any]) -> str:
     interval = "" if np.isnan(scores["low"]) else f" ({100 * scores['low']:.0f} to {100 * scores['high']:.0f} %)"
     return (
         f"{100 * scores['value']:.0f} %{interval} of the heat lies in the predicted {subject}, as a mean over "
-        f"{scores['n']:,} maps; of an even heat it would be {100 * scores['even']:.0f} %. The rest is context."
+        f"{scores['n']:,} maps; of an even heat it would be {100 * scores['even']:.0f} %."
     )
 
 

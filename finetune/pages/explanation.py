@@ -184,8 +184,8 @@ SECTIONS = {
     ),
     "boxes": (
         "Other boxes",
-        "Of boxes whose maps were measured: the most confident of each image, and up to two more from the threshold on. "
-        f"{OUTLINES}",
+        "Of boxes whose maps were measured: the most confident of each image, and up to two more from the threshold on."
+        f" {OUTLINES}",
     ),
     "box_images": ("Images", f"The most confident boxes of each, whatever their scores. {OUTLINES}"),
 }
