@@ -47,8 +47,8 @@ def detect(network: Network, images: Tensor) -> list[tuple[Detections, Tensor]]:
         side = int(images.shape[-1])
         maps: Any = network.run(images, stop="head")
         detections = head(maps, side)
-        found = zip(detections, head.sources(maps, detections, side), strict=True) if len(images) else ()
-        return [(Detections(*(part.cpu() for part in of_image)), source.cpu()) for of_image, source in found]
+        pairs = zip(detections, head.sources(maps, detections, side), strict=True) if len(images) else ()
+        return [(Detections(*(part.cpu() for part in of_image)), source.cpu()) for of_image, source in pairs]
 
 
 def sources_of(network: Network, images: Tensor, detections: list[Detections]) -> list[Tensor]:

@@ -58,8 +58,8 @@ def seg_grad_cam(
     with explaining(network):
         for start in range(0, len(images), images_at_once):
             rows = slice(start, start + images_at_once)
-            given = None if predicted is None else predicted[rows]
-            parts.append(_of_batch(network, prepared(network, images[rows]), regions[rows], thresholds, given))
+            fixed = None if predicted is None else predicted[rows]
+            parts.append(_of_batch(network, prepared(network, images[rows]), regions[rows], thresholds, fixed))
     return RegionMaps(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 

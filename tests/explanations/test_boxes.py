@@ -89,11 +89,11 @@ def test_a_network_is_left_as_it_was(model, images):
 
 
 def test_explain_of_a_detector(model):
-    pictures = [np.random.default_rng(i).integers(0, 256, (60, 40), dtype=np.uint8) for i in range(2)]
-    maps = finetune.explain(model, pictures, boxes=2)
+    samples = [np.random.default_rng(i).integers(0, 256, (60, 40), dtype=np.uint8) for i in range(2)]
+    maps = finetune.explain(model, samples, boxes=2)
     assert maps.names == ["0", "0", "1", "1"]
     assert (np.diff(maps.scores.reshape(2, 2)) <= 0).all()
-    table = model.predict(pictures)
+    table = model.predict(samples)
     best = table[["score_Mass", "score_Nodule"]].max(axis=1)
     np.testing.assert_allclose(maps.scores[::2], best, atol=1e-5)
     left, top, right, bottom = maps.stored_box(0)
@@ -104,7 +104,7 @@ def test_explain_of_a_detector(model):
     about = maps.to_dict(1)
     assert about["score"] == pytest.approx(float(maps.scores[1]))
     assert about["inside"] is None or 0 <= about["inside"] <= 1
-    assert set(finetune.explain(model, pictures, finding="Nodule").explained) == {"Nodule"}
+    assert set(finetune.explain(model, samples, finding="Nodule").explained) == {"Nodule"}
     nothing = finetune.explain(model, [])
     assert len(nothing) == 0
 
