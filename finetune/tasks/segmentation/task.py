@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from finetune.config import build
+from finetune.config import build, data_targets
 from finetune.config.settings import EvaluateSettings, Settings
 from finetune.data.audit import other_targets
 from finetune.data.regions import Regions
@@ -57,8 +57,8 @@ class Segmentation(Task):
         """Masks that can be learned, and columns of subgroups that are there."""
         if table.regions is None or table.other_targets.get(MASK) != MASK:
             raise FinetuneError(
-                f"table {table.name} has no masks, which task=segment learns. data=folder reads images/ and masks/, "
-                "data=csv a column of masks (data.mask=COLUMN), data=coco polygons."
+                f"table {table.name} has no masks, which task=segment learns (data.target=mask). "
+                f"{data_targets.ways_out(MASK, self.settings.trust)}"
             )
         if self.settings.job in ("fit", "preview"):
             other_targets.check_masks(table)
