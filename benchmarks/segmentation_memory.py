@@ -126,8 +126,8 @@ def report(results: list[dict[str, float]], side: int) -> None:
     more = last["images"] - first["images"]
     growth, of_table = (1024 * (last[name] - first[name]) / more if more else 0.0 for name in ("peak", "frame"))
     foot = (
-        f"\n\nEach further image takes {growth:.1f} KiB, of which {of_table:.1f} KiB are the case table's frame; the rest "
-        f"was not broken down. A mask has {side * side // 1024} KiB. One process per row, measured once."
+        f"\n\nEach further image takes {growth:.1f} KiB, of which {of_table:.1f} KiB are the case table's frame; the "
+        f"rest was not broken down. A mask has {side * side // 1024} KiB. One process per row, measured once."
     )
     write_section("Evaluation of masks, memory", head + "\n".join(rows) + foot)
 
