@@ -129,6 +129,20 @@ class Placement:
         height, width = self.scaled
         return self.put(np.array(part.resize((width, height), Image.Resampling.NEAREST))).astype(mask.dtype)
 
+    def mask_to_stored(self, mask: np.ndarray) -> np.ndarray:  # (side, side) -> (H, W)
+        """A mask of the square on the stored image's pixels: nearest pixel, 0 where the square does not show it."""
+        left, top, right, bottom = self.visible
+        rows = np.arange(*_pixels(top, bottom, self.stored[0]))
+        columns = np.arange(*_pixels(left, right, self.stored[1]))
+        places = zip((rows, columns), self.scale[::-1], self.offset[::-1], strict=True)  # y, then x
+        inside = [
+            np.clip(np.floor((pixels + 0.5) * scale + offset).astype(int), 0, self.side - 1)
+            for pixels, scale, offset in places
+        ]
+        stored = np.zeros(self.stored, mask.dtype)
+        stored[np.ix_(rows, columns)] = mask[np.ix_(*inside)]
+        return stored
+
 
 def _pixels(start: float, end: float, length: int) -> tuple[int, int]:
     """The pixels whose centres lie between two edges, as a range."""

@@ -53,6 +53,20 @@ sides_16 = st.builds(
 
 
 @settings(max_examples=80, deadline=None)
+@given(sides_16, st.integers(1, 150), st.integers(1, 150), st.integers(0, 10_000))
+def test_a_mask_of_the_square_is_its_nearest_pixel_on_the_stored_image(preprocessing, height, width, seed):
+    placement = preprocessing.placement(height, width)
+    mask = np.random.default_rng(seed).integers(1, 255, (placement.side, placement.side)).astype(np.uint8)
+    stored = placement.mask_to_stored(mask)
+    assert stored.shape == (height, width)
+    seen = ~np.isnan(placement.values_to_stored(np.ones(mask.shape, np.float32)))
+    np.testing.assert_array_equal(stored > 0, seen)
+    for y, x in np.argwhere(seen)[:: max(1, int(seen.sum()) // 20)].tolist():
+        column, row = np.clip(np.floor(placement.to_square(np.array([x + 0.5, y + 0.5]))), 0, placement.side - 1)
+        assert stored[y, x] == mask[int(row), int(column)]
+
+
+@settings(max_examples=80, deadline=None)
 @given(sides_16, st.integers(8, 150), st.integers(8, 150), st.data())
 def test_a_mask_of_the_bright_pixels_stays_on_them(preprocessing, height, width, data):
     top, left = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))

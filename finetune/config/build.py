@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune.config import data_targets
 from finetune.config.allowed import check_contract, check_type, import_trusted, target
 from finetune.config.settings import HeadSettings, NeckSettings, Node, Settings, parse
 from finetune.config.values import check_call
@@ -121,11 +122,7 @@ def _check_source(settings: Settings) -> None:
     """The settings of data that the source takes have the types of its arguments."""
     node, source = source_node(settings.data.arguments, settings.trust), settings.data.source
     receiver = target(node["_target_"], settings.trust, "data.source._target_")
-    if settings.data.target != "class" and "target" not in inspect.signature(receiver).parameters:
-        raise FinetuneError(
-            f"data.target={settings.data.target}: data={settings.data.name} gives classes only. Leave data.target out, "
-            "or choose a data set that has it (data=csv takes your own)."
-        )
+    data_targets.check(settings.data.target, receiver, settings.data.name, settings.trust)
     check_call("data", {key: value for key, value in node.items() if key not in source}, receiver)
 
 

@@ -67,6 +67,7 @@ class FasterRCNNHead(DetectionHead):
             hidden=hidden,
         )
         check_positive(anchor_scales=anchor_scales, aspect_ratios=aspect_ratios)
+        self.anchor_scales = [float(scale) for scale in anchor_scales]
         check_shares(rpn_nms_thresh=rpn_nms_thresh, box_score_thresh=box_score_thresh, box_nms_thresh=box_nms_thresh)
         from finetune.heads import detection_parts
 
@@ -164,6 +165,7 @@ class RetinaNetHead(DetectionHead):
         super().__init__(features, num_classes)
         check_counts(detections_per_img=detections_per_img, topk_candidates=topk_candidates)
         check_positive(anchor_scales=anchor_scales, aspect_ratios=aspect_ratios)
+        self.anchor_scales = [float(scale) for scale in anchor_scales]
         check_shares(score_thresh=score_thresh, nms_thresh=nms_thresh)
         from finetune.heads import detection_parts
 

@@ -145,7 +145,9 @@ def comparisons(scores: Mapping[str, Any], words: Words) -> list[Comparison]:
         value = known if known is not None else 0.0
         text = f"{wording.number(value, entry.digits)}, {words.trivial if known is not None else 'predicting nothing'}"
         title = entry.in_group(MACRO if several else "")
-        rows.append(Comparison(title, wording.interval(score, entry.digits), text, overview.compare_with(score, value)))
+        gain = ((scores.get("baseline") or {}).get("gain") or {}).get(name) or {}  # on the same images, so sharper
+        state = overview.compare_with(gain, 0) if gain.get("low") is not None else overview.compare_with(score, value)
+        rows.append(Comparison(title, wording.interval(score, entry.digits), text, state))
     return rows
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
+from finetune.evaluation import wording
 from finetune.pages import case_plots, per_class
 from finetune.pages.cases import Cases
 from finetune.runs.read import Run
@@ -21,7 +23,34 @@ def context(run: Run, folder: Path) -> dict[str, Any]:
     """The variables of the page's template."""
     shared = per_class.context(run, folder, WORDS)
     cases = shared.pop("case_values")
-    return {**shared, "figures": figures(cases), "confusion": confusion(shared["scores"])}
+    scores = shared["scores"]
+    return {
+        **shared,
+        "figures": figures(cases),
+        "confusion": confusion(scores),
+        "fixed": fixed_masks(scores),
+        "mean_shape_known": bool((scores.get("baseline") or {}).get("mean_shape")),
+    }
+
+
+def fixed_masks(scores: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Of each region the Dice of the network and of the same mask in every image, as text: {name, network, shape, gain,
+    everything}."""
+    about = scores.get("baseline") or {}
+    shapes = (about.get("mean_shape") or {}).get("classes") or {}
+    rows = []
+    for name, of_class in (about.get("classes") or {}).items():
+        shape = shapes.get(name)
+        rows.append(
+            {
+                "name": name,
+                "network": wording.interval(scores["classes"][name]["dice"]),
+                "shape": wording.interval(shape["dice"]) if shape else "–",
+                "gain": wording.difference(shape["gain"]) if shape else "–",
+                "everything": wording.number(of_class.get("everything")),
+            }
+        )
+    return rows
 
 
 def figures(cases: Cases | None) -> list[tuple[str, Markup]]:

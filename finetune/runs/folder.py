@@ -105,6 +105,11 @@ class RunFolder:
         return self.path / "cases.json"
 
     @property
+    def mean_shape(self) -> Path:
+        """Of masks: the mean shape of those of the training images, in the network's square."""
+        return self.path / "mean_shape.png"
+
+    @property
     def test_openings(self) -> Path:
         """One line per opening of the test split."""
         return self.path / "test_openings.jsonl"

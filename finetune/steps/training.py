@@ -73,8 +73,11 @@ def make_network(
                 "Use pretrained weights (backbone.weights=default), or finetuning=full."
             )
         return spec, network, None, {"source": None, "random": True}
-    loaded = weight_files.load_into(network.backbone, spec.backbone, weights)
-    say(f"{spec.backbone} starts from {loaded}.")
+    loaded = weight_files.load_network(network, spec.backbone, weights)
+    beside = " and ".join(part for part in loaded.parts if part != "backbone")
+    say(f"{spec.backbone}{f' with its {beside}' if beside else ''} starts from {loaded}.")
+    for sentence in loaded.notes:
+        say(sentence)
     pretrained, size = loaded.preprocessing, settings.data.image_size
     if pretrained is not None and pretrained.image_size != size:
         say(f"These weights were trained at {pretrained.image_size} px, images are read at data.image_size={size}.")

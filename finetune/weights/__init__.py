@@ -1,9 +1,9 @@
-"""Weights: from a name, tag or file to a loaded backbone. Every key is used, named as dropped, or an error."""
+"""Weights: from a name, tag or file to a loaded backbone or network. Every key is used, dropped by name or an error."""
 
-from finetune.weights.detector import load_detector
 from finetune.weights.files import read_tensors
 from finetune.weights.fitting import Fit, fit
 from finetune.weights.loading import LoadReport, load_into
 from finetune.weights.sources import WeightsFile, resolve
+from finetune.weights.whole import load_network
 
-__all__ = ["Fit", "LoadReport", "WeightsFile", "fit", "load_detector", "load_into", "read_tensors", "resolve"]
+__all__ = ["Fit", "LoadReport", "WeightsFile", "fit", "load_into", "load_network", "read_tensors", "resolve"]

@@ -43,6 +43,10 @@ class LoadReport:
     random_init: list[str] = field(default_factory=list)
     preprocessing: Preprocessing | None = None
     """How images were prepared for these weights, for the network's number of channels (1 or 3)."""
+    parts: list[str] = field(default_factory=lambda: ["backbone"])
+    """Parts of the network that the weights fill."""
+    notes: list[str] = field(default_factory=list)
+    """What the user may want to set otherwise, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -70,7 +74,13 @@ def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -
     file = sources.resolve(name, weights)
     if file is None:
         return LoadReport("none")
-    tensors = files.read_tensors(file.path)
+    return load_backbone(net, name, file, files.read_tensors(file.path), **known)
+
+
+def load_backbone(
+    net: Backbone, name: str, file: sources.WeightsFile, tensors: dict[str, Tensor], **known: Any
+) -> LoadReport:
+    """The same of the `tensors` of a file."""
     stated = stated_preprocessing(file.path, tensors)
     try:
         state, fit_report = fit(tensors, net)

@@ -1,16 +1,31 @@
-"""The values of `weights`: none, timm's default, a timm tag, or a file; and timm's recipe of a tag."""
+"""The values of `weights`: none, timm's default, a timm tag, a network of torchvision's, or a file; timm's recipe of a
+tag."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, one_of
 from finetune.preprocessing import Preprocessing
 from finetune.weights.files import SUFFIXES, check_file
 from finetune.weights.hub import HUB_FILE, from_hub, from_url
 
 Source = str | os.PathLike[str] | None
+
+
+TORCHVISION = "torchvision/"
+"""Begins the name of a network of torchvision's with its published weights: torchvision/fasterrcnn_resnet50_fpn."""
+WITH_HEAD = (
+    "deeplabv3_resnet101",
+    "deeplabv3_resnet50",
+    "fasterrcnn_resnet50_fpn",
+    "fcn_resnet101",
+    "fcn_resnet50",
+    "maskrcnn_resnet50_fpn",
+    "retinanet_resnet50_fpn",
+)
+"""Networks of torchvision's whose head is known here (weights/whole.py)."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,8 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
         return None
     if not isinstance(weights, str | os.PathLike):
         raise FinetuneError(f"weights={weights!r} is neither default, a tag, a file nor none.")
+    if isinstance(weights, str) and weights.startswith(TORCHVISION) and not Path(weights).exists():
+        return WeightsFile(from_url(torchvision_url(weights.removeprefix(TORCHVISION))), weights)
     if is_path(weights):
         return WeightsFile(check_file(weights))
     tags = published(name)
@@ -52,6 +69,15 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
     recipe = tags[tag]
     path = from_hub(recipe.hf_hub_id, recipe.hf_hub_filename or HUB_FILE) if recipe.hf_hub_id else from_url(recipe.url)
     return WeightsFile(path, tag, preprocessing_from(recipe), recipe.license)
+
+
+def torchvision_url(name: str) -> str:
+    """The address of torchvision's weights, trained on COCO, of one of `WITH_HEAD`."""
+    if name not in WITH_HEAD:
+        raise one_of("backbone.weights", f"{TORCHVISION}{name}", [f"{TORCHVISION}{known}" for known in WITH_HEAD])
+    from torchvision.models import get_model_weights
+
+    return str(get_model_weights(name).DEFAULT.url)
 
 
 def is_path(weights: str | os.PathLike[str]) -> bool:

@@ -1,14 +1,17 @@
 """Settings are typed: the classes have the keys of conf/, older runs still parse, and what is wrong is one line."""
 
+import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hydra.utils import get_class
 from pydantic import ValidationError
 
-from finetune.config import build, compose, settings
+from finetune.config import build, compose, data_targets, settings
 from finetune.config.settings import (
     JOBS,
     BackboneSettings,
@@ -113,12 +116,43 @@ def test_what_is_wrong_names_key_and_value(words, message):
 
 
 def test_a_data_set_without_boxes_or_masks_says_so():
-    for word in ("data.target=boxes", "data.target=mask"):
-        with pytest.raises(FinetuneError, match=rf"^{word}: data=kermany gives classes only"):
-            build.check(compose.plain(compose.compose(["data=kermany", "data.root=x", word])))
+    masks = "Masks are in data=coco, data=csv, data=folder (docs/dense_data.md)."
+    boxes = "Boxes are in data=chestxray, data=coco, data=csv, data=rsna, data=vindr, data=voc, data=yolo (docs"
+    for words, message in (
+        (["data=kermany", "data.target=mask"], f"mask: data=kermany gives classes only. {masks}"),
+        (["data=rsna", "task=segment"], f"mask: data=rsna gives classes and boxes. {masks}"),
+        (["data=voc", "task=segment"], f"mask: data=voc gives boxes only. {masks}"),
+        (["data=folder", "task=detect"], f"boxes: data=folder gives classes and masks. {boxes}"),
+        (["data=kermany", "task=detect"], f"boxes: data=kermany gives classes only. {boxes}"),
+    ):
+        with pytest.raises(FinetuneError, match="^" + re.escape(f"data.target={message}")):
+            build.check(compose.plain(compose.compose(["data.root=x", *words])))
     settings = build.check(compose.plain(compose.compose(["data=coco", "data.root=x", "data.on_bad=skip"])))
     source = build.source(settings)
     assert (source.target, source.on_bad, source.root) == ("boxes", "skip", "x")
+
+
+def test_a_source_that_takes_a_target_declares_those_it_has():
+    for name in compose.choices()["data"]:
+        node = yaml.safe_load(compose.data_file(name).read_text())
+        source = get_class(node["source"]["_target_"])
+        declared = data_targets.targets_of(source)
+        assert declared, name
+        assert set(declared) <= {"class", "mask", "boxes"}
+        assert node.get("target", "class") in declared
+    assert data_targets.sets_with("class", []) == sorted(set(compose.choices()["data"]) - {"coco", "voc", "yolo"})
+
+
+@dataclass
+class Silent:
+    """A source of the user's that takes a target and does not say which."""
+
+    target: str = "class"
+
+
+def test_a_source_that_declares_nothing_is_left_to_itself():
+    assert data_targets.targets_of(Silent) is None
+    data_targets.check("mask", Silent, "mine", [])
 
 
 def test_a_key_that_does_not_exist_is_named_with_the_nearest():

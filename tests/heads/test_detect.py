@@ -10,7 +10,7 @@ from finetune.errors import FinetuneError
 from finetune.heads import HEADS, FasterRCNNHead, FeatureInfo
 from finetune.heads.detection_parts import Anchors, image_list
 from finetune.network import NetworkSpec
-from finetune.weights.detector import fit_detector
+from finetune.weights.whole import fit_network, recognise
 from tests.backbones.lean_cases import saved_bytes
 
 NECKS = {"faster_rcnn": {"extra": "pool"}, "retinanet": {"extra": "p6p7", "finest": 8}}
@@ -71,7 +71,8 @@ def test_losses_and_detections_are_those_of_torchvision(name):
     side = 128
     reference = theirs(name, side)
     network = spec(name, **LIKE_TORCHVISION[name]).build()
-    state, account = fit_detector(reference.state_dict(), network)
+    layout, _ = recognise(reference.state_dict())
+    state, account, _ = fit_network(reference.state_dict(), network, layout)
     assert not account.random_init + account.dropped
     network.load_state_dict(state)
     images = images_of(side)

@@ -23,12 +23,14 @@ from finetune.preprocessing import Preprocessing
 
 DATA = ["data=folder", "data.root=photos", "data.regions=[background,square]", "data.cache=off", "data.num_workers=0"]
 DATA += ["data.audit.near=false", "data.audit.on_leak=warn"]
+CPU = ["trainer.accelerator=cpu", "split=test"]
 NET = ["backbone=resnet20_cifar", "backbone.weights=none", "backbone.in_channels=1"]
 SMALL = ["neck.channels=8", "head.channels=8"]
 FIT = ["task=segment", *DATA, *NET, *SMALL, "data.image_size=32", "data.batch_size=8", "trainer.accelerator=cpu"]
 FIT += ["optimizer.lr=0.01", "evaluation.thumbnails=2", "evaluation.novelty=20"]
 FILES = (
     "cases.json",
+    "mean_shape.png",
     "model.safetensors",
     "novelty_test.csv",
     "predictions_test.csv",
@@ -100,7 +102,16 @@ def test_a_fit_learns_and_leaves_a_whole_folder(place):
     table = CaseTable.read("run/predictions_test.csv")
     sizes = {width * height for width, height in SIZES}
     assert set(table.pixels) <= sizes  # of the images as stored
-    assert "square" in Path("run/report.html").read_text()
+    page = Path("run/report.html").read_text()
+    assert "square" in page
+    assert "Beside the same mask in every image" in page
+    assert test["baseline"]["mean_shape"]["classes"]["square"]["gain"]["value"] > 0
+    shape = np.asarray(Image.open("run/mean_shape.png"))
+    masks = []
+    for row in pd.read_csv("run/samples.csv").query("split == 'train'")["sample"]:
+        mask = Image.open(Path("photos/masks", Path(row).name))
+        masks.append(np.asarray(mask.resize((32, 32), Image.Resampling.NEAREST)))
+    np.testing.assert_array_equal(shape, np.mean(masks, axis=0) > 0.5)
 
 
 def test_a_resumed_fit_has_the_bits_of_one_that_never_stopped(place):
@@ -121,6 +132,13 @@ def test_a_resumed_fit_has_the_bits_of_one_that_never_stopped(place):
 def test_an_evaluation_repeats_the_scores_and_scores_masks_of_files(place, capsys):
     main(["job=evaluate", "model=run", *DATA, "trainer.accelerator=cpu", "split=test", "hydra.run.dir=again"])
     assert scores("again")["macro"] == scores("run")["macro"]
+    assert scores("again")["baseline"] == scores("run")["baseline"]  # by the file beside the model
+    Path("alone").mkdir()
+    shutil.copy("run/model.safetensors", "alone")
+    main(["job=evaluate", "task=segment", "model=alone/model.safetensors", *DATA, *CPU, "hydra.run.dir=moved"])
+    moved = json.loads(Path("moved/scores.json").read_text())
+    assert next(iter(moved.values()))["baseline"]["mean_shape"] is None
+    assert "are not known here, so it is left out" in Path("moved/report.html").read_text().replace("\n", " ")
     main(["job=predict", "model=run", "input=photos/images", "output=out.csv", "trainer.accelerator=cpu"])
     out = pd.read_csv("out.csv")
     assert "40 masks -> out_masks/" in capsys.readouterr().out
@@ -179,6 +197,9 @@ def test_overlapping_regions_learn_with_thresholds_of_val_and_runs_are_compared(
     draw(Path("both"), 40, overlapping=True)
     words = [*FIT[:1], "data=folder", "data.root=both", *DATA[3:], *FIT[len(DATA) + 1 :], "finetuning=head_then_full"]
     main([*words, "trainer.max_epochs=3", "hydra.run.dir=overlapping"])
+    about = scores("overlapping")["baseline"]["mean_shape"]["classes"]  # the left half is in the same place everywhere
+    assert about["left"]["dice"]["value"] > 0.99
+    assert np.asarray(Image.open("overlapping/mean_shape.png")).max() <= 3
     assert set(scores("overlapping")["classes"]) == {"left", "square"}
     assert finetune.load("overlapping").answers.overlapping
     main([*words, "finetuning=linear_probe", "trainer.max_epochs=1", "hydra.run.dir=probe"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,9 @@ from finetune.data.phantom.dataset import is_phantom
 from finetune.data.sources.boxed import TARGETS, BoxList, Faults, header_sizes, with_boxes
 from finetune.data.sources.chestxray_boxes import BOXED, LISTING, known_boxes, read_boxes
 from finetune.data.sources.listing import absent_note, by_stem, list_files, need_columns, read_rows, shorten
+from finetune.data.sources.masks import check_target
 from finetune.data.table import SampleTable, Strata
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError
 
 FINDINGS = [  # the paper's order
     "Atelectasis",
@@ -54,6 +56,8 @@ class ChestXray:
     No Finding are negatives then, and all others are unknown.
     """
 
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+    """The values of `target` that these data have."""
     root: str | Path = "data/chestxray"
     """Folder with Data_Entry_2017*.csv and the images in images/ or images_001/images/ and so on."""
     findings: list[str] | None = None
@@ -66,8 +70,7 @@ class ChestXray:
     """What a box that reaches out of its image does: stop, or skip."""
 
     def __post_init__(self) -> None:
-        if self.target not in TARGETS:
-            raise one_of("data.target", self.target, TARGETS)
+        check_target(self.target, self.targets)
 
     def table(self) -> SampleTable:
         """One row per image that is present."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class Coco:
     marked as ignored, masks with it belong to their region. Images may have a patient_id.
     """
 
+    targets: ClassVar[tuple[str, ...]] = ("boxes", "mask")
+    """The values of `target` that these data have."""
     root: str | Path | None = None
     """Folder with the images and the annotations."""
     annotations: str | Path | None = None
@@ -79,7 +81,7 @@ class Coco:
     """With target=mask, whether a pixel may be in several categories; None is true."""
 
     def __post_init__(self) -> None:
-        check_target(self.target, ("boxes", "mask"))
+        check_target(self.target, self.targets)
 
     def table(self) -> SampleTable:
         """One row per image that is present.

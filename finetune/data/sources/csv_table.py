@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,8 @@ class CsvTable:
     cells, learned or not, so that another `label` moves no patient.
     """
 
+    targets: ClassVar[tuple[str, ...]] = ("class", "mask", "boxes")
+    """The values of `target` that these data have."""
     file: str | Path | None = None
     """The CSV or TSV file, in UTF-8, with a header (data.table)."""
     label: str | list[str] | None = None
@@ -81,7 +84,7 @@ class CsvTable:
     """What a box that makes no sense does: stop, or skip."""
 
     def __post_init__(self) -> None:
-        check_target(self.target, ("class", "mask", "boxes"))
+        check_target(self.target, self.targets)
         Faults(self.on_bad)  # refuses another word
         if self.target == "boxes":
             self.label = "label" if self.label is None else self.label

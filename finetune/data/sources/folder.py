@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,8 @@ class Folder:
     Patients are known where the images are DICOM: by the PatientID of their headers.
     """
 
+    targets: ClassVar[tuple[str, ...]] = ("class", "mask")
+    """The values of `target` that these data have."""
     root: str | Path | None = None
     """Folder that holds the class folders, or train, val and test with the class folders in each."""
     target: str = "class"
@@ -46,7 +49,7 @@ class Folder:
     """With target=mask, what images without a mask do: stop, or skip."""
 
     def __post_init__(self) -> None:
-        check_target(self.target, ("class", "mask"))
+        check_target(self.target, self.targets)
         if self.target == "class" and any(v is not None for v in (self.regions, self.overlapping, self.patients)):
             raise FinetuneError("data.regions, data.overlapping and data.patients need data.target=mask.")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from finetune.data.sources import chest
 from finetune.data.sources.boxed import TARGETS, BoxList, Faults, header_sizes, with_boxes
 from finetune.data.sources.chestxray_boxes import PUBLISHED
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
+from finetune.data.sources.masks import check_target
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -40,6 +42,8 @@ class Rsna:
     With target=boxes they are the target; an image with Target = 0 is a negative.
     """
 
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+    """The values of `target` that these data have."""
     root: str | Path = "data/rsna"
     """Folder with stage_2_train_labels.csv and stage_2_train_images/."""
     finding: str = "Pneumonia"
@@ -53,8 +57,7 @@ class Rsna:
         self.finding = canonical(self.finding)
         if self.finding not in FINDINGS:
             raise one_of("data.finding", self.finding, FINDINGS)
-        if self.target not in TARGETS:
-            raise one_of("data.target", self.target, TARGETS)
+        check_target(self.target, self.targets)
 
     def table(self) -> SampleTable:
         """One row per image that is present; its boxes are several rows of the table."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from finetune.data.findings import FINDINGS, canonical, select_findings
 from finetune.data.sources import chest, vindr_boxes
 from finetune.data.sources.boxed import TARGETS, Faults, with_boxes
 from finetune.data.sources.listing import absent_note, by_stem, need_columns, read_rows, shorten
+from finetune.data.sources.masks import check_target
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, one_of
 
@@ -37,6 +39,8 @@ class VinDr:
     the target: what several readers drew around one thing is merged, and an image without a box is a negative.
     """
 
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+    """The values of `target` that these data have."""
     root: str | Path = "data/vindr"
     """Folder with annotations/, train/ and test/."""
     findings: list[str] | None = None
@@ -51,8 +55,7 @@ class VinDr:
     def __post_init__(self) -> None:
         if self.votes not in VOTES:
             raise one_of("data.votes", self.votes, VOTES)
-        if self.target not in TARGETS:
-            raise one_of("data.target", self.target, TARGETS)
+        check_target(self.target, self.targets)
 
     def table(self) -> SampleTable:
         """One row per image that is present."""

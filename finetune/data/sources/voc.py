@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -42,6 +43,8 @@ class Voc:
     an image without a file is left out. Objects marked as difficult are ignored, as in the challenge's scores.
     """
 
+    targets: ClassVar[tuple[str, ...]] = ("boxes",)
+    """The values of `target` that these data have."""
     root: str | Path | None = None
     """Folder with Annotations/ and JPEGImages/."""
     patients: str | Path | None = None

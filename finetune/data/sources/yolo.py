@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import ClassVar
 
 import numpy as np
 import yaml
@@ -32,6 +33,8 @@ class Yolo:
     one, is a negative.
     """
 
+    targets: ClassVar[tuple[str, ...]] = ("boxes",)
+    """The values of `target` that these data have."""
     root: str | Path | None = None
     """Folder with images/ and labels/, or with train/images and train/labels and so on."""
     patients: str | Path | None = None

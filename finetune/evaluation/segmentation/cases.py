@@ -55,6 +55,8 @@ class Case:
     at_thresholds: np.ndarray | None
     """(R, T, 2) pixels of intersection and prediction at each of `THRESHOLDS`; of probabilities."""
     metadata: Mapping[str, Any]
+    mean_shape: np.ndarray | None = None
+    """(R, 2) pixels of intersection and prediction of the training masks' mean shape; None where it is unknown."""
 
 
 def check_maps(prediction: np.ndarray, truth: np.ndarray, n_values: int, overlapping: bool, sample: str) -> None:

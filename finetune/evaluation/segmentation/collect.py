@@ -74,6 +74,7 @@ class CaseCollector:
         known: Sequence[bool] | np.ndarray | None = None,
         spacing: tuple[float, float] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        mean_shape: np.ndarray | None = None,
     ) -> None:
         """Add the case of one image.
 
@@ -82,11 +83,12 @@ class CaseCollector:
             known: (K,) whether the truth says anything of each of `names`; everything is known without it. Of
                 exclusive regions all or none are known.
             spacing: millimetres between rows and between columns.
+            mean_shape: label map (H, W) of the training masks' mean shape, a baseline; given for all images or none.
 
         Raises:
             FinetuneError: sizes differ, a value is no region, or the spacing is not above 0.
         """
-        self._add(sample, patient, prediction, truth, known, spacing, metadata, None)
+        self._add(sample, patient, prediction, truth, known, spacing, metadata, None, mean_shape)
 
     def update_probabilities(
         self,
@@ -98,6 +100,7 @@ class CaseCollector:
         known: Sequence[bool] | np.ndarray | None = None,
         spacing: tuple[float, float] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        mean_shape: np.ndarray | None = None,
     ) -> None:
         """The same from probabilities (K, H, W) of overlapping regions: pixels are marked from `thresholds` on, and
         counted at each of `cases.THRESHOLDS`, from which `SegmentationAssessment.fit` chooses.
@@ -122,7 +125,7 @@ class CaseCollector:
             prediction |= (of_region >= self.thresholds.get(name, HALF)).astype(np.uint8) << k
             curve[k] = cases.count_at_thresholds(of_region, cases.region_of(truth, k, True))
         self._with_probabilities = True
-        self._add(sample, patient, prediction, truth, known, spacing, metadata, curve)
+        self._add(sample, patient, prediction, truth, known, spacing, metadata, curve, mean_shape)
 
     def _add(
         self,
@@ -134,6 +137,7 @@ class CaseCollector:
         spacing: tuple[float, float] | None,
         metadata: Mapping[str, Any] | None,
         curve: np.ndarray | None,
+        mean_shape: np.ndarray | None,
     ) -> None:
         prediction, truth = np.asarray(prediction), np.asarray(truth)
         n_values = 2 ** len(self.regions) if self.overlapping else len(self.names)
@@ -150,6 +154,10 @@ class CaseCollector:
                 masks = [mask & ~ignored for mask in masks]
             between[k] = cases.surface_distances(masks[0], masks[1], spacing)
         confusion = counts.confusion if regions.all() else None
+        trivial = None
+        if mean_shape is not None:
+            cases.check_maps(mean_shape, truth, n_values, self.overlapping, f"mean shape over {sample}")
+            trivial = cases.count(mean_shape, truth, len(self.regions), self.overlapping).regions[:, [0, 2]]
         self.cases.append(
             Case(
                 sample=str(sample),
@@ -162,6 +170,7 @@ class CaseCollector:
                 confusion=confusion,
                 at_thresholds=curve,
                 metadata=dict(metadata or {}),
+                mean_shape=trivial,
             )
         )
 

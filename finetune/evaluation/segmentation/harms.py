@@ -4,7 +4,8 @@ As in classification/harms.py each rule is a function of the scores alone and fi
 regions, limits are widened for their number (Bonferroni). The rules, in order of harm:
 
 - never found: no image of a region has any right pixel, where that rules out half of them.
-- baseline: Dice is not shown to be above that of marking every pixel.
+- baseline: Dice is not shown to be above that of the same mask in every image: each pixel marked, or the mean shape of
+  the training masks.
 - false alarms: a region is predicted in more than half of the images without it.
 - failures: the mean Dice lies `FAR` or more below the median: most images are right, some are lost.
 - val and test: their intervals of the mean Dice do not overlap.
@@ -19,6 +20,8 @@ from finetune.evaluation import wording
 from finetune.evaluation.classification.harms import HALF, Harm, Scores, listed, of_classes, stretched
 
 FAR = 0.1
+MASKS = {"everything": "marking every pixel", "mean shape": "the mean shape of the training masks"}
+"""Answer of the baseline -> the same in words."""
 
 
 def harms(scores: Scores, split: str = "test", val: Scores | None = None) -> list[dict[str, Any]]:
@@ -60,7 +63,8 @@ def never_found(scores: Scores) -> Harm | None:
 
 
 def baseline(scores: Scores) -> Harm | None:
-    """The Dice is not shown to be above that of marking every pixel; regions never found have their own rule."""
+    """The Dice is not shown to be above that of the same mask in every image; regions never found have their own
+    rule."""
     about = scores.get("baseline") or {}
     gains = {name: gain["dice"] for name, gain in about.get("gains", {}).items()}
     names = []
@@ -74,13 +78,15 @@ def baseline(scores: Scores) -> Harm | None:
         return None
 
     def numbers(name: str) -> str:
-        of_network, trivial = scores["classes"][name]["dice"], about["classes"][name]["dice"]
-        return f"{name} {wording.interval(of_network)} against {trivial:.3f}, {wording.difference(gains[name])}"
+        of_network, trivial = scores["classes"][name]["dice"], about["classes"][name]
+        mask = trivial.get("answer", "everything")
+        numbers = f"{wording.interval(of_network)} against {trivial['dice']:.3f} of {MASKS[mask]}"
+        return f"{name} {numbers}, {wording.difference(gains[name])}"
 
     return Harm(
         "baseline",
-        f"Dice{of_classes(names)} is not shown to be above marking every pixel",
-        f"The Dice is not shown to be above that of marking every pixel: {listed(names, numbers)}.",
+        f"Dice{of_classes(names)} is not shown to be above that of one fixed mask",
+        f"The Dice is not shown to be above that of the same mask in every image: {listed(names, numbers)}.",
         names,
     )
 

@@ -15,6 +15,7 @@ import pandas as pd
 from finetune.errors import FinetuneError, one_of
 from finetune.evaluation.classification.predictions import EXACT_FLOATS
 from finetune.evaluation.segmentation.cases import THRESHOLDS, Case
+from finetune.evaluation.segmentation.cells import as_numbers, as_text, integers
 from finetune.evaluation.segmentation.scores import DISTANCES, OVERLAPS, SCORES, overlaps
 from finetune.files import write_text_atomic
 
@@ -25,7 +26,9 @@ THRESHOLD, CURVE = "threshold", "at_thresholds"
 """Of overlapping regions whose probabilities were there: the threshold of the masks, and the text of
 `intersection prediction` at each of `cases.THRESHOLDS`."""
 FIXED = ("sample", "patient", PIXELS, *SPACING, CONFUSION)
-PREFIXES = tuple(f"{name}_" for name in (*COUNTS, *SCORES, THRESHOLD, CURVE))
+MEAN_SHAPE = ("shape_intersection", "shape_prediction")
+"""Pixel counts of the training masks' mean shape, where it is known."""
+PREFIXES = tuple(f"{name}_" for name in (*COUNTS, *SCORES, THRESHOLD, CURVE, *MEAN_SHAPE))
 
 
 @dataclass
@@ -80,12 +83,18 @@ class CaseTable:
         return self.frame[self._columns(name)].to_numpy(np.float64)
 
     @property
+    def mean_shape(self) -> np.ndarray | None:
+        """(N, R, 2) float64 pixels of intersection and prediction of the training masks' mean shape; None without."""
+        known = set(self._columns(MEAN_SHAPE[0])) <= set(self.frame.columns)
+        return np.stack([self.counts(name) for name in MEAN_SHAPE], axis=2) if known else None
+
+    @property
     def confusion(self) -> np.ndarray | None:
         """(K, K) pixels of all images, truth by prediction, the background first; None of overlapping regions."""
         if self.overlapping:
             return None
         k = len(self.regions) + 1
-        return _numbers(self.frame[CONFUSION].dropna()).reshape(-1, k, k).sum(axis=0)
+        return as_numbers(self.frame[CONFUSION].dropna()).reshape(-1, k, k).sum(axis=0)
 
     @property
     def thresholds(self) -> dict[str, float] | None:
@@ -102,7 +111,7 @@ class CaseTable:
         curve = np.full((len(self), len(self.regions), len(THRESHOLDS), 2), np.nan)
         for k, column in enumerate(self._columns(CURVE)):
             known = self.frame[column].notna().to_numpy()
-            curve[known, k] = _numbers(self.frame[column][known]).reshape(-1, len(THRESHOLDS), 2)
+            curve[known, k] = as_numbers(self.frame[column][known]).reshape(-1, len(THRESHOLDS), 2)
         return curve
 
     def marked_at(self, thresholds: Mapping[str, float]) -> CaseTable:
@@ -127,7 +136,7 @@ class CaseTable:
                 raise FinetuneError(f"threshold={thresholds[name]} of {name} was not counted; 0.05 to 0.95 were.")
             intersection, prediction = curve[:, k, t[0]].T
             truth = self.counts("truth")[:, k]
-            frame[f"prediction_{name}"], frame[f"intersection_{name}"] = _integers(prediction), _integers(intersection)
+            frame[f"prediction_{name}"], frame[f"intersection_{name}"] = integers(prediction), integers(intersection)
             for score, values in overlaps(intersection, truth, prediction).items():
                 frame[f"{score}_{name}"] = values
             for score in DISTANCES:
@@ -168,9 +177,9 @@ class CaseTable:
         spacing = np.array([case.spacing or (np.nan, np.nan) for case in cases], np.float64).reshape(n, 2)
         columns |= dict(zip(SPACING, spacing.T, strict=True))
         if not overlapping:
-            columns[CONFUSION] = pd.Series([_text(case.confusion) for case in cases], dtype=object)
+            columns[CONFUSION] = pd.Series([as_text(case.confusion) for case in cases], dtype=object)
         for i, name in enumerate(COUNTS):
-            columns |= {f"{name}_{region}": _integers(counts[:, k, i]) for k, region in enumerate(regions)}
+            columns |= {f"{name}_{region}": integers(counts[:, k, i]) for k, region in enumerate(regions)}
         values = overlaps(*np.moveaxis(counts, 2, 0))
         values |= {name: np.where(known, between[:, :, i], np.nan) for i, name in enumerate(DISTANCES)}
         for name in SCORES:
@@ -179,7 +188,12 @@ class CaseTable:
             columns |= {f"{THRESHOLD}_{region}": np.full(n, thresholds[region]) for region in regions}
             for k, region in enumerate(regions):
                 curves = [None if c.at_thresholds is None or not c.known[k] else c.at_thresholds[k] for c in cases]
-                columns[f"{CURVE}_{region}"] = pd.Series([_text(curve) for curve in curves], dtype=object)
+                columns[f"{CURVE}_{region}"] = pd.Series([as_text(curve) for curve in curves], dtype=object)
+        if n and all(case.mean_shape is not None for case in cases):
+            shape = np.array([case.mean_shape for case in cases], np.float64)
+            shape[~known] = np.nan
+            for i, name in enumerate(MEAN_SHAPE):
+                columns |= {f"{name}_{region}": integers(shape[:, k, i]) for k, region in enumerate(regions)}
         metadata = pd.DataFrame([dict(case.metadata) for case in cases], index=range(n))
         frame = pd.concat([pd.DataFrame(columns), metadata], axis=1)
         return cls(frame, list(regions), overlapping, [str(column) for column in metadata.columns]).checked()
@@ -218,11 +232,12 @@ class CaseTable:
             regions, overlapping = _regions(columns, path)
             of_regions = [c for c in columns if any(c == p + name for p in PREFIXES for name in regions)]
             texts = [c for c in of_regions if c.startswith(f"{CURVE}_")] + [CONFUSION]
-            integers = [PIXELS, *(f"{name}_{region}" for name in COUNTS for region in regions)]
-            numbers = [c for c in (*of_regions, *SPACING) if c not in texts and c not in integers]
+            whole = [f"{name}_{region}" for name in (*COUNTS, *MEAN_SHAPE) for region in regions]
+            whole_numbers = [PIXELS, *(column for column in whole if column in columns)]
+            numbers = [c for c in (*of_regions, *SPACING) if c not in texts and c not in whole_numbers]
             dtypes: dict[str, Any] = {
                 **dict.fromkeys(numbers, np.float64),
-                **dict.fromkeys(integers, "Int64"),
+                **dict.fromkeys(whole_numbers, "Int64"),
                 PIXELS: np.int64,
             }
             frame = pd.read_csv(
@@ -283,15 +298,3 @@ def _patient(case: Case) -> str:
     """Its name; a sample without one stands for itself."""
     name = case.patient
     return case.sample if name is None or name != name or not str(name).strip() else str(name)
-
-
-def _integers(values: np.ndarray) -> pd.Series:  # (N,) NaN where unknown -> of whole numbers
-    return pd.Series(values, dtype="Float64").astype("Int64")
-
-
-def _text(numbers: np.ndarray | None) -> str | None:
-    return None if numbers is None else " ".join(map(str, np.asarray(numbers).ravel().tolist()))
-
-
-def _numbers(cells: pd.Series) -> np.ndarray:  # -> (M,) float64 of all cells
-    return np.array(" ".join(cells).split(), np.float64)

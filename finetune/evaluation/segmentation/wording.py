@@ -39,7 +39,7 @@ def why_undefined(score: str, counts: Mapping[str, Any], overlapping: bool) -> s
 
 def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) -> list[str]:
     """The result in a few sentences, the most important first: what speaks against the run, then its Dice, compared
-    with that of marking every pixel."""
+    with that of the same mask in every image."""
     people = f" of {scores['patients']:,} patients" if has_patients else ""
     images = f"{counted(scores['n'], 'image')}{people}"
     on = f"On all images of these data ({images})" if split == "all" else f"On the {split} split ({images})"
@@ -51,7 +51,7 @@ def verdict(scores: Mapping[str, Any], split: str, has_patients: bool = True) ->
     defined = {name: c["dice"] for name, c in classes.items() if c["dice"]["value"] is not None}
     over = f", the mean over {len(defined)} of {len(classes)} regions" if len(classes) > 1 else ""
     trivial = (scores.get("baseline") or {}).get("macro", {}).get("dice")
-    compared = "" if trivial is None else f"; marking every pixel gives {trivial:.3f}"
+    compared = "" if trivial is None else f"; the same mask in every image gives {trivial:.3f}"
     sentences.append(f"{on} the Dice is {in_words(macro)}{over}{compared}.")
     if len(defined) > 1:
         best, worst = (pick(defined, key=lambda name: defined[name]["value"]) for pick in (max, min))

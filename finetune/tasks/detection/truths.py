@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from finetune.config import data_targets
 from finetune.data.annotations import Annotation, Boxes
 from finetune.data.sources.listing import shorten
 from finetune.data.table import SampleTable
@@ -27,7 +28,8 @@ def target_name(table: SampleTable) -> str:
     names = [name for name, target_type in table.other_targets.items() if target_type == BOXES]
     if not names:
         raise FinetuneError(
-            f"table {table.name} has no boxes, which task=detect learns. Choose data with boxes (data.target=boxes)."
+            f"table {table.name} has no boxes, which task=detect learns (data.target=boxes). "
+            f"{data_targets.ways_out(BOXES, [])}"
         )
     return names[0]
 

@@ -22,8 +22,14 @@ PIXEL_SPACING = "pixel_spacing"
 """Metadata column with the side of a pixel in mm; SPACING are height and width."""
 
 
-def predict_cases(subject: Subject, fitted: SegmentationFit, *, distances: bool = True) -> CaseTable | None:
-    """A case for each image of the rows; None on all ranks but the first."""
+def predict_cases(
+    subject: Subject, fitted: SegmentationFit, mean_shape: np.ndarray | None = None, *, distances: bool = True
+) -> CaseTable | None:
+    """A case for each image of the rows; None on all ranks but the first.
+
+    Args:
+        mean_shape: label map (S, S) of the training masks' mean shape, in the network's square.
+    """
     data = subject.data
     regions = data.table.regions
     assert regions is not None  # Segmentation.check
@@ -32,7 +38,7 @@ def predict_cases(subject: Subject, fitted: SegmentationFit, *, distances: bool 
     def keep(batch: Mapping[str, Any], logits: np.ndarray) -> list[Case]:
         collector = CaseCollector(regions.names, regions.overlapping, dict(fitted.thresholds), distances)
         for row, of_image in zip(np.asarray(batch["index"]).tolist(), logits, strict=True):
-            add_case(collector, data, row, of_image, answers)
+            add_case(collector, data, row, of_image, answers, mean_shape)
         return collector.cases
 
     cases = predict_each(subject, keep)
@@ -43,7 +49,14 @@ def predict_cases(subject: Subject, fitted: SegmentationFit, *, distances: bool 
     return CaseTable.from_cases(list(cases.values()), answers.regions, regions.overlapping, marked)
 
 
-def add_case(collector: CaseCollector, data: ImageData, row: int, logits: np.ndarray, answers: SegmentAnswers) -> None:
+def add_case(
+    collector: CaseCollector,
+    data: ImageData,
+    row: int,
+    logits: np.ndarray,
+    answers: SegmentAnswers,
+    mean_shape: np.ndarray | None = None,
+) -> None:
     """The case of one row of the table, of its logits (K, S, S)."""
     place, truth = placement(data, row), true_mask(data, row)
     entry = data.table.annotations["mask"][row]
@@ -53,6 +66,8 @@ def add_case(collector: CaseCollector, data: ImageData, row: int, logits: np.nda
     frame = data.table.frame.iloc[row]
     metadata = {name: frame[name] for name in data.table.metadata if name not in SPACING}
     options: dict[str, Any] = {"known": known, "spacing": spacing(frame), "metadata": metadata}
+    if mean_shape is not None:
+        options["mean_shape"] = place.mask_to_stored(mean_shape)
     if answers.overlapping:
         probabilities = answers.stored_probabilities(logits, place)
         collector.update_probabilities(frame["path"], frame["patient"], probabilities, truth, **options)

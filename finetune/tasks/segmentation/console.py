@@ -12,7 +12,9 @@ def lines(scores: Mapping[str, Any], synthetic: bool) -> list[str]:
     result = []
     for split, of_split in scores.items():
         dice = of_split["macro"]["dice"]
-        result.append(f"{split}: mean Dice {text_of(dice)}{made_up}")
+        trivial = ((of_split.get("baseline") or {}).get("macro") or {}).get("dice")
+        beside = "" if trivial is None else f"; the same mask in every image: {trivial:.3f}"
+        result.append(f"{split}: mean Dice {text_of(dice)}{beside}{made_up}")
         for name, of_region in list(of_split["classes"].items())[:MAX_REGIONS]:
             distance, unit = of_region["hd95"], of_split["unit"]
             far = f", 95 % Hausdorff {distance['value']:.1f} {unit}" if distance["value"] is not None else ""

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from finetune.config import build
+from finetune.config import build, data_targets
 from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit import other_targets
 from finetune.data.regions import Regions
@@ -22,7 +22,7 @@ from finetune.model_file import Model
 from finetune.pages import report
 from finetune.runs.folder import RunFolder
 from finetune.steps.task import Subject, Task
-from finetune.tasks.segmentation import console, examples, explaining, folders
+from finetune.tasks.segmentation import console, examples, explaining, folders, mean_shape
 from finetune.tasks.segmentation.cases import predict_cases
 from finetune.tasks.segmentation.objective import DICE, MaskObjective
 from finetune.training.objective import LOSS
@@ -44,6 +44,8 @@ class Segmentation(Task):
             "evaluation", build.make(settings, "evaluation", settings.evaluation), SegmentationAssessment
         )
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
+        self.mean_shape: np.ndarray | None = None
+        """Label map (S, S) of the training masks' mean shape, once something was predicted and where it is known."""
         self.loss: SegmentationLoss = build.make(settings, "loss", settings.loss, _convert_="all")
         if getattr(self.loss, "kind", None) != MASK:
             raise FinetuneError(
@@ -57,8 +59,8 @@ class Segmentation(Task):
         """Masks that can be learned, and columns of subgroups that are there."""
         if table.regions is None or table.other_targets.get(MASK) != MASK:
             raise FinetuneError(
-                f"table {table.name} has no masks, which task=segment learns. data=folder reads images/ and masks/, "
-                "data=csv a column of masks (data.mask=COLUMN), data=coco polygons."
+                f"table {table.name} has no masks, which task=segment learns (data.target=mask). "
+                f"{data_targets.ways_out(MASK, self.settings.trust)}"
             )
         if self.settings.job in ("fit", "preview"):
             other_targets.check_masks(table)
@@ -85,7 +87,8 @@ class Segmentation(Task):
 
     def predict(self, subject: Subject, fitted: SegmentationFit) -> CaseTable | None:
         """A case per image, counted on the pixels of the image as stored."""
-        return predict_cases(subject, fitted, distances=self.assessment.distances)
+        self.mean_shape = mean_shape.of_subject(subject) if self.mean_shape is None else self.mean_shape
+        return predict_cases(subject, fitted, self.mean_shape, distances=self.assessment.distances)
 
     def fit(self, val: CaseTable | None) -> SegmentationFit:
         return self.assessment.fit(val)
@@ -106,7 +109,8 @@ class Segmentation(Task):
         return scores
 
     def add_files(self, run: RunFolder, subject: Subject, predictions: CaseTable, fitted: SegmentationFit) -> None:
-        """The best, median and worst images with their outlines."""
+        """The best, median and worst images with their outlines, and the mean shape of the training masks."""
+        mean_shape.write(run, self.mean_shape)
         examples.write(run, subject, predictions, fitted, self.assessment.thumbnails)
 
     def report(self, folder: Path, scores: dict[str, Any] | None = None) -> None:

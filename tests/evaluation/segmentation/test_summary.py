@@ -134,7 +134,7 @@ def test_the_verdict_in_words():
     scores = summarise(case_table(counts, regions=["liver", "spleen"]))
     text = wording.verdict(scores, "test")
     assert text[0].startswith("On the test split (20 images of 20 patients) the Dice is 0.")
-    assert "the mean over 2 of 2 regions; marking every pixel gives 0.182." in text[0]
+    assert "the mean over 2 of 2 regions; the same mask in every image gives 0.182." in text[0]
     assert text[-1] == "Missed completely: liver in 1 of 20 images that have the region."
     scores["harms"] = [{"short": "some images are lost"}]
     assert wording.verdict(scores, "all")[0] == "Before use: some images are lost."
