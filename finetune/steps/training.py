@@ -26,6 +26,7 @@ from finetune.steps import prepare
 from finetune.steps.task import Task
 from finetune.training import ending
 from finetune.training.callbacks import Checkpoint, MetricsTable, PrintEpoch
+from finetune.training.frozen import FrozenActivations
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
 from finetune.training.module import FineTuning
@@ -145,6 +146,8 @@ def train(
         enable_checkpointing=True,
         **arguments,
     )
+    frozen = frozen_activations(settings, module, data, say)
+    data.activations = frozen if frozen.ranges else None
     start = ending.resume_point(run.checkpoints)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # of lightning, in each fit
     try:
@@ -156,6 +159,8 @@ def train(
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if place.rank == 0:
+        frozen.remove()
     if early_stop := end.sentence(trainer):
         say(early_stop)
     if trainer.is_global_zero and checkpoint.best_epoch is not None:
@@ -163,6 +168,23 @@ def train(
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all read next
     load_best(network, run.checkpoints)
     return FitResult(run.path, monitor, checkpoint.best_score, checkpoint.best_epoch)
+
+
+def frozen_activations(settings: Settings, module: FineTuning, data: ImageData, say: prepare.Say) -> FrozenActivations:
+    """The store of the activations of frozen parts, beside the decoded images; off where nothing is to be cached."""
+    mode, cache = settings.frozen_cache, settings.data.cache
+    facts = {name: settings.resolved.get(name) for name in ("backbone", "neck", "transforms", "seed")}
+    facts["backbone"] = {key: value for key, value in dict(facts["backbone"] or {}).items() if key != "weights"}
+    facts["precision"] = settings.trainer.precision
+    return FrozenActivations(
+        module,
+        data,
+        settings.trainer.max_epochs,
+        mode="off" if cache == "off" and mode == "auto" else mode,
+        facts=facts,
+        directory=None if cache in ("auto", "off") else Path(cache).expanduser(),
+        say=say,
+    )
 
 
 def load_best(network: Network, folder: Path) -> None:

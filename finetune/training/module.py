@@ -65,7 +65,8 @@ class FineTuning(L.LightningModule):
         A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
         Until it is complete its gradient is the mean over the known labels so far, on all ranks.
         """
-        total, count = self.objective.step(self.network, batch)
+        with self.network.starting_at(batch.get("start")):  # type: ignore[arg-type]
+            total, count = self.objective.step(self.network, batch)
         known = self.sum_over_ranks(count)
         if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
             earlier = self.group_labels
@@ -83,7 +84,8 @@ class FineTuning(L.LightningModule):
         return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.validation.update(batch["index"], self.objective.predict(self.network, batch))
+        with self.network.starting_at(batch.get("start")):  # type: ignore[arg-type]
+            self.validation.update(batch["index"], self.objective.predict(self.network, batch))
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
