@@ -30,6 +30,7 @@ from finetune.training.frozen import FrozenActivations
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
 from finetune.training.module import FineTuning
+from finetune.training.plan_table import plan_table
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def train(
     """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
     module = make_module(settings, task, network, data)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
-    for sentence in module.objective.notes:
+    for sentence in [*module.objective.notes, *plan_table(module, settings.trainer.max_epochs)]:
         say(sentence)
     metrics = MetricsTable(run.metrics)
     keep_all = settings.callbacks.keep_all_checkpoints
