@@ -115,7 +115,7 @@ class Plan:
         """
         if not self.has_shares:
             return self
-        phases = {}
+        phases: dict[str, Phase] = {}
         for name, phase in self.phases.items():
             epoch = phase.epoch
             if isinstance(epoch, float):

@@ -17,7 +17,7 @@ from finetune.config import build
 from finetune.config.settings import Settings, TrainerSettings
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Terminated
 from finetune.files import resume_word
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -26,6 +26,7 @@ from finetune.steps import prepare
 from finetune.steps.task import Task
 from finetune.training import ending
 from finetune.training.callbacks import Checkpoint, MetricsTable, PrintEpoch
+from finetune.training.failures import explained
 from finetune.training.frozen import FrozenActivations
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
@@ -152,7 +153,11 @@ def train(
     start = ending.resume_point(run.checkpoints)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # of lightning, in each fit
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        with explained(settings.resolved, run, resume_word(run.path)):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except Terminated:
+        print(f"stopped by SIGTERM. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+        raise
     except SystemExit:
         if trainer.interrupted:
             print(f"stopped. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)

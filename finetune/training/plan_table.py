@@ -28,9 +28,9 @@ def plan_table(module: FineTuning, max_epochs: int) -> list[str]:
         count = sum(p.numel() for child in modules for p in child.parameters())
         rows.append([part, f"{count:,}", *(column[number] for column in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return [
-        "  " + "  ".join(
-            cell.rjust(width) if i == 1 else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]  # fmt: skip
+    lines = []
+    for name, count, *rates in rows:
+        cells = [name.ljust(widths[0]), count.rjust(widths[1])]
+        cells += [rate.ljust(width) for rate, width in zip(rates, widths[2:], strict=True)]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return lines
