@@ -67,8 +67,8 @@ def resume(argv: list[str]) -> None:
     max_epochs, num_done = new_settings.trainer.max_epochs, trained_epochs(run)
     if max_epochs != (before := old_settings.trainer.max_epochs) and build.has_shares(new_settings):
         raise FinetuneError(
-            f"trainer.max_epochs={max_epochs}: phases of finetuning begin at shares of the {before} epochs of this run, "
-            "and would move. Train it to its end, or start another run."
+            f"trainer.max_epochs={max_epochs}: phases of finetuning begin at shares of the {before} epochs of this "
+            "run, and would move. Train it to its end, or start another run."
         )
     if run.is_complete() and not is_longer:
         raise FinetuneError(

@@ -97,8 +97,8 @@ class FineTuning(L.LightningModule):
         more = f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else ""
         raise FinetuneError(
             f"The loss is {total.item()} in epoch {self.current_epoch}, batch {number}: {', '.join(names)}{more}. "
-            "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true. Checkpoints of earlier "
-            "epochs are kept."
+            "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true. Checkpoints of "
+            "earlier epochs are kept."
         )
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -25,8 +25,8 @@ def plan_table(module: FineTuning, max_epochs: int) -> list[str]:
         )
     rows = [header]
     for number, (part, modules) in enumerate(module.parts.items()):
-        count = sum(p.numel() for child in modules for p in child.parameters())
-        rows.append([part, f"{count:,}", *(column[number] for column in columns)])
+        size = sum(p.numel() for child in modules for p in child.parameters())
+        rows.append([part, f"{size:,}", *(column[number] for column in columns)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
     lines = []
     for name, count, *rates in rows:
