@@ -187,6 +187,8 @@ class Settings(Group):
 class FitSettings(Settings):
     """job=fit"""
 
+    find: list[Literal["lr", "batch_size"]] = []
+
 
 class PreviewSettings(Settings):
     """job=preview"""
