@@ -13,6 +13,13 @@ class FinetuneError(ValueError):
     """
 
 
+class Terminated(SystemExit):
+    """SIGTERM: the program ends with 128 + 15, as a shell reports it."""
+
+    def __init__(self) -> None:
+        super().__init__(143)
+
+
 class BadImage(FinetuneError):
     """An image that cannot be read: `path` and, in words for the user, the `reason`."""
 

@@ -1,7 +1,8 @@
 """Backbone, neck and head as one network, and the public way to make a backbone alone."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -134,12 +135,22 @@ class Network(nn.Module):
         self.backbone = backbone
         self.neck = neck
         self.head = head
+        self.first_part: str | None = None
         for part in (neck, head):
             if isinstance(part, RowRunner):
                 part.run = backbone.run
 
     def forward(self, images: Tensor) -> Tensor:
         return self.run(images)  # type: ignore[return-value]
+
+    @contextmanager
+    def starting_at(self, part: str | None) -> Iterator[None]:
+        """Inside, images are what lies before `part`: activations that were computed earlier. None is the stem."""
+        before, self.first_part = self.first_part, part
+        try:
+            yield
+        finally:
+            self.first_part = before
 
     def run(
         self, x: Maps, start: str | None = None, stop: str | None = None, size: tuple[int, int] | None = None
@@ -152,7 +163,7 @@ class Network(nn.Module):
 
         Args:
             x: images, or what lies before `start`.
-            start: name of the first part to run.
+            start: name of the first part to run; by default the stem, or the part of `starting_at`.
             stop: name of the first part not to run.
             size: height and width of the images, for a head of "regions" where `start` is not the stem. By default
                 that of the finest map times its stride; for sides that are no multiples of it, say the size.
@@ -160,6 +171,7 @@ class Network(nn.Module):
         Raises:
             FinetuneError: `start` or `stop` is no part, or `stop` comes before `start`.
         """
+        start = start or self.first_part
         names = list(self.parts())
         for argument, name in (("start", start), ("stop", stop)):
             if name is not None and name not in names:

@@ -8,7 +8,7 @@ uninterrupted run.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from finetune.errors import FinetuneError, one_of
 
@@ -25,8 +25,9 @@ NORMS = {
 class Phase:
     """A range of epochs in which the same parts are trained."""
 
-    epoch: int = 0
-    """First epoch (from 0) in which the phase holds; it lasts until the next one begins."""
+    epoch: int | float = 0
+    """First epoch (from 0) in which the phase holds, until the next one begins; or its share of all epochs, such as
+    0.25, rounded to whole epochs (`Plan.in_epochs`)."""
     train: tuple[str, ...] | list[str] = ("all",)
     """Parts that are trained, by name (stem, stage1 ..., head) or in groups: new (head, and neck if any), last (the
     last stage of the backbone), upper (its last two), backbone, all. Every other part is frozen."""
@@ -34,6 +35,8 @@ class Phase:
     """Factor on the learning rate while the phase holds."""
     norms: str | None = None
     """What batch norms in learning parts do: train, stats, affine or frozen; by default as the plan says."""
+    lr_decay: float | None = None
+    """Factor on the rate for each part further from the new ones; by default as the plan says."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,12 @@ class Plan:
         for argument in ("norms", "frozen_norms"):
             if getattr(self, argument) not in NORMS:
                 raise one_of(f"finetuning.{argument}", getattr(self, argument), NORMS)
-        if not 0 < self.lr_decay <= 1:
-            raise FinetuneError(f"finetuning.lr_decay={self.lr_decay} must lie above 0 and be at most 1.")
+        _check_decay("finetuning.lr_decay", self.lr_decay)
         if not self.head_rate > 0:
             raise FinetuneError(f"finetuning.head_rate={self.head_rate} must be above 0.")
         if not self.phases:
             raise FinetuneError("finetuning.phases is empty: at least one phase must name the parts to train.")
-        starts: dict[int, str] = {}
+        starts: dict[int | float, str] = {}
         for name, phase in self.phases.items():
             where = f"finetuning.phases.{name}"
             if not phase.train:
@@ -79,8 +81,14 @@ class Plan:
                 raise one_of(f"{where}.norms", phase.norms, NORMS)
             if not phase.rate > 0:
                 raise FinetuneError(f"{where}.rate={phase.rate} must be above 0.")
+            if phase.lr_decay is not None:
+                _check_decay(f"{where}.lr_decay", phase.lr_decay)
             if phase.epoch < 0:
                 raise FinetuneError(f"{where}.epoch={phase.epoch} must be 0 or more.")
+            if isinstance(phase.epoch, float) and phase.epoch >= 1:
+                raise FinetuneError(
+                    f"{where}.epoch={phase.epoch} must be a whole number of epochs, or a share of them below 1."
+                )
             if phase.epoch in starts:
                 raise FinetuneError(
                     f"finetuning.phases.{starts[phase.epoch]} and finetuning.phases.{name} both begin at epoch "
@@ -92,6 +100,34 @@ class Plan:
             raise FinetuneError(
                 f"finetuning.phases.{starts[first]}.epoch={first} is the first phase: no phase covers epoch 0."
             )
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether a phase begins at a share of all epochs."""
+        return any(isinstance(phase.epoch, float) and phase.epoch > 0 for phase in self.phases.values())
+
+    def in_epochs(self, max_epochs: int) -> "Plan":
+        """The plan of a training of that length: every phase begins at a whole epoch, one that begins at a share of
+        them after 1 epoch at least.
+
+        Raises:
+            FinetuneError: the training is too short for its phases.
+        """
+        if not self.has_shares:
+            return self
+        phases: dict[str, Phase] = {}
+        for name, phase in self.phases.items():
+            epoch = phase.epoch
+            if isinstance(epoch, float):
+                epoch = max(1, round(epoch * max_epochs)) if epoch > 0 else 0
+            phases[name] = replace(phase, epoch=epoch)
+        if len({phase.epoch for phase in phases.values()}) < len(phases):
+            shares = ", ".join(f"{name} at {phase.epoch}" for name, phase in self.phases.items())
+            raise FinetuneError(
+                f"trainer.max_epochs={max_epochs} leaves a phase of finetuning no epoch ({shares}). Train longer, or "
+                "give the phases epochs."
+            )
+        return replace(self, phases=phases)
 
     def phase(self, epoch: int) -> tuple[str, Phase]:
         """Name and phase that hold in `epoch`."""
@@ -108,7 +144,8 @@ class Plan:
         for part in parts:
             is_new = part in members["new"]
             depth = 0 if is_new else len(members["backbone"]) - members["backbone"].index(part)
-            rate = phase.rate * self.lr_decay**depth * (self.head_rate if is_new else 1.0)
+            decay = self.lr_decay if phase.lr_decay is None else phase.lr_decay
+            rate = phase.rate * decay**depth * (self.head_rate if is_new else 1.0)
             norms = (phase.norms or self.norms) if part in learning else self.frozen_norms
             states[part] = PartState(part in learning, rate if part in learning else 0.0, norms)
         return states
@@ -139,6 +176,11 @@ class Plan:
         """The parts that no phase trains."""
         learning = {part for phase in self.phases.values() for part in expand(phase.train, parts, "train", new)}
         return [part for part in parts if part not in learning]
+
+
+def _check_decay(argument: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise FinetuneError(f"{argument}={value} must lie above 0 and be at most 1.")
 
 
 def groups(parts: Sequence[str], new: Sequence[str] | None = None) -> dict[str, list[str]]:

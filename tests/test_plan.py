@@ -92,3 +92,22 @@ def test_a_name_of_a_part_goes_before_that_of_a_group():
 def test_contradictions_name_key_and_value(make, message):
     with pytest.raises(FinetuneError, match=message):
         make()
+
+
+def test_a_phase_may_begin_at_a_share_of_the_epochs():
+    plan = Plan({"head": Phase(0.0, ["head"]), "all": Phase(0.25, ["all"])})
+    assert plan.has_shares
+    assert not Plan({"head": Phase(0, ["head"]), "all": Phase(1, ["all"])}).has_shares
+    assert [plan.in_epochs(n).phases["all"].epoch for n in (2, 4, 10, 100)] == [1, 1, 2, 25]
+    assert plan.in_epochs(10).phases["head"].epoch == 0
+    with pytest.raises(FinetuneError, match=r"all\.epoch=2\.5 must be a whole number of epochs, or a share"):
+        Plan({"head": Phase(0, ["head"]), "all": Phase(2.5, ["all"])})
+    with pytest.raises(FinetuneError, match=r"trainer\.max_epochs=3 leaves a phase of finetuning no epoch"):
+        Plan({"a": Phase(0), "b": Phase(0.3), "c": Phase(0.4)}).in_epochs(3)
+
+
+def test_a_phase_may_have_its_own_decay():
+    plan = Plan({"head": Phase(0, ["head"]), "all": Phase(1, lr_decay=0.5)}, lr_decay=0.9)
+    assert [state.rate for state in plan.at(1, PARTS).values()] == [0.125, 0.25, 0.5, 1]
+    with pytest.raises(FinetuneError, match=r"finetuning\.phases\.all\.lr_decay=1\.5"):
+        Plan({"all": Phase(0, lr_decay=1.5)})

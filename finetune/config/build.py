@@ -137,7 +137,15 @@ def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
 
 
 def plan(settings: Settings) -> Plan:
-    return make(settings, "finetuning", settings.finetuning)
+    """The plan, with shares of the training as epochs."""
+    plan: Plan = make(settings, "finetuning", settings.finetuning)
+    return plan.in_epochs(settings.trainer.max_epochs)
+
+
+def has_shares(settings: Settings) -> bool:
+    """Whether a phase of the plan begins at a share of all epochs."""
+    plan: Plan = make(settings, "finetuning", settings.finetuning)
+    return plan.has_shares
 
 
 def optimizer(settings: Settings) -> Any:

@@ -76,6 +76,7 @@ class DataSettings(OpenGroup):
     folds: Annotated[int, Ge(2)]
     fold: int | None
     sampler: str
+    views: Annotated[int, Ge(1)] | None = None
     map: dict[ClassName, ClassName | list[ClassName]] | None = None
     cache: str
     on_bad: Literal["stop", "skip"]
@@ -163,6 +164,7 @@ class Settings(Group):
     job: str
     seed: int
     compile: bool
+    frozen_cache: Literal["auto", "on", "half", "off"] = "auto"
     debug_run: bool = False
     demo: bool
     trust: list[str] = []
@@ -184,6 +186,8 @@ class Settings(Group):
 
 class FitSettings(Settings):
     """job=fit"""
+
+    find: list[Literal["lr", "batch_size"]] = []
 
 
 class PreviewSettings(Settings):

@@ -9,10 +9,12 @@ POOLS = ("avg", "max", "avgmax")
 
 
 class ClassifyHead(nn.Module):
-    """Last map (N, C, H, W) -> logits (N, K).
+    """Last map (N, C, H, W), or what `features` made of it, -> logits (N, K).
 
     `avgmax` concatenates both poolings (2 C features): the maximum keeps a small lesion that the average dilutes.
     """
+
+    takes_features = True
 
     def __init__(self, in_channels: int, num_classes: int, *, pool: str = "avg", dropout: float = 0.0):
         super().__init__()
@@ -25,6 +27,8 @@ class ClassifyHead(nn.Module):
         self.fc = nn.Linear(in_channels * (2 if pool == "avgmax" else 1), num_classes)
 
     def features(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C) or (N, 2 C)
+        if x.ndim == 2:
+            return x
         if self.pool == "avg":
             return x.mean((2, 3))
         if self.pool == "max":

@@ -17,7 +17,11 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     from finetune.runs.log import record
 
     import_trusted(config)  # they may register backbones and heads
-    with record():
+    from finetune.files import resume_word
+    from finetune.training.failures import end_on_sigterm, explained
+
+    end_on_sigterm()
+    with record(), explained(config, run, resume_word(run) if config.get("job") == "fit" else None):
         settings = parse(config)
         return getattr(import_module(f"finetune.jobs.{settings.job}"), settings.job)(
             settings, RunFolder(run), words or [], **more

@@ -6,7 +6,7 @@ from finetune.evaluation import wording
 from finetune.runs import data_record, known_images
 from finetune.runs.environment import data_facts
 from finetune.runs.folder import RunFolder
-from finetune.steps import assess, prepare, training
+from finetune.steps import assess, find, prepare, training
 from finetune.steps.task import Subject
 from finetune.steps.training import FitResult
 from finetune.training.launch import ranks
@@ -49,6 +49,18 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         known_images.write_samples(run, table, images)
     if first and not recorded:
         run.note(weights=weights_report, data=data_facts(table))
+    if settings.find and first:
+        settings, record = find.find_values(
+            settings,
+            task,
+            network,
+            lambda tried: prepare.make_datamodule(
+                tried.data, tried.seed, table, images, preprocessing, build.augment(tried)
+            ),
+            say,
+        )
+        run.write_config(settings.resolved)
+        run.note(found=record)
     data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     subject = Subject(
         network, data, data.rows("val"), "val", accelerator=settings.trainer.accelerator, seed=settings.seed

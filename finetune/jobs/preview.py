@@ -81,7 +81,7 @@ def trainable_by_phase(module: FineTuning, max_epochs: int) -> list[dict[str, An
     for name, phase in phases:
         if 0 < max_epochs <= phase.epoch:
             continue
-        part_tools.set_gradients(module.parts, module.states_in(phase.epoch))
+        part_tools.set_gradients(module.parts, module.states_in(int(phase.epoch)))
         trainable = {
             part: sum(p.numel() for module in module.parts[part] for p in module.parameters() if p.requires_grad)
             for part in parts

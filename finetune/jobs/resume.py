@@ -65,10 +65,18 @@ def resume(argv: list[str]) -> None:
     new_settings = build.check(config)
     is_longer = trains_longer(old_settings.trainer, new_settings.trainer)
     max_epochs, num_done = new_settings.trainer.max_epochs, trained_epochs(run)
+    if max_epochs != (before := old_settings.trainer.max_epochs) and build.has_shares(new_settings):
+        raise FinetuneError(
+            f"trainer.max_epochs={max_epochs}: phases of finetuning begin at shares of the {before} epochs of this "
+            "run, and would move. Train it to its end, or start another run."
+        )
     if run.is_complete() and not is_longer:
         raise FinetuneError(
             f"resume={run} is complete already. To train longer, add trainer.max_epochs=N (or max_steps, max_time)."
         )
+    last = run.checkpoints / "last.ckpt"
+    if last.is_file() and not ending.is_whole(last) and num_done:
+        print(f"{last} is cut short: going on after epoch {num_done - 1}, whose checkpoint is whole.", flush=True)
     if max_epochs < num_done:
         raise FinetuneError(
             f"trainer.max_epochs={max_epochs}: {num_done} epochs of {run} are trained already. Give {num_done} or more."

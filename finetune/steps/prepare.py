@@ -208,6 +208,7 @@ def make_datamodule(
         num_workers=data.num_workers,
         seed=seed,
         sampler=data.sampler,
+        views=data.views,
     )
 
 

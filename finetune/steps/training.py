@@ -17,7 +17,7 @@ from finetune.config import build
 from finetune.config.settings import Settings, TrainerSettings
 from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Terminated
 from finetune.files import resume_word
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -26,9 +26,12 @@ from finetune.steps import prepare
 from finetune.steps.task import Task
 from finetune.training import ending
 from finetune.training.callbacks import Checkpoint, MetricsTable, PrintEpoch
+from finetune.training.failures import explained
+from finetune.training.frozen import FrozenActivations
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
 from finetune.training.module import FineTuning
+from finetune.training.plan_table import plan_table
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def train(
     """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
     module = make_module(settings, task, network, data)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
-    for sentence in module.objective.notes:
+    for sentence in [*module.objective.notes, *plan_table(module, settings.trainer.max_epochs)]:
         say(sentence)
     metrics = MetricsTable(run.metrics)
     keep_all = settings.callbacks.keep_all_checkpoints
@@ -148,10 +151,16 @@ def train(
         enable_checkpointing=True,
         **arguments,
     )
+    frozen = frozen_activations(settings, module, data, say)
+    data.activations = frozen if frozen.ranges else None
     start = ending.resume_point(run.checkpoints)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # of lightning, in each fit
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+        with explained(settings.resolved, run, resume_word(run.path)):
+            trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
+    except Terminated:
+        print(f"stopped by SIGTERM. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+        raise
     except SystemExit:
         if trainer.interrupted:
             print(f"stopped. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
@@ -159,6 +168,8 @@ def train(
         raise
     if trainer.interrupted:
         raise KeyboardInterrupt
+    if place.rank == 0:
+        frozen.remove()
     if early_stop := end.sentence(trainer):
         say(early_stop)
     if trainer.is_global_zero and checkpoint.best_epoch is not None:
@@ -166,6 +177,23 @@ def train(
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all read next
     load_best(network, run.checkpoints)
     return FitResult(run.path, monitor, checkpoint.best_score, checkpoint.best_epoch)
+
+
+def frozen_activations(settings: Settings, module: FineTuning, data: ImageData, say: prepare.Say) -> FrozenActivations:
+    """The store of the activations of frozen parts, beside the decoded images; off where nothing is to be cached."""
+    mode, cache = settings.frozen_cache, settings.data.cache
+    facts = {name: settings.resolved.get(name) for name in ("backbone", "neck", "transforms", "seed")}
+    facts["backbone"] = {key: value for key, value in dict(facts["backbone"] or {}).items() if key != "weights"}
+    facts["precision"] = settings.trainer.precision
+    return FrozenActivations(
+        module,
+        data,
+        settings.trainer.max_epochs,
+        mode="off" if cache == "off" and mode == "auto" else mode,
+        facts=facts,
+        directory=None if cache in ("auto", "off") else Path(cache).expanduser(),
+        say=say,
+    )
 
 
 def load_best(network: Network, folder: Path) -> None:

@@ -1,10 +1,13 @@
 """How a training ends: its last state is validated whatever ends it; a stop within an epoch is marked."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, Timer
+
+from finetune.training.failures import end_on_sigterm
 
 STOPPED = "stopped.ckpt"
 """The state at a stop in the middle of an epoch. A resume starts from the last whole epoch before it."""
@@ -35,6 +38,7 @@ class Ending(Callback):
         return [self] if self.max_time is None else [self.timer, self]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        end_on_sigterm()
         self.val_interval = trainer.check_val_every_n_epoch
         if self.steps_done(trainer):  # a resumed run that has done them already
             trainer.should_stop = True
@@ -73,10 +77,18 @@ def whole_epochs(folder: Path) -> list[Path]:
     return sorted(folder.glob("epoch_*.ckpt"), key=lambda path: int(path.stem.removeprefix("epoch_")))
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint was written to its end: its table of contents is what comes last."""
+    return zipfile.is_zipfile(path)
+
+
 def resume_point(folder: Path) -> Path | None:
-    """The checkpoint that a resume starts from, of the last whole epoch; None for a new training."""
-    if (folder / STOPPED).is_file():
-        epochs = whole_epochs(folder)
-        return epochs[-1] if epochs else None
+    """The checkpoint that a resume starts from, of the last epoch whose checkpoint is whole; None for a new training.
+
+    A checkpoint that is cut short is passed over, unless there is no other.
+    """
     last = folder / "last.ckpt"
-    return last if last.is_file() else None
+    newest_first = whole_epochs(folder)[::-1]
+    if not (folder / STOPPED).is_file() and last.is_file():
+        newest_first = [last, *newest_first]
+    return next((path for path in newest_first if is_whole(path)), next(iter(newest_first), None))

@@ -18,6 +18,9 @@ from finetune.training.objective import Objective
 from finetune.training.schedules import Schedule
 from finetune.training.validation import MeanLoss, ValidationRows
 
+MAX_NAMED = 8
+"""Images that an error names."""
+
 
 class FineTuning(L.LightningModule):
     """Fine-tunes a network on batches {image (N, C, H, W), index (N,), ...} for an objective.
@@ -54,6 +57,7 @@ class FineTuning(L.LightningModule):
         self.train_loss = MeanLoss()
         self.validation = ValidationRows(objective.row_names)
         self.group_labels = torch.zeros((), dtype=torch.int64)  # labels known in the current group, over all ranks
+        self.unchecked: list[tuple[int, Tensor, Tensor]] = []  # batch, its rows, its loss
         self.parts, self.new_parts = network.parts(), network.new_parts
         part_tools.check_cover(network, self.parts)
 
@@ -65,7 +69,8 @@ class FineTuning(L.LightningModule):
         A group is the `accumulate_grad_batches` micro-batches of one optimizer step, fewer at the end of an epoch.
         Until it is complete its gradient is the mean over the known labels so far, on all ranks.
         """
-        total, count = self.objective.step(self.network, batch)
+        with self.network.starting_at(batch.get("start")):  # type: ignore[arg-type]
+            total, count = self.objective.step(self.network, batch)
         known = self.sum_over_ranks(count)
         if batch_idx % self.trainer.accumulate_grad_batches:  # Lightning begins a group, without gradients, at 0
             earlier = self.group_labels
@@ -74,16 +79,31 @@ class FineTuning(L.LightningModule):
         self.group_labels = known
         # DDP averages gradients over ranks: times their number, divided by all known labels, is the batch's own mean
         loss = total * self.trainer.world_size / known.clamp(min=1)
-        if (self.device.type == "cpu" or batch_idx % 50 == 0) and not torch.isfinite(total):
-            raise FinetuneError(  # a check waits for the GPU, so it is made now and then
-                f"The loss is {total.item()} in epoch {self.current_epoch}, batch {batch_idx}. Lower optimizer.lr, set "
-                "trainer.gradient_clip_val=1, or use trainer.precision=32-true."
-            )
+        self.unchecked.append((batch_idx, batch["index"], total.detach()))
+        if self.device.type == "cpu" or len(self.unchecked) == 50:  # a check waits for the GPU
+            self.check_losses()
         self.train_loss.update(total, count)
         return loss * self.trainer.accumulate_grad_batches  # Lightning divides by it
 
+    def check_losses(self) -> None:
+        """Raise an error that names the first batch whose loss is not finite, and its images."""
+        recent, self.unchecked = self.unchecked, []
+        if not recent or bool(torch.isfinite(torch.stack([total for *_, total in recent])).all()):
+            return
+        number, index, total = next(entry for entry in recent if not torch.isfinite(entry[2]))
+        table = getattr(getattr(self.trainer, "datamodule", None), "table", None)
+        rows = index.tolist()
+        names = [str(row) if table is None else str(table.paths[row]) for row in rows[:MAX_NAMED]]
+        more = f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else ""
+        raise FinetuneError(
+            f"The loss is {total.item()} in epoch {self.current_epoch}, batch {number}: {', '.join(names)}{more}. "
+            "Lower optimizer.lr, set trainer.gradient_clip_val=1, or use trainer.precision=32-true. Checkpoints of "
+            "earlier epochs are kept."
+        )
+
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self.validation.update(batch["index"], self.objective.predict(self.network, batch))
+        with self.network.starting_at(batch.get("start")):  # type: ignore[arg-type]
+            self.validation.update(batch["index"], self.objective.predict(self.network, batch))
 
     def sum_over_ranks(self, value: Tensor) -> Tensor:
         if self.trainer.world_size == 1:
@@ -128,6 +148,7 @@ class FineTuning(L.LightningModule):
     # -- logging -------------------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self) -> None:
+        self.check_losses()
         self.log("train/loss", self.train_loss.compute(), sync_dist=True)
         self.train_loss.reset()
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
+from finetune.training import ending
 from finetune.training.ending import STOPPED, Ending, resume_point
 from tests.training.tiny import data, module, state, trainer
 
@@ -138,3 +139,17 @@ def test_the_checkpoint_that_a_training_resumes_from(tmp_path):
     assert resume_point(tmp_path).name == "last.ckpt"
     (tmp_path / STOPPED).touch()
     assert resume_point(tmp_path).name == "epoch_1000.ckpt"
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path):
+    assert ending.resume_point(tmp_path) is None
+    for epoch in (1, 3):
+        torch.save({"epoch": epoch}, tmp_path / f"epoch_{epoch:03d}.ckpt")
+    whole = (tmp_path / "epoch_003.ckpt").read_bytes()
+    (tmp_path / "last.ckpt").write_bytes(whole)
+    assert ending.resume_point(tmp_path) == tmp_path / "last.ckpt"
+    for name in ("last", "epoch_003"):  # usually one file of two names
+        (tmp_path / f"{name}.ckpt").write_bytes(whole[: len(whole) // 2])
+    assert ending.resume_point(tmp_path) == tmp_path / "epoch_001.ckpt"
+    (tmp_path / "epoch_001.ckpt").unlink()
+    assert ending.resume_point(tmp_path) == tmp_path / "last.ckpt"  # a resume says that it cannot be read

@@ -185,7 +185,9 @@ def test_both_kinds_of_labels_are_learned_with_some_unknown(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_with_epoch_batch_and_ways_out(tmp_path):
     module = tiny.module(lr=1e30)
-    with pytest.raises(FinetuneError, match=r"loss is nan in epoch \d+, batch \d+. Lower optimizer.lr"):
+    with pytest.raises(
+        FinetuneError, match=r"loss is nan in epoch \d+, batch \d+: .*png and 4 more. Lower optimizer.lr"
+    ):
         tiny.trainer(tmp_path, 3).fit(module, tiny.data())
 
 

@@ -1,5 +1,6 @@
 """A network and a data set small enough to train in a second."""
 
+import hashlib
 from pathlib import Path
 
 import lightning as L
@@ -27,6 +28,7 @@ class Images:
     def __init__(self, images: np.ndarray):
         self.images, self.bad, self.masks = images, {}, None
         self.sizes = np.tile(images.shape[1:3], (len(images), 1))
+        self.digests = [hashlib.sha256(image.data).hexdigest() for image in images]
 
     def __getitem__(self, row: int) -> np.ndarray:
         return self.images[row]

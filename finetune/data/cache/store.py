@@ -52,9 +52,7 @@ class StoreFolder:
     @contextmanager
     def locked(self, on_wait: Callable[[], Any]) -> Iterator[None]:
         """Exclusive access among processes; the lock ends with its process."""
-        self.base.mkdir(parents=True, exist_ok=True)
-        with (self.base / f"{self.key}.lock").open("a") as file:
-            self._is_locked = _lock(file, on_wait)
+        with locked(self.base, self.key, on_wait) as self._is_locked:
             try:
                 yield
             finally:
@@ -194,6 +192,15 @@ def default_directory() -> Path:
 def file_state(file: Path) -> str:
     """Part of a key: place, size and times of a file."""
     return f"\x1e{os.path.abspath(file)}\x1f{containers.state(file)}"
+
+
+@contextmanager
+def locked(base: Path, key: str, on_wait: Callable[[], Any]) -> Iterator[bool]:
+    """Exclusive access to base/key among processes, at most as long as the process lives. False where the file system
+    has no locks."""
+    base.mkdir(parents=True, exist_ok=True)
+    with (base / f"{key}.lock").open("a") as file:
+        yield _lock(file, on_wait)
 
 
 def _lock(file: IO[str], on_wait: Callable[[], Any]) -> bool:

@@ -31,8 +31,8 @@ class ImageDataset(Dataset):
     `annotated` also the mask and the boxes, moved as the image is: see AnnotatedTargets.batch.
 
     A key is a row, or (epoch, row) from a sampler: with `augment` the image depends on (seed, epoch, row), and a
-    bare row means epoch 0. The loader asks for whole batches (`__getitems__`), which stay uint8 until they are stacked
-    and are then normalised at once.
+    bare row means epoch 0. With `views` there are only so many augmented versions, used in turn. The loader asks for
+    whole batches (`__getitems__`), which stay uint8 until they are stacked and are then normalised at once.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class ImageDataset(Dataset):
         *,
         seed: int = 0,
         annotated: AnnotatedTargets | None = None,
+        views: int | None = None,
     ):
         self.targets = torch.as_tensor(np.array(targets, dtype=np.float32))  # (N, K)
         self.images = images
@@ -51,6 +52,7 @@ class ImageDataset(Dataset):
         self.augment = augment
         self.seed = seed
         self.annotated = annotated
+        self.views = views
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -61,7 +63,7 @@ class ImageDataset(Dataset):
 
     def __getitems__(self, keys: Sequence[int | Key]) -> dict[str, Any]:
         """A whole batch: image (n, C, S, S), target (n, K), index (n,)."""
-        pairs = [key if isinstance(key, tuple) else (0, int(key)) for key in keys]
+        pairs = [(self.view(key[0]), key[1]) if isinstance(key, tuple) else (0, int(key)) for key in keys]
         rows = [row for _, row in pairs]
         p = self.preprocessing
         index = torch.tensor(rows, dtype=torch.int64)
@@ -79,6 +81,10 @@ class ImageDataset(Dataset):
         else:
             images = self.images.take(rows)
         return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index}
+
+    def view(self, epoch: int) -> int:
+        """Number of the augmented version that an epoch has: the epoch, or epoch modulo `views`."""
+        return epoch if self.views is None else epoch % self.views
 
     def _together(self, annotated: AnnotatedTargets, epoch: int, row: int) -> Augmented:
         placed, image, p = annotated.cached(row), self.images[row], self.preprocessing

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from finetune.data.cache.image_cache import ImageCache
+from finetune.data.loading.activations import ActivationsOf, StoredActivations
 from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
@@ -19,13 +20,21 @@ from finetune.preprocessing import Preprocessing
 
 
 class EpochLoader(DataLoader):
-    """A loader that asks for the epoch each time it begins, so that order and augmentation follow it after a resume."""
+    """A loader that asks for the epoch each time it begins, so that order and augmentation follow it after a resume.
+
+    Where `activations` has those of the epoch, they are read here instead of images in the workers.
+    """
 
     epoch_of: Callable[[], int] | None = None
+    activations: Callable[[int], StoredActivations | None] | None = None
 
     def __iter__(self):
         if self.epoch_of is not None:
-            self.batch_sampler.set_epoch(self.epoch_of())  # type: ignore[union-attr]
+            epoch = self.epoch_of()
+            if isinstance(self.batch_sampler, EpochBatchSampler):
+                self.batch_sampler.set_epoch(epoch)
+            if self.activations is not None and (stored := self.activations(epoch)) is not None:
+                return stored.batches(self.batch_sampler, epoch)  # type: ignore[arg-type]
         return super().__iter__()
 
 
@@ -37,7 +46,11 @@ class ImageData(L.LightningDataModule):
         augment: changes training images; None leaves them as they are.
         batch_size: over all ranks together.
         sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
+        views: number of augmented versions of a training image, None for a new one in every epoch.
     """
+
+    activations: ActivationsOf | None = None
+    """Gives the activations of frozen parts for the training and the validation of an epoch, where they are stored."""
 
     def __init__(
         self,
@@ -50,6 +63,7 @@ class ImageData(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         sampler: str = "none",
+        views: int | None = None,
     ):
         super().__init__()
         self.table = table
@@ -62,7 +76,9 @@ class ImageData(L.LightningDataModule):
         self.sampler = sampler
         targets = table.targets()
         annotated = AnnotatedTargets.from_table(table, preprocessing, images.sizes, images.masks)
-        self.train_dataset = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
+        self.train_dataset = ImageDataset(
+            targets, images, preprocessing, augment, seed=seed, annotated=annotated, views=views
+        )
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:
@@ -92,24 +108,29 @@ class ImageData(L.LightningDataModule):
             rows, self.batch_size, seed=self.seed, rank=rank, world_size=world, weights=weights,
             accumulate=trainer.accumulate_grad_batches if trainer is not None else 1,
         )  # fmt: skip
-        loader = self._loader(self.train_dataset, sampler)
-        if trainer is not None:
+        return self._in_epochs(self._loader(self.train_dataset, sampler), "train")
+
+    def _in_epochs(self, loader: "EpochLoader", split: str) -> "EpochLoader":
+        """The loader with the trainer's epoch, and the stored activations of its split."""
+        if self.trainer is not None:
             # `processed`, not current_epoch: after a resume the loader starts before that is incremented
-            progress: Any = trainer.fit_loop.epoch_progress.current
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
             loader.epoch_of = lambda: progress.processed
+            if (activations := self.activations) is not None:
+                loader.activations = lambda epoch: activations(split, epoch)
         return loader
 
-    def val_dataloader(self) -> DataLoader | list:
+    def val_dataloader(self) -> "EpochLoader | list":
         if not len(self.rows("val")):
             return []
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        return self.eval_loader("val", rank=rank, world_size=world)
+        return self._in_epochs(self.eval_loader("val", rank=rank, world_size=world), "val")
 
-    def eval_loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def eval_loader(self, split: str, *, rank: int = 0, world_size: int = 1) -> "EpochLoader":
         """Every readable sample of `split`, in batches that do not depend on the number of ranks."""
         return self.rows_loader(self.rows(split), rank=rank, world_size=world_size)
 
-    def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> DataLoader:
+    def rows_loader(self, rows: np.ndarray, *, rank: int = 0, world_size: int = 1) -> "EpochLoader":
         """These rows of the table, prepared for evaluation."""
         return self._loader(
             self.eval_dataset, EvalBatchSampler(rows, self.batch_size, rank=rank, world_size=world_size)

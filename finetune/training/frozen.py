@@ -1,0 +1,308 @@
+"""What is frozen is computed once: activations of frozen parts, stored for the later epochs of a training.
+
+A frozen part in eval mode gives an image the same activations in every epoch. They are computed with the network of the
+training, in batches of the training's size, so that reading them changes no bit of the weights that follow. (A
+convolution of this stack gives an image the same bits in every batch of more than a few images, measured on CPU.)
+"""
+
+import contextlib
+import hashlib
+import json
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from finetune.data.cache.store import default_directory, file_size, locked
+from finetune.data.loading.activations import StoredActivations, as_stored
+from finetune.data.loading.module import ImageData
+from finetune.data.loading.sampling import Key
+from finetune.errors import FinetuneError
+from finetune.heads.features import gives, takes
+from finetune.inference import eval_mode
+from finetune.plan import Plan
+from finetune.training.module import FineTuning
+
+KEEP_DAYS = 7
+"""Stored activations that no training has read for so long are removed."""
+READ_RATE, WRITE_RATE = 1e9, 3e8  # bytes per second of a disk
+FLOP_RATE = {"cpu": 3e10, "cuda": 1e13}  # operations per second, of a thread and of a GPU
+
+
+@dataclass(frozen=True)
+class FrozenRange:
+    """Epochs in which the same first parts are frozen."""
+
+    epochs: range
+    start: str
+    """The first part that is not frozen, or the head."""
+
+
+def frozen_ranges(plan: Plan, parts: Sequence[str], new: Sequence[str], max_epochs: int) -> list[FrozenRange]:
+    """The epochs with frozen first parts, in their order; none of a single epoch."""
+    starts: list[str | None] = []
+    for epoch in range(max_epochs):
+        states = plan.at(epoch, parts, new)
+        frozen = [not states[part].trainable and states[part].norms == "frozen" for part in parts]
+        starts.append(None if not frozen[0] else parts[frozen.index(False) if False in frozen else -1])
+    ranges, first = [], 0
+    for epoch in range(1, max_epochs + 1):
+        if epoch == max_epochs or starts[epoch] != starts[first]:
+            start = starts[first]
+            if start is not None and epoch - first > 1:
+                ranges.append(FrozenRange(range(first, epoch), start))
+            first = epoch
+    return ranges
+
+
+class FrozenActivations:
+    """(split, epoch) -> stored activations, computed when the first epoch of a range begins.
+
+    Args:
+        mode: auto (where it pays), on (wherever it is possible), half (the same, stored in 16 bits), off.
+        facts: what the activations depend on beside the weights: the network, preprocessing and augmentation.
+        directory: where they are stored; by default beside the decoded images.
+        say: takes a sentence for the user.
+
+    Raises:
+        FinetuneError: on or half, where nothing can be stored; with the reason.
+    """
+
+    def __init__(
+        self,
+        module: FineTuning,
+        data: ImageData,
+        max_epochs: int,
+        *,
+        mode: str = "auto",
+        facts: dict[str, Any] | None = None,
+        directory: Path | None = None,
+        say: Callable[[str], Any] = lambda sentence: None,
+    ):
+        self.module, self.data, self.mode, self.say = module, data, mode, say
+        self.directory = (directory or default_directory()) / "activations"
+        self.facts = facts or {}
+        self.ranges = [] if mode == "off" else frozen_ranges(
+            module.plan, list(module.parts), module.new_parts, max_epochs
+        )  # fmt: skip
+        self.opened: dict[tuple[str, int], StoredActivations | None] = {}
+        self.to_remove: list[Path] = []
+        if mode in ("on", "half") and (reason := self.obstacle()):
+            raise FinetuneError(f"frozen_cache={mode}: {reason} Use frozen_cache=auto.")
+        if mode != "off" and self.ranges and self.obstacle():
+            self.ranges = []
+
+    def obstacle(self) -> str | None:
+        """Why nothing can be stored; None where something can."""
+        network = self.module.network
+        if not self.ranges:
+            return "no part is frozen in two successive epochs, with frozen norms, from the stem on."
+        if self.data.train_dataset.annotated is not None:
+            return "masks and boxes are moved with their image, so that activations alone do not serve."
+        if gives(network.head) != "classes":
+            return f"a head that gives {gives(network.head)} needs the size of the images."
+        if any(takes(part) == "maps" for part in (network.neck, network.head)):
+            return "the neck or head reads several maps."
+        if network._compiled_call_impl is not None:
+            return "compile=true computes frozen parts with other bits."
+        return None
+
+    def views(self) -> int | None:
+        """Versions of each training image; None where every epoch has its own."""
+        return 1 if self.data.augment is None else self.data.train_dataset.views
+
+    def __call__(self, split: str, epoch: int) -> StoredActivations | None:
+        number = next((n for n, held in enumerate(self.ranges) if epoch in held.epochs), None)
+        if number is None:
+            return None
+        if (split, number) not in self.opened:
+            self.opened[split, number] = self._open(split, self.ranges[number], epoch)
+        return self.opened[split, number]
+
+    def remove(self) -> None:
+        """Remove what no other training can read: activations of parts that this training has changed."""
+        for path in self.to_remove:
+            shutil.rmtree(path, ignore_errors=True)
+
+    # -- one range and split -------------------------------------------------------------------------------------------
+
+    def _open(self, split: str, held: FrozenRange, epoch: int) -> StoredActivations | None:
+        views = self.views() if split == "train" else 1
+        left = held.epochs.stop - epoch
+        rows = self.data.rows(split)
+        trainer = self.module.trainer
+        limit = trainer.limit_train_batches if split == "train" else trainer.limit_val_batches
+        if views is None or left <= views or not len(rows) or limit != 1.0:
+            return None
+        first = _world()[0] == 0
+        key = self._key(split, held, rows, views)
+        folder = self.directory / key
+        if first and not (folder / "facts.json").is_file():
+            plan = self._estimate(split, held, rows, views, left)
+            if plan is not None:
+                self.say(plan)
+                self._fill(folder, split, held, rows, views)
+        _barrier()
+        if not (folder / "facts.json").is_file():
+            return None
+        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError):
+            (folder / "facts.json").touch()  # the time of its last use
+        if held.epochs.start > 0:
+            self.to_remove.append(folder)
+        dtype, computed = getattr(torch, facts["dtype"]), getattr(torch, facts["compute_dtype"])
+        return StoredActivations(
+            folder / "activations.npy", rows, self.data.train_dataset.targets, held.start, dtype, computed,
+            facts["channels_last"], views,
+        )  # fmt: skip
+
+    def _key(self, split: str, held: FrozenRange, rows: np.ndarray, views: int) -> str:
+        """A hash of all that the activations depend on."""
+        digest = hashlib.sha256()
+        images, augmented = self.data.images, split == "train" and self.data.augment is not None
+        facts = {
+            "format": 1,
+            "start": held.start,
+            "mode": self.mode == "half",
+            "preprocessing": repr(self.data.preprocessing),
+            "batch_sizes": sorted({len(batch) for batch in self._batches(split, rows, 1)}),
+            "images": [images.digests[row] for row in rows],
+            "pillow": PIL.__version__,
+            "augment": [self.data.seed, views, rows.tolist()] if augmented else None,
+            "torch": torch.__version__,
+            "device": str(self.module.device),
+            "threads": torch.get_num_threads(),
+            "dtype": str(next(self.module.network.parameters()).dtype),
+            **{name: value for name, value in self.facts.items() if augmented or name not in ("transforms", "seed")},
+        }
+        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
+        for part, modules in self.module.parts.items():
+            if part == held.start:
+                break
+            for module in modules:
+                for name, tensor in module.state_dict().items():
+                    digest.update(f"{part} {name} {tuple(tensor.shape)}".encode())
+                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:24]
+
+    def _batches(self, split: str, rows: np.ndarray, views: int) -> list[list[Key]]:
+        """(view, row) in batches of the sizes that the training has."""
+        size, world = self.data.batch_size, _world()[1]
+        if split == "val":
+            return [[(0, int(row)) for row in rows[at : at + size]] for at in range(0, len(rows), size)]
+        parts = np.array_split(rows, -(-len(rows) // size) * world)
+        return [[(view, int(row)) for row in part] for view in range(views) for part in parts]
+
+    def _run(self, held: FrozenRange, images: Tensor) -> Tensor:
+        network = self.module.network
+        context = self.module.trainer.precision_plugin.forward_context()
+        with context:
+            output = network.run(images.to(self.module.device), stop=held.start)
+            if held.start == "head" and getattr(network.head, "takes_features", False):
+                output = network.head.features(output)  # type: ignore[operator]
+        assert isinstance(output, Tensor)  # obstacle() has looked
+        return output
+
+    def _estimate(self, split: str, held: FrozenRange, rows: np.ndarray, views: int, left: int) -> str | None:
+        """A sentence on what is about to be stored; None where it does not pay or has no space (mode=auto)."""
+        dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
+        image = dataset.__getitems__([(0, int(row)) for row in rows[:2]])["image"]
+        with eval_mode(self.module.network), FlopCounterMode(display=False) as counter:
+            output = self._run(held, image)
+        numbers, n = output[0].numel(), len(rows)
+        size = numbers * (2 if self.mode == "half" else output.element_size())
+        flops = counter.get_total_flops() / len(image)
+        device = self.module.device.type
+        rate = FLOP_RATE["cpu"] * torch.get_num_threads() if device == "cpu" else FLOP_RATE["cuda"]
+        saved = (left - views) * flops / rate
+        cost = left * size / READ_RATE + views * size / WRITE_RATE
+        self.directory.mkdir(parents=True, exist_ok=True)
+        total, free = size * n * views, shutil.disk_usage(self.directory).free
+        if self.mode == "auto" and (saved <= cost or total > free / 2):
+            return None
+        if total > free:
+            raise FinetuneError(
+                f"frozen_cache={self.mode}: the activations need {file_size(total)}, {file_size(free)} are free in "
+                f"{self.directory}. Use frozen_cache=auto, or set FINETUNE_CACHE to another folder."
+            )
+        times = f" in {views} versions" if views > 1 else ""
+        return (
+            f"Frozen up to {held.start} in epochs {held.epochs.start} to {held.epochs.stop - 1}: the activations of "
+            f"{n:,} {split} images{times} are computed once, {file_size(total)} in {self.directory}."
+        )
+
+    def _fill(self, folder: Path, split: str, held: FrozenRange, rows: np.ndarray, views: int) -> None:
+        """Compute and store; the folder appears by one rename."""
+        self._remove_unused()
+        with locked(
+            self.directory, folder.name, lambda: self.say(f"Waiting for another process that writes {folder}.")
+        ):
+            if (folder / "facts.json").is_file():
+                return
+            part = self.directory / f"{folder.name}.part-{secrets.token_hex(4)}"
+            part.mkdir()
+            try:
+                self._write(part, split, held, rows, views)
+                part.rename(folder)
+            except OSError as error:
+                if self.mode != "auto":
+                    raise FinetuneError(f"frozen_cache={self.mode}: {error}. Use frozen_cache=off.") from None
+                self.say(f"The activations are not stored ({error}); frozen parts are computed in every epoch.")
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+
+    def _write(self, part: Path, split: str, held: FrozenRange, rows: np.ndarray, views: int) -> None:
+        dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
+        batches = self._batches(split, rows, views)
+        workers = self.data.num_workers if split == "train" and self.data.augment is not None else 0
+        loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate)
+        values: np.memmap | None = None
+        place = 0
+        with eval_mode(self.module.network), torch.set_grad_enabled(False):
+            for batch in loader:
+                output = self._run(held, batch["image"])
+                dtype = torch.float16 if self.mode == "half" else output.dtype
+                stored = as_stored(output, dtype)
+                if values is None:
+                    shape = (len(rows) * views, *stored.shape[1:])
+                    values = np.lib.format.open_memmap(part / "activations.npy", "w+", stored.dtype, shape)
+                    last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
+                    facts = {"dtype": _name(dtype), "compute_dtype": _name(output.dtype), "channels_last": last}
+                values[place : place + len(stored)] = stored
+                place += len(stored)
+        assert values is not None  # rows are not empty
+        values.flush()
+        (part / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+
+    def _remove_unused(self) -> None:
+        """Remove what was not read for KEEP_DAYS, and what a killed process has left."""
+        old = time.time() - KEEP_DAYS * 86400
+        for path in self.directory.iterdir():
+            newest = path / "facts.json" if (path / "facts.json").is_file() else path
+            if path.is_dir() and newest.stat().st_mtime < old:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _world() -> tuple[int, int]:
+    """Rank and number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
