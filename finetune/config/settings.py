@@ -176,6 +176,7 @@ class Settings(Group):
     optimizer: Node
     schedule: Node
     finetuning: Node
+    averaging: Node = {}
     trainer: TrainerSettings
     logger: dict[str, Node] | None
     callbacks: CallbackSettings

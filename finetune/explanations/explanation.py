@@ -19,7 +19,7 @@ from finetune.explanations import overlays
 from finetune.explanations.geometry import to_input
 from finetune.explanations.localisation import maximum
 from finetune.explanations.maps import check_method, heat_of
-from finetune.inference import best_device, predict
+from finetune.inference import best_device, mean_of_views, predict
 from finetune.model_file import Model
 
 
@@ -112,7 +112,7 @@ def explain(
         }
         for start in range(0, len(inputs), batch_size)
     ]
-    _, logits = predict(model.network, batches, target_device)
+    _, logits = predict(model.network, batches, target_device, mean_of_views(model.network, model.tta))
     probabilities = model.answers.probabilities(logits.reshape(len(inputs), len(model.classes)))
     class_numbers = _classes(model, finding, probabilities)
     heat = np.zeros((0, preprocessing.image_size, preprocessing.image_size), np.float32)

@@ -51,7 +51,7 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         run.note(weights=weights_report, data=data_facts(table))
     data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
     subject = Subject(
-        network, data, data.rows("val"), "val", accelerator=settings.trainer.accelerator, seed=settings.seed
+        network, data, data.rows("val"), "val", None, settings.trainer.accelerator, settings.seed, task.tta
     )
     with ranks.launch(settings.resolved, run.path) as place:
         result = training.train(settings, run, task, network, data, say, place)

@@ -126,12 +126,14 @@ def measure(
     steps, batches = WARM_UP + settings.steps, len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // settings.data.batch_size)
     timer = StepTimer()
+    averaging = build.averaging(settings)
+    callbacks = [timer] if averaging is None else [averaging, timer]
     arguments = settings.trainer.set_arguments
     arguments |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
     arguments |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
     module.plan = replace(module.plan, phases={phase: replace(module.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
-        default_root_dir=run.path, logger=False, callbacks=[timer], use_distributed_sampler=False,
+        default_root_dir=run.path, logger=False, callbacks=callbacks, use_distributed_sampler=False,
         plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **arguments,
     )  # fmt: skip
     if torch.cuda.is_available():

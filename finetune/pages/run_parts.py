@@ -16,6 +16,11 @@ from finetune.runs.read import Run
 
 MAX_CAUTIONS = 4  # shown at once; the others unfold
 MAX_THUMBNAILS = 5
+AVERAGES = {
+    "ema": " The model holds the exponential moving average of the weights up to this epoch.",
+    "swa": " The model holds the mean of the weights at the ends of the averaged epochs up to this one.",
+}
+"""What the best checkpoint holds, where it is an average -> a sentence."""
 
 
 def split_shown(run: Run) -> str | None:
@@ -167,6 +172,7 @@ def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) ->
         return (
             f"Best {recorded['monitor']} {recorded['score']:.4f} in epoch {recorded['epoch']}{loss}. "
             "Epochs are counted from 0; of equal ones the lowest val/loss counts."
+            f"{AVERAGES.get(recorded.get('weights', ''), '')}"
         )
     numbers = metrics.apply(pd.to_numeric, errors="coerce")
     columns = [(f"val/{name}", False) for group, name in BRIEF if group == MACRO]

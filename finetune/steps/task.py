@@ -37,6 +37,8 @@ class Subject:
     """The model file of the network; None in the fit that has just trained it."""
     accelerator: str = "auto"
     seed: int = 0
+    tta: tuple[str, ...] = ()
+    """Views whose outputs are averaged: see `finetune.views`."""
 
 
 class Task(Protocol):
@@ -50,6 +52,8 @@ class Task(Protocol):
     """Whether a fit predicts and scores the test split."""
     novelty: int = 0
     """Maximum number of training images for the out-of-distribution score; 0 for none."""
+    tta: tuple[str, ...] = ()
+    """Views whose outputs are averaged in all predictions of a fit and of its model: see `finetune.views`."""
     gives: str = "classes"
     """What the head of its networks returns: see `finetune.heads.features.gives`."""
     fitted_settings: tuple[str, ...] = ()

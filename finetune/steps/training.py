@@ -25,6 +25,7 @@ from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
 from finetune.steps.task import Task
 from finetune.training import ending
+from finetune.training.averaging import TRAINED
 from finetune.training.callbacks import Checkpoint, MetricsTable, PrintEpoch
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
@@ -117,7 +118,11 @@ def train(
     metrics = MetricsTable(run.metrics)
     keep_all = settings.callbacks.keep_all_checkpoints
     checkpoint = Checkpoint(run.checkpoints, monitor, higher_is_better=higher_is_better, keep_all=keep_all)
+    averaging = build.averaging(settings)
+    if averaging is not None:
+        say(averaging.note(network))
     callbacks = [
+        *([averaging] if averaging is not None else []),
         metrics,
         PrintEpoch(metrics),
         checkpoint,
@@ -158,19 +163,25 @@ def train(
         raise KeyboardInterrupt
     if early_stop := end.sentence(trainer):
         say(early_stop)
-    if trainer.is_global_zero and checkpoint.best_epoch is not None:
-        run.note(best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all read next
-    load_best(network, run.checkpoints)
+    weights = load_best(network, run.checkpoints)
+    if trainer.is_global_zero and checkpoint.best_epoch is not None:
+        best = {**checkpoint.best(), "weights": weights}
+        run.note(best=best, processes=place.size, threads=torch.get_num_threads())
     return FitResult(run.path, monitor, checkpoint.best_score, checkpoint.best_epoch)
 
 
-def load_best(network: Network, folder: Path) -> None:
-    """The best epoch's weights in 32 bits, every key of them; the last epoch's where none was validated."""
+def load_best(network: Network, folder: Path) -> str:
+    """The best epoch's weights in 32 bits, every key of them; the last epoch's where none was validated.
+
+    Returns what they are: "trained", or the average "ema" or "swa".
+    """
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
         raise FinetuneError(f"{folder} holds no checkpoint: nothing was trained.")
     network.float()  # trainer.precision=64-true, bf16-true and 16-true change it
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    state = stored["state_dict"]
     prefix = "network."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=True)
+    return str(stored.get("weights", TRAINED))

@@ -130,7 +130,9 @@ def explain_split(
         say(sentence)
     model.network.to(best_device(settings.trainer.accelerator))
     accelerator = settings.trainer.accelerator
-    subject = Subject(model.network, data, data.rows(split_in_table), split, model, accelerator, settings.seed)
+    subject = Subject(
+        model.network, data, data.rows(split_in_table), split, model, accelerator, settings.seed, model.tta
+    )
     fitted = task.shipped(model, table)
     predictions = task.predict(subject, fitted)
     assert predictions is not None  # a single process

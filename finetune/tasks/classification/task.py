@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import losses
+from finetune import losses, views
 from finetune.config import build
 from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit.audit import check_trainable
@@ -40,12 +40,13 @@ class Classification:
 
     name = CLASSIFY
     gives = "classes"
-    fitted_settings: tuple[str, ...] = ("calibration", "operating_points", "coverages", "conformal")
+    fitted_settings: tuple[str, ...] = ("calibration", "operating_points", "coverages", "conformal", "tta")
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.assessment = make_assessment(settings)
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
+        self.tta = views.check(self.assessment.tta, self.gives)
         for kind in ("multilabel", "multiclass"):  # wrong options fail before data are read
             build.make(settings, "loss", settings.loss, _convert_="all", **_kind_option(settings, kind))
 
