@@ -15,6 +15,7 @@ from finetune.steps.training import load_best
 from finetune.training.averaging import Ema, Swa
 from finetune.training.norms import recompute_statistics
 from tests.training import tiny
+from tests.two_ranks import run_two
 
 
 def follow(average, values, update):
@@ -198,3 +199,8 @@ def test_a_network_in_16_bits_is_averaged_in_32(tmp_path):
     average.on_fit_start(None, type("Module", (), {"network": network}))
     assert average.average["weight"].dtype == torch.float32
     assert "keeps a second copy of the network" in average.note(network)
+
+
+def test_two_ranks_hold_the_same_average(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    run_two("tests.training.ranks_averaging")
