@@ -18,7 +18,7 @@ from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
-from finetune.steps import prepare, training
+from finetune.steps import distillation, prepare, training
 from finetune.steps.task import Task
 from finetune.training import memory
 from finetune.training import parts as part_tools
@@ -47,7 +47,7 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     table, images, audit = prepare.decode_and_audit(lenient, table, preprocessing, say, run)
     data = prepare.make_datamodule(data_settings, settings.seed, table, images, preprocessing, build.augment(settings))
     write_batch(task, data, run.first_batch, preprocessing)
-    module = training.make_module(settings, task, network, data)
+    module = training.make_module(settings, task, network, data, distillation.load_teacher(settings, task))
     phases = trainable_by_phase(module, settings.trainer.max_epochs)
     for phase in phases:
         say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} parameters")

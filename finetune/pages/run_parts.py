@@ -67,6 +67,7 @@ def of_run(run: Run, checks: list[conditions.Check]) -> dict[str, Any]:
         "most_cautions": MAX_CAUTIONS,
         "cautions": [
             *([wording.DEBUG] if debug else []),
+            *(run.environment.get("teacher") or {}).get("warnings", []),
             *scores.get("warnings", []),
             *notes,
             *run.audit.get("warnings", []),
@@ -84,6 +85,7 @@ def of_run(run: Run, checks: list[conditions.Check]) -> dict[str, Any]:
         "class_names": list(scores.get("classes", {})) or data.get("classes") or [],
         "share_figure": share_figure(run),
         "training_figures": training_figures(run.metrics),
+        "averaged_weights": (run.environment.get("best") or {}).get("weights"),
         "best_epoch": best_epoch(run.metrics, run.environment.get("best")),
         "same_seed": wording.SAME_SEED if run.environment.get("seed") is not None else None,
         "openings": sections.openings(run.openings),

@@ -16,6 +16,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.answers import Answers, PredictionsTable
 from finetune.model_file import Model
 from finetune.network import Network
+from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.training.objective import Objective
 
@@ -72,6 +73,23 @@ class Task(Protocol):
     def objective(self, table: SampleTable, rows: np.ndarray) -> Objective:
         """The function to minimise, with weights from the training rows; `monitor` is defined on the val split."""
         ...
+
+    def distil(
+        self,
+        objective: Objective,
+        table: SampleTable,
+        teacher: Model,
+        preprocessing: Preprocessing,
+        *,
+        weight: float,
+        temperature: float,
+    ) -> Objective:
+        """The objective with a teacher's part; `preprocessing` is the student's.
+
+        Raises:
+            FinetuneError: the task has none, or the teacher does not go with the table.
+        """
+        raise FinetuneError(f"teacher={teacher.path}: task={self.name} learns from no teacher. Leave it out.")
 
     def captions(self, batch: Mapping[str, Any], table: SampleTable) -> list[str]:
         """The target of each image of a batch, in a few words."""

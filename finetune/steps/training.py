@@ -19,10 +19,12 @@ from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.files import resume_word
+from finetune.model_file import Model
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
+from finetune.steps.distillation import make_objective
 from finetune.steps.task import Task
 from finetune.training import ending
 from finetune.training.averaging import TRAINED
@@ -84,14 +86,16 @@ def make_network(
     return spec, network, pretrained, {**report, "random": False}
 
 
-def make_module(settings: Settings, task: Task, network: Network, data: ImageData) -> FineTuning:
+def make_module(
+    settings: Settings, task: Task, network: Network, data: ImageData, teacher: Model | None = None
+) -> FineTuning:
     """The LightningModule: network, objective, optimizer, schedule and plan together."""
     network.to(memory_format=torch.channels_last)
     if settings.compile:
         network.compile()
     return FineTuning(
         network,
-        task.objective(data.table, data.rows("train")),
+        make_objective(settings, task, data.table, data.rows("train"), data.preprocessing, teacher),
         build.optimizer(settings),
         build.schedule(settings),
         build.plan(settings),
@@ -109,9 +113,10 @@ def train(
     data: ImageData,
     say: prepare.Say,
     place: ranks.Place,
+    teacher: Model | None = None,
 ) -> FitResult:
     """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
-    module = make_module(settings, task, network, data)
+    module = make_module(settings, task, network, data, teacher)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in module.objective.notes:
         say(sentence)
