@@ -21,6 +21,7 @@ EXTRA = {
     "data=csv": ["data.table=x.csv", "data.label=a"],
     "job=predict": ["input=x"],
     "job=compare": ["runs=[a,b]"],
+    "job=soup": ["runs=[a,b]"],
     "head=faster_rcnn": ["task=detect"],
     "head=retinanet": ["task=detect"],
     "evaluation=detect": ["task=detect"],

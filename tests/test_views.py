@@ -57,6 +57,14 @@ def test_maps_are_moved_back():
     torch.testing.assert_close(views.averaged(lambda images: images * 2, X, ["flip"]), X * 2)
 
 
+def test_the_mask_of_a_mirrored_image_is_the_mirrored_mask():
+    network = NetworkSpec("resnet18", 2, in_channels=1, head="fcn").build().eval()
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        answer, mirrored = (views.averaged(network, x, ["flip"]) for x in (images, images.flip(-1)))
+    torch.testing.assert_close(mirrored, answer.flip(-1))
+
+
 @pytest.mark.parametrize(
     ("names", "gives", "message"),
     [

@@ -241,6 +241,13 @@ class CompareSettings(Settings):
     split: str
 
 
+class SoupSettings(Settings):
+    """job=soup"""
+
+    runs: str | list[str]
+    method: Literal["greedy", "uniform"]
+
+
 JOBS: dict[str, type[Settings]] = {
     "fit": FitSettings,
     "evaluate": EvaluateSettings,
@@ -248,6 +255,7 @@ JOBS: dict[str, type[Settings]] = {
     "predict": PredictSettings,
     "preview": PreviewSettings,
     "compare": CompareSettings,
+    "soup": SoupSettings,
 }
 """Job -> its settings."""
 
@@ -286,7 +294,7 @@ def _explained(error: ValidationError, group: type[BaseModel], config: Mapping[s
     bounds = {"greater_than_equal": "must be {ge} or more", "greater_than": "must lie between 0 and 1"}
     bounds["less_than"] = bounds["greater_than"]
     if path[-1].startswith("teacher_"):  # 1 is a weight, and a temperature has no upper bound
-        bounds |= {"greater_than": "must be above 0", "less_than_equal": "must be {le} or less"}
+        bounds |= {"greater_than": "must be above 0", "less_than_equal": "must be {le:g} or less"}
     if kind in bounds:
         return FinetuneError(f"{key}={value} {bounds[kind].format(**first['ctx'])}.")
     return type_error_of(key, value, key_errors)

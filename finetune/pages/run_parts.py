@@ -68,6 +68,7 @@ def of_run(run: Run, checks: list[conditions.Check]) -> dict[str, Any]:
         "cautions": [
             *([wording.DEBUG] if debug else []),
             *(run.environment.get("teacher") or {}).get("warnings", []),
+            *(run.environment.get("soup") or {}).get("warnings", []),
             *scores.get("warnings", []),
             *notes,
             *run.audit.get("warnings", []),
