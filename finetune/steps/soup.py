@@ -78,7 +78,7 @@ def check_same(first: Ingredient, other: Ingredient) -> None:
     if differing := len(rows[0] ^ rows[1]):
         raise FinetuneError(
             f"runs={first.run} and {other.run} differ in {differing:,} rows of samples.csv (images, patients, splits "
-            "or pixels): one would be chosen on images that another was trained on. Use the same data.seed and data.fold."
+            "or pixels): one would be chosen on images that another was trained on. Use one data.seed and data.fold."
         )
 
 

@@ -26,7 +26,8 @@ def recompute_statistics(
     norms = [norm for norm in norms if norm.running_mean is not None]
     if not norms:
         return
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
     dtype = next(value.dtype for value in network.parameters() if value.is_floating_point())
     with eval_mode(network):
         for norm in norms:
@@ -36,10 +37,11 @@ def recompute_statistics(
                 norm.momentum = 1 / (number + 1)  # the mean over the batches so far
             images = batch["image"].to(device, dtype, non_blocking=True)
             network(images.contiguous(memory_format=torch.channels_last))
-    for norm, (momentum, tracked) in zip(norms, before, strict=True):
+    for norm, momentum, count in zip(norms, momenta, counts, strict=True):
         norm.momentum = momentum
-        norm.num_batches_tracked.copy_(tracked)
+        if count is not None and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.copy_(count)
         for value in (norm.running_mean, norm.running_var):
-            if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            if value is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
                 dist.all_reduce(value)
                 value.div_(dist.get_world_size())
