@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,21 @@ def test_a_student_names_its_teacher(place):
     assert finetune.load("runs/student").provenance["teacher"] == teacher
     assert teacher["weights_hash"] in Path("runs/student/report.html").read_text()
     assert torch.load("runs/student/checkpoints/last.ckpt", weights_only=True)["weights"] == "swa"
+
+
+def test_a_fit_with_a_teacher_is_resumed_with_the_same_teacher_alone(place, capsys):
+    words = [*FIT, "averaging=ema", "averaging.decay=0.9", "teacher=taught", "hydra.run.dir=runs/resumed"]
+    shutil.copytree("runs/a", "taught")
+    main([*words, "trainer.max_epochs=1"])
+    shutil.rmtree("taught")
+    shutil.copytree("runs/student", "taught")
+    with pytest.raises(SystemExit):
+        main(["resume=runs/resumed", "trainer.max_epochs=2"])
+    assert "teacher=taught/model.safetensors is not the model that the run learned from" in capsys.readouterr().err
+    shutil.rmtree("taught")
+    shutil.copytree("runs/a", "taught")
+    main(["resume=runs/resumed", "trainer.max_epochs=2"])
+    assert finetune.load("runs/resumed").provenance["best"]["weights"] == "ema"
 
 
 def test_a_teacher_that_knows_the_test_images_is_an_error(place, capsys):
