@@ -1,6 +1,6 @@
 """Running a trained network over images: the one loop behind evaluate, predict and the end of a fit."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune import views
 from finetune.evaluation.novelty import FeatureGaussian
 from finetune.network import Network
 
@@ -78,14 +79,22 @@ def predict(
     return np.concatenate(indices), np.concatenate(outputs)
 
 
-def with_distances(network: Network, gaussian: FeatureGaussian | None) -> Forward:
+def mean_of_views(network: nn.Module, tta: Sequence[str] = ()) -> Forward:
+    """A function of images that gives the mean output of `network` over the views `tta`; see `finetune.views`."""
+    return (lambda images: views.averaged(network, images, tta)) if tta else network
+
+
+def with_distances(network: Network, gaussian: FeatureGaussian | None, tta: Sequence[str] = ()) -> Forward:
     """A function of images that gives the outputs of `network` and the distances of its features (N,) from those of the
-    training images. The distances are None where `gaussian` is."""
+    training images. The distances are None where `gaussian` is. Outputs are the mean over the views `tta`, features are
+    of the images as they are."""
 
     def forward(images: Tensor) -> tuple[Any, Tensor | None]:
         last = network.run(images, stop="head")
         size = (images.shape[-2], images.shape[-1])
-        output = network.run(last, start="head", size=size)
+        output: Any = network.run(last, start="head", size=size)
+        if tta:
+            output = views.averaged(network, images, tta, output)
         if gaussian is None:
             return output, None
         features = network.head_features(last, size).float().cpu().numpy()

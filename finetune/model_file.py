@@ -15,13 +15,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from finetune import inference, model_header
+from finetune import inference, model_header, views
 from finetune.data.decoding.images import as_image, read_image, read_size
 from finetune.errors import BadImage, FinetuneError
 from finetune.evaluation import novelty
 from finetune.evaluation.answers import Answers, Writer
 from finetune.evaluation.novelty import FeatureGaussian
 from finetune.files import MODEL, SCORES, is_finished, resume_word
+from finetune.heads.features import gives
 from finetune.model_header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.placement import Placement
@@ -45,6 +46,8 @@ class Model:
     answers: Answers
     """The meaning of the outputs, with the values fitted on val; the class belongs to the model's task."""
     provenance: dict[str, Any] = field(default_factory=dict)
+    tta: tuple[str, ...] = ()
+    """Views whose outputs are averaged in every prediction: see `finetune.views`."""
     path: Path | None = None
     _feature_gaussian: tuple[FeatureGaussian | None, str] | None = field(
         default=None, init=False, repr=False, compare=False
@@ -67,6 +70,7 @@ class Model:
 
     def __repr__(self) -> str:
         parts = [self.spec.backbone, f"{self.preprocessing.image_size} px", f"in_channels={self.spec.in_channels}"]
+        parts += [f"tta={', '.join(self.tta)}"] if self.tta else []
         return f"Model({'; '.join([*parts, *self.answers.describe()])}{f'; {self.path}' if self.path else ''})"
 
     @property
@@ -133,7 +137,7 @@ class Model:
         gaussian, _ = self.feature_gaussian
         bad: dict[int, str] = {}
         batches = self._batches(images, batch_size, bad, progress or (lambda done, total: None))
-        forward = inference.with_distances(self.network, gaussian)
+        forward = inference.with_distances(self.network, gaussian, self.tta)
         tables = []
         for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), forward):
             if writer is not None:
@@ -189,7 +193,9 @@ class Model:
         path = Path(path)
         tensors = {name: as_stored(value) for name, value in self.network.state_dict().items()}
         tensors_hash = own_file.tensors_hash(tensors)
-        header = Header(own_file.FORMAT, self.spec, self.preprocessing, tensors_hash, self.provenance, self.task)
+        header = Header(
+            own_file.FORMAT, self.spec, self.preprocessing, tensors_hash, self.provenance, self.task, self.tta
+        )
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             save_file(tensors, partial, metadata=own_file.metadata(header.to_text(self.answers)))
@@ -275,7 +281,11 @@ def load(path: str | Path) -> Model:
     network = header.network.build()
     network.load_state_dict(tensors, strict=True)
     network = network.to(memory_format=torch.channels_last).eval()
-    return Model(network, header.network, header.preprocessing, answers, header.provenance, path)
+    try:
+        tta = views.check(header.tta, gives(network.head), "tta")
+    except FinetuneError as error:
+        raise FinetuneError(f"model={path} does not fit its own header: {error}") from None
+    return Model(network, header.network, header.preprocessing, answers, header.provenance, tta, path)
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Header, Answers]:

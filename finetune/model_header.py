@@ -50,6 +50,8 @@ class Header:
     provenance: dict[str, Any] = field(default_factory=dict)
     task: str = CLASSIFY
     """Name of the task."""
+    tta: tuple[str, ...] = ()
+    """Views whose outputs are averaged; not written where there are none, so that older versions read the files."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.format <= FORMAT:
@@ -78,6 +80,8 @@ class Header:
         values = {**asdict(self), "network": self.network.to_dict()}
         if self.task == CLASSIFY:
             del values["task"]
+        if not self.tta:
+            del values["tta"]
         return json.dumps({**values, **answers.to_dict()})
 
     def check_tensors(self, stored: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:

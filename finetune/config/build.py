@@ -51,6 +51,8 @@ def check(config: Mapping[str, Any]) -> Settings:
     schedule(settings)
     check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)
+    if (average := averaging(settings)) is not None:
+        average.check(settings.trainer.max_epochs)
     extra_callbacks(settings, "val/loss", higher_is_better=False)
     return settings
 
@@ -155,6 +157,11 @@ def optimizer(settings: Settings) -> Any:
 
 def schedule(settings: Settings) -> Any:
     return make(settings, "schedule", settings.schedule)
+
+
+def averaging(settings: Settings) -> Any:
+    """The callback that averages the weights; None where the group is `none`."""
+    return make(settings, "averaging", settings.averaging) if settings.averaging else None
 
 
 def task(settings: Settings) -> Any:

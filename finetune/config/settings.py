@@ -7,7 +7,7 @@ Lightning's Trainer) are collected in `options`. A mapping with `_target_` stays
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from finetune.config.values import type_error_of, unknown_key
@@ -178,6 +178,10 @@ class Settings(Group):
     optimizer: Node
     schedule: Node
     finetuning: Node
+    averaging: Node = {}
+    teacher: PathText | None = None
+    teacher_weight: Annotated[float, Gt(0), Le(1)] = 0.5
+    teacher_temperature: Annotated[float, Gt(0)] = 2.0
     trainer: TrainerSettings
     logger: dict[str, Node] | None
     callbacks: CallbackSettings
@@ -241,6 +245,13 @@ class CompareSettings(Settings):
     split: str
 
 
+class SoupSettings(Settings):
+    """job=soup"""
+
+    runs: str | list[str]
+    method: Literal["greedy", "uniform"]
+
+
 JOBS: dict[str, type[Settings]] = {
     "fit": FitSettings,
     "evaluate": EvaluateSettings,
@@ -248,6 +259,7 @@ JOBS: dict[str, type[Settings]] = {
     "predict": PredictSettings,
     "preview": PreviewSettings,
     "compare": CompareSettings,
+    "soup": SoupSettings,
 }
 """Job -> its settings."""
 
@@ -285,6 +297,8 @@ def _explained(error: ValidationError, group: type[BaseModel], config: Mapping[s
         return one_of(key, value, choices)
     bounds = {"greater_than_equal": "must be {ge} or more", "greater_than": "must lie between 0 and 1"}
     bounds["less_than"] = bounds["greater_than"]
+    if path[-1].startswith("teacher_"):  # 1 is a weight, and a temperature has no upper bound
+        bounds |= {"greater_than": "must be above 0", "less_than_equal": "must be {le:g} or less"}
     if kind in bounds:
         return FinetuneError(f"{key}={value} {bounds[kind].format(**first['ctx'])}.")
     return type_error_of(key, value, key_errors)

@@ -21,7 +21,7 @@ from finetune.explanations.inputs import peak_position as peak_position
 from finetune.explanations.maps import check_method, heat_of
 from finetune.explanations.of_boxes import explain_boxes
 from finetune.explanations.of_regions import explain_regions
-from finetune.inference import best_device, predict
+from finetune.inference import best_device, mean_of_views, predict
 from finetune.model_file import Model
 
 
@@ -132,7 +132,7 @@ def explain_classes(
     batches: list[dict[str, Any]] = [
         {"image": inputs.tensors(rows), "index": np.array(rows)} for rows in batched(len(inputs), batch_size)
     ]
-    _, logits = predict(model.network, batches, target_device)
+    _, logits = predict(model.network, batches, target_device, mean_of_views(model.network, model.tta))
     probabilities = cast(ClassAnswers, model.answers).probabilities(logits.reshape(len(inputs), len(model.classes)))
     class_numbers = _classes(model, finding, probabilities)
     heat = np.zeros((0, preprocessing.image_size, preprocessing.image_size), np.float32)

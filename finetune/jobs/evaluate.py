@@ -37,7 +37,7 @@ def evaluate(settings: EvaluateSettings, run: RunFolder, words: list[str]) -> No
     fitted = task.shipped(model, table)
     if split == "val" and ("val" in overlap.sentences or not overlap.known):
         fitted = task.unfitted()  # the fitted values depend on val
-    subject = Subject(model.network, data, rows, split, model, settings.trainer.accelerator, settings.seed)
+    subject = Subject(model.network, data, rows, split, model, settings.trainer.accelerator, settings.seed, model.tta)
     with ranks.launch(settings.resolved, run.path):
         predictions = task.predict(subject, fitted)
     if not first:

@@ -6,7 +6,7 @@ from finetune.evaluation import wording
 from finetune.runs import data_record, known_images
 from finetune.runs.environment import data_facts
 from finetune.runs.folder import RunFolder
-from finetune.steps import assess, find, prepare, training
+from finetune.steps import assess, distillation, find, prepare, training
 from finetune.steps.task import Subject
 from finetune.steps.training import FitResult
 from finetune.training.launch import ranks
@@ -33,8 +33,13 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
     training.check_batches(settings.trainer, settings.data.batch_size, table)
     task = build.task(settings)
     task.check(table)
+    teacher = distillation.load_teacher(settings, task)
     spec, network, pretrained, weights_report = training.make_network(settings, task.num_outputs(table), say)
     preprocessing = build.preprocessing(settings, pretrained)
+    if teacher is not None:  # fails before decoding
+        distillation.make_objective(settings, task, table, table.rows("train"), preprocessing, teacher)
+        if resumed:
+            distillation.check_same(run, teacher)
     if first and not resumed:
         run.begin(settings.resolved, words)
     table, images, _ = prepare.decode_and_audit(
@@ -45,10 +50,6 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
     if first and resumed:
         run.go_on(settings.resolved, words)
         say(f"resuming {run}")
-    if first and not (recorded and run.samples.is_file()):
-        known_images.write_samples(run, table, images)
-    if first and not recorded:
-        run.note(weights=weights_report, data=data_facts(table))
     if settings.find and first:
         settings, record = find.find_values(
             settings,
@@ -58,15 +59,26 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
                 tried.data, tried.seed, table, images, preprocessing, build.augment(tried)
             ),
             say,
+            teacher,
         )
         run.write_config(settings.resolved)
         run.note(found=record)
     data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
+    facts = {}
+    if teacher is not None:
+        leaks = distillation.check_images(settings, teacher, data)
+        for sentence in leaks:
+            say(f"WARNING: {sentence}")
+        facts["teacher"] = distillation.describe(settings, teacher, leaks)
+    if first and not (recorded and run.samples.is_file()):
+        known_images.write_samples(run, table, images)
+    if first and not recorded:
+        run.note(weights=weights_report, data=data_facts(table), **facts)
     subject = Subject(
-        network, data, data.rows("val"), "val", accelerator=settings.trainer.accelerator, seed=settings.seed
+        network, data, data.rows("val"), "val", None, settings.trainer.accelerator, settings.seed, task.tta
     )
     with ranks.launch(settings.resolved, run.path) as place:
-        result = training.train(settings, run, task, network, data, say, place)
+        result = training.train(settings, run, task, network, data, say, place, teacher)
         tables, fitted = assess.predict_splits(task, subject)
     if not first:
         return result

@@ -18,7 +18,7 @@ from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
-from finetune.steps import prepare, training
+from finetune.steps import distillation, prepare, training
 from finetune.steps.task import Task
 from finetune.training import memory
 from finetune.training import parts as part_tools
@@ -47,7 +47,7 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     table, images, audit = prepare.decode_and_audit(lenient, table, preprocessing, say, run)
     data = prepare.make_datamodule(data_settings, settings.seed, table, images, preprocessing, build.augment(settings))
     write_batch(task, data, run.first_batch, preprocessing)
-    module = training.make_module(settings, task, network, data)
+    module = training.make_module(settings, task, network, data, distillation.load_teacher(settings, task))
     phases = trainable_by_phase(module, settings.trainer.max_epochs)
     for phase in phases:
         say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} parameters")
@@ -126,12 +126,14 @@ def measure(
     steps, batches = WARM_UP + settings.steps, len(data.train_dataloader())
     val_batches = -(-len(data.rows("val")) // settings.data.batch_size)
     timer = StepTimer()
+    averaging = build.averaging(settings)
+    callbacks = [timer] if averaging is None else [averaging, timer]
     arguments = settings.trainer.set_arguments
     arguments |= {"devices": 1, "num_nodes": 1, "max_epochs": 1, "max_steps": -1, "enable_progress_bar": False}
     arguments |= {"limit_train_batches": min(steps, batches), "limit_val_batches": min(WARM_UP, val_batches)}
     module.plan = replace(module.plan, phases={phase: replace(module.plan.phases[phase], epoch=0)})
     trainer = L.Trainer(
-        default_root_dir=run.path, logger=False, callbacks=[timer], use_distributed_sampler=False,
+        default_root_dir=run.path, logger=False, callbacks=callbacks, use_distributed_sampler=False,
         plugins=[Cluster(ranks.Place())], enable_checkpointing=False, **arguments,
     )  # fmt: skip
     if torch.cuda.is_available():

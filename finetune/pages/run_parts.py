@@ -16,6 +16,11 @@ from finetune.runs.read import Run
 
 MAX_CAUTIONS = 4  # shown at once; the others unfold
 MAX_THUMBNAILS = 5
+AVERAGES = {
+    "ema": " The model holds the exponential moving average of the weights up to this epoch.",
+    "swa": " The model holds the mean of the weights at the ends of the averaged epochs up to this one.",
+}
+"""What the best checkpoint holds, where it is an average -> a sentence."""
 
 
 def split_shown(run: Run) -> str | None:
@@ -62,6 +67,8 @@ def of_run(run: Run, checks: list[conditions.Check]) -> dict[str, Any]:
         "most_cautions": MAX_CAUTIONS,
         "cautions": [
             *([wording.DEBUG] if debug else []),
+            *(run.environment.get("teacher") or {}).get("warnings", []),
+            *(run.environment.get("soup") or {}).get("warnings", []),
             *scores.get("warnings", []),
             *notes,
             *run.audit.get("warnings", []),
@@ -79,6 +86,7 @@ def of_run(run: Run, checks: list[conditions.Check]) -> dict[str, Any]:
         "class_names": list(scores.get("classes", {})) or data.get("classes") or [],
         "share_figure": share_figure(run),
         "training_figures": training_figures(run.metrics),
+        "averaged_weights": (run.environment.get("best") or {}).get("weights"),
         "best_epoch": best_epoch(run.metrics, run.environment.get("best")),
         "same_seed": wording.SAME_SEED if run.environment.get("seed") is not None else None,
         "openings": sections.openings(run.openings),
@@ -167,6 +175,7 @@ def best_epoch(metrics: pd.DataFrame, recorded: dict[str, Any] | None = None) ->
         return (
             f"Best {recorded['monitor']} {recorded['score']:.4f} in epoch {recorded['epoch']}{loss}. "
             "Epochs are counted from 0; of equal ones the lowest val/loss counts."
+            f"{AVERAGES.get(recorded.get('weights', ''), '')}"
         )
     numbers = metrics.apply(pd.to_numeric, errors="coerce")
     columns = [(f"val/{name}", False) for group, name in BRIEF if group == MACRO]

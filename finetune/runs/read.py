@@ -73,7 +73,11 @@ class Run:
         is_evaluation = config.get("job") == "evaluate"
         audit = {} if is_evaluation and config.get("predictions") else load(run.audit, parse_json, {})
         none = [pd.DataFrame()]
-        metrics = none[0] if is_evaluation else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
+        metrics = (
+            none[0]
+            if is_evaluation or config.get("job") == "soup"
+            else load(run.metrics, lambda path: [pd.read_csv(path)], none)[0]
+        )
         if scores is None:
             scores = load(run.scores, lambda path: current_scores(parse_json(path)), {})
         predictions: dict[str, Any] = {}

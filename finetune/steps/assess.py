@@ -52,7 +52,8 @@ def assess(
     if num_closed:
         fitted = replace(fitted, notes=[*fitted.notes, closed_test_note(run, num_closed)])
     answers = task.answers(data.table, fitted)
-    Model(subject.network, spec, data.preprocessing, answers, make_provenance(run.read_environment())).save(run.model)
+    provenance = make_provenance(run.read_environment())
+    Model(subject.network, spec, data.preprocessing, answers, provenance, subject.tta).save(run.model)
     if task.novelty:
         novelty.save_reference(run, task, subject, task.novelty, test="test" in written)
     if "test" in written:
@@ -76,4 +77,6 @@ def closed_test_note(run: RunFolder, images: int) -> str:
 
 def make_provenance(environment: dict[str, Any]) -> dict[str, Any]:
     """The origin of the model, for its file."""
-    return {key: environment.get(key) for key in ("command", "versions", "commit", "seed", "weights", "data")}
+    always = ("command", "versions", "commit", "seed", "weights", "data")
+    optional = ("best", "teacher", "soup")
+    return {key: environment.get(key) for key in (*always, *(key for key in optional if key in environment))}

@@ -79,7 +79,8 @@ def open_split(
         say(sentence)
     accelerator = settings.trainer.accelerator
     model.network.to(best_device(accelerator))
-    subject = Subject(model.network, data, data.rows(split_in_table), split, model, accelerator, settings.seed)
+    rows = data.rows(split_in_table)
+    subject = Subject(model.network, data, rows, split, model, accelerator, settings.seed, model.tta)
     fitted = task.shipped(model, table)
     predictions = predict(subject, fitted)
     assert predictions is not None  # a single process

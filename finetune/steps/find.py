@@ -19,6 +19,7 @@ from finetune.config.settings import FitSettings
 from finetune.data.loading.module import ImageData
 from finetune.errors import FinetuneError
 from finetune.inference import best_device
+from finetune.model_file import Model
 from finetune.network import Network
 from finetune.steps import training
 from finetune.steps.task import Say, Task
@@ -58,7 +59,12 @@ class RateSearch:
 
 
 def find_values(
-    settings: FitSettings, task: Task, network: Network, make_data: Callable[[FitSettings], ImageData], say: Say
+    settings: FitSettings,
+    task: Task,
+    network: Network,
+    make_data: Callable[[FitSettings], ImageData],
+    say: Say,
+    teacher: Model | None = None,
 ) -> tuple[FitSettings, dict[str, Any]]:
     """The settings with the values that `find` names, and a record of the search.
 
@@ -68,12 +74,12 @@ def find_values(
     found: dict[str, Any] = {}
     with isolate_rng():
         if "batch_size" in settings.find:
-            size = largest_batch(settings, task, network, make_data)
+            size = largest_batch(settings, task, network, make_data, teacher=teacher)
             found["batch_size"] = size
             settings = changed(settings, "data", "batch_size", size)
             say(f"find=batch_size: {size} images fit (data.batch_size={size}).")
         if "lr" in settings.find:
-            search = search_rate(settings, task, network, make_data(settings))
+            search = search_rate(settings, task, network, make_data(settings), teacher)
             found["lr"] = search.suggestion
             found["curve"] = [[rate, round(loss, 5)] for rate, loss in zip(search.rates, search.losses, strict=True)]
             settings = changed(settings, "optimizer", "lr", search.suggestion)
@@ -92,13 +98,15 @@ def changed(settings: FitSettings, group: str, key: str, value: Any) -> FitSetti
 # -- the learning rate -------------------------------------------------------------------------------------------------
 
 
-def search_rate(settings: FitSettings, task: Task, network: Network, data: ImageData) -> RateSearch:
+def search_rate(
+    settings: FitSettings, task: Task, network: Network, data: ImageData, teacher: Model | None = None
+) -> RateSearch:
     """Train a copy for STEPS steps, the rate rising exponentially from LOWEST to HIGHEST; it ends where the loss
     diverges (Smith, 2017: Cyclical learning rates for training neural networks, section 3.3).
 
     The parts are those of the phase that trains the most parameters, with their relative rates.
     """
-    module, device = _trained_copy(settings, task, network, data)
+    module, device = _trained_copy(settings, task, network, data, teacher)
     epoch = _largest_phase(module, settings.trainer.max_epochs)
     optimizer = module.configure_optimizers()
     states = module.states_in(epoch)
@@ -130,10 +138,10 @@ def _batches(data: ImageData) -> Iterator[dict[str, Any]]:
 
 
 def _trained_copy(
-    settings: FitSettings, task: Task, network: Network, data: ImageData
+    settings: FitSettings, task: Task, network: Network, data: ImageData, teacher: Model | None = None
 ) -> tuple[FineTuning, torch.device]:
     device = best_device(settings.trainer.accelerator)
-    module = training.make_module(settings, task, copy.deepcopy(network), data).to(device)
+    module = training.make_module(settings, task, copy.deepcopy(network), data, teacher).to(device)
     epoch = _largest_phase(module, settings.trainer.max_epochs)
     part_tools.set_gradients(module.parts, module.states_in(epoch))
     part_tools.set_modes(module.parts, module.states_in(epoch))
@@ -186,6 +194,8 @@ def largest_batch(
     network: Network,
     make_data: Callable[[FitSettings], ImageData],
     attempt: Callable[[FitSettings], None] | None = None,
+    *,
+    teacher: Model | None = None,
 ) -> int:
     """The largest of data.batch_size times 1, 2, 4 ... whose training step fits on the device; of several, over all.
 
@@ -201,7 +211,7 @@ def largest_batch(
                 "find=batch_size needs a GPU: on a CPU larger batches take proportionally longer, and memory is rarely "
                 "what ends them. Set data.batch_size."
             )
-        attempt = _attempt(task, network, make_data)
+        attempt = _attempt(task, network, make_data, teacher)
     processes = ranks.check(settings.trainer.arguments)
     first = size = max(1, settings.data.batch_size // processes)  # on each device
     images = len(make_data(settings).rows("train")) // processes
@@ -223,12 +233,12 @@ def largest_batch(
 
 
 def _attempt(
-    task: Task, network: Network, make_data: Callable[[FitSettings], ImageData]
+    task: Task, network: Network, make_data: Callable[[FitSettings], ImageData], teacher: Model | None
 ) -> Callable[[FitSettings], None]:
     def attempt(settings: FitSettings) -> None:
         data = make_data(settings)
         try:
-            module, device = _trained_copy(settings, task, network, data)
+            module, device = _trained_copy(settings, task, network, data, teacher)
             optimizer = module.configure_optimizers()
             for _, batch in zip(range(2), _batches(data), strict=False):  # the second has the optimizer's state
                 _step(settings, module, optimizer, batch, device)

@@ -45,7 +45,7 @@ def compute_scores(task: Task, subject: Subject, distribution: FeatureGaussian |
     """The novelty of at most `max_images` of the subject's rows."""
     network, data = subject.network, subject.data
     rows = sample_rows(subject.rows, max_images, subject.seed)
-    forward = with_distances(network, distribution)
+    forward = with_distances(network, distribution, subject.tta)
     index: list[np.ndarray] = []
     energies: list[np.ndarray | None] = []
     distances: list[np.ndarray] = []

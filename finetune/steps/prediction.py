@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
-from finetune.inference import Forward, best_device, by_index, predict, run
+from finetune.inference import Forward, best_device, by_index, mean_of_views, predict, run
 from finetune.steps.task import Subject
 
 SplitOutputs = Callable[[Mapping[str, Any], Any], list[Any]]
@@ -19,6 +19,7 @@ def predict_arrays(subject: Subject, forward: Forward | None = None) -> tuple[np
     """The rows of the table that can be read, ascending, and the outputs (N, K); None on all ranks but the first."""
     rank, world = rank_and_size()
     loader = subject.data.rows_loader(subject.rows, rank=rank, world_size=world)
+    forward = forward or mean_of_views(subject.network, subject.tta)
     index, outputs = predict(subject.network, loader, best_device(subject.accelerator), forward)
     if world > 1:
         gathered = gather((index, outputs), world)
@@ -33,6 +34,7 @@ def predict_each(
     rank, world = rank_and_size()
     loader = subject.data.rows_loader(subject.rows, rank=rank, world_size=world)
     outputs: dict[int, Any] = {}
+    forward = forward or mean_of_views(subject.network, subject.tta)
     for batch, output in run(subject.network, loader, best_device(subject.accelerator), forward):
         outputs |= zip(np.asarray(batch["index"]).tolist(), split_outputs(batch, output), strict=True)
     if world > 1:

@@ -16,6 +16,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.answers import Answers, PredictionsTable
 from finetune.model_file import Model
 from finetune.network import Network
+from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.training.objective import Objective
 
@@ -37,6 +38,8 @@ class Subject:
     """The model file of the network; None in the fit that has just trained it."""
     accelerator: str = "auto"
     seed: int = 0
+    tta: tuple[str, ...] = ()
+    """Views whose outputs are averaged: see `finetune.views`."""
 
 
 class Task(Protocol):
@@ -50,6 +53,8 @@ class Task(Protocol):
     """Whether a fit predicts and scores the test split."""
     novelty: int = 0
     """Maximum number of training images for the out-of-distribution score; 0 for none."""
+    tta: tuple[str, ...] = ()
+    """Views whose outputs are averaged in all predictions of a fit and of its model: see `finetune.views`."""
     gives: str = "classes"
     """What the head of its networks returns: see `finetune.heads.features.gives`."""
     fitted_settings: tuple[str, ...] = ()
@@ -68,6 +73,23 @@ class Task(Protocol):
     def objective(self, table: SampleTable, rows: np.ndarray) -> Objective:
         """The function to minimise, with weights from the training rows; `monitor` is defined on the val split."""
         ...
+
+    def distil(
+        self,
+        objective: Objective,
+        table: SampleTable,
+        teacher: Model,
+        preprocessing: Preprocessing,
+        *,
+        weight: float,
+        temperature: float,
+    ) -> Objective:
+        """The objective with a teacher's part; `preprocessing` is the student's.
+
+        Raises:
+            FinetuneError: the task has none, or the teacher does not go with the table.
+        """
+        raise FinetuneError(f"teacher={teacher.path}: task={self.name} learns from no teacher. Leave it out.")
 
     def captions(self, batch: Mapping[str, Any], table: SampleTable) -> list[str]:
         """The target of each image of a batch, in a few words."""

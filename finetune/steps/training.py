@@ -19,12 +19,15 @@ from finetune.data.loading.module import ImageData
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError, Terminated
 from finetune.files import resume_word
+from finetune.model_file import Model
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
+from finetune.steps.distillation import make_objective
 from finetune.steps.task import Task
 from finetune.training import ending
+from finetune.training.averaging import TRAINED
 from finetune.training.callbacks import Checkpoint, MetricsTable, PrintEpoch
 from finetune.training.failures import explained
 from finetune.training.frozen import FrozenActivations
@@ -89,14 +92,16 @@ def make_network(
     return spec, network, pretrained, {**report, "random": False}
 
 
-def make_module(settings: Settings, task: Task, network: Network, data: ImageData) -> FineTuning:
+def make_module(
+    settings: Settings, task: Task, network: Network, data: ImageData, teacher: Model | None = None
+) -> FineTuning:
     """The LightningModule: network, objective, optimizer, schedule and plan together."""
     network.to(memory_format=torch.channels_last)
     if settings.compile:
         network.compile()
     return FineTuning(
         network,
-        task.objective(data.table, data.rows("train")),
+        make_objective(settings, task, data.table, data.rows("train"), data.preprocessing, teacher),
         build.optimizer(settings),
         build.schedule(settings),
         build.plan(settings),
@@ -114,16 +119,21 @@ def train(
     data: ImageData,
     say: prepare.Say,
     place: ranks.Place,
+    teacher: Model | None = None,
 ) -> FitResult:
     """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
-    module = make_module(settings, task, network, data)
+    module = make_module(settings, task, network, data, teacher)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in [*module.objective.notes, *plan_table(module, settings.trainer.max_epochs)]:
         say(sentence)
     metrics = MetricsTable(run.metrics)
     keep_all = settings.callbacks.keep_all_checkpoints
     checkpoint = Checkpoint(run.checkpoints, monitor, higher_is_better=higher_is_better, keep_all=keep_all)
+    averaging = build.averaging(settings)
+    if averaging is not None:
+        say(averaging.note(network))
     callbacks = [
+        *([averaging] if averaging is not None else []),
         metrics,
         PrintEpoch(metrics),
         checkpoint,
@@ -172,10 +182,11 @@ def train(
         frozen.remove()
     if early_stop := end.sentence(trainer):
         say(early_stop)
-    if trainer.is_global_zero and checkpoint.best_epoch is not None:
-        run.note(best=checkpoint.best(), processes=place.size, threads=torch.get_num_threads())
     trainer.strategy.barrier()  # the first rank has written the checkpoint that all read next
-    load_best(network, run.checkpoints)
+    weights = load_best(network, run.checkpoints)
+    if trainer.is_global_zero and checkpoint.best_epoch is not None:
+        best = {**checkpoint.best(), "weights": weights}
+        run.note(best=best, processes=place.size, threads=torch.get_num_threads())
     return FitResult(run.path, monitor, checkpoint.best_score, checkpoint.best_epoch)
 
 
@@ -196,12 +207,17 @@ def frozen_activations(settings: Settings, module: FineTuning, data: ImageData, 
     )
 
 
-def load_best(network: Network, folder: Path) -> None:
-    """The best epoch's weights in 32 bits, every key of them; the last epoch's where none was validated."""
+def load_best(network: Network, folder: Path) -> str:
+    """The best epoch's weights in 32 bits, every key of them; the last epoch's where none was validated.
+
+    Returns what they are: "trained", or the average "ema" or "swa".
+    """
     path = next((folder / name for name in ("best.ckpt", "last.ckpt") if (folder / name).is_file()), None)
     if path is None:
         raise FinetuneError(f"{folder} holds no checkpoint: nothing was trained.")
     network.float()  # trainer.precision=64-true, bf16-true and 16-true change it
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    state = stored["state_dict"]
     prefix = "network."
     network.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}, strict=True)
+    return str(stored.get("weights", TRAINED))

@@ -13,6 +13,7 @@ from finetune.errors import FinetuneError
 from finetune.network import Network
 from finetune.plan import PartState, Plan
 from finetune.training import parts as part_tools
+from finetune.training.averaging import TRAINED
 from finetune.training.launch import ranks
 from finetune.training.objective import Objective
 from finetune.training.schedules import Schedule
@@ -111,6 +112,9 @@ class FineTuning(L.LightningModule):
         total = value.detach().clone()
         torch.distributed.all_reduce(total)
         return total
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint.setdefault("weights", TRAINED)
 
     # -- the plan, applied at every point where something could undo it --------------------------------------------
 

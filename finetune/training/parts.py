@@ -61,6 +61,18 @@ def set_modes(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartSta
                     child.train(norm_mode)
 
 
+def training_norms(parts: Mapping[str, list[nn.Module]], states: Mapping[str, PartState]) -> list[_NormBase]:
+    """The batch norms that use and update the statistics of a batch."""
+    return [
+        child
+        for part, state in states.items()
+        if NORMS[state.norms][0]
+        for module in parts[part]
+        for child in module.modules()
+        if isinstance(child, _NormBase)
+    ]
+
+
 def parameter_groups(parts: Mapping[str, list[nn.Module]], weight_decay: float) -> list[dict]:
     """Two groups per part, with weight decay and without (norms and biases): all of them, from the first step on.
 

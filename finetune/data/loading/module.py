@@ -120,6 +120,13 @@ class ImageData(L.LightningDataModule):
                 loader.activations = lambda epoch: activations(split, epoch)
         return loader
 
+    def plain_train_loader(self, *, rank: int = 0, world_size: int = 1) -> "EpochLoader":
+        """Every training image once, in random batches that are always the same, prepared as for evaluation."""
+        sampler = EpochBatchSampler(
+            self.rows("train"), self.batch_size, seed=self.seed, rank=rank, world_size=world_size
+        )
+        return self._loader(self.eval_dataset, sampler)
+
     def val_dataloader(self) -> "EpochLoader | list":
         if not len(self.rows("val")):
             return []

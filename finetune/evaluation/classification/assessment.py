@@ -58,6 +58,8 @@ class Assessment:
     """Most confident errors saved with their images and heat maps at the end of a fit; 0 for none."""
     test: bool = True
     """Whether a fit predicts and scores the test split; read by the jobs."""
+    tta: list[str] = field(default_factory=list)
+    """Views whose outputs are averaged: flip, shifts, crops; read by the jobs."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Scores of the user's own: name -> function of targets and probabilities; see `own_metrics`."""
 

@@ -54,6 +54,8 @@ class DetectionAssessment:
     """Images saved with their true and detected boxes at the end of a fit; 0 for none."""
     test: bool = True
     """Whether a fit predicts and scores the test split; read by the jobs."""
+    tta: list[str] = field(default_factory=list)
+    """Views whose outputs are averaged: none is possible."""
 
     def __post_init__(self) -> None:
         for name in ("resamples", "novelty", "thumbnails"):

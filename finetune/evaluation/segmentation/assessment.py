@@ -50,6 +50,8 @@ class SegmentationAssessment:
     """Maximum number of training images for the out-of-distribution score; read by the jobs."""
     test: bool = True
     """Whether a fit predicts and scores the test split; read by the jobs."""
+    tta: list[str] = field(default_factory=list)
+    """Views whose outputs are averaged: flip; read by the jobs."""
 
     def __post_init__(self) -> None:
         if isinstance(self.subgroups, str) and self.subgroups != "all":

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune import losses
+from finetune import losses, views
 from finetune.config import build
 from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit.audit import check_trainable
@@ -24,15 +24,17 @@ from finetune.evaluation.classification.scores import log_odds
 from finetune.evaluation.novelty import energy
 from finetune.model_file import Model
 from finetune.pages import report
+from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.steps.prediction import predict_arrays
 from finetune.steps.task import Say, Subject
 from finetune.tasks.classification import explaining, score_table, scoring
 from finetune.tasks.classification.calibrated import write_calibrated
+from finetune.tasks.classification.distilling import distilled
 from finetune.tasks.classification.objective import AUROC, ClassObjective, has_auroc
 from finetune.tasks.classification.shipped import class_answers, select_shipped
 from finetune.tasks.classification.worst_errors import write_worst_errors
-from finetune.training.objective import LOSS
+from finetune.training.objective import LOSS, Objective
 
 
 class Classification:
@@ -40,12 +42,13 @@ class Classification:
 
     name = CLASSIFY
     gives = "classes"
-    fitted_settings: tuple[str, ...] = ("calibration", "operating_points", "coverages", "conformal")
+    fitted_settings: tuple[str, ...] = ("calibration", "operating_points", "coverages", "conformal", "tta")
 
     def __init__(self, settings: Settings):
         self.settings = settings
         self.assessment = make_assessment(settings)
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
+        self.tta = views.check(self.assessment.tta, self.gives)
         for kind in ("multilabel", "multiclass"):  # wrong options fail before data are read
             build.make(settings, "loss", settings.loss, _convert_="all", **_kind_option(settings, kind))
 
@@ -66,6 +69,18 @@ class Classification:
         criterion = make_loss(self.settings, table.kind)
         weights = criterion.weights(table.classes, table.targets()[rows])
         return ClassObjective(criterion, weights, monitor=AUROC if has_auroc(table, "val") else LOSS)
+
+    def distil(
+        self,
+        objective: Objective,
+        table: SampleTable,
+        teacher: Model,
+        preprocessing: Preprocessing,
+        *,
+        weight: float,
+        temperature: float,
+    ) -> Objective:
+        return distilled(objective, table, teacher, preprocessing, weight=weight, temperature=temperature)
 
     def captions(self, batch: Mapping[str, Any], table: SampleTable) -> list[str]:
         """The positive classes, and how many are unknown."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from finetune import views
 from finetune.config import build
 from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit.other_targets import check_boxes
@@ -33,7 +34,7 @@ class Detection(Task):
 
     name = DETECT
     gives = "detections"
-    fitted_settings = ("calibration", "false_positives")
+    fitted_settings = ("calibration", "false_positives", "tta")
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -41,6 +42,7 @@ class Detection(Task):
             "evaluation", build.make(settings, "evaluation", settings.evaluation), DetectionAssessment
         )
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
+        self.tta = views.check(self.assessment.tta, self.gives)
         check_settings(settings)
 
     # -- before the training

@@ -9,7 +9,7 @@ from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.evaluation.segmentation.assessment import SegmentationFit
 from finetune.evaluation.segmentation.examples import dice_of_images
 from finetune.evaluation.segmentation.table import CaseTable
-from finetune.inference import best_device, run
+from finetune.inference import best_device, mean_of_views, run
 from finetune.pages.cases import Case, Cases, ranked
 from finetune.runs.folder import RunFolder
 from finetune.steps.task import Subject
@@ -54,7 +54,9 @@ def overlays(subject: Subject, cases: CaseTable, fitted: SegmentationFit, chosen
     rows = [row_of[str(cases.frame["sample"].iloc[number])] for number in chosen]
     drawn = {}
     loader = data.rows_loader(np.array(sorted(rows), int))
-    for batch, logits in run(subject.network, loader, best_device(subject.accelerator)):
+    for batch, logits in run(
+        subject.network, loader, best_device(subject.accelerator), mean_of_views(subject.network, subject.tta)
+    ):
         for row, of_image in zip(np.asarray(batch["index"]).tolist(), logits, strict=True):
             place = placement(data, row)
             truth = place.mask_to_square(true_mask(data, row))

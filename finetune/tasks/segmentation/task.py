@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from finetune import views
 from finetune.config import build, data_targets
 from finetune.config.settings import EvaluateSettings, ExplainSettings, Settings
 from finetune.data.audit import other_targets
@@ -36,7 +37,7 @@ class Segmentation(Task):
 
     name = "segment"
     gives = "regions"
-    fitted_settings = ("thresholds",)
+    fitted_settings = ("thresholds", "tta")
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -46,6 +47,7 @@ class Segmentation(Task):
         self.test, self.novelty = self.assessment.test, self.assessment.novelty
         self.mean_shape: np.ndarray | None = None
         """Label map (S, S) of the training masks' mean shape, once something was predicted and where it is known."""
+        self.tta = views.check(self.assessment.tta, self.gives)
         self.loss: SegmentationLoss = build.make(settings, "loss", settings.loss, _convert_="all")
         if getattr(self.loss, "kind", None) != MASK:
             raise FinetuneError(

@@ -1,0 +1,128 @@
+"""Views of an image at test time, and the mean of the outputs for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finetune.errors import FinetuneError, one_of
+
+SHIFT = 1 / 32
+"""Of `shifts`, as a share of the side."""
+CROP = 7 / 8
+"""Side of `crops`, as a share of the side."""
+
+Change = Callable[[Tensor], Tensor]
+"""Images or maps (N, C, H, W) -> the same shape."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A change of a batch of images, and the change that undoes it on maps of the same size; None if none does."""
+
+    apply: Change
+    undo: Change | None
+
+
+def flip(images: Tensor) -> Tensor:
+    """Left and right exchanged."""
+    return images.flip(-1)
+
+
+def shift(images: Tensor, down: int, right: int) -> Tensor:
+    """Moved by pixels; the pixels of the border are repeated."""
+    height, width = images.shape[-2:]
+    rows = torch.arange(height, device=images.device).sub(round(down * SHIFT * height)).clamp(0, height - 1)
+    columns = torch.arange(width, device=images.device).sub(round(right * SHIFT * width)).clamp(0, width - 1)
+    return images.index_select(-2, rows).index_select(-1, columns)
+
+
+def crop(images: Tensor, top: float, left: float) -> Tensor:
+    """A square of 7/8 of the side, at a share `top`, `left` of the margin, enlarged to the full side (bilinear)."""
+    height, width = images.shape[-2:]
+    rows, columns = max(1, round(CROP * height)), max(1, round(CROP * width))
+    first_row, first_column = round(top * (height - rows)), round(left * (width - columns))
+    part = images[..., first_row : first_row + rows, first_column : first_column + columns]
+    return F.interpolate(part, size=(height, width), mode="bilinear", align_corners=False, antialias=False)
+
+
+VIEWS: dict[str, list[View]] = {
+    "flip": [View(flip, flip)],
+    "shifts": [
+        View(partial(shift, down=down, right=right), None) for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1))
+    ],
+    "crops": [
+        View(partial(crop, top=top, left=left), None) for top, left in ((0, 0), (0, 1), (1, 0), (1, 1), (0.5, 0.5))
+    ],
+}
+"""Name -> the views besides the image itself."""
+
+
+def check(names: Sequence[str], gives: str = "classes", where: str = "evaluation.tta") -> tuple[str, ...]:
+    """The names, in their order.
+
+    Args:
+        gives: what the head returns: see `finetune.heads.features.gives`.
+
+    Raises:
+        FinetuneError: an unknown name, one given twice, or views that do not go with the outputs.
+    """
+    if isinstance(names, str):
+        raise FinetuneError(f"{where}={names} must be a list: [{names}], or [] for none.")
+    for name in names:
+        if name not in VIEWS:
+            raise one_of(where, name, VIEWS)
+    if len(set(names)) < len(names):
+        raise FinetuneError(f"{where}={list(names)} names a view twice.")
+    if names and gives == "detections":
+        raise FinetuneError(f"{where}={list(names)}: boxes of several views are not merged. Use [] with task=detect.")
+    if gives == "regions" and (lossy := [name for name in names if any(view.undo is None for view in VIEWS[name])]):
+        raise FinetuneError(
+            f"{where}={list(names)}: masks of {', '.join(lossy)} cannot be moved back. Use [flip] or []."
+        )
+    return tuple(names)
+
+
+def averaged(
+    run: Callable[[Tensor], Tensor], images: Tensor, names: Sequence[str], first: Tensor | None = None
+) -> Tensor:
+    """The mean of the outputs of all views: logits (N, K), or logits (N, K, H, W), each moved back.
+
+    The mean of logits is the geometric mean of the probabilities, scaled to a sum of 1. Several names are combined:
+    [flip, shifts] are the 2 * 5 views that are flipped or not and shifted or not.
+
+    Args:
+        run: images -> outputs.
+        first: the outputs for the images as they are, if they are known.
+    """
+    outputs = run(images) if first is None else first
+    total, number = outputs.clone(), 1
+    choices: list[list[View | None]] = [[None, *VIEWS[name]] for name in names]
+    for combination in product(*choices):
+        views = [view for view in combination if view is not None]
+        if not views:
+            continue
+        changed = images
+        for view in views:
+            changed = view.apply(changed)
+        output = run(changed.contiguous(memory_format=torch.channels_last))
+        if output.ndim > 2:
+            for view in reversed(views):
+                assert view.undo is not None
+                output = view.undo(output)
+        total, number = total + output, number + 1
+    return total / number
+
+
+def number_of_views(names: Sequence[str]) -> int:
+    """Forward passes per image."""
+    number = 1
+    for name in names:
+        number *= 1 + len(VIEWS[name])
+    return number
