@@ -1,6 +1,7 @@
 """Tiles of large images: where they lie, how they blend, and that they answer as the whole image does."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torchvision.ops import batched_nms
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.detection.answers import DetectAnswers
+from finetune.evaluation.novelty import FeatureGaussian
 from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.heads.detection import DetectionHead
 from finetune.heads.features import FeatureInfo
@@ -228,6 +230,18 @@ def test_the_results_do_not_depend_on_the_batch_size():
     model, image = small_model(), RNG.integers(0, 256, (150, 99), np.uint8)
     one, many = (model.predict([image, image], tile=40, batch_size=size) for size in (1, 7))
     assert one.drop(columns="path").iloc[0].equals(many.drop(columns="path").iloc[1])
+
+
+def test_the_distance_of_an_image_is_the_median_of_its_tiles():
+    model = small_model()
+    val_distances = np.arange(100) / 100
+    model.path = Path("unsaved")
+    model._feature_gaussian = (FeatureGaussian(np.zeros(1), np.zeros((0, 1)), np.zeros(0), 1.0, val_distances), "")
+    image = np.repeat(np.repeat(np.array([[26, 51], [77, 255]], np.uint8), 32, 0), 32, 1)  # means 0.1, 0.2, 0.3, 1
+    table = model.predict([image, image[:32, :32]], tile=32, overlap=0.0)
+    assert table["novelty"].tolist() == [26, 11]  # below 0.25, and 0.102
+    assert table["unusual"].tolist() == ["no", "no"]
+    assert model.predict([image[32:, 32:]], tile=32)["unusual"].tolist() == ["yes"]
 
 
 # -- boxes ------------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     if others := other_files(settings.input):
         say(f"{format_count(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
     if tiling is not None:
-        say(f"Images of more than {tiling.tile} px are cut into tiles of {tiling.tile} px, overlap {tiling.overlap:g}.")
+        say(f"Images larger than {tiling.tile} px are cut into tiles of {tiling.tile} px, overlap {tiling.overlap:g}.")
     say(f"decision: {model.answers.decision()}")
     gaussian, reason = model.feature_gaussian
     if gaussian is None:
