@@ -71,7 +71,8 @@ def test_weights_are_positive_and_sum_to_one_and_an_image_comes_back(height, wid
     blend.close()
     assert [top for top, _ in rows] == np.cumsum([0, *(values.shape[1] for _, values in rows)])[:-1].tolist()
     values = np.concatenate([values for _, values in rows], axis=1)
-    np.testing.assert_allclose(values, np.stack([image / 255, np.ones(image.shape)]), atol=1e-6)
+    expected = np.stack([image / 255, np.ones(image.shape)])
+    np.testing.assert_allclose(values, expected, atol=1e-5)  # a sum over up to a hundred tiles, in 32 bits
 
 
 def test_tiles_fade_linearly_into_each_other():
