@@ -5,35 +5,32 @@ The file holds plain values only and never names a class to build. They are chec
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 
 from finetune import inference, model_header, views
-from finetune.data.decoding.images import as_image, read_image, read_size
-from finetune.errors import BadImage, FinetuneError
+from finetune.errors import FinetuneError
 from finetune.evaluation import novelty
-from finetune.evaluation.answers import Answers, Writer
+from finetune.evaluation.answers import Answers, TileCollector, Writer, tileable
 from finetune.evaluation.novelty import FeatureGaussian
 from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.heads.features import gives
+from finetune.image_batches import Progress, TileBatch, check_images, image_batches
 from finetune.model_header import Header
 from finetune.network import Network, NetworkSpec
 from finetune.placement import Placement
 from finetune.preprocessing import Preprocessing
+from finetune.tiles import OVERLAP, Tiling
 from finetune.weights import files, own_file
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Progress = Callable[[int, int], None]
-"""Takes the number of images done, and their total."""
 
 
 @dataclass(repr=False)
@@ -86,9 +83,16 @@ class Model:
         return self._feature_gaussian
 
     def predict(
-        self, images: Sequence[Any], *, batch_size: int = 32, device: str = "auto", progress: Progress | None = None
+        self,
+        images: Sequence[Any],
+        *,
+        batch_size: int = 32,
+        device: str = "auto",
+        progress: Progress | None = None,
+        tile: int | None = None,
+        overlap: float = OVERLAP,
     ) -> "pd.DataFrame":
-        """One row per image, in their order, with the columns
+        """One row per image, in their order, of a classifier with the columns
 
         - `path`: of an array, its position
         - `prob_<class>`: sigmoid or softmax of the logits, never calibrated
@@ -102,13 +106,17 @@ class Model:
 
         Args:
             images: paths, PIL images, or uint8 arrays (H, W) or (H, W, 3).
-            batch_size: images at once; the results do not depend on it.
+            batch_size: images or tiles at once; the results do not depend on it.
             progress: called with (done, total) after each batch.
+            tile: images larger than this, in pixels as stored, are predicted in squares of this side, each resized to
+                the network's, and their answers put together. For task=segment and task=detect.
+            overlap: least fraction of its side that a tile shares with the next.
 
         Raises:
             FinetuneError: an image cannot be read; names it with the reason.
         """
-        table = self.predict_all(images, batch_size=batch_size, device=device, progress=progress)
+        tiling = Tiling.of(tile, overlap)
+        table = self.predict_all(images, batch_size=batch_size, device=device, progress=progress, tiling=tiling)
         bad = table[table["error"] != ""]
         if len(bad):
             first = "; ".join(f"{row.path}: {row.error}" for row in bad.head().itertuples())
@@ -123,6 +131,7 @@ class Model:
         device: str = "auto",
         progress: Progress | None = None,
         writer: Writer | None = None,
+        tiling: Tiling | None = None,
     ) -> "pd.DataFrame":
         """As `predict`, with a last column `error`: the reason why an image cannot be read; its other cells are blank.
 
@@ -133,21 +142,56 @@ class Model:
         images = check_images(images)
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
+        self.check_tiling(tiling)
         names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        gaussian, _ = self.feature_gaussian
         bad: dict[int, str] = {}
-        batches = self._batches(images, batch_size, bad, progress or (lambda done, total: None))
-        forward = inference.with_distances(self.network, gaussian, self.tta)
+        batches = image_batches(
+            images,
+            self.preprocessing,
+            batch_size,
+            tiling=tiling,
+            needs_size=self.answers.needs_size,
+            bad=bad,
+            progress=progress or (lambda done, total: None),
+        )
         tables = []
-        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), forward):
+        for batch, outputs, distances in self._outputs(batches, device):
             if writer is not None:
                 writer.add([names[row] for row in batch["row"]], outputs, batch["placement"])
-            tables.append(self._rows(batch["placement"], outputs, distances))
-        readable = [row for row in range(len(names)) if row not in bad]
-        predicted = pd.concat(tables, ignore_index=True) if tables else self._rows([], self._empty_outputs(), None)
-        table = predicted.set_axis(readable, axis=0).reindex(range(len(names)))
+            tables.append(self._rows(batch["placement"], outputs, distances).set_axis(batch["row"], axis=0))
+        predicted = pd.concat(tables) if tables else self._rows([], self._empty_outputs(), None)
+        table = predicted.reindex(range(len(names)))
         table.insert(0, "path", pd.Series(names, dtype=str))
         return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
+
+    def check_tiling(self, tiling: Tiling | None) -> None:
+        """Raise a FinetuneError where images are to be cut into tiles, which the model's task does not have."""
+        if tiling is not None:
+            tileable(self.answers, tiling.tile)
+
+    def _outputs(
+        self, batches: Iterator[dict[str, Any]], device: str
+    ) -> Iterator[tuple[dict[str, Any], Any, np.ndarray | None]]:
+        """Batches of images with their outputs and distances; the tiles of an image are put together before. Its
+        distance is the median of theirs."""
+        gaussian, _ = self.feature_gaussian
+        forward = inference.with_distances(self.network, gaussian, self.tta)
+        collector: TileCollector | None = None
+        of_tiles: list[np.ndarray] = []
+        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), forward):
+            about: TileBatch | None = batch["tiles"]
+            if about is None:
+                yield batch, outputs, distances
+                continue
+            if collector is None:
+                answers = tileable(self.answers, about.grid.side)
+                collector = answers.collect_tiles(about.grid, self.preprocessing.image_size, self.network.head)
+            for tile, output in zip(about.tiles, outputs, strict=True):
+                collector.add(tile, output)
+            of_tiles += [] if distances is None else [distances]
+            if about.is_last:
+                yield batch, [collector.result()], np.median(np.concatenate(of_tiles))[None] if of_tiles else None
+                collector, of_tiles = None, []
 
     def _rows(self, placements: Sequence[Placement], outputs: Any, distances: np.ndarray | None) -> "pd.DataFrame":
         """The columns of a batch: those of the task, and novelty where it is known."""
@@ -164,29 +208,6 @@ class Model:
     def _empty_outputs(self) -> np.ndarray:
         """The outputs of no image."""
         return np.zeros((0, len(self.classes)), np.float32)
-
-    def _batches(self, images: Sequence[Any], size: int, bad: dict[int, str], progress: Progress):
-        pending: list[torch.Tensor] = []
-        placements: list[Placement] = []
-        rows: list[int] = []
-        for row, image in enumerate(images):
-            try:
-                path = isinstance(image, str | Path)
-                pixels = read_image(image, self.preprocessing.min_decode_side) if path else as_image(image)
-            except BadImage as error:
-                bad[row] = error.reason
-                continue
-            pending.append(self.preprocessing(pixels))
-            height, width = stored_size(image, pixels) if self.answers.needs_size else pixels.shape[:2]
-            placements.append(self.preprocessing.placement(height, width))
-            rows.append(row)
-            if len(pending) == size:
-                yield {"image": torch.stack(pending), "placement": placements, "row": rows}
-                pending, placements, rows = [], [], []
-                progress(row + 1, len(images))
-        if pending:
-            yield {"image": torch.stack(pending), "placement": placements, "row": rows}
-        progress(len(images), len(images))
 
     def save(self, path: str | Path) -> Path:
         """Write the file, atomically."""
@@ -206,39 +227,10 @@ class Model:
         return path
 
 
-def stored_size(image: Any, decoded: np.ndarray) -> tuple[int, int]:
-    """Height and width of an image as it is stored: a JPEG may have been decoded at a fraction of its size."""
-    height, width = decoded.shape[:2]
-    size = read_size(image) if isinstance(image, str | Path) and Path(image).is_file() else None
-    if size is None:
-        return height, width
-    is_rotated = (size[0] > size[1]) != (height > width) and size[0] != size[1]  # by its EXIF orientation
-    return size[::-1] if is_rotated else size
-
-
 def as_stored(value: torch.Tensor) -> torch.Tensor:
     """As in a newly built network: on the CPU and, whatever the precision of the training, in 32 bits."""
     value = value.detach().cpu().contiguous()
     return value.float() if value.is_floating_point() else value
-
-
-def check_images(images: Any) -> list[Any]:
-    """The images to predict, as a list.
-
-    Raises:
-        FinetuneError: it is a single image, or holds tensors.
-    """
-    if isinstance(images, str | Path | np.ndarray | Image.Image):
-        single = repr(str(images)) if isinstance(images, str | Path) else "image"
-        raise FinetuneError(f"predict takes a list of images: put a single one into brackets, predict([{single}]).")
-    images = [images] if isinstance(images, torch.Tensor) else list(images)
-    if tensors := [image for image in images if isinstance(image, torch.Tensor)]:
-        raise FinetuneError(
-            f"predict takes paths, PIL images or uint8 arrays (H, W) or (H, W, 3), no tensors "
-            f"({tensors[0].dtype} {tuple(tensors[0].shape)}): it does the preprocessing itself. For a batch that is "
-            "prepared already, (N, C, H, W), the logits are model.network(batch)."
-        )
-    return images
 
 
 def find_model_file(path: str | Path) -> Path:

@@ -34,7 +34,8 @@ class Placement:
     stored: tuple[int, int]
     """Height and width of the stored image."""
     part: tuple[int, int, int, int]
-    """top, left, height, width of what is scaled: the whole image, except where a very long one is cut first."""
+    """top, left, height, width of what is scaled: the whole image, except where a very long one is cut first, and for
+    tiles, which may reach beyond it."""
     scaled: tuple[int, int]
     """Height and width of that part after scaling."""
     top: int
@@ -60,7 +61,8 @@ class Placement:
         """left, top, right, bottom of what the square shows, in stored pixels."""
         (x0, y0), (x1, y1) = self.to_stored(np.array([[0.0, 0.0], [self.side, self.side]])).tolist()
         top, left, height, width = self.part
-        return max(x0, left), max(y0, top), min(x1, left + width), min(y1, top + height)
+        bottom, right = min(top + height, self.stored[0]), min(left + width, self.stored[1])
+        return max(x0, left, 0.0), max(y0, top, 0.0), min(x1, right), min(y1, bottom)
 
     def inner(self, start: int, side: int) -> Placement:
         """In the smaller square that begins `start` pixels from the left and from the top of this one."""

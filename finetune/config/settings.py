@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from finetune.config.values import type_error_of, unknown_key
 from finetune.data.loading.sampling import SAMPLERS
 from finetune.errors import FinetuneError, one_of
+from finetune.tiles import Tiling
 
 Node = dict[str, Any]
 """What config.build makes an object of."""
@@ -236,6 +237,18 @@ class PredictSettings(Settings):
     input: PathText | list[PathText]
     output: str | None
     batch_size: Annotated[int, Ge(1)]
+    tile: int | None
+    overlap: float
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """How images are cut into tiles; None for whole images."""
+        return Tiling.of(self.tile, self.overlap)
+
+    @model_validator(mode="after")
+    def check(self) -> "PredictSettings":
+        Tiling.of(self.tile, self.overlap)
+        return self
 
 
 class CompareSettings(Settings):

@@ -15,6 +15,7 @@ import pandas as pd
 
 from finetune.errors import FinetuneError
 from finetune.placement import Placement
+from finetune.tiles import Grid, Tile
 
 CLASSIFY = "classify"
 """The task of model files and runs that name none."""
@@ -110,6 +111,49 @@ class Answers(Protocol):
             FinetuneError: it is no table of this task.
         """
         ...
+
+
+class TileCollector(Protocol):
+    """Puts the outputs of all tiles of an image together."""
+
+    def add(self, tile: Tile, output: Any) -> None:
+        """The network's output for a tile, as arrays; tiles come in the order of the grid."""
+        ...
+
+    def result(self) -> Any:
+        """The output for the image. `columns` and writers take it with the placement `Grid.whole`."""
+        ...
+
+
+@runtime_checkable
+class Tileable(Protocol):
+    """What answers have besides where images may be predicted in tiles."""
+
+    def collect_tiles(self, grid: Grid, side: int, head: Any) -> TileCollector:
+        """For one image.
+
+        Args:
+            side: of the network's square, in pixels.
+            head: of the network.
+
+        Raises:
+            FinetuneError: the head cannot be used with tiles.
+        """
+        ...
+
+
+def tileable(answers: Answers, tile: int) -> Tileable:
+    """The answers, after checking that images may be predicted in tiles.
+
+    Raises:
+        FinetuneError: their task has no tiles.
+    """
+    if not isinstance(answers, Tileable):
+        raise FinetuneError(
+            f"tile={tile} does not go with a model of task={answers.task}, whose answer is of a whole image. Leave "
+            "tile out; models of task=segment and task=detect predict large images in tiles."
+        )
+    return answers
 
 
 ANSWERS: dict[str, str | type[Answers]] = {

@@ -88,6 +88,10 @@ class FasterRCNNHead(DetectionHead):
             box_detections_per_img=box_detections_per_img,
         )
 
+    @property
+    def suppression(self) -> tuple[float, int]:
+        return self.roi_heads.nms_thresh, self.roi_heads.detections_per_img
+
     def _detect(self, maps: list[Tensor], side: int) -> list[dict[str, Tensor]]:
         return self._run(maps, side, None)[0]
 
@@ -184,6 +188,10 @@ class RetinaNetHead(DetectionHead):
         from finetune.heads import detection_parts
 
         return self.retinanet.head(maps), self.retinanet.anchor_generator(detection_parts.image_list(maps, side), maps)
+
+    @property
+    def suppression(self) -> tuple[float, int]:
+        return self.retinanet.nms_thresh, self.retinanet.detections_per_img
 
     def _detect(self, maps: list[Tensor], side: int) -> list[dict[str, Tensor]]:
         outputs, anchors = self._outputs(maps, side)

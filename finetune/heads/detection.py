@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -196,6 +197,30 @@ class DetectionHead(nn.Module):
         terms = self.losses(maps, boxes, labels, known, side, ignored)
         count = torch.tensor(len(maps[0]), device=maps[0].device) if known is None else known.sum().to(maps[0].device)
         return torch.stack(list(terms.values())).sum() * count, count
+
+    @property
+    def suppression(self) -> tuple[float, int]:
+        """IoU above which the lesser of two detections of a class is left out; most detections per image. These are
+        torchvision's; a head with options for them returns its own."""
+        return 0.5, 100
+
+    def suppress(self, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray, squares: int = 1) -> np.ndarray:
+        """Non-maximum suppression within each class, as in one image: for boxes of several tiles.
+
+        Args:
+            boxes: (M, 4) left, top, right, bottom, in any unit; scores (M,); labels (M,).
+            squares: how many squares of the network, side by side, the image fills: so many times the most detections
+                per image may stay.
+
+        Returns:
+            The numbers of the boxes that stay, the highest score first.
+        """
+        from torchvision.ops import batched_nms
+
+        threshold, most = self.suppression
+        arrays = (boxes.astype(np.float64).reshape(-1, 4), scores.astype(np.float64), labels.astype(np.int64))
+        stays = batched_nms(*(torch.from_numpy(array) for array in arrays), threshold)
+        return stays[: most * squares].numpy()
 
     def _detect(self, maps: list[Tensor], side: int) -> list[dict[str, Tensor]]:
         raise NotImplementedError

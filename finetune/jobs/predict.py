@@ -28,12 +28,16 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
         raise FinetuneError(f"output={output} cannot be written: {output.parent} must be a folder, the name a file's.")
     paths = image_files(settings.input)
     model = model_file.load(settings.model)
+    tiling = settings.tiling
+    model.check_tiling(tiling)
     say = prepare.make_printer(True)
     say(
         f"{model.spec.backbone} of {shorten(model.classes, 6)}: {format_count(len(paths), 'image')} of {settings.input}"
     )
     if others := other_files(settings.input):
         say(f"{format_count(others, 'other file')} in these folders {'is' if others == 1 else 'are'} no image by name.")
+    if tiling is not None:
+        say(f"Images larger than {tiling.tile} px are cut into tiles of {tiling.tile} px, overlap {tiling.overlap:g}.")
     say(f"decision: {model.answers.decision()}")
     gaussian, reason = model.feature_gaussian
     if gaussian is None:
@@ -46,6 +50,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
             device=settings.trainer.accelerator,
             progress=progress,
             writer=writer,
+            tiling=tiling,
         )
     bad = table[table["error"] != ""]
     run.begin_log(words)
@@ -54,6 +59,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
         words,
         model=model.weights_hash,
         **model.answers.record(),
+        **({} if tiling is None else {"tile": tiling.tile, "overlap": tiling.overlap}),
         unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
     )
     if writer is not None:

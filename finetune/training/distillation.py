@@ -123,6 +123,9 @@ class Distilled:
         temperature: of both softmaxes or sigmoids, above 0.
     """
 
+    needs_images = True
+    """Activations of frozen parts do not serve in their place."""
+
     def __init__(
         self, objective: Objective, teacher: Teacher, soft_loss: SoftLoss, *, weight: float, temperature: float
     ):

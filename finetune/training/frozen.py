@@ -114,6 +114,8 @@ class FrozenActivations:
             return f"a head that gives {gives(network.head)} needs the size of the images."
         if any(takes(part) == "maps" for part in (network.neck, network.head)):
             return "the neck or head reads several maps."
+        if getattr(self.module.objective, "needs_images", False):
+            return "the teacher reads the images."
         if network._compiled_call_impl is not None:
             return "compile=true computes frozen parts with other bits."
         return None

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import finetune
 from finetune.__main__ import main
@@ -182,6 +183,33 @@ def test_the_boxes_of_a_prediction_are_scored_as_a_file(place, capsys):
     assert Path("files/report.html").is_file()
     assert "needs labels=FILE" in error(capsys, *words, "hydra.run.dir=without")
     assert "have fixed names" in error(capsys, *words, "labels=truth.csv", "label=x", "hydra.run.dir=named")
+
+
+def test_an_image_of_images_is_predicted_in_tiles(place, capsys):
+    """Four images of 48 px beside each other: in tiles of 48 px, without overlap, the boxes of each, moved."""
+    paths = [f"images/{i:03d}.png" for i in (0, 3, 6, 9)]
+    pixels = [np.asarray(Image.open(path)) for path in paths]
+    Path("large").mkdir()
+    Image.fromarray(np.block([pixels[:2], pixels[2:]])).save("large/four.png")
+    words = ["job=predict", "model=run", "trainer.accelerator=cpu", "batch_size=3"]
+    main([*words, f"input=[{','.join(paths)}]", "output=alone.csv"])
+    main([*words, "input=large", "tile=48", "overlap=0", "output=tiled.csv"])
+    assert "larger than 48 px are cut into tiles of 48 px, overlap 0." in capsys.readouterr().out
+    alone, tiled = (json.loads(Path(f"{name}.json").read_text()) for name in ("alone", "tiled"))
+    assert len(alone) == len(tiled) > 0
+
+    def rows(boxes, moved):
+        return sorted([*np.add(b["bbox"], [*moved(b), 0, 0]), b["score"], b["category_id"]] for b in boxes)
+
+    places = {paths[0]: [0, 0], paths[1]: [48, 0], paths[2]: [0, 48], paths[3]: [48, 48]}
+    expected = rows(alone, lambda box: places[box["file_name"]])
+    np.testing.assert_allclose(rows(tiled, lambda box: [0, 0]), expected, atol=1e-3)
+    single, joint = pd.read_csv("alone.csv"), pd.read_csv("tiled.csv")
+    for column in ("boxes_bright", "boxes_striped"):
+        assert joint[column][0] == single[column].sum()
+    many = finetune.load("run").predict(["large/four.png"], tile=48, overlap=0.5)
+    assert list(many.columns) == [column for column in joint.columns if column != "error"]
+    assert "tile=-1 must be the side of a tile" in error(capsys, *words, "input=large", "tile=-1")
 
 
 def test_a_model_is_loaded_elsewhere_and_answers_for_arrays_of_any_size(place, tmp_path):

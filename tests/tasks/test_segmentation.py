@@ -193,6 +193,39 @@ def test_regions_are_explained(place, capsys):
     assert "broken.png" in error(capsys, *words, "images=[broken.png]", "hydra.run.dir=broken")
 
 
+def test_an_image_of_images_is_predicted_in_tiles(place, capsys):
+    """Four images of 32 px beside each other: in tiles of 32 px, without overlap, their masks beside each other."""
+    paths = [f"photos/images/{i:02d}.png" for i in (0, 3, 6, 9)]
+    pixels = [np.asarray(Image.open(path)) for path in paths]
+    Path("large").mkdir()
+    Image.fromarray(np.block([pixels[:2], pixels[2:]])).save("large/four.png")
+    words = ["job=predict", "model=run", "trainer.accelerator=cpu", "batch_size=3"]
+    main([*words, f"input=[{','.join(paths)}]", "output=alone.csv"])
+    alone = [np.asarray(Image.open(Path("alone_masks") / Path(path).name)) for path in paths]
+    main([*words, "input=[large/four.png,photos/images/00.png]", "tile=32", "overlap=0", "output=tiled.csv",
+          "hydra.run.dir=tiled"])  # fmt: skip
+    assert "larger than 32 px are cut into tiles of 32 px, overlap 0." in capsys.readouterr().out
+    mask = np.asarray(Image.open("tiled_masks/four.png"))
+    np.testing.assert_array_equal(mask, np.block([alone[:2], alone[2:]]))
+    np.testing.assert_array_equal(np.asarray(Image.open("tiled_masks/00.png")), alone[0])
+    table = pd.read_csv("tiled.csv")
+    assert table["pixels_square"].tolist() == [(mask == 1).sum(), (alone[0] == 1).sum()]
+    environment = json.loads(Path("tiled/environment.json").read_text())
+    assert (environment["tile"], environment["overlap"]) == (32, 0)
+    both = finetune.load("run").predict([np.asarray(Image.open("large/four.png"))], tile=32, overlap=0.5)
+    assert 0 < both["pixels_square"][0] < 64 * 64
+    main([*words, "input=large", "tile=32", "output=overlap.csv"])
+    Path("large_truth").mkdir()
+    truth = [np.asarray(Image.open(path.replace("images", "masks"))) for path in paths]
+    Image.fromarray(np.block([truth[:2], truth[2:]])).save("large_truth/four.png")
+    main(["job=evaluate", "task=segment", "predictions=overlap_masks", "labels=large_truth", *DATA[:3],
+          "hydra.run.dir=large_scored"])  # fmt: skip
+    assert scores("large_scored")["classes"]["square"]["dice"]["value"] > 0.3
+    line = error(capsys, *words, "input=large", "tile=0")
+    assert "tile=0 must be the side of a tile" in line
+    assert "overlap=0.95 must lie between 0 and 0.9" in error(capsys, *words, "input=large", "overlap=0.95")
+
+
 def test_overlapping_regions_learn_with_thresholds_of_val_and_runs_are_compared(place, capsys):
     draw(Path("both"), 40, overlapping=True)
     words = [*FIT[:1], "data=folder", "data.root=both", *DATA[3:], *FIT[len(DATA) + 1 :], "finetuning=head_then_full"]

@@ -126,3 +126,11 @@ def test_activations_of_parts_that_the_fit_has_changed_are_removed(tmp_path):
     assert len(folders) == 4
     frozen.remove()
     assert len({path.name for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()}) == 2
+
+
+def test_a_teacher_reads_the_images(tmp_path):
+    module = tiny.module(PROBE)
+    module.objective.needs_images = True
+    assert FrozenActivations(module, data(), 3, directory=tmp_path).ranges == []
+    with pytest.raises(FinetuneError, match="the teacher reads the images"):
+        FrozenActivations(module, data(), 3, mode="on", directory=tmp_path)

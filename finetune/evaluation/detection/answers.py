@@ -21,7 +21,9 @@ from finetune.evaluation.detection.boxes_file import BoxesFile, in_stored_image
 from finetune.evaluation.detection.calibration import calibrated_scores
 from finetune.evaluation.detection.detections import Detections
 from finetune.evaluation.detection.summary import summarise
+from finetune.evaluation.detection.tiled import TiledBoxes
 from finetune.placement import Placement
+from finetune.tiles import Grid
 
 DETECT = "detect"
 """Name of the task."""
@@ -111,6 +113,19 @@ class DetectAnswers:
     def calibrated(self, scores: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
         """(M,) the share of boxes of such scores that is right, NaN where it is unknown; None without a calibration."""
         return None if self.calibration is None else calibrated_scores(self.calibration, scores, labels)
+
+    def collect_tiles(self, grid: Grid, side: int, head: Any) -> TiledBoxes:
+        """Boxes of all tiles; the head says which of them are of one object.
+
+        Raises:
+            FinetuneError: the head has no `suppress`.
+        """
+        if not hasattr(head, "suppress"):
+            raise FinetuneError(
+                f"tile={grid.side}: {type(head).__name__} has no method `suppress`, which chooses "
+                "among boxes of several tiles: see finetune.heads.detection.DetectionHead."
+            )
+        return TiledBoxes(grid, side, head.suppress)
 
     def columns(self, outputs: Any, placements: Sequence[Placement]) -> dict[str, Any]:
         """boxes_<class>, the number of boxes whose score reaches the threshold; score_<class>, the highest score, 0

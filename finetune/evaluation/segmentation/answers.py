@@ -20,7 +20,9 @@ from finetune.evaluation.segmentation.assessment import SegmentationFit
 from finetune.evaluation.segmentation.collect import HALF, read_regions
 from finetune.evaluation.segmentation.summary import summarise
 from finetune.evaluation.segmentation.table import CaseTable
+from finetune.evaluation.segmentation.tiled import StoredMap, TiledMap
 from finetune.placement import Placement
+from finetune.tiles import Grid
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,28 @@ class SegmentAnswers:
             stored[0][np.isnan(stored[0])] = 1.0
         return np.nan_to_num(stored, nan=0.0)
 
-    def label_map(self, logits: np.ndarray, placement: Placement) -> np.ndarray:  # (K, S, S) -> uint8 (H, W)
-        """The region of each pixel of the image as stored, or the bits of the regions that it is in."""
-        probabilities = self.stored_probabilities(logits, placement)
+    def label_map(self, output: np.ndarray | StoredMap, placement: Placement) -> np.ndarray:  # -> uint8 (H, W)
+        """The region of each pixel of the image as stored, or the bits of the regions that it is in.
+
+        Args:
+            output: logits (K, S, S), or the result of all tiles of the image.
+        """
+        if isinstance(output, StoredMap):
+            return output.label_map
+        return self.mark(self.stored_probabilities(output, placement))
+
+    def mark(self, probabilities: np.ndarray) -> np.ndarray:  # (K, H, W) -> uint8 (H, W)
+        """The most probable region of each pixel, or the bits of those whose probability reaches the threshold."""
         if not self.overlapping:
             return probabilities.argmax(axis=0).astype(np.uint8)
         label_map = np.zeros(probabilities.shape[1:], np.uint8)
         for k, name in enumerate(self.regions):
             label_map |= (probabilities[k] >= self.thresholds.get(name, HALF)).astype(np.uint8) << k
         return label_map
+
+    def collect_tiles(self, grid: Grid, side: int, head: Any) -> TiledMap:
+        """Probabilities are averaged, and marked where no tile adds to them any more."""
+        return TiledMap(grid, len(self.classes), self.stored_probabilities, self.mark)
 
     def writer(self, output: Path) -> MaskWriter:
         """Masks go into a folder beside the table: PREDICTIONS_masks/ of PREDICTIONS.csv."""
