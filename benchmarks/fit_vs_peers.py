@@ -1,0 +1,177 @@
+"""A fit from the command line beside the same training by other programs, in turn on the same images.
+
+    python -m benchmarks.fit_vs_peers --python PEERS_PYTHON --root DIR --table TABLE [--backbone resnet18] [--size 96]
+        [--epochs 4] [--rounds 3] [--auroc 0.97] [--section NAME]
+
+TABLE has path, label (of two classes), split (train, val) and patient_id. Every program trains on train and validates on
+val after each epoch, with the same batch, rate, number of workers and augmentation of the same strength, from random
+weights. Rounds are A B C D A B C D ...; ratios are formed within a round, and their median, least and greatest are
+given. `whole` is from the start of the command to its end: ours audits the images, calibrates, scores both splits and
+writes a report in it, the others only train. `first epoch` is from the start of the command to that of the first epoch.
+With --auroc it also tells when that AUROC on val was first reached. Writes a section of RESULTS.md.
+"""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.results import machine, write_section
+
+PEERS = {"lightning + timm": "lightning_timm.py", "fastai": "fastai_fit.py", "autotimm": "autotimm_fit.py"}
+
+
+@dataclass
+class Timing:
+    """Of one run."""
+
+    epochs: list[float]
+    whole: float
+    first: float
+    peak_mib: float
+    auroc: list[float] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+
+    @property
+    def epoch(self) -> float:
+        """Seconds of an epoch after the first."""
+        return statistics.median(self.epochs[1:] or self.epochs)
+
+    def reached(self, auroc: float) -> float | None:
+        """Seconds until an epoch on val reached it."""
+        return next((end for end, value in zip(self.ends, self.auroc, strict=True) if value >= auroc), None)
+
+
+def run(command: list[str], environment: dict[str, str]) -> tuple[list[tuple[float, str]], float, float]:
+    """Lines of output with their time, seconds and peak MiB of a command and its children."""
+    start = time.time()
+    environment = {**environment, "PEER_STARTED": str(start)}
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True)
+        assert process.stdout is not None
+        lines = [(time.time() - start, line) for line in process.stdout]
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            errors.seek(0)
+            raise SystemExit(f"{' '.join(command)}\n{errors.read()[-3000:]}")
+    return lines, time.time() - start, usage.ru_maxrss / 1024
+
+
+def ours(given: argparse.Namespace, folder: Path) -> Timing:
+    words = [
+        "data=csv", f"data.table={given.table}", f"data.root={given.root}", "data.label=label", "data.patient=patient_id",
+        "data.split=split", f"backbone={given.backbone}", "backbone.weights=none", f"data.image_size={given.size}",
+        f"data.batch_size={given.batch}", f"trainer.max_epochs={given.epochs}", f"optimizer.lr={given.lr}",
+        f"data.num_workers={given.workers}", f"hydra.run.dir={folder}/run", "data.val_fraction=0.1", *given.word,
+    ]  # fmt: skip
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    environment = {**os.environ, "FINETUNE_CACHE": str(folder / "cache")}
+    shutil.rmtree(folder / "cache", ignore_errors=True)  # every image is decoded in every run, as the others do
+    lines, whole, peak = run([sys.executable, "-m", "finetune", *words], environment)
+    with (folder / "run" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    seconds = [float(row["seconds"]) for row in rows]
+    ends = [at for at, line in lines if line.startswith("epoch ")]
+    return Timing(seconds, whole, ends[0] - seconds[0], peak, [float(row["val/auroc"]) for row in rows], ends)
+
+
+def peer(script: str, given: argparse.Namespace, folders: Path) -> Timing:
+    path = Path(__file__).parent / "peers" / script
+    options = {
+        name: getattr(given, name) for name in ("root", "table", "backbone", "size", "epochs", "batch", "workers", "lr")
+    }
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    lines, whole, peak = run([given.python, str(path), *words, "--folders", str(folders)], dict(os.environ))
+    facts = json.loads([line for _, line in lines if line.startswith('{"epochs"')][-1])
+    return Timing(facts["epochs"], whole, facts["first"], peak, facts["auroc"], facts["ends"])
+
+
+def make_folders(given: argparse.Namespace, folder: Path) -> Path:
+    """train/LABEL/... and val/LABEL/... as links, for programs that read folders."""
+    for number, row in pd.read_csv(given.table).iterrows():
+        if row["split"] in ("train", "val"):
+            place = folder / row["split"] / str(row["label"])
+            place.mkdir(parents=True, exist_ok=True)
+            source = (Path(given.root) / row["path"]).resolve()
+            (place / f"{number}{source.suffix}").symlink_to(source)
+    return folder
+
+
+def ratio(mine: list[float], theirs: list[float]) -> str:
+    values = sorted(a / b for a, b in zip(mine, theirs, strict=True))
+    return f"{statistics.median(values):.2f} [{values[0]:.2f}, {values[-1]:.2f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("python", "root", "table"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--backbone", default="resnet18")
+    for name, default in (("size", 96), ("epochs", 4), ("batch", 32), ("workers", 2), ("rounds", 3)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--auroc", type=float)
+    parser.add_argument("--section", default="Fit beside others")
+    parser.add_argument(
+        "--word", action="append", default=[], help="a further word of ours, such as data.audit.near=false"
+    )
+    given = parser.parse_args()
+    timings: dict[str, list[Timing]] = {name: [] for name in ("finetune", *PEERS)}
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = make_folders(given, Path(temporary) / "folders")
+        programs: dict[str, Callable[[], Timing]] = {"finetune": lambda: ours(given, Path(temporary))}
+        programs |= {name: lambda script=script: peer(script, given, folders) for name, script in PEERS.items()}
+        for number in range(given.rounds):
+            for name, program in programs.items():
+                timings[name].append(timing := program())
+                print(f"round {number} {name}: {timing}", flush=True)
+    write_section(given.section, text_of(given, timings))
+
+
+def text_of(given: argparse.Namespace, timings: dict[str, list[Timing]]) -> str:
+    rows = [
+        "| program | epoch, s | ours / it | whole, s | ours / it | first epoch, s | peak MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    mine = timings["finetune"]
+    for name, runs in timings.items():
+        epoch, whole = ([getattr(t, key) for t in runs] for key in ("epoch", "whole"))
+        ratios = (
+            ["", ""] if runs is mine else [ratio([t.epoch for t in mine], epoch), ratio([t.whole for t in mine], whole)]
+        )
+        first, peak = (statistics.median([getattr(t, key) for t in runs]) for key in ("first", "peak_mib"))
+        rows.append(
+            f"| {name} | {statistics.median(epoch):.1f} | {ratios[0]} | {statistics.median(whole):.1f} | {ratios[1]} "
+            f"| {first:.1f} | {peak:.0f} |"
+        )
+    best = [
+        min(t.epoch for name, runs in timings.items() if name != "finetune" for t in [runs[n]])
+        for n in range(given.rounds)
+    ]
+    rows.append(f"\nEpoch of ours / that of the fastest other in the round: {ratio([t.epoch for t in mine], best)}.")
+    if given.auroc is not None:
+        reached = {name: [t.reached(given.auroc) for t in runs] for name, runs in timings.items()}
+        told = "; ".join(
+            f"{name} {', '.join('never' if value is None else f'{value:.0f} s' for value in values)}"
+            for name, values in reached.items()
+        )
+        rows.append(f"\nFrom the start of the command to a val AUROC of {given.auroc}: {told}.")
+    words = f"--backbone {given.backbone} --size {given.size} --epochs {given.epochs} --rounds {given.rounds}"
+    return f"`python -m benchmarks.fit_vs_peers {words} ...`, {given.workers} workers.\n{machine()}\n\n" + "\n".join(
+        rows
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""autotimm's classifier on folders of images, without compiling."""
+
+import autotimm
+import common  # type: ignore[import-not-found]
+import lightning as L
+
+
+class Watch(L.Callback):
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, *_):
+        self.epochs.begin()
+
+    def on_train_epoch_end(self, trainer, module):
+        self.epochs.end(trainer.callback_metrics.get("val/auroc", float("nan")))
+
+
+def main():
+    given = common.arguments()
+    data = autotimm.ImageDataModule(
+        given.folders, image_size=given.size, batch_size=given.batch, num_workers=given.workers,
+        persistent_workers=given.workers > 0, augmentation_preset="light", pin_memory=False,
+    )  # fmt: skip
+    auroc = autotimm.MetricConfig("auroc", "torchmetrics", "AUROC", {"task": "multiclass", "num_classes": 2}, ["val"])
+    model = autotimm.ImageClassifier(
+        autotimm.BackboneConfig(given.backbone, pretrained=False), 2, metrics=[auroc], lr=given.lr, compile_model=False,
+        deterministic=False,
+    )  # fmt: skip
+    epochs = common.Epochs()
+    trainer = autotimm.AutoTrainer(
+        max_epochs=given.epochs, accelerator="cpu", tuner_config=False, enable_progress_bar=False,
+        callbacks=[Watch(epochs)], num_sanity_val_steps=0,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    epochs.write()
+
+
+if __name__ == "__main__":
+    main()
