@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.heads.features import FeatureInfo, at_least
+from finetune.heads.features import FeatureInfo, RowRunner, at_least
 
 
 class Detections(NamedTuple):
@@ -26,7 +26,7 @@ Targets = list[dict[str, Tensor]]
 """Boxes and labels of each image, as torchvision reads them; `ignored`, where there are places to ignore."""
 
 
-class DetectionHead(nn.Module):
+class DetectionHead(RowRunner):
     """Maps of a pyramid -> detections, and the losses that train it. A subclass says what these are.
 
     Images are squares of one size that the program has normalised: nothing is resized or normalised again.
