@@ -76,11 +76,11 @@ class FoldedConv(nn.Module):
 
     def packed_weight(self, x: Tensor) -> Tensor:
         """The weight in the order in which the operator reads it, cached until the weight changes."""
-        weight, chosen = self.weight, self.reaching(x)
-        key = (weight.data_ptr(), None if weight.is_inference() else weight._version, chosen.shape)
+        weight, shape = self.weight, self.reaching(x).shape
+        key = (weight.data_ptr(), None if weight.is_inference() else weight._version, shape)
         if self.packed is None or self.packed[0] != key:
-            weight = channels_last(chosen.detach())
-            self.packed = (key, torch.ops.mkldnn._reorder_convolution_weight(weight, *self.sizes(x), list(x.shape)))
+            chosen = channels_last(self.reaching(x).detach())
+            self.packed = (key, torch.ops.mkldnn._reorder_convolution_weight(chosen, *self.sizes(x), list(x.shape)))
         return self.packed[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """torchvision's detectors without their backbone and their preprocessing: what the heads of `detect` are made of.
 
-Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are four things: the
+Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are five things: the
 anchors have the exact stride of their map, boxes and losses are computed in 32 bits whatever the network's precision,
-the scale of a map is its reduction instead of a guess from the first batch, and what lies in an ignored place of an
-image is no background.
+the scale of a map is its reduction instead of a guess from the first batch, what lies in an ignored place of an image
+is no background, and boxes are pooled by the layer that reads them (`regions`).
 
 It is imported when a detection head is made: torchvision takes two seconds.
 """
@@ -94,8 +94,8 @@ class BoxHead(TwoMLPHead):
     recompute = False
     """Whether backward pools the boxes again, instead of keeping what they cover."""
 
-    def forward(self, x: Regions) -> Tensor:  # (boxes, C, 7, 7) -> (boxes, D)
-        x = F.relu_(x.linear(self.fc6.weight, self.fc6.bias, recompute=self.recompute))
+    def forward(self, regions: Regions) -> Tensor:  # (boxes, C, 7, 7) -> (boxes, D)
+        x = F.relu_(regions.linear(self.fc6.weight, self.fc6.bias, recompute=self.recompute))
         return F.relu_(self.fc7(x))
 
 

@@ -1,6 +1,6 @@
 """Convolutions whose dilation exceeds the map, as in ASPP on small images: most of their taps read nothing but padding.
 
-At stride 8, DeepLabv3's dilations of 12, 24 and 36 pixels meet a map of 20 pixels where the image has 160: of the second
+At stride 8, DeepLabv3's dilations of 12, 24 and 36 pixels meet a map of 20 where the image has 160: of the second
 and third 3x3 convolution only the middle tap reaches a pixel. It alone is computed, which changes no result.
 """
 

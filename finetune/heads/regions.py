@@ -1,8 +1,8 @@
 """What boxes cover of the maps of a pyramid (RoIAlign, He et al., 2017, arXiv:1703.06870), and a linear layer of it.
 
 A value of RoIAlign is a weighted sum of pixels. torchvision's kernel for a CPU reads one number at a time, in one
-thread, from maps that it first copies channels first. Here a CPU adds up rows of channels with `embedding_bag`, and goes
-back with the same operator, its sums sorted by pixel. Elsewhere torchvision's operator is used.
+thread, from maps that it first copies channels first. Here a CPU adds up rows of channels with `embedding_bag`, and
+goes back with the same operator, its sums sorted by pixel. Elsewhere torchvision's operator is used.
 """
 
 from collections.abc import Iterator, Sequence

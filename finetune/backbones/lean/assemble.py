@@ -10,8 +10,8 @@ from finetune.backbones.blocks import DropPath
 from finetune.backbones.densenet import ConcatLayer, DenseBlock
 from finetune.backbones.lean import steps
 from finetune.backbones.lean.chain import Chain, Residual, ResidualParams
-from finetune.backbones.lean.dilated import Dilated
 from finetune.backbones.lean.dense import DenseBlockStep, DenseLayerParams, DenseLayerStep
+from finetune.backbones.lean.dilated import Dilated
 from finetune.backbones.lean.projection import Projection, ProjectionParams
 from finetune.backbones.lean.steps import Conv, ConvParams, Norm, NormParams, Recompute, Step
 from finetune.backbones.structure import Recomputable, ResidualBlock, open_rows
