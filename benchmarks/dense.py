@@ -1,11 +1,13 @@
 """Segmentation and detection beside torchvision: time of a training step, time of inference, bytes kept for backward.
 
-    python -m benchmarks.dense [--pairs 9] [--size 224] [--batch 2]   (a section of RESULTS.md)
+    python -m benchmarks.dense [--pairs 9] [--size 224] [--batch 2] [--threads N]   (a section of RESULTS.md)
 
 resnet50 in each: torchvision's deeplabv3_resnet50 and fasterrcnn_resnet50_fpn with random weights and trainable norms,
-ours with the same layers, weights of the same kind and the same options. Times are taken in turn (A B C A B C ...); a
-ratio is formed within each round, and its median and quartiles over the rounds are given. What is kept for backward is
-counted: every storage that autograd saves, once, but for the images, parameters and buffers.
+ours with the same layers and options. The detectors have the same weights as well, so that they propose and classify
+the same boxes. Times are taken in turn (A B C A B C ...); a ratio is formed within each round, and its median and
+quartiles over the rounds are given. With one thread it is the processor's time, which other programs hardly change;
+with more it is the time that passes. What is kept for backward is counted: every storage that autograd saves in the
+forward pass, once, but for the images, parameters and buffers.
 """
 
 import argparse
@@ -23,10 +25,18 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from benchmarks.results import machine, write_section
 from finetune.backbones.folding import fold_batch_norm
 from finetune.network import Network, NetworkSpec
+from finetune.weights.detector import fit_detector
 
 CLASSES = 3
 MEMORY = ("standard", "lean", "minimal")
 DETECTOR = {"anchor_scales": [8.0], "box_batch_size_per_image": 512}  # torchvision's options
+
+
+def same_weights(ours: Network, theirs: nn.Module) -> None:
+    """torchvision's detector loaded into ours: then both have the same proposals and detections."""
+    state, fit = fit_detector(theirs.state_dict(), ours)
+    assert not fit.random_init + fit.dropped
+    ours.load_state_dict(state)
 
 
 def segmenter(memory: str) -> Network:
@@ -89,9 +99,10 @@ def losses(images: Tensor) -> dict[str, Callable[[nn.Module], Tensor]]:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    began = clock()
     work()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def train(net: nn.Module, loss: Callable[[nn.Module], Tensor]) -> None:
@@ -108,7 +119,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(given.batch, 3, given.size, given.size, generator=generator)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -120,18 +134,23 @@ def main() -> None:
         ("detect", detector, their_detector(given.size)),
     ):
         networks: dict[str, nn.Module] = {"torchvision": theirs, **{memory: make(memory) for memory in MEMORY}}
+        if task == "detect":
+            for memory in MEMORY:
+                same_weights(networks[memory], theirs)
         kept, times = {}, {name: [] for name in networks}
         for name, net in networks.items():
             net.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             loss = of_task[f"{task}, {'torchvision' if name == 'torchvision' else 'ours'}"]
+            torch.manual_seed(0)  # which proposals are sampled
             with counted(net, images) as saved:
-                torch.manual_seed(0)
-                loss(net).backward()
+                total = loss(net)
+            total.backward()
             kept[name] = sum(saved.values()) / 2**20
         for _ in range(given.pairs):
             for name, net in networks.items():
                 loss = of_task[f"{task}, {'torchvision' if name == 'torchvision' else 'ours'}"]
                 net.zero_grad()
+                torch.manual_seed(0)
                 times[name].append(seconds(partial(train, net, loss)))
         folded = fold_batch_norm(networks["standard"].eval())
         eager = theirs.eval()
@@ -150,8 +169,9 @@ def main() -> None:
             rows.append(row)
             print(row, flush=True)
     head = (
-        f"`python -m benchmarks.dense --pairs {given.pairs} --size {given.size} --batch {given.batch}`: deeplabv3 and "
-        "Faster R-CNN with a pyramid on resnet50, random weights, float32.\n"
+        f"`python -m benchmarks.dense --pairs {given.pairs} --size {given.size} --batch {given.batch} "
+        f"--threads {given.threads}`: deeplabv3 and Faster R-CNN with a pyramid on resnet50, random weights (the same "
+        "of both detectors), float32.\n"
         f"{machine()}\n\n"
     )
     write_section("Segmentation and detection", head + "\n".join(rows))

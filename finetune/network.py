@@ -138,7 +138,7 @@ class Network(nn.Module):
         self.first_part: str | None = None
         for part in (neck, head):
             if isinstance(part, RowRunner):
-                part.run = backbone.run
+                part.run, part.memory = backbone.run, backbone.memory
 
     def forward(self, images: Tensor) -> Tensor:
         return self.run(images)  # type: ignore[return-value]

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.backbones.maps import Normalisation, as_map, as_rows, channels_last
 from finetune.backbones.norms import normalise
+from finetune.heads.dilated import DilatedConv2d, surroundings, taps
 
 
 class FoldedConv(nn.Module):
@@ -30,6 +31,7 @@ class FoldedConv(nn.Module):
         self.weight = nn.Parameter(channels_last(weight.to(conv.weight.dtype)), requires_grad=False)
         self.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.dilated = isinstance(conv, DilatedConv2d)
         self.relu = relu
         self.packed: tuple[Any, Tensor] | None = None
 
@@ -38,9 +40,10 @@ class FoldedConv(nn.Module):
         if fuses(x):
             act = "relu" if self.relu else "none"
             return torch.ops.mkldnn._convolution_pointwise(
-                x, self.packed_weight(x), self.bias, *self.sizes(), act, [], ""
+                x, self.packed_weight(x), self.bias, *self.sizes(x), act, [], ""
             )
-        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        padding, stride, dilation, groups = self.sizes(x)
+        y = F.conv2d(x, self.reaching(x), self.bias, stride, padding, dilation, groups)
         return F.relu(y, inplace=True) if self.relu else y
 
     def add_to(self, total: Tensor, x: Tensor, *, relu: bool) -> Tensor:
@@ -49,21 +52,35 @@ class FoldedConv(nn.Module):
         if fuses(x) and total.is_contiguous(memory_format=torch.channels_last):
             act = "relu" if relu else None
             return torch.ops.mkldnn._convolution_pointwise_.binary(
-                total, x, self.packed_weight(x), self.bias, *self.sizes(), "add", 1.0, act, [], ""
+                total, x, self.packed_weight(x), self.bias, *self.sizes(x), "add", 1.0, act, [], ""
             )
         total = self.forward(x).add_(total)
         return F.relu(total, inplace=True) if relu else total
 
-    def sizes(self) -> tuple[Any, Any, Any, int]:
-        return self.padding, self.stride, self.dilation, self.groups
+    def sizes(self, x: Tensor) -> tuple[Any, Any, Any, int]:
+        """Padding, stride, dilation and groups."""
+        padding, dilation = self.padding, self.dilation
+        if self.dilated:
+            padding, dilation = surroundings(*self.taps(x), dilation)
+        return padding, self.stride, dilation, self.groups
+
+    def taps(self, x: Tensor) -> tuple[slice, slice]:
+        """Rows and columns of the kernel that reach a pixel."""
+        rows, columns = self.weight.shape[-2:]
+        return taps((rows, columns), self.dilation, x.shape) if self.dilated else (slice(rows), slice(columns))
+
+    def reaching(self, x: Tensor) -> Tensor:
+        """The weight of these."""
+        rows, columns = self.taps(x)
+        return self.weight[:, :, rows, columns]
 
     def packed_weight(self, x: Tensor) -> Tensor:
         """The weight in the order in which the operator reads it, cached until the weight changes."""
-        weight = self.weight
-        key = (weight.data_ptr(), None if weight.is_inference() else weight._version)
+        weight, shape = self.weight, self.reaching(x).shape
+        key = (weight.data_ptr(), None if weight.is_inference() else weight._version, shape)
         if self.packed is None or self.packed[0] != key:
-            packed = torch.ops.mkldnn._reorder_convolution_weight(weight.detach(), *self.sizes(), list(x.shape))
-            self.packed = (key, packed)
+            chosen = channels_last(self.reaching(x).detach())
+            self.packed = (key, torch.ops.mkldnn._reorder_convolution_weight(chosen, *self.sizes(x), list(x.shape)))
         return self.packed[1]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -102,6 +102,7 @@ class FasterRCNNHead(DetectionHead):
         from finetune.heads import detection_parts
 
         images = detection_parts.image_list(maps, side)
+        self.roi_heads.box_head.recompute = self.memory in ("lean", "minimal")  # auto is lean where nothing is slower
         named = {str(number): m for number, m in enumerate(maps)}
         with sampling(targets is not None, self.rpn, self.roi_heads):
             proposals, of_anchors = self.rpn(images, named, targets)

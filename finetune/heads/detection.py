@@ -6,10 +6,10 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.errors import FinetuneError
-from finetune.heads.features import FeatureInfo, at_least
+from finetune.heads.features import FeatureInfo, RowRunner, at_least
 
 SAME_SCORE = 1e-5
 """Scores that differ less may be of the same candidate, computed in another batch."""
@@ -53,7 +53,7 @@ Targets = list[dict[str, Tensor]]
 """Boxes and labels of each image, as torchvision reads them; `ignored`, where there are places to ignore."""
 
 
-class DetectionHead(nn.Module):
+class DetectionHead(RowRunner):
     """Maps of a pyramid -> detections, and the losses that train it. A subclass says what these are.
 
     Images are squares of one size that the program has normalised: nothing is resized or normalised again.

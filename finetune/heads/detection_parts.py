@@ -1,9 +1,9 @@
 """torchvision's detectors without their backbone and their preprocessing: what the heads of `detect` are made of.
 
-Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are four things: the
+Proposals, matching, sampling, losses and non-maximum suppression are torchvision's. Changed here are five things: the
 anchors have the exact stride of their map, boxes and losses are computed in 32 bits whatever the network's precision,
-the scale of a map is its reduction instead of a guess from the first batch, and what lies in an ignored place of an
-image is no background.
+the scale of a map is its reduction instead of a guess from the first batch, what lies in an ignored place of an image
+is no background, and boxes are pooled by the layer that reads them (`regions`).
 
 It is imported when a detection head is made: torchvision takes two seconds.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FasterRCNN, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.image_list import ImageList
@@ -24,14 +25,10 @@ from torchvision.ops.poolers import initLevelMapper
 
 from finetune.errors import FinetuneError
 from finetune.heads.features import FeatureInfo
+from finetune.heads.regions import BINS, SAMPLES, Places, Regions, full
 
 COARSEST_POOLED = 32
 """Boxes are pooled from maps up to this reduction; coarser ones only propose (as torchvision's map `pool`)."""
-
-
-def full(x: Tensor) -> Tensor:
-    """In 32 bits, or 64 where it has them: 16 bits place a box of 300 px to the nearest pixel or two."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 class Anchors(AnchorGenerator):
@@ -77,7 +74,7 @@ class FullRoIAlign(MultiScaleRoIAlign):
     """
 
     def __init__(self, reductions: dict[str, int]):
-        super().__init__(list(reductions), output_size=7, sampling_ratio=2)
+        super().__init__(list(reductions), output_size=BINS, sampling_ratio=SAMPLES)
         values = list(reductions.values())
         levels = [reduction.bit_length() - 1 for reduction in values]
         if values != [2**level for level in range(levels[0], levels[0] + len(levels))]:
@@ -87,13 +84,19 @@ class FullRoIAlign(MultiScaleRoIAlign):
         self.scales = [1 / value for value in values]
         self.map_levels = initLevelMapper(levels[0], levels[-1])
 
-    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        return super().forward({name: full(m) for name, m in x.items()}, boxes, image_shapes)
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Regions:
+        images = [torch.full((len(of_image),), n, device=of_image.device) for n, of_image in enumerate(boxes)]
+        places = Places(torch.cat(boxes), torch.cat(images), self.map_levels(boxes))
+        return Regions([x[name] for name in self.featmap_names], places, self.scales)
 
 
 class BoxHead(TwoMLPHead):
-    def forward(self, x: Tensor) -> Tensor:  # (boxes, C, 7, 7) -> (boxes, D)
-        return super().forward(x.to(self.fc6.weight.dtype))
+    recompute = False
+    """Whether backward pools the boxes again, instead of keeping what they cover."""
+
+    def forward(self, regions: Regions) -> Tensor:  # (boxes, C, 7, 7) -> (boxes, D)
+        x = F.relu_(regions.linear(self.fc6.weight, self.fc6.bias, recompute=self.recompute))
+        return F.relu_(self.fc7(x))
 
 
 class FullPredictor(FastRCNNPredictor):

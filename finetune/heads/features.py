@@ -27,6 +27,8 @@ class RowRunner(nn.Module):
     then holds for these rows as well."""
 
     run: Callable[[Iterable[nn.Module], Tensor], Tensor] = staticmethod(in_order)
+    memory = "standard"
+    """How much training keeps for backward, as a backbone's `memory`; set by `Network`."""
 
 
 def takes(part: object) -> Literal["map", "maps"]:

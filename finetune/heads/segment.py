@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finetune.errors import FinetuneError
+from finetune.heads.dilated import DilatedConv2d
 from finetune.heads.features import FeatureInfo, RowRunner, at_least
 
 Size = tuple[int, int]
@@ -27,8 +28,11 @@ def conv_norm_relu(
     norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
 ) -> list[nn.Module]:
     """The modules of (N, in_channels, H, W) -> (N, out_channels, H, W)."""
-    padding = dilation * (kernel_size // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
+    conv: nn.Conv2d
+    if dilation > 1:
+        conv = DilatedConv2d(in_channels, out_channels, kernel_size, dilation=dilation, bias=False)
+    else:
+        conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
     return [conv, norm(out_channels), nn.ReLU()]
 
 
@@ -178,6 +182,6 @@ class ASPP(nn.Module):
                 "batch, and this batch has one. Raise data.batch_size."
             )
         maps = [run(branch.children(), x) for branch in branches]
-        maps.append(pooled(x).expand(-1, -1, *x.shape[-2:]))
+        maps.append(torch.empty_like(maps[0]).copy_(pooled(x)))  # in their memory format, so that `cat` keeps it
         *block, dropout = self.project
         return dropout(run(block, torch.cat(maps, dim=1)))

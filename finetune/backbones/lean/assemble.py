@@ -11,9 +11,11 @@ from finetune.backbones.densenet import ConcatLayer, DenseBlock
 from finetune.backbones.lean import steps
 from finetune.backbones.lean.chain import Chain, Residual, ResidualParams
 from finetune.backbones.lean.dense import DenseBlockStep, DenseLayerParams, DenseLayerStep
+from finetune.backbones.lean.dilated import Dilated
 from finetune.backbones.lean.projection import Projection, ProjectionParams
 from finetune.backbones.lean.steps import Conv, ConvParams, Norm, NormParams, Recompute, Step
 from finetune.backbones.structure import Recomputable, ResidualBlock, open_rows
+from finetune.heads.dilated import DilatedConv2d
 
 RECOMPUTABLE = (Recomputable, nn.MaxPool2d, nn.AvgPool2d, nn.ReLU, nn.GroupNorm)
 
@@ -82,6 +84,8 @@ class Assembler:
 
     def step(self, module: nn.Module) -> tuple[Step[Any, Any], Params]:
         check_without_hook(module)
+        if type(module) is DilatedConv2d:
+            return self.dilated(module)
         if isinstance(module, nn.Conv2d):
             return self.conv(module)
         if isinstance(module, ResidualBlock):
@@ -106,6 +110,10 @@ class Assembler:
         widens = product and module.out_channels >= 2 * module.in_channels
         step = Conv(module.stride, module.padding, module.dilation, module.groups, product, widens)
         return step, ConvParams(module.weight, module.bias)
+
+    def dilated(self, module: DilatedConv2d) -> tuple[Dilated, ConvParams]:
+        params = ConvParams(module.weight, module.bias)
+        return Dilated(module.kernel_size, module.dilation, module.groups), params
 
     def norm(self, module: nn.Module, relu: bool) -> tuple[Norm, NormParams]:
         check_without_hook(module)
