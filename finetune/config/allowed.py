@@ -32,6 +32,7 @@ PROJECT_NAMES = {
     "finetune.evaluation.classification.assessment.Assessment",
     "finetune.evaluation.detection.assessment.DetectionAssessment",
     "finetune.evaluation.segmentation.assessment.SegmentationAssessment",
+    "finetune.losses.AUCMargin",
     "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",
     "finetune.losses.CrossEntropy",
