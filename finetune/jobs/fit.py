@@ -49,7 +49,8 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         known_images.write_samples(run, table, images)
     if first and not recorded:
         run.note(weights=weights_report, data=data_facts(table))
-    data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
+    augment, mixing = build.augment(settings), build.mixing(settings)
+    data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, augment, mixing)
     subject = Subject(
         network, data, data.rows("val"), "val", accelerator=settings.trainer.accelerator, seed=settings.seed
     )

@@ -12,6 +12,8 @@ from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
+from finetune.data.loading.mixing import Mixing
+from finetune.data.loading.progressive import Progressive
 from finetune.data.loading.sampling import EpochBatchSampler, EvalBatchSampler, row_weights
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -37,6 +39,8 @@ class ImageData(L.LightningDataModule):
         augment: changes training images; None leaves them as they are.
         batch_size: over all ranks together.
         sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
+        mixing: mixes training images with each other. Partners are drawn evenly from train, whatever the sampler.
+        progressive: makes training images smaller in early epochs.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class ImageData(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         sampler: str = "none",
+        mixing: Mixing | None = None,
+        progressive: Progressive | None = None,
     ):
         super().__init__()
         self.table = table
@@ -60,9 +66,14 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
+        self.progressive = progressive
         targets = table.targets()
         annotated = AnnotatedTargets.from_table(table, preprocessing, images.sizes, images.masks)
-        self.train_dataset = ImageDataset(targets, images, preprocessing, augment, seed=seed, annotated=annotated)
+        partners = self.rows("train") if mixing is not None else None
+        self.train_dataset = ImageDataset(
+            targets, images, preprocessing, augment, seed=seed, annotated=annotated,
+            mixing=mixing, partners=partners, progressive=progressive,
+        )  # fmt: skip
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:
