@@ -32,6 +32,8 @@ PROJECT_NAMES = {
     "finetune.data.loading.mixing.CutMix",
     "finetune.data.loading.mixing.Mixup",
     "finetune.data.loading.mixing.MixupOrCutMix",
+    "finetune.data.loading.policies.RandAugment",
+    "finetune.data.loading.policies.TrivialAugment",
     "finetune.evaluation.classification.assessment.Assessment",
     "finetune.evaluation.detection.assessment.DetectionAssessment",
     "finetune.evaluation.segmentation.assessment.SegmentationAssessment",
