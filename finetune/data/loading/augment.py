@@ -79,7 +79,7 @@ class Augment:
             )
         if mask is not None and (mask.shape != image.shape[:2] or mask.dtype != np.uint8):
             raise FinetuneError(f"a mask of {mask.dtype} {mask.shape} does not fit an image of {image.shape}.")
-        # albumentations' AutoContrast and Equalize write into a gray image, which here is that of the cache
+        # albumentations' AutoContrast writes into a gray image; that of the cache is read-only
         out: dict[str, Any] = {"image": image.copy() if self.transforms else image}
         out |= {} if mask is None else {"mask": mask}
         number = 0
