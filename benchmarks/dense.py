@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+from finetune.weights.detector import fit_detector
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 from torchvision.models.segmentation import deeplabv3_resnet50
@@ -25,7 +26,6 @@ from torchvision.models.segmentation import deeplabv3_resnet50
 from benchmarks.results import machine, write_section
 from finetune.backbones.folding import fold_batch_norm
 from finetune.network import Network, NetworkSpec
-from finetune.weights.detector import fit_detector
 
 CLASSES = 3
 MEMORY = ("standard", "lean", "minimal")

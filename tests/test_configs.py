@@ -149,7 +149,10 @@ def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
             ["loss.pos_weight={Mass: 4}"],
             "no key loss.pos_weight here. These have it: loss=asymmetric, loss=bce",
         ),
-        (["loss.label_smoothing=0.1"], "no key loss.label_smoothing. These have it: loss=cross_entropy"),
+        (
+            ["loss.label_smoothing=0.1"],
+            "no key loss.label_smoothing. These have it: loss=asymmetric, loss=bce, loss=cross",
+        ),
         (["lr=0.1"], "there is no key lr. Did you mean optimizer.lr"),
         (["data.path=x"], "there is no key data.path. These have it: data=csv"),
         (["""loss.pos_weight={"a b": 4}"""], "'loss.pos_weight={a b:4}': there is no key loss.pos_weight here"),

@@ -29,9 +29,15 @@ PROJECT_NAMES = {
     "finetune.data.sources.voc.Voc",
     "finetune.data.sources.yolo.Yolo",
     "finetune.data.loading.augment.Augment",
+    "finetune.data.loading.mixing.CutMix",
+    "finetune.data.loading.mixing.Mixup",
+    "finetune.data.loading.mixing.MixupOrCutMix",
+    "finetune.data.loading.policies.RandAugment",
+    "finetune.data.loading.policies.TrivialAugment",
     "finetune.evaluation.classification.assessment.Assessment",
     "finetune.evaluation.detection.assessment.DetectionAssessment",
     "finetune.evaluation.segmentation.assessment.SegmentationAssessment",
+    "finetune.losses.AUCMargin",
     "finetune.losses.Asymmetric",
     "finetune.losses.BinaryCrossEntropy",
     "finetune.losses.CrossEntropy",
@@ -130,6 +136,7 @@ CONTRACTS: dict[str, dict[str, str]] = {
     },
     "schedule": {"factor": "factor(step, total) -> float"},
     "transforms": {"__call__": "__call__(image, seed) -> image, uint8 of the same shape"},
+    "mixing": {"p": "p: float, the part of the images that is mixed", "draw": "draw(random) -> Blend"},
 }
 """Key of the configuration -> attributes of its object that are used, each with its description for an error."""
 

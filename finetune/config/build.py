@@ -17,6 +17,8 @@ from finetune.config.allowed import check_contract, check_type, import_trusted, 
 from finetune.config.settings import HeadSettings, NeckSettings, Node, Settings, parse
 from finetune.config.values import check_call
 from finetune.data.loading.augment import Augment
+from finetune.data.loading.dataset import CLASSES_ONLY
+from finetune.data.loading.mixing import Mixing
 from finetune.errors import FinetuneError, MissingExtra
 from finetune.heads import check_gives, head_named, neck_named
 from finetune.network import NetworkSpec
@@ -53,8 +55,22 @@ def check(config: Mapping[str, Any]) -> Settings:
     augment(settings)
     if (average := averaging(settings)) is not None:
         average.check(settings.trainer.max_epochs)
+    _check_mixing(settings)
     extra_callbacks(settings, "val/loss", higher_is_better=False)
     return settings
+
+
+def _check_mixing(settings: Settings) -> None:
+    """Mixing and progressive sizes: their values, and that there are classes to learn."""
+    data, progressive = settings.data, settings.data.progressive.schedule
+    if progressive is not None:
+        progressive.check(data.image_size, settings.trainer.max_epochs)
+    if mixing(settings) is None and progressive is None:
+        return
+    if data.target != "class":
+        raise FinetuneError(
+            f"{CLASSES_ONLY}, not for data.target={data.target}. Set mixing=none and data.progressive.epochs=0."
+        )
 
 
 def _optimizer_of_one_number(settings: Settings) -> Any:
@@ -188,6 +204,11 @@ def augment(settings: Settings) -> Augment | None:
     if not settings.transforms:
         return None
     return make(settings, "transforms", settings.transforms, image_size=settings.data.image_size)
+
+
+def mixing(settings: Settings) -> Mixing | None:
+    """The mixing of training images; None where the group is `none`."""
+    return make(settings, "mixing", settings.mixing) if settings.mixing else None
 
 
 def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:

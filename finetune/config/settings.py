@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from finetune.config.values import type_error_of, unknown_key
+from finetune.config.setting_errors import explained
+from finetune.data.loading.progressive import Progressive
 from finetune.data.loading.sampling import SAMPLERS
 from finetune.errors import FinetuneError, one_of
 from finetune.tiles import Tiling
@@ -61,6 +62,19 @@ class AuditSettings(Group):
     near: bool
 
 
+class ProgressiveSettings(Group):
+    """data.progressive"""
+
+    epochs: Annotated[int, Ge(0)] = 0
+    start: Share = 0.5
+    multiple: Annotated[int, Ge(1)] = 32
+
+    @property
+    def schedule(self) -> Progressive | None:
+        """None where every epoch has full size."""
+        return Progressive(self.epochs, self.start, self.multiple) if self.epochs else None
+
+
 class DataSettings(OpenGroup):
     """Settings of every data set; `options` are those of the chosen one."""
 
@@ -78,6 +92,7 @@ class DataSettings(OpenGroup):
     fold: int | None
     sampler: str
     views: Annotated[int, Ge(1)] | None = None
+    progressive: ProgressiveSettings = ProgressiveSettings()
     map: dict[ClassName, ClassName | list[ClassName]] | None = None
     cache: str
     on_bad: Literal["stop", "skip"]
@@ -175,6 +190,7 @@ class Settings(Group):
     neck: NeckSettings = NeckSettings()
     head: HeadSettings
     transforms: Node
+    mixing: Node = {}
     loss: Node
     optimizer: Node
     schedule: Node
@@ -290,50 +306,4 @@ def parse(config: Mapping[str, Any]) -> Settings:
     try:
         return group.model_validate({**config, "resolved": dict(config)})
     except ValidationError as error:
-        raise _explained(error, group, config) from None
-
-
-def _explained(error: ValidationError, group: type[BaseModel], config: Mapping[str, Any]) -> FinetuneError:
-    """The first of pydantic's errors in terms of the key, its value and the choices."""
-    first = error.errors()[0]
-    if isinstance(cause := first.get("ctx", {}).get("error"), FinetuneError):
-        return cause
-    path, value, known = _locate(first["loc"], group, config)
-    key, kind = ".".join(path), first["type"]
-    if kind == "extra_forbidden":
-        return unknown_key(".".join(path[:-1]), path[-1], value, known)
-    if kind == "missing":
-        return FinetuneError(f"{key} has no value.")
-    key_errors = [detail for detail in error.errors() if detail["loc"][: len(path)] == first["loc"][: len(path)]]
-    choices = [choice for detail in key_errors for choice in _choices(detail)]
-    if choices:
-        return one_of(key, value, choices)
-    bounds = {"greater_than_equal": "must be {ge} or more", "greater_than": "must lie between 0 and 1"}
-    bounds["less_than"] = bounds["greater_than"]
-    if path[-1].startswith("teacher_"):  # 1 is a weight, and a temperature has no upper bound
-        bounds |= {"greater_than": "must be above 0", "less_than_equal": "must be {le:g} or less"}
-    if kind in bounds:
-        return FinetuneError(f"{key}={value} {bounds[kind].format(**first['ctx'])}.")
-    return type_error_of(key, value, key_errors)
-
-
-def _locate(location: tuple[int | str, ...], group: Any, config: Mapping[str, Any]) -> tuple[list[str], Any, list[str]]:
-    """The dotted key of an error, its value, and the keys known beside it."""
-    path: list[str] = []
-    value: Any = config
-    known: list[str] = []
-    for name in location:
-        if not (isinstance(group, type) and issubclass(group, BaseModel)):
-            break  # within a value
-        known = [key for key in group.model_fields if key not in ("resolved", "options")]
-        path.append(str(name))
-        value = value.get(name) if isinstance(value, Mapping) else None
-        group = group.model_fields[str(name)].annotation if name in group.model_fields else None
-    return path, value, known
-
-
-def _choices(detail: Any) -> list[str]:
-    """The values that a Literal has."""
-    if detail["type"] != "literal_error":
-        return []
-    return [part.strip(" '") for part in detail["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        raise explained(error, group, config) from None

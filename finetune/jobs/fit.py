@@ -56,14 +56,15 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
             task,
             network,
             lambda tried: prepare.make_datamodule(
-                tried.data, tried.seed, table, images, preprocessing, build.augment(tried)
+                tried.data, tried.seed, table, images, preprocessing, build.augment(tried), build.mixing(tried)
             ),
             say,
             teacher,
         )
         run.write_config(settings.resolved)
         run.note(found=record)
-    data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, build.augment(settings))
+    augment, mixing = build.augment(settings), build.mixing(settings)
+    data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, augment, mixing)
     facts = {}
     if teacher is not None:
         leaks = distillation.check_images(settings, teacher, data)

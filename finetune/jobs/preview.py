@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from finetune.config import build
-from finetune.config.settings import PreviewSettings
+from finetune.config.settings import PreviewSettings, ProgressiveSettings
 from finetune.data.audit.contact_sheet import write_sheet
 from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
@@ -45,7 +45,9 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     warn_only = data_settings.audit.model_copy(update={"on_leak": "warn"})
     lenient = data_settings.model_copy(update={"on_bad": "skip", "audit": warn_only})
     table, images, audit = prepare.decode_and_audit(lenient, table, preprocessing, say, run)
-    data = prepare.make_datamodule(data_settings, settings.seed, table, images, preprocessing, build.augment(settings))
+    full_size = data_settings.model_copy(update={"progressive": ProgressiveSettings()})  # time and memory at the end
+    augment, mixing = build.augment(settings), build.mixing(settings)
+    data = prepare.make_datamodule(full_size, settings.seed, table, images, preprocessing, augment, mixing)
     write_batch(task, data, run.first_batch, preprocessing)
     module = training.make_module(settings, task, network, data, distillation.load_teacher(settings, task))
     phases = trainable_by_phase(module, settings.trainer.max_epochs)

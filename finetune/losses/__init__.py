@@ -1,16 +1,16 @@
-"""Losses that leave out what is unknown: classification.py of labels, segmentation.py of masks.
+"""Losses that leave out what is unknown: classification.py and auc_margin.py of labels, segmentation.py of masks.
 
 A loss returns a SUM and a COUNT instead of a mean: over ranks whose batches hold different numbers of known labels,
 only the sum of sums over the sum of counts is the mean of the whole batch. Configurations name what is listed here.
 """
 
 from finetune.errors import FinetuneError
+from finetune.losses.auc_margin import AUCMargin
 from finetune.losses.classification import (
     BALANCED,
     Asymmetric,
     BinaryCrossEntropy,
     CrossEntropy,
-    Loss,
     per_class,
     power,
 )
@@ -27,6 +27,7 @@ from finetune.losses.segmentation import (
 __all__ = [
     "BALANCED",
     "MASK",
+    "AUCMargin",
     "Asymmetric",
     "BinaryCrossEntropy",
     "CrossEntropy",
@@ -43,8 +44,10 @@ __all__ = [
     "power",
 ]
 
+Loss = BinaryCrossEntropy | CrossEntropy | AUCMargin
+
 FITTING = {
-    "multilabel": "bce, focal or asymmetric",
+    "multilabel": "bce, focal, asymmetric or auc_margin",
     "multiclass": "cross_entropy",
     MASK: "dice_ce, dice, dice_focal, pixel_cross_entropy or pixel_focal",
 }

@@ -13,6 +13,11 @@ from finetune.errors import FinetuneError
 BALANCED = "balanced"
 
 
+def check_label_smoothing(share: float) -> None:
+    if not 0 <= share < 1:
+        raise FinetuneError(f"loss.label_smoothing={share} must be at least 0 and below 1.")
+
+
 def per_class(
     weights: dict[str, float] | str, argument: str, classes: list[str], balanced: np.ndarray
 ) -> Tensor | None:
@@ -39,6 +44,12 @@ class BinaryCrossEntropy:
     pos_weight: dict[str, float] | str = field(default_factory=dict)
     """How much more a positive counts than a negative, per class (1 where not named), or `balanced`: as many times as
     train has more negatives than positives."""
+    label_smoothing: float = field(default=0.0, kw_only=True)
+    """Share of each known target that is moved to 1/2, from 0 up to 1: with 0.1 a 1 becomes 0.95 and a 0 becomes 0.05
+    (Szegedy et al., 2015, for two classes)."""
+
+    def __post_init__(self) -> None:
+        check_label_smoothing(self.label_smoothing)
 
     def weights(self, classes: list[str], targets: np.ndarray) -> Tensor | None:  # (K,), from those of train (N, K)
         """Weights of the positives; a class without a positive in train has 1 where they are balanced."""
@@ -50,7 +61,10 @@ class BinaryCrossEntropy:
         """logits, target (N, K), target 1, 0, in between or NaN -> sum of the losses, number of known entries."""
         known = ~target.isnan()
         # where() before the loss, so that no NaN enters the graph: NaN times zero is NaN in the backward pass
-        loss = self.entries(logits, torch.where(known, target, 0.0), weights)
+        target = torch.where(known, target, 0.0)
+        if self.label_smoothing:
+            target = target * (1 - self.label_smoothing) + self.label_smoothing / 2
+        loss = self.entries(logits, target, weights)
         return torch.where(known, loss, 0.0).sum(), known.sum()
 
     def entries(self, logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:  # (N, K) -> (N, K)
@@ -77,6 +91,7 @@ class Asymmetric(BinaryCrossEntropy):
     """Negatives with a probability below it count for nothing."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("gamma_positive", "gamma_negative"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise FinetuneError(f"loss.{name}={getattr(self, name)} must be 0 or more.")
@@ -112,8 +127,7 @@ class CrossEntropy:
     """Weight of an image of each class (1 where not named), or `balanced`: every class contributes equally in total."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.label_smoothing < 1:
-            raise FinetuneError(f"loss.label_smoothing={self.label_smoothing} must be at least 0 and below 1.")
+        check_label_smoothing(self.label_smoothing)
 
     def weights(self, classes: list[str], targets: np.ndarray) -> Tensor | None:  # (K,), from those of train (N, K)
         """Weights of the classes; balanced ones have the mean 1 over the train images."""
@@ -126,10 +140,6 @@ class CrossEntropy:
         """logits, target (N, K), rows of target one-hot, soft or NaN -> sum of the losses, number of known rows."""
         known = ~target.isnan().any(dim=1)
         target = torch.where(known[:, None], target, 1.0 / target.shape[1])
-        loss = F.cross_entropy(logits, target, label_smoothing=self.label_smoothing, reduction="none")
-        if weights is not None:
-            loss = loss * (target @ weights)
+        # torch weighs the term of each class, so the loss of a mixed target is the mixture of the losses
+        loss = F.cross_entropy(logits, target, weights, label_smoothing=self.label_smoothing, reduction="none")
         return torch.where(known, loss, 0.0).sum(), known.sum()
-
-
-Loss = BinaryCrossEntropy | CrossEntropy

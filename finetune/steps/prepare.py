@@ -16,6 +16,7 @@ from finetune.data.audit import audit as audits
 from finetune.data.audit import near_pairs
 from finetune.data.cache.image_cache import ImageCache
 from finetune.data.loading.augment import Augment
+from finetune.data.loading.mixing import Mixing
 from finetune.data.loading.module import ImageData
 from finetune.data.phantom.dataset import is_phantom
 from finetune.data.table import SampleTable
@@ -197,8 +198,9 @@ def make_datamodule(
     images: ImageCache,
     preprocessing: Preprocessing,
     augment: Augment | None = None,
+    mixing: Mixing | None = None,
 ) -> ImageData:
-    """The data module, with the batch size and workers of the configuration."""
+    """The data module, with the batch size, workers and progressive sizes of the configuration."""
     return ImageData(
         table,
         images,
@@ -209,6 +211,8 @@ def make_datamodule(
         seed=seed,
         sampler=data.sampler,
         views=data.views,
+        mixing=mixing,
+        progressive=data.progressive.schedule,
     )
 
 

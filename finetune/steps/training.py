@@ -126,6 +126,8 @@ def train(
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in [*module.objective.notes, *plan_table(module, settings.trainer.max_epochs)]:
         say(sentence)
+    if data.progressive is not None:
+        say(data.progressive.sentence(data.preprocessing.image_size))
     metrics = MetricsTable(run.metrics)
     keep_all = settings.callbacks.keep_all_checkpoints
     checkpoint = Checkpoint(run.checkpoints, monitor, higher_is_better=higher_is_better, keep_all=keep_all)

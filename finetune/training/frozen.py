@@ -122,7 +122,10 @@ class FrozenActivations:
 
     def views(self) -> int | None:
         """Versions of each training image; None where every epoch has its own."""
-        return 1 if self.data.augment is None else self.data.train_dataset.views
+        dataset = self.data.train_dataset
+        if dataset.mixing is not None or dataset.progressive is not None:
+            return None
+        return 1 if dataset.augment is None else dataset.views
 
     def __call__(self, split: str, epoch: int) -> StoredActivations | None:
         number = next((n for n, held in enumerate(self.ranges) if epoch in held.epochs), None)

@@ -69,7 +69,10 @@ def test_every_setting_is_where_an_attribute_says():
     assert (parsed.data.batch_size, parsed.data.audit.on_leak, parsed.trainer.max_epochs) == (32, "stop", 3)
     assert parsed.data.options["label"] == ["a", "b"]
     assert "label" not in config["data"]["source"]  # written once
-    assert parsed.data.arguments == config["data"] | {"audit": parsed.data.audit}
+    assert parsed.data.arguments == config["data"] | {
+        "audit": parsed.data.audit,
+        "progressive": parsed.data.progressive,
+    }
     assert parsed.trainer.arguments == config["trainer"]
     assert parsed.resolved == config
     with pytest.raises(ValidationError, match="frozen"):

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from finetune.errors import FinetuneError
 from finetune.losses import Asymmetric, BinaryCrossEntropy, CrossEntropy, auto, check_kind
@@ -101,3 +103,53 @@ def test_the_loss_goes_with_the_labels():
         check_kind(BinaryCrossEntropy(), "multiclass")
     with pytest.raises(FinetuneError, match=r"label_smoothing=1\.5"):
         CrossEntropy(1.5)
+
+
+def test_smoothed_cross_entropy_is_torchs_with_weights_too():
+    logits, labels = torch.randn(20, 4, dtype=torch.float64), torch.randint(4, (20,))
+    target = torch.eye(4, dtype=torch.float64)[labels]
+    weights = torch.tensor([1.0, 3.0, 0.5, 2.0], dtype=torch.float64)
+    for smoothing in (0.0, 0.1, 0.7):
+        for weight in (None, weights):
+            total, count = CrossEntropy(smoothing)(logits, target, weight)
+            torchs = torch.nn.functional.cross_entropy(
+                logits, labels, weight, label_smoothing=smoothing, reduction="none"
+            )
+            torch.testing.assert_close(total, torchs.sum())
+            assert count == 20
+
+
+def test_smoothed_binary_cross_entropy_by_hand_and_unknown_stays_unknown():
+    logits = torch.tensor([[math.log(3.0), math.log(3.0), 9.0]], requires_grad=True)  # p = 3/4
+    loss = BinaryCrossEntropy({"a": 2.0}, label_smoothing=0.2)
+    total, count = loss(logits, torch.tensor([[1.0, 0.0, NAN]]), torch.tensor([2.0, 1.0, 1.0]))
+    assert count == 2
+    high, low = -math.log(0.75), -math.log(0.25)
+    torch.testing.assert_close(total, torch.tensor(2 * 0.9 * high + 0.1 * low + 0.1 * high + 0.9 * low))
+    total.backward()
+    assert logits.grad[0, 2] == 0
+    for kind in (BinaryCrossEntropy, Asymmetric):
+        with pytest.raises(FinetuneError, match=r"label_smoothing=1\.0 must be at least 0 and below 1"):
+            kind(label_smoothing=1.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_the_loss_of_mixed_targets_is_the_mixture_of_the_losses(seed, share):
+    """Of every loss and weight, so that what mixup reports is what Zhang et al. (2018) minimise."""
+    torch.manual_seed(seed)
+    logits, weights = 3 * torch.randn(5, 3, dtype=torch.float64), 0.1 + 3 * torch.rand(3, dtype=torch.float64)
+    findings = torch.rand(2, 5, 3, dtype=torch.float64).round()
+    classes = torch.eye(3, dtype=torch.float64)[torch.randint(3, (2, 5))]
+    for loss, (one, two) in (
+        (BinaryCrossEntropy(label_smoothing=0.1), findings),
+        (Asymmetric(), findings),
+        (Asymmetric(gamma_positive=2, gamma_negative=2, margin=0, label_smoothing=0.2), findings),
+        (CrossEntropy(), classes),
+        (CrossEntropy(0.1), classes),
+    ):
+        for weight in (None, weights):
+            mixed, count = loss(logits, (1 - share) * one + share * two, weight)
+            assert count == (5 if loss.kind == "multiclass" else 15)
+            parts = (1 - share) * loss(logits, one, weight)[0] + share * loss(logits, two, weight)[0]
+            torch.testing.assert_close(mixed, parts)

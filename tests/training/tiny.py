@@ -61,10 +61,11 @@ def table(n: int = 48, kind: str = "multilabel", unknown: float = 0.0) -> tuple[
     return sample_table, Images(images)
 
 
-def data(n: int = 48, batch_size: int = 12, augment=None, **options) -> ImageData:
+def data(n: int = 48, batch_size: int = 12, augment=None, mixing=None, progressive=None, **options) -> ImageData:
     sample_table, images = table(n, **options)
     preprocessing = Preprocessing(image_size=SIZE, in_channels=1, mean=(0.5,), std=(0.25,))
-    return ImageData(sample_table, images, preprocessing, augment, batch_size=batch_size)
+    changes = {"mixing": mixing, "progressive": progressive}
+    return ImageData(sample_table, images, preprocessing, augment, batch_size=batch_size, **changes)
 
 
 def module(

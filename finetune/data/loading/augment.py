@@ -79,7 +79,9 @@ class Augment:
             )
         if mask is not None and (mask.shape != image.shape[:2] or mask.dtype != np.uint8):
             raise FinetuneError(f"a mask of {mask.dtype} {mask.shape} does not fit an image of {image.shape}.")
-        out: dict[str, Any] = {"image": image, **({} if mask is None else {"mask": mask})}
+        # albumentations' AutoContrast writes into a gray image; that of the cache is read-only
+        out: dict[str, Any] = {"image": image.copy() if self.transforms else image}
+        out |= {} if mask is None else {"mask": mask}
         number = 0
         if boxes is not None:
             number = len(boxes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,10 +12,14 @@ from torch.utils.data import Dataset
 
 from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment, Augmented
+from finetune.data.loading.mixing import Mixing, mix_targets, partner_of
+from finetune.data.loading.progressive import Progressive, shrink
 from finetune.data.loading.sampling import Key
+from finetune.errors import FinetuneError
 from finetune.placement import cut_boxes
 from finetune.preprocessing import Preprocessing
 
+CLASSES_ONLY = "mixing and data.progressive are for classes and findings"
 LISTED = ("boxes", "box_labels", "box_visible", "ignored_boxes")  # of a batch: one tensor per image
 
 
@@ -33,6 +38,9 @@ class ImageDataset(Dataset):
     A key is a row, or (epoch, row) from a sampler: with `augment` the image depends on (seed, epoch, row), and a
     bare row means epoch 0. With `views` there are only so many augmented versions, used in turn. The loader asks for
     whole batches (`__getitems__`), which stay uint8 until they are stacked and are then normalised at once.
+
+    With `mixing` an image is mixed with one of the rows `partners`, augmented as by itself, and its target with that of
+    the partner. With `progressive` images are smaller in early epochs.
     """
 
     def __init__(
@@ -45,7 +53,12 @@ class ImageDataset(Dataset):
         seed: int = 0,
         annotated: AnnotatedTargets | None = None,
         views: int | None = None,
+        mixing: Mixing | None = None,
+        partners: np.ndarray | None = None,
+        progressive: Progressive | None = None,
     ):
+        if annotated is not None and (mixing is not None or progressive is not None):
+            raise FinetuneError(f"{CLASSES_ONLY}, and these targets have masks or boxes.")
         self.targets = torch.as_tensor(np.array(targets, dtype=np.float32))  # (N, K)
         self.images = images
         self.preprocessing = preprocessing
@@ -53,6 +66,9 @@ class ImageDataset(Dataset):
         self.seed = seed
         self.annotated = annotated
         self.views = views
+        self.mixing = mixing
+        self.partners = np.arange(len(self.targets)) if partners is None else partners
+        self.progressive = progressive
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -63,9 +79,8 @@ class ImageDataset(Dataset):
 
     def __getitems__(self, keys: Sequence[int | Key]) -> dict[str, Any]:
         """A whole batch: image (n, C, S, S), target (n, K), index (n,)."""
-        pairs = [(self.view(key[0]), key[1]) if isinstance(key, tuple) else (0, int(key)) for key in keys]
+        pairs = [key if isinstance(key, tuple) else (0, int(key)) for key in keys]
         rows = [row for _, row in pairs]
-        p = self.preprocessing
         index = torch.tensor(rows, dtype=torch.int64)
         if self.annotated is not None:
             moved = [self._together(self.annotated, epoch, row) for epoch, row in pairs]
@@ -73,14 +88,38 @@ class ImageDataset(Dataset):
             masks = [sample.mask for sample in moved if sample.mask is not None]
             boxes = [sample.boxes for sample in moved if sample.boxes is not None]
             more = self.annotated.batch(rows, masks, boxes)
-            return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index, **more}
+            image = self.preprocessing.batch_to_tensor(images)
+            return {"image": image, "target": self.targets[index], "index": index, **more}
+        image, target = self._prepared(pairs), self.targets[index]
+        if self.mixing is not None:
+            self._mix(self.mixing, image, target, pairs)
+        return {"image": image, "target": target, "index": index}
+
+    def _prepared(self, keys: Sequence[Key]) -> torch.Tensor:
+        """Images of one epoch, augmented, resized and normalised: (n, C, S, S)."""
+        p, rows = self.preprocessing, [row for _, row in keys]
         if self.augment is not None:
-            images = np.stack([self.augment(self.images[row], (self.seed, epoch, row)) for epoch, row in pairs])
+            views = [(self.seed, self.view(epoch), row) for epoch, row in keys]
+            images = np.stack([self.augment(self.images[seed[2]], seed) for seed in views])
         elif p.stored_size != p.image_size:
             images = np.stack([p.crop(self.images[row]) for row in rows])
         else:
             images = self.images.take(rows)
-        return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index}
+        if self.progressive is not None and (side := self.progressive.side(keys[0][0], p.image_size)) < p.image_size:
+            images = shrink(images, side)
+            p = replace(p, image_size=side, fit="squash", crop_fraction=1.0)
+        return p.batch_to_tensor(images)
+
+    def _mix(self, mixing: Mixing, images: torch.Tensor, targets: torch.Tensor, keys: Sequence[Key]) -> None:
+        """Mix images (n, C, S, S) and targets (n, K) with those of their partners, in place."""
+        blends = [partner_of(mixing, self.seed, epoch, row, self.partners) for epoch, row in keys]
+        mixed = [(place, *drawn) for place, drawn in enumerate(blends) if drawn is not None]
+        if not mixed:
+            return
+        partners = self._prepared([(keys[place][0], row) for place, row, _ in mixed])
+        for (place, row, blend), partner in zip(mixed, partners, strict=True):
+            share = blend.apply(images[place], partner)
+            targets[place] = mix_targets(targets[place], self.targets[row], share)
 
     def view(self, epoch: int) -> int:
         """Number of the augmented version that an epoch has: the epoch, or epoch modulo `views`."""
@@ -89,7 +128,8 @@ class ImageDataset(Dataset):
     def _together(self, annotated: AnnotatedTargets, epoch: int, row: int) -> Augmented:
         placed, image, p = annotated.cached(row), self.images[row], self.preprocessing
         if self.augment is not None:
-            return self.augment.together(image, (self.seed, epoch, row), mask=placed.mask, boxes=placed.boxes)
+            seed = (self.seed, self.view(epoch), row)
+            return self.augment.together(image, seed, mask=placed.mask, boxes=placed.boxes)
         mask = None if placed.mask is None else p.crop(placed.mask)
         boxes = None if placed.boxes is None else cut_boxes(placed.boxes - p.crop_start, p.image_size)
         return Augmented(p.crop(image), mask, boxes)

@@ -13,6 +13,8 @@ from finetune.data.loading.activations import ActivationsOf, StoredActivations
 from finetune.data.loading.annotated import AnnotatedTargets
 from finetune.data.loading.augment import Augment
 from finetune.data.loading.dataset import ImageDataset
+from finetune.data.loading.mixing import Mixing
+from finetune.data.loading.progressive import Progressive
 from finetune.data.loading.sampling import EpochBatchSampler, EvalBatchSampler, row_weights
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
@@ -47,6 +49,8 @@ class ImageData(L.LightningDataModule):
         batch_size: over all ranks together.
         sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
         views: number of augmented versions of a training image, None for a new one in every epoch.
+        mixing: mixes training images with each other. Partners are drawn evenly from train, whatever the sampler.
+        progressive: makes training images smaller in early epochs.
     """
 
     activations: ActivationsOf | None = None
@@ -64,6 +68,8 @@ class ImageData(L.LightningDataModule):
         seed: int = 0,
         sampler: str = "none",
         views: int | None = None,
+        mixing: Mixing | None = None,
+        progressive: Progressive | None = None,
     ):
         super().__init__()
         self.table = table
@@ -74,11 +80,14 @@ class ImageData(L.LightningDataModule):
         self.num_workers = num_workers
         self.seed = seed
         self.sampler = sampler
+        self.progressive = progressive
         targets = table.targets()
         annotated = AnnotatedTargets.from_table(table, preprocessing, images.sizes, images.masks)
+        partners = self.rows("train") if mixing is not None else None
         self.train_dataset = ImageDataset(
-            targets, images, preprocessing, augment, seed=seed, annotated=annotated, views=views
-        )
+            targets, images, preprocessing, augment, seed=seed, annotated=annotated,
+            mixing=mixing, partners=partners, progressive=progressive, views=views,
+        )  # fmt: skip
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
     def rows(self, split: str) -> np.ndarray:

@@ -83,10 +83,14 @@ class Classification:
         return distilled(objective, table, teacher, preprocessing, weight=weight, temperature=temperature)
 
     def captions(self, batch: Mapping[str, Any], table: SampleTable) -> list[str]:
-        """The positive classes, and how many are unknown."""
+        """The positive classes, those of soft labels and mixed images with their share, and how many are unknown."""
         captions = []
         for target in batch["target"].tolist():
-            positive = [name for name, value in zip(table.classes, target, strict=True) if value >= 0.5]
+            positive = [
+                name if value == 1 else f"{name} {value:.2f}"
+                for name, value in zip(table.classes, target, strict=True)
+                if value >= 0.005
+            ]
             unknown = sum(map(math.isnan, target))
             captions.append(", ".join(positive or ["none"]) + (f" ({unknown} unknown)" if unknown else ""))
         return captions

@@ -66,6 +66,17 @@ def test_the_global_random_state_is_neither_used_nor_changed(augment):
     np.testing.assert_array_equal(augment(image, (0, 0, 0)), out)
 
 
+@pytest.mark.parametrize("name", ["AutoContrast", "Equalize", "Posterize", "Solarize"])
+def test_the_image_of_the_cache_is_not_written_to(name):
+    """albumentations 2.0.8 replaces values of a gray image in place."""
+    image = noise(SIZE, SIZE) // 2 + 60
+    copy = image.copy()
+    image.flags.writeable = False
+    out = Augment(SIZE, {"change": getattr(albumentations, name)(p=1)})(image, (0, 0, 0))
+    np.testing.assert_array_equal(image, copy)
+    assert not np.array_equal(out, copy)
+
+
 def test_one_in_two_is_flipped():
     flip = Augment(4, {"flip": albumentations.HorizontalFlip(p=0.5)})
     image = noise(4, 4)
