@@ -4,12 +4,14 @@ import logging
 import math
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
 from finetune import weights as weight_files
@@ -108,8 +110,15 @@ def train(
     data: ImageData,
     say: prepare.Say,
     place: ranks.Place,
+    more_callbacks: Sequence[Callback] = (),
+    hint: str | None = None,
 ) -> FitResult:
-    """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
+    """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights.
+
+    Args:
+        more_callbacks: of the job, besides those of the configuration.
+        hint: what is printed when the training is stopped by hand; by default how to resume the run.
+    """
     module = make_module(settings, task, network, data)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in module.objective.notes:
@@ -122,6 +131,7 @@ def train(
         PrintEpoch(metrics),
         checkpoint,
         *build.extra_callbacks(settings, monitor, higher_is_better=higher_is_better),
+        *more_callbacks,
     ]
     arguments = settings.trainer.set_arguments
     end = ending.Ending(arguments.pop("max_steps"), arguments.pop("max_time", None))
@@ -151,7 +161,8 @@ def train(
         trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except SystemExit:
         if trainer.interrupted:
-            print(f"stopped. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+            hint = hint or f"Resume with: python -m finetune {resume_word(run.path)}"
+            print(f"stopped. {hint}", file=sys.stderr)
             raise SystemExit(130) from None
         raise
     if trainer.interrupted:
