@@ -264,7 +264,7 @@ class Search:
             "top": candidates,
             "interval_of": metrics.metric(score_name).title if score_name else None,
             "noise": results.spread(candidates),
-            "verdicts": verdicts.verdicts(compared) if compared and len(candidates) > 1 else [],
+            "verdicts": verdicts.verdicts(compared)[: len(compared["pairs"])] if compared else [],
             "best": best["number"],
             "synthetic": self.settings.demo,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import time
 import traceback
@@ -17,7 +18,7 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from finetune.errors import FinetuneError
 from finetune.tuning.sampler import NumberedTPE
@@ -26,6 +27,7 @@ PROCESS, REASON, SURPLUS = "process", "reason", "surplus"
 """Attributes of a trial: the process that runs it, why it failed, whether it was one too many."""
 HEARTBEAT = 60  # seconds between two signs of life of a trial; after three missing ones its process counts as gone
 SQLITE_WAIT = 100  # seconds that a process waits for another one's write
+ATTEMPTS = 5  # to open a storage that another process makes at the same moment
 FIRST_FAILURES = 5  # a search ends when so many first trials have all failed
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -59,6 +61,20 @@ def make_pruner(name: str, warmup: int, max_epochs: int) -> optuna.pruners.BaseP
     return optuna.pruners.NopPruner()
 
 
+def make_storage(url: str) -> RDBStorage:
+    """The storage with heartbeats, so that a trial of a machine that is gone does not run for ever."""
+    arguments: dict[str, Any] = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
+
+
+def unreachable(url: str, error: Exception) -> FinetuneError:
+    """The error for a storage that cannot be opened, in one line."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return FinetuneError(f"storage={hidden(url)} cannot be opened: {text}")
+
+
 @contextmanager
 def open_storage(url: str) -> Iterator[RDBStorage]:
     """The storage behind `url`, made where it does not exist.
@@ -66,14 +82,18 @@ def open_storage(url: str) -> Iterator[RDBStorage]:
     Raises:
         FinetuneError: it cannot be reached or is no storage of Optuna.
     """
-    arguments: dict[str, Any] = {"connect_args": {"timeout": SQLITE_WAIT}} if url.startswith("sqlite") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of heartbeats
+    storage = None
+    for attempt in range(ATTEMPTS):
         try:
-            storage = RDBStorage(url, engine_kwargs=arguments, heartbeat_interval=HEARTBEAT, grace_period=3 * HEARTBEAT)
+            storage = make_storage(url)
+            break
+        except (OperationalError, ProgrammingError, IntegrityError) as error:
+            if attempt + 1 == ATTEMPTS or ("exist" not in str(error) and "UNIQUE" not in str(error).upper()):
+                raise unreachable(url, error) from None
+            time.sleep(1 + random.random())  # another process makes the tables at this moment
         except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError, ValueError) as error:
-            text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise FinetuneError(f"storage={hidden(url)} cannot be opened: {text}") from None
+            raise unreachable(url, error) from None
+    assert storage is not None
     try:
         yield storage
     finally:
