@@ -23,8 +23,9 @@ SEARCH = [
     "search.optimizer.weight_decay=null",
     "search.finetuning.lr_decay=null",
     "search.loss={choice: [cross_entropy, auto]}",
-    "top=2",
+    "top=1",
     "repeats=2",
+    "evaluation.resamples=50",
 ]
 
 
@@ -71,7 +72,7 @@ def test_a_search_from_its_trials_to_the_best_configuration(place, capsys, monke
         scores = [float(row.split(",")[6]) for row in folder.metrics.read_text().splitlines()[1:]]
         assert max(scores) == pytest.approx(trial["score"], abs=1e-5)
     seeds = [seed for candidate in summary["top"] for seed in candidate["seeds"]]
-    assert [seed["seed"] for seed in seeds] == [1, 2, 1, 2]
+    assert [seed["seed"] for seed in seeds] == [1, 2]
     assert RunFolder(run.path / seeds[1]["folder"]).read_config()["seed"] == 2
     best = next(candidate for candidate in summary["top"] if candidate["number"] == summary["best"])
     assert best["mean"] == max(candidate["mean"] for candidate in summary["top"])
@@ -101,20 +102,15 @@ def test_a_search_from_its_trials_to_the_best_configuration(place, capsys, monke
     with pytest.raises(SystemExit):
         main([*command, "trials=3", "data.seed=1"])
     assert "study=small was begun with another val images" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([*command, "trials=3", "search.optimizer.lr={log: [1e-4, 1e-1]}"])
-    assert "optimizer.lr was 0.0001 to 0.01, log-uniform, is 0.0001 to 0.1" in capsys.readouterr().err
 
 
 def test_a_failed_trial_is_recorded_and_one_stopped_early_has_no_score(place, capsys, monkeypatch):
-    pruned = iter([False, True, False, False])
+    pruned = iter([True, False, False])  # of the second trial after its first epoch
     monkeypatch.setattr(study.optuna.trial.Trial, "should_prune", lambda self: next(pruned))
     command = ["job=tune", "study=mixed", *WORDS, "trainer.max_epochs=2", "trials=3", "repeats=0", "top=1"]
     words = ["search.optimizer.lr={choice: [3e-4, 1e30]}", "search.schedule=null", "optimizer=sgd"]
-    monkeypatch.setattr(
-        "finetune.steps.search.space.draw",
-        lambda entries, trial: {**space.draw(entries, trial), "optimizer.lr": 1e30 if trial.number == 0 else 3e-4},
-    )
+    original = space.draw
+    monkeypatch.setattr(space, "draw", lambda *a: {**original(*a), "optimizer.lr": 1e30 if a[1].number == 0 else 3e-4})
     main([*command, *words, "search.optimizer.weight_decay={log: [1e-4, 1e-2]}"])
     summary = json.loads(Path("outputs/tune/mixed/tuning.json").read_text())
     states = [trial["state"] for trial in summary["trials"]]
@@ -127,6 +123,9 @@ def test_a_failed_trial_is_recorded_and_one_stopped_early_has_no_score(place, ca
     (best,) = summary["top"]
     assert (best["mean"], best["seeds"]) == (None, [])
     assert best["interval"]["value"] == pytest.approx(best["score"], abs=1e-6)
+
+
+ALONE = [f"search.{key}=null" for key in ("optimizer.lr", "optimizer.weight_decay", "finetuning.lr_decay", "schedule")]
 
 
 def fails(capsys, *words: str) -> str:
@@ -142,8 +141,8 @@ def fails(capsys, *words: str) -> str:
         (["search.optimizer.lrr={log: [1, 2]}"], "search.optimizer.lrr={log: ...}: the key optimizer.lrr=lrr is not"),
         (["search.loss={choice: [cross_entropy, focl]}"], "search.loss=focl is not known. Did you mean focal?"),
         (["search.loss={log: [1, 2]}"], "loss is a group, its entry must be a choice"),
-        (["search.head.dropout={uniform: [0, 2]}"], "search.head.dropout with 2: "),
-        (["search.data.batch_size={choice: [4, x]}"], "search.data.batch_size with x: data.batch_size=x should be"),
+        ([*ALONE, "search.head.dropout={uniform: [0, 2]}"], "search.head.dropout with 2: "),
+        ([*ALONE, "search.data.batch_size={choice: [4, x]}"], "search.data.batch_size with x: data.batch_size=x"),
         (["search=default", "search.seed={int: [0, 9]}"], "seed cannot be searched"),
         (["search=typo"], "search=typo is not known. Choose from default, wide"),
         (["trials=0"], "trials=0 must be 1 or more"),
@@ -162,10 +161,7 @@ def test_without_optuna_the_extra_is_named(place, capsys, monkeypatch):
     assert 'job=tune needs the package optuna: pip install -e ".[tune]"' in fails(capsys)
 
 
-def test_losses_are_not_compared_by_the_loss(place, capsys):
-    """A val split of one class has no AUROC."""
-    for path in sorted(Path("images/warm").iterdir()):
-        (path.parent / f"val_{path.name}").write_bytes(path.read_bytes())
+def test_losses_are_not_compared_by_the_loss():
     comparison = trials.Comparison("x", "val/loss", False)
     settings = type("S", (), {"space": space.read({"loss": {"choice": ["bce", "focal"]}}), "study": "s", "seed": 0})
     settings.repeats = 0
@@ -206,7 +202,8 @@ def test_every_space_can_be_trained(choice):
 
 def test_two_devices_train_each_trial_together(place):
     """Rank 0 alone draws; the other rank gets the configuration of each trial."""
-    main(["job=tune", "study=two", *WORDS, "trainer.devices=2", "trials=1", "repeats=0", "logger=tensorboard"])
+    logger = ["logger=tensorboard", "trainer.log_every_n_steps=1"]
+    main(["job=tune", "study=two", *WORDS, "trainer.devices=2", "trials=1", "repeats=0", *logger])
     summary = json.loads(Path("outputs/tune/two/tuning.json").read_text())
     (trial,) = summary["trials"]
     run = Path("outputs/tune/two") / trial["folder"]
