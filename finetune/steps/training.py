@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from finetune import weights as weight_files
@@ -148,7 +149,8 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips, and facts that the lines of epochs contain
     trainer = L.Trainer(
         default_root_dir=run.path,
-        logger=build.loggers(settings, run.path),
+        # a logger of another rank would open the same files and databases
+        logger=build.loggers(settings, run.path) if place.rank == 0 else [DummyLogger() for _ in settings.logger or {}],
         callbacks=callbacks,
         plugins=[Cluster(place)],
         use_distributed_sampler=False,
