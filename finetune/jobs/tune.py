@@ -4,7 +4,7 @@ from finetune.config.settings import TuneSettings
 from finetune.config.trials import TrialConfigs
 from finetune.errors import FinetuneError
 from finetune.runs.folder import RunFolder
-from finetune.steps import prepare, search, trial
+from finetune.steps import prepare, search, search_results, trial
 from finetune.training.launch import ranks
 from finetune.tuning import study as studies
 
@@ -29,7 +29,7 @@ def tune(settings: TuneSettings, run: RunFolder, words: list[str]) -> None:
         task = search.Search(settings, run, words, configs, comparison, storage)
         task.run_trials(start)
         if task.repeat_best():
-            task.finish()
+            search_results.write(task)
 
 
 def begin(run: RunFolder, config: dict[str, object], words: list[str]) -> None:

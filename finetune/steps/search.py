@@ -1,4 +1,4 @@
-"""A search: its trials, the best of them over other seeds, and what is written of it."""
+"""A search: its trials, and the best of them over other seeds."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError
 
 from finetune.config.settings import TuneSettings
-from finetune.config.sweep import relative_to_cwd
 from finetune.config.trials import TrialConfigs
 from finetune.errors import FinetuneError
-from finetune.evaluation import metrics
-from finetune.evaluation.answers import Candidate, answers_named, comparable, task_name
-from finetune.files import write_json_atomic
-from finetune.pages import comparison as verdicts
-from finetune.pages import search as page
 from finetune.runs import group
-from finetune.runs.environment import command
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare, trial
 from finetune.tuning import results, space
@@ -30,7 +23,6 @@ from finetune.tuning import study as studies
 from finetune.tuning.sampler import NumberedTPE
 
 MAX_NAME_LENGTH = 60  # characters of a trial's folder after its number
-MAX_RESAMPLES = 1000
 OF_MACHINE = ("data.root", "trainer.devices", "trainer.num_nodes", "trainer.accelerator", "storage", "study", "trials")
 OF_SEARCH = ("startup", "pruner", "warmup", "top", "repeats", "keep_checkpoints", "search", "hydra")
 HINT = "The same command with study={name} continues the search."
@@ -173,7 +165,7 @@ class Search:
             return False
         best = self.top()
         if not best:
-            raise FinetuneError(f"study={self.name} has no completed trial. {self.page_hint()}")
+            raise FinetuneError(f"study={self.name} has no completed trial. {self.reasons()}")
         if not self.seeds:
             return True
         self.repeats, is_new = open_repeats(f"{self.name}: repeats", self.storage)
@@ -199,87 +191,8 @@ class Search:
         run = RunFolder(self.run.repeats / f"{number:04d}_seed_{seed}_{drawn.number}")
         return studies.guarded(drawn, lambda drawn: self.train(drawn, values, run, prune=False))
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """The best trials with their repeats, in plain values."""
-        described = []
-        for original in self.top():
-            repeated = results.repeated(self.repeats, original.number, self.seeds)
-            seeds = [{"seed": seed, "score": t.value, "folder": t.user_attrs["folder"]} for seed, t in repeated.items()]
-            scores = [seed["score"] for seed in seeds]
-            described.append(
-                {
-                    "number": original.number,
-                    "values": space.values_of(self.space, original.params),
-                    "score": original.value,
-                    "folder": original.user_attrs["folder"],
-                    "seeds": seeds,
-                    "mean": sum(scores) / len(scores) if scores else None,
-                }
-            )
-        return described
-
-    def compared(self, candidates: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """The candidates compared on val with intervals over patients, as job=compare does; None where their
-        predictions are on another machine, or the task has no comparison."""
-        task = task_name(self.settings.resolved)
-        answers = answers_named(task)
-        members = []
-        for candidate in candidates:
-            seeds = candidate["seeds"] or [{"seed": self.settings.seed, "folder": candidate["folder"]}]
-            paths = [RunFolder(self.run.path / seed["folder"]).predictions("val") for seed in seeds]
-            if not all(path.is_file() for path in paths):
-                return None
-            tables = [answers.read_table(path, {}) for path in paths]
-            members.append(Candidate(f"trial {candidate['number']}", tables, [seed["seed"] for seed in seeds]))
-        n_boot = min(self.settings.evaluation.get("resamples", MAX_RESAMPLES), MAX_RESAMPLES)
-        try:
-            return comparable(task).compare(members, n_boot, self.settings.seed)
-        except FinetuneError as error:
-            self.say(f"no intervals: {error}")
-            return None
-
-    # -- results -------------------------------------------------------------------------------------------------------
-
-    def finish(self) -> None:
-        """Choose, and write tuning.json, tuning.html and the experiment file of the best configuration."""
-        candidates = self.candidates()
-        compared = self.compared(candidates)
-        score_name = verdicts.head_of(compared) if compared else None
-        for i, candidate in enumerate(candidates):
-            candidate["interval"] = compared["candidates"][i]["scores"][score_name] if compared else None
-        best = results.choose(candidates, self.higher_is_better)
-        trials = results.describe_trials(self.study, self.space)
-        summary: dict[str, Any] = {
-            "study": self.name,
-            "command": command(self.words),
-            "monitor": self.comparison.monitor,
-            "higher_is_better": self.higher_is_better,
-            "space": {key: entry.describe() for key, entry in self.space.items()},
-            "logarithmic": [key for key, entry in self.space.items() if entry.is_log],
-            "choices": {key: [space.label(v) for v in e.values] for key, e in self.space.items() if e.kind == "choice"},
-            "pruner": self.settings.pruner,
-            "trials": trials,
-            "start": next((t.number for t in self.study.get_trials(deepcopy=False) if "start" in t.user_attrs), None),
-            "importance": results.importances(self.study),
-            "top": candidates,
-            "interval_of": metrics.metric(score_name).title if score_name else None,
-            "noise": results.spread(candidates),
-            "verdicts": verdicts.verdicts(compared)[: len(compared["pairs"])] if compared else [],
-            "best": best["number"],
-            "synthetic": self.settings.demo,
-        }
-        path = self.run.best_experiment
-        summary["use"] = f"python -m finetune --config-dir {relative_to_cwd(path.parent.parent)} experiment={path.stem}"
-        lines = page.sentences(summary)
-        header = [f"The best configuration of a search: {summary['command']}", *lines, f"  {summary['use']}"]
-        self.configs.write_experiment(path, best["values"], header)
-        write_json_atomic(self.run.tuning, summary)
-        page.write(self.run.tuning_page, summary)
-        for line in [*page.table(summary), *lines, summary["use"], f"search: {relative_to_cwd(self.run.tuning_page)}"]:
-            self.say(line)
-
-    def page_hint(self) -> str:
-        """Where the reasons of failures are."""
+    def reasons(self) -> str:
+        """Why no trial was completed."""
         reasons = {t["reason"] for t in results.describe_trials(self.study, self.space) if t["reason"]}
         return "Reasons: " + "; ".join(sorted(reasons)) if reasons else "All were stopped early or killed: pruner=none."
 

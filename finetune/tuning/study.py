@@ -225,7 +225,10 @@ def run_trials(study: optuna.Study, total: int, objective: Callable[[Trial], flo
             raise TrialFailed
         return guarded(trial, objective)
 
-    while num_counted(study) < total:
+    while True:
+        fail_dead(study)  # trials of other processes that were killed meanwhile are made up for
+        if num_counted(study) >= total:
+            return
         optimize(study, one_trial)
         check_first_failures(study)
 

@@ -135,7 +135,10 @@ def test_a_running_trial_of_a_dead_process_is_failed_and_one_of_a_living_is_not(
     states = {name: trial.state for name, trial in zip(processes, again.trials, strict=True)}
     assert states.pop("dead") == states.pop("reused id", TrialState.FAIL) == TrialState.FAIL
     assert set(states.values()) == {TrialState.RUNNING}
-    assert study.num_counted(again) == 2  # the dead ones are made up for
+    assert study.num_counted(again) == 2
+    again.ask().set_user_attr(study.PROCESS, processes["dead"])  # one that dies while the search goes on is made up for
+    study.run_trials(again, 4, lambda trial: score(draw(SPACE, trial)))
+    assert [trial.state for trial in again.trials[-3:]] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
 
 
 def test_one_trial_too_many_is_not_trained(storage):
