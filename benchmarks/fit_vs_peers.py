@@ -3,8 +3,8 @@
     python -m benchmarks.fit_vs_peers --python PEERS_PYTHON --root DIR --table TABLE [--backbone resnet18] [--size 96]
         [--epochs 4] [--rounds 3] [--auroc 0.97] [--section NAME]
 
-TABLE has path, label (of two classes), split (train, val) and patient_id. Every program trains on train and validates on
-val after each epoch, with the same batch, rate, number of workers and augmentation of the same strength, from random
+TABLE has path, label (of two classes), split (train, val) and patient_id. Every program trains on train and validates
+on val after each epoch, with the same batch, rate, number of workers and augmentation of the same strength, from random
 weights. Rounds are A B C D A B C D ...; ratios are formed within a round, and their median, least and greatest are
 given. `whole` is from the start of the command to its end: ours audits the images, calibrates, scores both splits and
 writes a report in it, the others only train. `first epoch` is from the start of the command to that of the first epoch.
@@ -70,8 +70,8 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[list[tuple[flo
 
 def ours(given: argparse.Namespace, folder: Path) -> Timing:
     words = [
-        "data=csv", f"data.table={given.table}", f"data.root={given.root}", "data.label=label", "data.patient=patient_id",
-        "data.split=split", f"backbone={given.backbone}", "backbone.weights=none", f"data.image_size={given.size}",
+        "data=csv", f"data.table={given.table}", f"data.root={given.root}", "data.label=label",
+        "data.patient=patient_id", "data.split=split", f"backbone={given.backbone}", "backbone.weights=none", f"data.image_size={given.size}",
         f"data.batch_size={given.batch}", f"trainer.max_epochs={given.epochs}", f"optimizer.lr={given.lr}",
         f"data.num_workers={given.workers}", f"hydra.run.dir={folder}/run", "data.val_fraction=0.1", *given.word,
     ]  # fmt: skip

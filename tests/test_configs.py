@@ -22,6 +22,8 @@ EXTRA = {
     "job=predict": ["input=x"],
     "job=compare": ["runs=[a,b]"],
     "job=soup": ["runs=[a,b]"],
+    "search=default": ["job=tune"],
+    "search=wide": ["job=tune"],
     "head=faster_rcnn": ["task=detect"],
     "head=retinanet": ["task=detect"],
     "evaluation=detect": ["task=detect"],
@@ -49,7 +51,7 @@ def test_every_choice_is_composed_and_built(word, tmp_path):
     assert build.plan(settings).phases
     assert build.task(settings).name == settings.task["name"]
     group = word.split("=")[0]
-    if group == "logger" and word != "logger=wandb":
+    if group == "logger" and word not in ("logger=wandb", "logger=mlflow"):
         assert len(build.loggers(settings, tmp_path)) == (word != "logger=none")
     if group == "callbacks":
         assert all(c.monitor == "val/auroc" and c.mode == "max" for c in callbacks(settings))
@@ -79,7 +81,7 @@ def test_extras_are_named_as_the_readme_does():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     pages = [path.read_text() for path in CONF.rglob("*.yaml")] + [str(MissingExtra("x", "dicom"))]
     named = [name for page in pages for name in re.findall(r'pip install -e "\.\[([\w,]+)\]"', page)]
-    assert {"dicom", "h5", "huggingface", "medmnist", "tensorboard", "wandb"} == set(named) <= set(extras)
+    assert {"dicom", "h5", "huggingface", "medmnist", "mlflow", "tensorboard", "wandb"} == set(named) <= set(extras)
     assert not [page for page in pages if "finetune[" in page]
 
 

@@ -247,7 +247,9 @@ def loggers(settings: Settings, run: Path) -> list[Any]:
     """Lightning loggers beside metrics.csv, writing below the run folder."""
     built = []
     for name, node in (settings.logger or {}).items():
-        filled = {**node, "save_dir": str(run)} if node.get("save_dir") == "auto" else node
+        filled = {**node, "save_dir": str(run)} if node.get("save_dir") == "auto" else dict(node)
+        if filled.get("tracking_uri") == "auto":
+            filled["tracking_uri"] = f"sqlite:///{run.resolve()}/mlflow.db"
         try:
             built.append(make(settings, f"logger.{name}", filled))
         except ImportError:

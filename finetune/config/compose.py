@@ -39,7 +39,7 @@ __all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plai
 
 DEMO = "demo"
 """The experiment that replaces data=chestxray where there are no data yet."""
-CHECKED = ("fit", "preview")
+CHECKED = ("fit", "preview", "tune")
 """Jobs whose whole configuration is checked before anything is read."""
 JOBS_REUSING_DATA = ("evaluate", "explain")
 """Jobs that read the data of their model's run, unless other data are named."""

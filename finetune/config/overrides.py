@@ -30,6 +30,7 @@ FREE_KEYS = (
     "loss.class_weight",
     "callbacks.extra",
     "prevalence",
+    "search",
 )
 """Mappings whose keys are the user's: findings, classes, names of data sets, thresholds and callbacks."""
 
@@ -142,15 +143,15 @@ def _encoded(word: str) -> str:
             mapping = yaml.safe_load(text)
         except yaml.YAMLError:
             return word  # Hydra's message is better
-        return f"{key}{separator}{_grammar(mapping)}" if isinstance(mapping, dict) else word
+        return f"{key}{separator}{grammar(mapping)}" if isinstance(mapping, dict) else word
 
 
-def _grammar(value: Any) -> str:
+def grammar(value: Any) -> str:
     """Plain values as Hydra's grammar writes them, the keys of mappings encoded."""
     if isinstance(value, dict):
-        return "{" + ",".join(f"{ENCODED}{str(k).encode().hex()}:{_grammar(v)}" for k, v in value.items()) + "}"
+        return "{" + ",".join(f"{ENCODED}{str(k).encode().hex()}:{grammar(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_grammar, value)) + "]"
+        return "[" + ",".join(map(grammar, value)) + "]"
     if isinstance(value, str):
         return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
     return "null" if value is None else str(value).lower()
@@ -162,14 +163,14 @@ def decoded(config: DictConfig) -> DictConfig:
         node = OmegaConf.select(config, name)
         if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
             encoded = OmegaConf.to_container(node, resolve=False)
-            OmegaConf.update(config, name, _decode_keys(encoded), merge=False)
+            OmegaConf.update(config, name, decode_keys(encoded), merge=False)
     return config
 
 
-def _decode_keys(value: Any) -> Any:
+def decode_keys(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {_decode_key(str(key)): _decode_keys(inner) for key, inner in value.items()}
+    return {_decode_key(str(key)): decode_keys(inner) for key, inner in value.items()}
 
 
 def _decode_key(key: str) -> str:
@@ -238,7 +239,7 @@ def _is_free_key(override: Override) -> bool:
 
 def _check_free_keys(words: list[str], parsed: list[Override]) -> None:
     """A typed free mapping must exist in the configuration: otherwise nothing reads it."""
-    free = [override for override in parsed if _is_free_key(override)]
+    free = [override for override in parsed if _is_free_key(override) and override.key_or_group != "search"]
     if not free:
         return
     base = composed([word for word, override in zip(words, parsed, strict=True) if override not in free])

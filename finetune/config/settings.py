@@ -4,7 +4,9 @@ Each class owns the keys of one group. Keys of others (options of a data set, ba
 Lightning's Trainer) are collected in `options`. A mapping with `_target_` stays a node: config.build builds it.
 """
 
+import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -13,8 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from finetune.config.setting_errors import explained
 from finetune.data.loading.progressive import Progressive
 from finetune.data.loading.sampling import SAMPLERS
-from finetune.errors import FinetuneError, one_of
+from finetune.errors import FinetuneError, MissingExtra, one_of
 from finetune.tiles import Tiling
+from finetune.tuning.space import Entry, read
 
 Node = dict[str, Any]
 """What config.build makes an object of."""
@@ -281,6 +284,39 @@ class SoupSettings(Settings):
     method: Literal["greedy", "uniform"]
 
 
+class TuneSettings(Settings):
+    """job=tune"""
+
+    search: dict[str, Any]
+    study: PathText
+    storage: str | None
+    trials: Annotated[int, Ge(1)]
+    startup: Annotated[int, Ge(1)]
+    pruner: Literal["median", "hyperband", "none"]
+    warmup: Annotated[int, Ge(0)]
+    top: Annotated[int, Ge(1)]
+    repeats: Annotated[int, Ge(0)]
+    keep_checkpoints: bool
+
+    @model_validator(mode="after")
+    def check(self) -> "TuneSettings":
+        if find_spec("optuna") is None:
+            raise MissingExtra("job=tune needs the package optuna", "tune")
+        read(self.search)
+        if not re.fullmatch(r"[\w][\w.+-]*", self.study):
+            raise FinetuneError(f"study={self.study} names a folder: use letters, digits, and any of . _ + -")
+        if self.storage is not None and "://" not in self.storage:
+            raise FinetuneError(
+                f"storage={self.storage} is not the URL of a database, such as sqlite:///FILE.db or postgresql://HOST/NAME."
+            )
+        return self
+
+    @property
+    def space(self) -> dict[str, Entry]:
+        """What is varied."""
+        return read(self.search)
+
+
 JOBS: dict[str, type[Settings]] = {
     "fit": FitSettings,
     "evaluate": EvaluateSettings,
@@ -289,6 +325,7 @@ JOBS: dict[str, type[Settings]] = {
     "preview": PreviewSettings,
     "compare": CompareSettings,
     "soup": SoupSettings,
+    "tune": TuneSettings,
 }
 """Job -> its settings."""
 

@@ -149,6 +149,29 @@ class RunFolder:
         return self.path / "compare.html"
 
     @property
+    def trials(self) -> Path:
+        """Of a search: a run folder per trial."""
+        return self.path / "trials"
+
+    @property
+    def repeats(self) -> Path:
+        """Of a search: a run folder for each of the best trials with each further seed."""
+        return self.path / "repeats"
+
+    @property
+    def tuning(self) -> Path:
+        return self.path / "tuning.json"
+
+    @property
+    def tuning_page(self) -> Path:
+        return self.path / "tuning.html"
+
+    @property
+    def best_experiment(self) -> Path:
+        """The best configuration of a search, in a folder for --config-dir."""
+        return self.path / "conf" / "experiment" / "best.yaml"
+
+    @property
     def preview(self) -> Path:
         return self.path / "preview.json"
 
@@ -209,7 +232,7 @@ class RunFolder:
             is_fit = self.read_config().get("job", "fit") == "fit"
         except FinetuneError:
             is_fit = True
-        results = (self.scores, self.explanation, self.preview, self.comparison)
+        results = (self.scores, self.explanation, self.preview, self.comparison, self.tuning)
         if is_fit or any(path.exists() for path in results):
             way = f"Continue it by {resume_word(self.path)}, or name" if is_fit else "Name"
             raise FinetuneError(f"{self} holds a run already. {way} another folder: hydra.run.dir=DIR.")

@@ -129,8 +129,11 @@ _audits: dict[tuple[str, ...], tuple[SampleTable, audits.Audit, RunFolder | None
 
 @contextmanager
 def auditing_once() -> Iterator[None]:
-    """Inside, data shared by several runs are audited by the first of them only."""
+    """Inside, data shared by several runs are audited by the first of them only; of nested blocks the outer holds."""
     global _audits
+    if _audits is not None:
+        yield
+        return
     _audits = {}
     try:
         yield

@@ -4,12 +4,15 @@ import logging
 import math
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy
 
 from finetune import weights as weight_files
@@ -120,8 +123,15 @@ def train(
     say: prepare.Say,
     place: ranks.Place,
     teacher: Model | None = None,
+    more_callbacks: Sequence[Callback] = (),
+    hint: str | None = None,
 ) -> FitResult:
-    """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights."""
+    """Fit with Lightning, from the last checkpoint if there is one, and load the best epoch's weights.
+
+    Args:
+        more_callbacks: of the job, besides those of the configuration.
+        hint: what is printed when the training is stopped by hand; by default how to resume the run.
+    """
     module = make_module(settings, task, network, data, teacher)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in [*module.objective.notes, *plan_table(module, settings.trainer.max_epochs)]:
@@ -140,6 +150,7 @@ def train(
         PrintEpoch(metrics),
         checkpoint,
         *build.extra_callbacks(settings, monitor, higher_is_better=higher_is_better),
+        *more_callbacks,
     ]
     arguments = settings.trainer.set_arguments
     end = ending.Ending(arguments.pop("max_steps"), arguments.pop("max_time", None))
@@ -156,7 +167,8 @@ def train(
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips, and facts that the lines of epochs contain
     trainer = L.Trainer(
         default_root_dir=run.path,
-        logger=build.loggers(settings, run.path),
+        # a logger of another rank would open the same files and databases
+        logger=build.loggers(settings, run.path) if place.rank == 0 else [DummyLogger() for _ in settings.logger or {}],
         callbacks=callbacks,
         plugins=[Cluster(place)],
         use_distributed_sampler=False,
@@ -175,7 +187,8 @@ def train(
         raise
     except SystemExit:
         if trainer.interrupted:
-            print(f"stopped. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+            hint = hint or f"Resume with: python -m finetune {resume_word(run.path)}"
+            print(f"stopped. {hint}", file=sys.stderr)
             raise SystemExit(130) from None
         raise
     if trainer.interrupted:

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -175,3 +176,29 @@ class PrintEpoch(Callback):
         epoch = f"epoch {row['epoch']:>{len(str(last))}}/{last}"
         rate = f"{row['lr']:.1e}".replace("e-0", "e-")  # 80 columns hold the line
         print(f"{epoch}  {numbers}  lr {rate}  {row['seconds']:.{1 if row['seconds'] < 10 else 0}f} s", flush=True)
+
+
+class EpochReport(Callback):
+    """Reports the score of each validated epoch, and ends the training early where the answer is true, on all ranks.
+
+    Args:
+        report: takes (epoch, score of the objective's `monitor`) on the first rank; whether to stop. None elsewhere.
+    """
+
+    def __init__(self, report: Callable[[int, float], bool] | None):
+        self.report = report
+        self.stopped = False
+        self.validated_epoch: int | None = None
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.validated_epoch = None if trainer.sanity_checking else trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        epoch = trainer.current_epoch
+        if self.validated_epoch != epoch:
+            return
+        score = float(trainer.callback_metrics[pl_module.objective.monitor])
+        stop = self.report is not None and math.isfinite(score) and self.report(epoch, score)
+        stop = bool(trainer.strategy.broadcast(stop))  # the first rank decides
+        if stop and epoch + 1 < (trainer.max_epochs or 0):
+            self.stopped = trainer.should_stop = True

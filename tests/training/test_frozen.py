@@ -134,3 +134,11 @@ def test_a_teacher_reads_the_images(tmp_path):
     assert FrozenActivations(module, data(), 3, directory=tmp_path).ranges == []
     with pytest.raises(FinetuneError, match="the teacher reads the images"):
         FrozenActivations(module, data(), 3, mode="on", directory=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mixing", "progressive"])
+def test_images_that_change_with_the_epoch_are_not_stored(tmp_path, name):
+    images = data(views=2, augment=augmentation())
+    setattr(images.train_dataset, name, object())
+    frozen = FrozenActivations(tiny.module(PROBE), images, 5, mode="on", directory=tmp_path)
+    assert frozen.views() is None
