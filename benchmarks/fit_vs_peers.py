@@ -70,11 +70,12 @@ def run(command: list[str], environment: dict[str, str]) -> tuple[list[tuple[flo
 
 def ours(given: argparse.Namespace, folder: Path) -> Timing:
     words = [
-        "data=csv", f"data.table={given.table}", f"data.root={given.root}", "data.label=label",
-        "data.patient=patient_id", "data.split=split", f"backbone={given.backbone}", "backbone.weights=none", f"data.image_size={given.size}",
-        f"data.batch_size={given.batch}", f"trainer.max_epochs={given.epochs}", f"optimizer.lr={given.lr}",
-        f"data.num_workers={given.workers}", f"hydra.run.dir={folder}/run", "data.val_fraction=0.1", *given.word,
-    ]  # fmt: skip
+        *("data=csv", f"data.table={given.table}", f"data.root={given.root}"),
+        *("data.label=label", "data.patient=patient_id", "data.split=split", "data.val_fraction=0.1"),
+        *(f"backbone={given.backbone}", "backbone.weights=none", f"data.image_size={given.size}"),
+        *(f"data.batch_size={given.batch}", f"data.num_workers={given.workers}", f"optimizer.lr={given.lr}"),
+        *(f"trainer.max_epochs={given.epochs}", f"hydra.run.dir={folder}/run", *given.word),
+    ]
     shutil.rmtree(folder / "run", ignore_errors=True)
     environment = {**os.environ, "FINETUNE_CACHE": str(folder / "cache")}
     shutil.rmtree(folder / "cache", ignore_errors=True)  # every image is decoded in every run, as the others do

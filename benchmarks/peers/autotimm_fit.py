@@ -13,7 +13,7 @@ class Watch(L.Callback):
         self.epochs.begin()
 
     def on_train_epoch_end(self, trainer, module):
-        self.epochs.end(trainer.callback_metrics.get("val/auroc", float("nan")))
+        self.epochs.end(float("nan"))
 
 
 def main():
@@ -22,9 +22,10 @@ def main():
         given.folders, image_size=given.size, batch_size=given.batch, num_workers=given.workers,
         persistent_workers=given.workers > 0, augmentation_preset="light", pin_memory=False,
     )  # fmt: skip
-    auroc = autotimm.MetricConfig("auroc", "torchmetrics", "AUROC", {"task": "multiclass", "num_classes": 2}, ["val"])
+    task = {"task": "multiclass", "num_classes": 2}
+    accuracy = autotimm.MetricConfig("accuracy", "torchmetrics", "Accuracy", task, ["val"])  # it scores decisions alone
     model = autotimm.ImageClassifier(
-        autotimm.BackboneConfig(given.backbone, pretrained=False), 2, metrics=[auroc], lr=given.lr, compile_model=False,
+        autotimm.BackboneConfig(given.backbone, pretrained=False), 2, metrics=[accuracy], lr=given.lr, compile_model=False,
         deterministic=False,
     )  # fmt: skip
     epochs = common.Epochs()
