@@ -98,7 +98,7 @@ def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
 def finish(process: subprocess.Popen[str], what: str) -> str:
     out, _ = process.communicate()
     if process.returncode:
-        raise SystemExit(f"{what}\n{out[-3000:]}")
+        raise SystemExit(f"{what} ended with {process.returncode}\n{out[-3000:]}")
     return out
 
 
@@ -136,6 +136,8 @@ def check(words: list[str], folder: Path, kills: int, generator: random.Random) 
         moments.append(f"after {epochs[-1]}" if epochs else "before epoch 0 was saved")
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+        if (folder / "killed" / "scores.json").is_file():  # it had just ended
+            return differences(result(folder / "whole"), result(folder / "killed")), moments
         began = (folder / "killed" / "config.yaml").is_file()
         process = start(["resume=killed"] if began else [*words, "hydra.run.dir=killed"], folder)
     finish(process, "resumed")

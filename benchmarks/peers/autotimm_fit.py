@@ -25,8 +25,8 @@ def main():
     task = {"task": "multiclass", "num_classes": 2}
     accuracy = autotimm.MetricConfig("accuracy", "torchmetrics", "Accuracy", task, ["val"])  # it scores decisions alone
     model = autotimm.ImageClassifier(
-        autotimm.BackboneConfig(given.backbone, pretrained=False), 2, metrics=[accuracy], lr=given.lr, compile_model=False,
-        deterministic=False,
+        autotimm.BackboneConfig(given.backbone, pretrained=False), 2, metrics=[accuracy], lr=given.lr,
+        compile_model=False, deterministic=False,
     )  # fmt: skip
     epochs = common.Epochs()
     trainer = autotimm.AutoTrainer(
