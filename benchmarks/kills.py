@@ -129,7 +129,7 @@ def check(words: list[str], folder: Path, kills: int, generator: random.Random) 
         started = time.perf_counter()
         assert process.stdout is not None
         process.stdout.readline()  # from its first line on
-        time.sleep(generator.uniform(0.0, max(0.5, whole - (time.perf_counter() - started))))
+        time.sleep(generator.uniform(0.0, max(0.5, 0.8 * whole - (time.perf_counter() - started))))
         if process.poll() is not None:
             break
         epochs = sorted(path.stem for path in (folder / "killed" / "checkpoints").glob("epoch_*"))
