@@ -48,7 +48,7 @@ CASES = {
     "EMA, mixup, 2 workers": [*CLASSES, "averaging=ema", "mixing=mixup", "data.num_workers=2"],
     "SWA, CutMix, head_then_full": [*CLASSES, "averaging=swa", "mixing=cutmix", "finetuning=head_then_full"],
     "linear probe, stored activations": [*CLASSES, *PROBE, "frozen_cache=on"],
-    "gradual, stored activations, views": [*CLASSES, "finetuning=gradual", "frozen_cache=on", "data.views=2"],
+    "gradual, stored activations, versions": [*CLASSES, "finetuning=gradual", "frozen_cache=on", "data.versions=2"],
     "two processes, frozen norms": [*CLASSES, "trainer.devices=2", "finetuning.norms=frozen"],
     "two processes, EMA, mixup": [*CLASSES, "trainer.devices=2", "averaging=ema", "mixing=mixup"],
     "two processes, stored activations": [*CLASSES, *PROBE, "trainer.devices=2", "frozen_cache=on"],

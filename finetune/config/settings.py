@@ -94,7 +94,7 @@ class DataSettings(OpenGroup):
     folds: Annotated[int, Ge(2)]
     fold: int | None
     sampler: str
-    views: Annotated[int, Ge(1)] | None = None
+    versions: Annotated[int, Ge(1)] | None = None
     progressive: ProgressiveSettings = ProgressiveSettings()
     map: dict[ClassName, ClassName | list[ClassName]] | None = None
     cache: str

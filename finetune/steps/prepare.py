@@ -213,7 +213,7 @@ def make_datamodule(
         num_workers=data.num_workers,
         seed=seed,
         sampler=data.sampler,
-        views=data.views,
+        versions=data.versions,
         mixing=mixing,
         progressive=data.progressive.schedule,
     )

@@ -120,12 +120,12 @@ class FrozenActivations:
             return "compile=true computes frozen parts with other bits."
         return None
 
-    def views(self) -> int | None:
+    def versions(self) -> int | None:
         """Versions of each training image; None where every epoch has its own."""
         dataset = self.data.train_dataset
         if dataset.mixing is not None or dataset.progressive is not None:
             return None
-        return 1 if dataset.augment is None else dataset.views
+        return 1 if dataset.augment is None else dataset.versions
 
     def __call__(self, split: str, epoch: int) -> StoredActivations | None:
         number = next((n for n, held in enumerate(self.ranges) if epoch in held.epochs), None)
@@ -143,21 +143,21 @@ class FrozenActivations:
     # -- one range and split -------------------------------------------------------------------------------------------
 
     def _open(self, split: str, held: FrozenRange, epoch: int) -> StoredActivations | None:
-        views = self.views() if split == "train" else 1
+        versions = self.versions() if split == "train" else 1
         left = held.epochs.stop - epoch
         rows = self.data.rows(split)
         trainer = self.module.trainer
         limit = trainer.limit_train_batches if split == "train" else trainer.limit_val_batches
-        if views is None or left <= views or not len(rows) or limit != 1.0:
+        if versions is None or left <= versions or not len(rows) or limit != 1.0:
             return None
         first = _world()[0] == 0
-        key = self._key(split, held, rows, views)
+        key = self._key(split, held, rows, versions)
         folder = self.directory / key
         if first and not (folder / "facts.json").is_file():
-            plan = self._estimate(split, held, rows, views, left)
+            plan = self._estimate(split, held, rows, versions, left)
             if plan is not None:
                 self.say(plan)
-                self._fill(folder, split, held, rows, views)
+                self._fill(folder, split, held, rows, versions)
         _barrier()
         if not (folder / "facts.json").is_file():
             return None
@@ -169,10 +169,10 @@ class FrozenActivations:
         dtype, computed = getattr(torch, facts["dtype"]), getattr(torch, facts["compute_dtype"])
         return StoredActivations(
             folder / "activations.npy", rows, self.data.train_dataset.targets, held.start, dtype, computed,
-            facts["channels_last"], views,
+            facts["channels_last"], versions,
         )  # fmt: skip
 
-    def _key(self, split: str, held: FrozenRange, rows: np.ndarray, views: int) -> str:
+    def _key(self, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> str:
         """A hash of all that the activations depend on."""
         digest = hashlib.sha256()
         images, augmented = self.data.images, split == "train" and self.data.augment is not None
@@ -184,7 +184,7 @@ class FrozenActivations:
             "batch_sizes": sorted({len(batch) for batch in self._batches(split, rows, 1)}),
             "images": [images.digests[row] for row in rows],
             "pillow": PIL.__version__,
-            "augment": [self.data.seed, views, rows.tolist()] if augmented else None,
+            "augment": [self.data.seed, versions, rows.tolist()] if augmented else None,
             "torch": torch.__version__,
             "device": str(self.module.device),
             "threads": torch.get_num_threads(),
@@ -201,13 +201,13 @@ class FrozenActivations:
                     digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:24]
 
-    def _batches(self, split: str, rows: np.ndarray, views: int) -> list[list[Key]]:
-        """(view, row) in batches of the sizes that the training has."""
+    def _batches(self, split: str, rows: np.ndarray, versions: int) -> list[list[Key]]:
+        """(version, row) in batches of the sizes that the training has."""
         size, world = self.data.batch_size, _world()[1]
         if split == "val":
             return [[(0, int(row)) for row in rows[at : at + size]] for at in range(0, len(rows), size)]
         parts = np.array_split(rows, -(-len(rows) // size) * world)
-        return [[(view, int(row)) for row in part] for view in range(views) for part in parts]
+        return [[(version, int(row)) for row in part] for version in range(versions) for part in parts]
 
     def _run(self, held: FrozenRange, images: Tensor) -> Tensor:
         network = self.module.network
@@ -219,7 +219,7 @@ class FrozenActivations:
         assert isinstance(output, Tensor)  # obstacle() has looked
         return output
 
-    def _estimate(self, split: str, held: FrozenRange, rows: np.ndarray, views: int, left: int) -> str | None:
+    def _estimate(self, split: str, held: FrozenRange, rows: np.ndarray, versions: int, left: int) -> str | None:
         """A sentence on what is about to be stored; None where it does not pay or has no space (mode=auto)."""
         dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
         image = dataset.__getitems__([(0, int(row)) for row in rows[:2]])["image"]
@@ -230,10 +230,10 @@ class FrozenActivations:
         flops = counter.get_total_flops() / len(image)
         device = self.module.device.type
         rate = FLOP_RATE["cpu"] * torch.get_num_threads() if device == "cpu" else FLOP_RATE["cuda"]
-        saved = (left - views) * flops / rate
-        cost = left * size / READ_RATE + views * size / WRITE_RATE
+        saved = (left - versions) * flops / rate
+        cost = left * size / READ_RATE + versions * size / WRITE_RATE
         self.directory.mkdir(parents=True, exist_ok=True)
-        total, free = size * n * views, shutil.disk_usage(self.directory).free
+        total, free = size * n * versions, shutil.disk_usage(self.directory).free
         if self.mode == "auto" and (saved <= cost or total > free / 2):
             return None
         if total > free:
@@ -241,13 +241,13 @@ class FrozenActivations:
                 f"frozen_cache={self.mode}: the activations need {file_size(total)}, {file_size(free)} are free in "
                 f"{self.directory}. Use frozen_cache=auto, or set FINETUNE_CACHE to another folder."
             )
-        times = f" in {views} versions" if views > 1 else ""
+        times = f" in {versions} versions" if versions > 1 else ""
         return (
             f"Frozen up to {held.start} in epochs {held.epochs.start} to {held.epochs.stop - 1}: the activations of "
             f"{n:,} {split} images{times} are computed once, {file_size(total)} in {self.directory}."
         )
 
-    def _fill(self, folder: Path, split: str, held: FrozenRange, rows: np.ndarray, views: int) -> None:
+    def _fill(self, folder: Path, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> None:
         """Compute and store; the folder appears by one rename."""
         self._remove_unused()
         with locked(
@@ -258,7 +258,7 @@ class FrozenActivations:
             part = self.directory / f"{folder.name}.part-{secrets.token_hex(4)}"
             part.mkdir()
             try:
-                self._write(part, split, held, rows, views)
+                self._write(part, split, held, rows, versions)
                 part.rename(folder)
             except OSError as error:
                 if self.mode != "auto":
@@ -267,9 +267,9 @@ class FrozenActivations:
             finally:
                 shutil.rmtree(part, ignore_errors=True)
 
-    def _write(self, part: Path, split: str, held: FrozenRange, rows: np.ndarray, views: int) -> None:
+    def _write(self, part: Path, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> None:
         dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
-        batches = self._batches(split, rows, views)
+        batches = self._batches(split, rows, versions)
         workers = self.data.num_workers if split == "train" and self.data.augment is not None else 0
         loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate)
         values: np.memmap | None = None
@@ -280,7 +280,7 @@ class FrozenActivations:
                 dtype = torch.float16 if self.mode == "half" else output.dtype
                 stored = as_stored(output, dtype)
                 if values is None:
-                    shape = (len(rows) * views, *stored.shape[1:])
+                    shape = (len(rows) * versions, *stored.shape[1:])
                     values = np.lib.format.open_memmap(part / "activations.npy", "w+", stored.dtype, shape)
                     last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
                     facts = {"dtype": _name(dtype), "compute_dtype": _name(output.dtype), "channels_last": last}

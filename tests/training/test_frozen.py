@@ -22,9 +22,9 @@ def augmentation() -> Augment:
     return Augment(tiny.SIZE, {"flip": albumentations.HorizontalFlip(p=0.5), "turn": albumentations.Rotate(p=1)})
 
 
-def data(views: int | None = None, augment: Augment | None = None) -> ImageData:
+def data(versions: int | None = None, augment: Augment | None = None) -> ImageData:
     made = tiny.data(augment=augment)
-    made.train_dataset.views = views
+    made.train_dataset.versions = versions
     return made
 
 
@@ -68,8 +68,8 @@ def test_the_weights_are_those_of_a_fit_that_computes_everything(tmp_path, plan)
 
 
 def test_versions_of_augmented_images_in_turn(tmp_path):
-    stored, frozen = fitted(tmp_path / "a", PROBE, "on", epochs=5, views=2, augment=augmentation())
-    computed, _ = fitted(tmp_path / "b", PROBE, "off", epochs=5, views=2, augment=augmentation())
+    stored, frozen = fitted(tmp_path / "a", PROBE, "on", epochs=5, versions=2, augment=augmentation())
+    computed, _ = fitted(tmp_path / "b", PROBE, "off", epochs=5, versions=2, augment=augmentation())
     assert_equal(stored, computed)
     train = frozen.opened["train", 0]
     assert len(train._values) == 2 * 36
@@ -138,7 +138,7 @@ def test_a_teacher_reads_the_images(tmp_path):
 
 @pytest.mark.parametrize("name", ["mixing", "progressive"])
 def test_images_that_change_with_the_epoch_are_not_stored(tmp_path, name):
-    images = data(views=2, augment=augmentation())
+    images = data(versions=2, augment=augmentation())
     setattr(images.train_dataset, name, object())
     frozen = FrozenActivations(tiny.module(PROBE), images, 5, mode="on", directory=tmp_path)
-    assert frozen.views() is None
+    assert frozen.versions() is None

@@ -19,7 +19,7 @@ WORDS = {2: np.int16, 4: np.int32, 8: np.int64}
 class StoredActivations:
     """What lies before the part `start` for some rows of the table, from a memory-mapped file.
 
-    The file has an entry per image and view: (H, W, C) of a map, as convolutions here compute in channels-last order,
+    The file has an entry per image and version: (H, W, C) of a map, in the order that convolutions have,
     or (D,) of pooled features.
     """
 
@@ -36,18 +36,18 @@ class StoredActivations:
     """Of the result of `take`: another one where the file stores fewer bits."""
     channels_last: bool = True
     """Order in memory of the result of `take`, that of the network's own activations."""
-    views: int = 1
-    """Augmented versions of each image; epoch e reads version e modulo `views`."""
+    versions: int = 1
+    """Augmented versions of each image; epoch e reads version e modulo `versions`."""
     position: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.position = np.full(len(self.targets), -1, np.int64)
         self.position[self.rows] = np.arange(len(self.rows))
-        self._values: np.ndarray = np.asarray(np.load(self.npy, mmap_mode="r"))  # (views * n, ...)
+        self._values: np.ndarray = np.asarray(np.load(self.npy, mmap_mode="r"))  # (versions * n, ...)
 
     def take(self, rows: Sequence[int], epoch: int) -> Tensor:
         """(n, C, H, W) or (n, D) of these rows in an epoch."""
-        places = self.position[np.asarray(rows)] + (epoch % self.views) * len(self.rows)
+        places = self.position[np.asarray(rows)] + (epoch % self.versions) * len(self.rows)
         values = torch.from_numpy(self._values[places]).view(self.dtype).to(self.compute_dtype)
         if values.ndim != 4:
             return values

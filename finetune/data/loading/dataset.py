@@ -36,7 +36,7 @@ class ImageDataset(Dataset):
     `annotated` also the mask and the boxes, moved as the image is: see AnnotatedTargets.batch.
 
     A key is a row, or (epoch, row) from a sampler: with `augment` the image depends on (seed, epoch, row), and a
-    bare row means epoch 0. With `views` there are only so many augmented versions, used in turn. The loader asks for
+    bare row means epoch 0. With `versions` there are only so many augmented versions, used in turn. The loader asks for
     whole batches (`__getitems__`), which stay uint8 until they are stacked and are then normalised at once.
 
     With `mixing` an image is mixed with one of the rows `partners`, augmented as by itself, and its target with that of
@@ -52,7 +52,7 @@ class ImageDataset(Dataset):
         *,
         seed: int = 0,
         annotated: AnnotatedTargets | None = None,
-        views: int | None = None,
+        versions: int | None = None,
         mixing: Mixing | None = None,
         partners: np.ndarray | None = None,
         progressive: Progressive | None = None,
@@ -65,7 +65,7 @@ class ImageDataset(Dataset):
         self.augment = augment
         self.seed = seed
         self.annotated = annotated
-        self.views = views
+        self.versions = versions
         self.mixing = mixing
         self.partners = np.arange(len(self.targets)) if partners is None else partners
         self.progressive = progressive
@@ -99,8 +99,8 @@ class ImageDataset(Dataset):
         """Images of one epoch, augmented, resized and normalised: (n, C, S, S)."""
         p, rows = self.preprocessing, [row for _, row in keys]
         if self.augment is not None:
-            views = [(self.seed, self.view(epoch), row) for epoch, row in keys]
-            images = np.stack([self.augment(self.images[seed[2]], seed) for seed in views])
+            seeds = [(self.seed, self.version(epoch), row) for epoch, row in keys]
+            images = np.stack([self.augment(self.images[seed[2]], seed) for seed in seeds])
         elif p.stored_size != p.image_size:
             images = np.stack([p.crop(self.images[row]) for row in rows])
         else:
@@ -121,14 +121,14 @@ class ImageDataset(Dataset):
             share = blend.apply(images[place], partner)
             targets[place] = mix_targets(targets[place], self.targets[row], share)
 
-    def view(self, epoch: int) -> int:
-        """Number of the augmented version that an epoch has: the epoch, or epoch modulo `views`."""
-        return epoch if self.views is None else epoch % self.views
+    def version(self, epoch: int) -> int:
+        """Number of the augmented version that an epoch has: the epoch, or epoch modulo `versions`."""
+        return epoch if self.versions is None else epoch % self.versions
 
     def _together(self, annotated: AnnotatedTargets, epoch: int, row: int) -> Augmented:
         placed, image, p = annotated.cached(row), self.images[row], self.preprocessing
         if self.augment is not None:
-            seed = (self.seed, self.view(epoch), row)
+            seed = (self.seed, self.version(epoch), row)
             return self.augment.together(image, seed, mask=placed.mask, boxes=placed.boxes)
         mask = None if placed.mask is None else p.crop(placed.mask)
         boxes = None if placed.boxes is None else cut_boxes(placed.boxes - p.crop_start, p.image_size)

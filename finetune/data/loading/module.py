@@ -48,7 +48,7 @@ class ImageData(L.LightningDataModule):
         augment: changes training images; None leaves them as they are.
         batch_size: over all ranks together.
         sampler: none (every image once per epoch), balanced or sqrt: see `sampling.row_weights`.
-        views: number of augmented versions of a training image, None for a new one in every epoch.
+        versions: number of augmented versions of a training image, None for a new one in every epoch.
         mixing: mixes training images with each other. Partners are drawn evenly from train, whatever the sampler.
         progressive: makes training images smaller in early epochs.
     """
@@ -67,7 +67,7 @@ class ImageData(L.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         sampler: str = "none",
-        views: int | None = None,
+        versions: int | None = None,
         mixing: Mixing | None = None,
         progressive: Progressive | None = None,
     ):
@@ -86,7 +86,7 @@ class ImageData(L.LightningDataModule):
         partners = self.rows("train") if mixing is not None else None
         self.train_dataset = ImageDataset(
             targets, images, preprocessing, augment, seed=seed, annotated=annotated,
-            mixing=mixing, partners=partners, progressive=progressive, views=views,
+            mixing=mixing, partners=partners, progressive=progressive, versions=versions,
         )  # fmt: skip
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
 
