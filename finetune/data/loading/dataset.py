@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -35,6 +36,9 @@ class ImageDataset(Dataset):
     whole batches (`__getitems__`), which stay uint8 until they are stacked and are then normalised at once.
     """
 
+    normalises = True
+    """Whether images are normalised here; otherwise they stay uint8 (n, S, S[, 3]), see `as_bytes`."""
+
     def __init__(
         self,
         targets: np.ndarray,
@@ -57,6 +61,12 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
+    def as_bytes(self) -> ImageDataset:
+        """The same images, as uint8: to be normalised where they are used, by `Preprocessing.normalise`."""
+        twin = copy.copy(self)
+        twin.normalises = False
+        return twin
+
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         batch = self.__getitems__([key])
         return {key: int(values[0]) if key == "index" else values[0] for key, values in batch.items()}
@@ -73,14 +83,20 @@ class ImageDataset(Dataset):
             masks = [sample.mask for sample in moved if sample.mask is not None]
             boxes = [sample.boxes for sample in moved if sample.boxes is not None]
             more = self.annotated.batch(rows, masks, boxes)
-            return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index, **more}
+            return {"image": self._input(images), "target": self.targets[index], "index": index, **more}
         if self.augment is not None:
             images = np.stack([self.augment(self.images[row], (self.seed, epoch, row)) for epoch, row in pairs])
         elif p.stored_size != p.image_size:
             images = np.stack([p.crop(self.images[row]) for row in rows])
         else:
             images = self.images.take(rows)
-        return {"image": p.batch_to_tensor(images), "target": self.targets[index], "index": index}
+        return {"image": self._input(images), "target": self.targets[index], "index": index}
+
+    def _input(self, images: np.ndarray) -> torch.Tensor:
+        """uint8 (n, S, S[, 3]) -> (n, C, S, S) float32, or the same as a tensor."""
+        if self.normalises:
+            return self.preprocessing.batch_to_tensor(images)
+        return torch.from_numpy(np.require(images, requirements=["C", "W"]))
 
     def view(self, epoch: int) -> int:
         """Number of the augmented version that an epoch has: the epoch, or epoch modulo `views`."""
