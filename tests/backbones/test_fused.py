@@ -123,6 +123,7 @@ def test_a_pass_is_traced_for_types_of_numbers_and_not_for_sizes(monkeypatch):
     assert max(counter.frame_count for counter, _ in counters.values()) <= 5
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch, while it traces around lean parts
 def test_passes_are_compiled_inside_a_compiled_network_too(monkeypatch):
     """The compiler leaves lean parts out; what runs there may be compiled by itself."""
     counter = CompileCounter()
