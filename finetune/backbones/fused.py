@@ -62,7 +62,7 @@ def gradient(dz: Tensor, x: Tensor, norm: Normalisation, p: Tensor, r: Tensor, d
     return dx
 
 
-# -- what is compiled: a function for each combination of flags, since the compiler counts its variants by function -----
+# -- what is compiled: a function for each combination of flags, as the compiler counts variants by function ----------
 
 
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,7 +149,7 @@ def add_sums(t: Tensor, x: Tensor, sums: Tensor, mean: Tensor) -> None:
     sums.add_(torch.stack([t.sum(0), (t * (x - mean)).sum(0)]))
 
 
-# -- compiling -----------------------------------------------------------------------------------------------------------
+# -- compiling ---------------------------------------------------------------------------------------------------------
 
 
 def vectors(norm: Normalisation) -> tuple[Any, ...]:
@@ -157,7 +157,7 @@ def vectors(norm: Normalisation) -> tuple[Any, ...]:
 
 
 def call(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The compiled function, with tensors outside of autograd: parameters would be compiled for each of their shapes."""
+    """The compiled function, with tensors outside of autograd: parameters would be compiled for each shape."""
     detached = {id(a): a.detach() for a in arguments if isinstance(a, Tensor)}  # x twice stays the same tensor twice
     with torch.no_grad():
         return compiled(function)(*(detached.get(id(a), a) for a in arguments))

@@ -1,4 +1,4 @@
-"""Training that keeps little, on a GPU: what standard training computes, by compiled passes and by torch's operators."""
+"""Training that keeps little, on a GPU, computes what standard training does: compiled passes and torch's operators."""
 
 import contextlib
 import statistics

@@ -1,4 +1,4 @@
-"""Fits on a GPU: precisions, the way of a batch, frozen activations, a resume, the largest batch, a compiled network."""
+"""Fits on a GPU: precisions, the way of a batch, frozen activations, resumes, the largest batch, compiled networks."""
 
 import json
 from pathlib import Path

@@ -19,7 +19,6 @@ from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
 
-
 BYTES_CROSS_TO = {"cuda"}
 """Types of devices that normalise images themselves: a quarter of the bytes is copied, and workers do less."""
 
