@@ -154,5 +154,5 @@ def fit(name: str, options: Options, report: Report) -> None:
     speed = images * span.steps / span.seconds
     report.add(
         "fit", name, images, options.workers, f"{speed:.0f}", f"{bare:.0f}", f"{speed / bare:.2f}",
-        f"{waited / span.seconds:.0%}", **{f"{name}_fit_share": speed / bare},
+        f"{waited / span.seconds:.0%}", figures={f"{name} fit share": speed / bare},
     )  # fmt: skip

@@ -4,14 +4,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-import timm
 import torch
 from torch import Tensor, nn
 
 from benchmarks.backbones import kinds, network
 from benchmarks.gpu_clock import Clock, fits, in_words, largest, peak, release
 from benchmarks.gpu_report import Report
-from finetune.backbones import build
 from finetune.backbones.folding import fold_batch_norm
 
 BATCHES = (256, 128, 64, 32, 16, 8)
@@ -88,7 +86,7 @@ def training(name: str, options: Options, report: Report) -> None:
         report.add(
             "training", name, kind, images, f"{images / clock.median(kind):.0f}", in_words(ratio),
             None if mib is None else f"{mib:.0f}", None if share is None else f"{share:.2f}",
-            **{f"{name}_{kind}_time": ratio[0], f"{name}_{kind}_peak": share},
+            figures={f"{name} {kind} time": ratio[0], f"{name} {kind} peak": share},
         )  # fmt: skip
 
 
@@ -107,7 +105,8 @@ def compiled(name: str, options: Options, report: Report) -> None:
         to_compiled = clock.ratio(way, "timm, compiled")
         report.add(
             "compiled", name, way, images, f"{images / clock.median(way):.0f}", in_words(clock.ratio(way, "timm")),
-            in_words(to_compiled), **({f"{name}_compiled_time": to_compiled[0]} if way.startswith("standard") else {}),
+            in_words(to_compiled),
+            figures={f"{name} compiled time": to_compiled[0]} if way.startswith("standard") else None,
         )  # fmt: skip
 
 
@@ -133,8 +132,7 @@ def largest_batches(name: str, options: Options, report: Report) -> None:
 def inference(name: str, options: Options, report: Report) -> None:
     """Eager, folded and compiled networks in float32 and bfloat16."""
     images = options.batches[0]
-    theirs = timm.create_model(name).to(options.device, memory_format=torch.channels_last).eval()
-    ours = build(name).to(options.device, memory_format=torch.channels_last).eval()
+    theirs, ours = (network(kind, name).to(options.device).eval() for kind in ("timm", "standard"))
     ours.load_state_dict(theirs.state_dict())
     with torch.inference_mode():
         x, _ = on_device(images, options)

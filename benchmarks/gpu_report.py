@@ -9,7 +9,7 @@ from benchmarks.results import machine, write_section
 TITLE = "GPU"
 HEADINGS = {
     "training": (
-        "Training step (forward, backward, AdamW): bf16-mixed, channels last. Peak: what a step adds to weights and batch.",
+        "Training step (forward, backward, AdamW): bf16-mixed, channels last. Peak: what a step adds to the memory.",
         ("network", "training", "batch", "images/s", "time over timm", "peak, MiB", "peak over timm"),
     ),
     "compiled": (
@@ -17,8 +17,8 @@ HEADINGS = {
         ("network", "training", "batch", "images/s", "time over timm", "time over timm compiled"),
     ),
     "fit": (
-        "A fit: decoded images in the cache to weights, with workers and augmentation, against the bare training step on "
-        "one batch that stays on the device. Waits: share of the time in which the main process waits for a batch.",
+        "A fit: decoded images in the cache to weights, with workers and augmentation, against the bare training step "
+        "on one batch that stays on the device. Waits: share of the time in which the main process waits for a batch.",
         ("network", "batch", "workers", "fit, images/s", "bare step, images/s", "fit over bare step", "waits"),
     ),
     "inference": (
@@ -52,11 +52,11 @@ class Report:
     notes: list[str] = field(default_factory=list)
     complete: bool = False
 
-    def add(self, part: str, *cells: object, **figures: float | None) -> None:
+    def add(self, part: str, *cells: object, figures: dict[str, float | None] | None = None) -> None:
         """A row of the part's table, printed and written."""
         line = table_row(*("" if cell is None else cell for cell in cells))
         self.rows.setdefault(part, []).append(line)
-        self.figures |= {name.replace("_", " "): value for name, value in figures.items() if value is not None}
+        self.figures |= {name: value for name, value in (figures or {}).items() if value is not None}
         self.show(line)
 
     def note(self, sentence: str) -> None:
@@ -91,9 +91,8 @@ class Report:
         for part, (heading, columns) in HEADINGS.items():
             if part in self.rows:
                 lines += [heading, "", table_row(*columns), table_row(*["---"] * len(columns)), *self.rows[part], ""]
-        return "\n".join(
-            [*lines, *self.notes, *([""] if self.notes else []), f"{device_name(self.device)}; {machine()}."]
-        )
+        lines += [*self.notes, *([""] if self.notes else []), f"{device_name(self.device)}; {machine()}."]
+        return "\n".join(lines)
 
 
 def device_name(device: torch.device) -> str:

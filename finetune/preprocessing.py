@@ -243,7 +243,8 @@ def _constants(
 
     with torch.inference_mode(False):  # what is made in inference mode could not be used outside of it
         white = torch.tensor(255.0, device=device)
-        return white, *(torch.tensor(v, dtype=torch.float32, device=device).view(-1, 1, 1) for v in (mean, std))
+        per_channel = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]  # (2, C, 1, 1)
+        return white, per_channel[0], per_channel[1]
 
 
 def _floats(name: str, values: Any) -> tuple[float, ...]:

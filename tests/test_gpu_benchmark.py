@@ -5,22 +5,27 @@ import time
 import pytest
 import torch
 
-from benchmarks import gpu, results
+from benchmarks import gpu, gpu_items, results
 from benchmarks.gpu_clock import TimeUp, largest, time_limit
 from benchmarks.gpu_report import Report
+from finetune.backbones import build
 
 CPU = torch.device("cpu")
 
 
 def test_the_whole_benchmark_in_tiny_sizes(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "RESULTS.md")
-    report = gpu.main(["--device", "cpu", "--quick", "--models", "resnet10t"])
-    assert report.notes == ["resnet10t: the largest batch is for CUDA alone."]
+    monkeypatch.setattr(gpu_items, "kinds", lambda name: ["timm", "standard", "lean", "minimal"])
+    monkeypatch.setattr(
+        gpu_items, "network", lambda kind, name: build(name, memory="standard" if kind == "timm" else kind).train()
+    )
+    report = gpu.main(["--device", "cpu", "--quick", "--models", "resnet20_cifar"])
+    assert report.notes == ["resnet20_cifar: the largest batch is for CUDA alone."]
     assert {part: len(rows) for part, rows in report.rows.items()} == {
         "training": 4, "fit": 1, "compiled": 3, "inference": 7
     }  # fmt: skip
-    assert report.figures["resnet10t timm time"] == 1
-    assert 0 < report.figures["resnet10t fit share"] < 3
+    assert report.figures["resnet20_cifar timm time"] == 1
+    assert 0 < report.figures["resnet20_cifar fit share"] < 3
     assert "| densenet121 lean, time over timm | at most 1.00 | not measured |  |" in capsys.readouterr().out
     assert not results.RESULTS.exists()
 
@@ -29,8 +34,8 @@ def test_rows_are_written_as_they_come(monkeypatch, tmp_path):
     monkeypatch.setattr(results, "RESULTS", tmp_path / "RESULTS.md")
     results.RESULTS.write_text("# Results\n\n## Other\n\nas it was\n")
     report = Report("python -m benchmarks.gpu", CPU, write=True)
-    figures = {"densenet121_lean_peak": 0.25, "densenet121_lean_time": 1.1}
-    report.add("training", "densenet121", "lean", 64, 900, "1.10 [1.09-1.11]", 900, "0.25", **figures)
+    figures = {"densenet121 lean peak": 0.25, "densenet121 lean time": 1.1}
+    report.add("training", "densenet121", "lean", 64, 900, "1.10 [1.09-1.11]", 900, "0.25", figures=figures)
     text = results.RESULTS.read_text()
     assert "as it was" in text
     assert "Not complete" in text

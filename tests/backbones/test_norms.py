@@ -1,4 +1,4 @@
-"""The passes of batch norm: native ones, those for GPUs, torch's operators; against autograd in float64, and each other.
+"""The passes of batch norm: native ones, those for GPUs, torch's operators; against autograd in float64 and each other.
 
 Those for GPUs run here uncompiled; test_fused.py compiles them.
 """
