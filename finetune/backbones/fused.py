@@ -1,6 +1,6 @@
-"""The passes of norm_kernels.c for GPUs: each is a function that torch.compile makes one or two kernels of.
+"""The passes of norm_kernels.c for GPUs: each is a function that torch.compile makes one to three kernels of.
 
-They read a map once where torch's operators read it two or three times, and make no copies in 32 bits of a map in 16.
+They read a map less often than torch's operators do, and make no copies in 32 bits of a map in 16.
 Sizes are symbols to the compiler, so that it compiles a pass once per type of numbers, not for every map.
 
 FINETUNE_NATIVE=0 disables them, and so do deterministic algorithms, whose order of sums torch then decides.
