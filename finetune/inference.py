@@ -52,9 +52,14 @@ def run(
     """
     network = network.to(device)
     with eval_mode(network):
-        for batch in batches:
+        for batch in on_device(batches, device):
             images: Tensor = batch["image"].to(device, non_blocking=True)
             yield batch, as_arrays((forward or network)(images.contiguous(memory_format=torch.channels_last)))
+
+
+def on_device(batches: Iterable[dict[str, Any]], device: torch.device) -> Iterable[dict[str, Any]]:
+    """The batches as their loader brings them to the device, if it has a way of its own (`EpochLoader.on_device`)."""
+    return batches.on_device(device) if hasattr(batches, "on_device") else batches
 
 
 def as_arrays(output: Any) -> Any:

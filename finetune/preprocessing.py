@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -163,18 +164,31 @@ class Preprocessing:
                 f"expected uint8 images (N, {side}, {side}) or (N, {side}, {side}, 3), "
                 f"got {batch.dtype} {tuple(batch.shape)}; resize() and crop() come first."
             )
-        if batch.ndim == 4 and self.in_channels == 1:
+        return self.normalise(batch)
+
+    def normalise(self, images: torch.Tensor, *, at_once: bool | None = None) -> torch.Tensor:
+        """uint8 (N, H, W[, 3]) of any side -> (N, in_channels, H, W) float32 on the device of the images.
+
+        Every number passes the same three operations on every device: divided by 255, minus mean, divided by std.
+
+        Args:
+            at_once: all images in each operation, into a channels-last batch; by default where the device is no CPU.
+        """
+        import torch
+
+        if images.ndim == 4 and self.in_channels == 1:
             # ITU-R 601 luminance in whole numbers, as Pillow's convert("L"); gray stays what it is.
-            red, green, blue = batch.int().unbind(-1)
-            batch = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)  # (N, S, S)
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
-        std = torch.tensor(self.std, dtype=torch.float32, device=batch.device).view(-1, 1, 1)
-        out = torch.empty((len(batch), self.in_channels, side, side), dtype=torch.float32, device=batch.device)
-        for image, tensor in zip(
-            batch, out, strict=True
-        ):  # one by one they stay in the processor's cache: twice as fast
-            channels = image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1)
-            tensor.copy_(channels).div_(255).sub_(mean).div_(std)  # a gray image spreads over 3 channels here
+            red, green, blue = images.int().unbind(-1)
+            images = ((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16).to(torch.uint8)  # (N, H, W)
+        channels = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)  # (N, 1 or 3, H, W)
+        shape = (len(images), self.in_channels, *channels.shape[2:])
+        white, mean, std = _constants(self.mean, self.std, images.device)
+        if at_once if at_once is not None else images.device.type != "cpu":
+            out = torch.empty(shape, dtype=torch.float32, device=images.device, memory_format=torch.channels_last)
+            return out.copy_(channels).div_(white).sub_(mean).div_(std)  # a gray image spreads over 3 channels here
+        out = torch.empty(shape, dtype=torch.float32, device=images.device)
+        for image, tensor in zip(channels, out, strict=True):  # they stay in the processor's cache: twice as fast
+            tensor.copy_(image).div_(white).sub_(mean).div_(std)
         return out
 
     def __call__(self, image: np.ndarray) -> torch.Tensor:
@@ -215,6 +229,22 @@ def check_image(image: np.ndarray) -> np.ndarray:
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3) or 0 in image.shape:
         raise FinetuneError(f"an image must have shape (H, W) or (H, W, 3), not {image.shape}.")
     return np.ascontiguousarray(image)
+
+
+@lru_cache(maxsize=16)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """255, mean and std as tensors on the device, made once: a copy to a GPU would wait for it in every batch.
+
+    255 is a tensor too: by a number, torch's GPU kernels multiply with 1 / 255, which differs in the last bit.
+    """
+    import torch
+
+    with torch.inference_mode(False):  # what is made in inference mode could not be used outside of it
+        white = torch.tensor(255.0, device=device)
+        per_channel = torch.tensor([mean, std], dtype=torch.float32, device=device)[:, :, None, None]  # (2, C, 1, 1)
+        return white, per_channel[0], per_channel[1]
 
 
 def _floats(name: str, values: Any) -> tuple[float, ...]:

@@ -99,7 +99,7 @@ def test_a_logger_without_its_package_says_how_to_get_it(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["finetuning=typo"], "finetuning=typo is not known. Choose from full, gradual, head_then_full, linear_probe"),
+        (["finetuning=typo"], "finetuning=typo is not known. Choose from full, gradual, head_then_full, last_stage"),
         (["backbone=resnt50"], "backbone=resnt50 is not known. Did you mean resnet50"),
         (["data.imagesize=3"], "there is no key data.imagesize. Did you mean data.image_size"),
         (["foo=1"], "there is no key foo"),

@@ -7,21 +7,28 @@ x^ = (x - mean) * rstd, z = weight * x^ + bias, over M pixels per channel. With 
 and where the statistics are fixed numbers (a norm in eval mode) the two terms with M are absent. In either case
 dx = t * scale + p * x + r, with two numbers p and r per channel that are known once the sums are.
 
-Maps are matrices here (see maps.py). Each function has two implementations: norm_kernels.c, and torch's operators.
+Maps are matrices here (see maps.py). Each function has three implementations: norm_kernels.c on a CPU, passes compiled
+by torch on a GPU (see fused.py), and torch's operators.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.backbones import native
+from finetune.backbones import fused, native
 from finetune.backbones.maps import Normalisation, tiles
 
 aten = torch.ops.aten
 
 GROUPED = 1 << 14
 """Number of sums that torch accumulates at the same time for statistics: 64 KiB in float32."""
+
+
+def passes(x: Tensor) -> Any:
+    """The module with compiled passes for maps such as x: native, fused, or None for torch's operators."""
+    return native if native.supports(x) else fused if fused.supports(x) else None
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ def statistics(x: Tensor, mean: Tensor | None = None, var: Tensor | None = None)
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     if mean is None or var is None:
         mean, var = x.new_empty(2, channels, dtype=torch.promote_types(x.dtype, torch.float32)).unbind(0)
-    if native.supports(x):
-        native.statistics(x, mean, var)
+    if (kernels := passes(x)) is not None:
+        kernels.statistics(x, mean, var)
     elif x.device.type == "cpu":
         grouped_statistics(x, mean, var)
     else:
@@ -68,8 +75,8 @@ def grouped_statistics(x: Tensor, mean: Tensor, var: Tensor) -> None:
 
 def normalise(x: Tensor, norm: Normalisation, out: Tensor, add: Tensor | None = None) -> Tensor:  # (M, C) -> (M, C)
     """Write z, or z + add, into `out`; the ReLU is applied to the sum."""
-    if native.supports(x):
-        return native.normalise(x, norm, out, add)
+    if (kernels := passes(x)) is not None:
+        return kernels.normalise(x, norm, out, add)
     scale, shift = norm.scale_and_shift()
     for rows in tiles(x):
         z = torch.addcmul(shift, x[rows], scale, out=out[rows])
@@ -87,12 +94,12 @@ def norm_backward(
 
     `fixed`: the statistics are not those of x. `inplace`: x is not needed afterwards, and dx may be written over it.
     """
-    if native.supports(x):
+    if (kernels := passes(x)) is not None:
         sums = ReaderSums(norm, x)
         sums.add(dz, x, None)
-        p, r = x.new_zeros(2, len(norm.mean)).unbind(0)
+        p, r = torch.zeros_like(norm.mean), torch.zeros_like(norm.mean)
         dweight, dbias = sums.finish(len(x), fixed, p, r)
-        dx = native.gradient(dz, x, norm, p, r, x if inplace else x.new_empty(x.shape)) if needs_x else None
+        dx = kernels.gradient(dz, x, norm, p, r, x if inplace else x.new_empty(x.shape)) if needs_x else None
         return dx, dweight, dbias
     if norm.relu:
         dz = aten.threshold_backward(dz, normalise(x, norm, torch.empty_like(x)) if z is None else z, 0)
@@ -108,14 +115,14 @@ class ReaderSums:
     """The sums that one reader of a map (a norm, and the ReLU after it) needs in backward, a few rows at a time."""
 
     def __init__(self, norm: Normalisation, like: Tensor):
-        self.norm, self.native = norm, native.supports(like)
-        dtype = torch.float64 if self.native else norm.mean.dtype
+        self.norm, self.kernels = norm, passes(like)
+        dtype = norm.mean.dtype if self.kernels is None else torch.float64
         self.sums = norm.mean.new_zeros(2, len(norm.mean), dtype=dtype)  # of t, and of t * (x - mean)
 
     def add(self, dz: Tensor, x: Tensor, z: Tensor | None, dx: Tensor | None = None) -> None:
-        """Add some rows of dL/dz, x and z; dx += t * scale. Without the native kernels z is needed, and dz changes."""
-        if self.native:
-            native.gradient_sums(dz, x, self.norm, self.sums, dx)
+        """Add some rows of dL/dz, x and z; dx += t * scale. Without compiled passes z is needed, and dz changes."""
+        if self.kernels is not None:
+            self.kernels.gradient_sums(dz, x, self.norm, self.sums, dx)
             return
         if self.norm.relu:
             aten.threshold_backward.grad_input(dz, z, 0, grad_input=dz)
@@ -127,8 +134,8 @@ class ReaderSums:
     def finish(self, pixels: int, fixed: bool, p: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
         """(dweight, dbias). Adds to p and r, unless the statistics are fixed."""
         norm = self.norm
-        if self.native and not fixed:
-            return native.correction(pixels, norm, self.sums, p, r)
+        if self.kernels is not None and not fixed:
+            return self.kernels.correction(pixels, norm, self.sums, p, r)
         rstd = norm.rstd()
         dbias, dot = self.sums.to(p.dtype).unbind(0)
         if not fixed:

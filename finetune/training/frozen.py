@@ -21,12 +21,11 @@ import PIL
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.data.cache.store import default_directory, file_size, locked
 from finetune.data.loading.activations import StoredActivations, as_stored
-from finetune.data.loading.module import ImageData
+from finetune.data.loading.module import EpochLoader, ImageData
 from finetune.data.loading.sampling import Key
 from finetune.errors import FinetuneError
 from finetune.heads.features import gives, takes
@@ -210,10 +209,12 @@ class FrozenActivations:
         return [[(version, int(row)) for row in part] for version in range(versions) for part in parts]
 
     def _run(self, held: FrozenRange, images: Tensor) -> Tensor:
-        network = self.module.network
-        context = self.module.trainer.precision_plugin.forward_context()
-        with context:
-            output = network.run(images.to(self.module.device), stop=held.start)
+        """Activations of images as the loaders of the training give them."""
+        network, precision = self.module.network, self.module.trainer.precision_plugin
+        images = self.data.network_input(images.to(self.module.device, non_blocking=True))
+        images = precision.convert_input(images)
+        with precision.forward_context():
+            output = network.run(images, stop=held.start)
             if held.start == "head" and getattr(network.head, "takes_features", False):
                 output = network.head.features(output)  # type: ignore[operator]
         assert isinstance(output, Tensor)  # obstacle() has looked
@@ -271,7 +272,9 @@ class FrozenActivations:
         dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
         batches = self._batches(split, rows, versions)
         workers = self.data.num_workers if split == "train" and self.data.augment is not None else 0
-        loader: Any = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate)
+        loader: Any = EpochLoader(
+            dataset, batch_sampler=batches, num_workers=workers, collate_fn=dataset.collate
+        ).for_device(self.module.device)
         values: np.memmap | None = None
         place = 0
         with eval_mode(self.module.network), torch.set_grad_enabled(False):

@@ -1,4 +1,7 @@
-"""The passes of batch norm: the native ones and torch's operators against autograd in float64, and each other."""
+"""The passes of batch norm: native ones, those for GPUs, torch's operators; against autograd in float64 and each other.
+
+Those for GPUs run here uncompiled; test_fused.py compiles them.
+"""
 
 import shutil
 import subprocess
@@ -7,15 +10,17 @@ import pytest
 import torch
 
 from finetune import c_extensions
-from finetune.backbones import native, norms
+from finetune.backbones import fused, native, norms
 from finetune.backbones.maps import Normalisation, as_map, as_rows, tiles
 from finetune.backbones.norms import ReaderSums, norm_backward, normalise, statistics
 
 
-@pytest.fixture(params=["native", "torch"])
+@pytest.fixture(params=["native", "fused", "torch"])
 def way(request, monkeypatch):
-    if request.param == "torch":
+    if request.param != "native":
         monkeypatch.setattr(native, "supports", lambda x: False)
+        monkeypatch.setattr(fused, "supports", lambda x: request.param == "fused")
+        monkeypatch.setattr(fused, "compiled", lambda function: function)
     elif native.library() is None:
         pytest.skip("no C compiler here")
     return request.param

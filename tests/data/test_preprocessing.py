@@ -93,6 +93,22 @@ def test_batch_equals_one_by_one():
         )
 
 
+@pytest.mark.parametrize("p", [Preprocessing(image_size=6), Preprocessing(image_size=6).with_channels(1)])
+@pytest.mark.parametrize("shape", [(5, 6, 6), (5, 6, 6, 3)])
+def test_a_whole_batch_at_once_has_the_same_bits(p, shape):
+    """As a GPU normalises it: every number of an image, spread over all 256 values."""
+    batch = torch.from_numpy(noise(*shape))
+    batch.view(-1)[:150] = torch.arange(0, 255, 1.7).to(torch.uint8)
+    at_once = p.normalise(batch, at_once=True)
+    assert torch.equal(at_once, p.normalise(batch, at_once=False))
+    assert torch.equal(at_once, p.batch_to_tensor(batch))
+    assert at_once.is_contiguous(memory_format=torch.channels_last)
+    white = np.float32(255)
+    if p.in_channels == 3 and batch.ndim == 4:
+        wanted = (batch.numpy().astype(np.float32) / white - np.float32(p.mean)) / np.float32(p.std)
+        assert np.array_equal(at_once.permute(0, 2, 3, 1).numpy(), wanted)
+
+
 def test_travels_as_plain_values():
     p = Preprocessing(image_size=64, fit="crop", crop_fraction=0.9, interpolation="bicubic").with_channels(1)
     assert Preprocessing.from_dict(json.loads(json.dumps(p.to_dict()))) == p

@@ -94,13 +94,12 @@ def trainer(folder: Path, max_epochs: int = 2, callbacks=(), **options) -> L.Tra
     return L.Trainer(
         default_root_dir=folder,
         max_epochs=max_epochs,
-        accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         callbacks=[MetricsTable(folder / "metrics.csv"), Checkpoint(folder / "checkpoints", "val/auroc"), *callbacks],
-        **{"num_sanity_val_steps": 0, **options},
+        **{"accelerator": "cpu", "num_sanity_val_steps": 0, **options},
     )
 
 

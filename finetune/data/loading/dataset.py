@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -43,6 +44,9 @@ class ImageDataset(Dataset):
     the partner. With `progressive` images are smaller in early epochs.
     """
 
+    normalises = True
+    """Whether images are normalised here; otherwise they stay uint8 (n, S, S[, 3]), see `as_bytes`."""
+
     def __init__(
         self,
         targets: np.ndarray,
@@ -73,6 +77,15 @@ class ImageDataset(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
+    def as_bytes(self) -> ImageDataset:
+        """The same images, as uint8: to be normalised where they are used, by `Preprocessing.normalise`. With `mixing`,
+        which mixes normalised images, it is this data set itself."""
+        if self.mixing is not None:
+            return self
+        twin = copy.copy(self)
+        twin.normalises = False
+        return twin
+
     def __getitem__(self, key: int | Key) -> dict[str, Any]:
         batch = self.__getitems__([key])
         return {key: int(values[0]) if key == "index" else values[0] for key, values in batch.items()}
@@ -88,8 +101,7 @@ class ImageDataset(Dataset):
             masks = [sample.mask for sample in moved if sample.mask is not None]
             boxes = [sample.boxes for sample in moved if sample.boxes is not None]
             more = self.annotated.batch(rows, masks, boxes)
-            image = self.preprocessing.batch_to_tensor(images)
-            return {"image": image, "target": self.targets[index], "index": index, **more}
+            return {"image": self._input(images), "target": self.targets[index], "index": index, **more}
         image, target = self._prepared(pairs), self.targets[index]
         if self.mixing is not None:
             self._mix(self.mixing, image, target, pairs)
@@ -108,7 +120,13 @@ class ImageDataset(Dataset):
         if self.progressive is not None and (side := self.progressive.side(keys[0][0], p.image_size)) < p.image_size:
             images = shrink(images, side)
             p = replace(p, image_size=side, fit="squash", crop_fraction=1.0)
-        return p.batch_to_tensor(images)
+        return self._input(images, p)
+
+    def _input(self, images: np.ndarray, preprocessing: Preprocessing | None = None) -> torch.Tensor:
+        """uint8 (n, S, S[, 3]) -> (n, C, S, S) float32, or the same as a tensor."""
+        if self.normalises:
+            return (preprocessing or self.preprocessing).batch_to_tensor(images)
+        return torch.from_numpy(np.require(images, requirements=["C", "W"]))
 
     def _mix(self, mixing: Mixing, images: torch.Tensor, targets: torch.Tensor, keys: Sequence[Key]) -> None:
         """Mix images (n, C, S, S) and targets (n, K) with those of their partners, in place."""
