@@ -121,7 +121,7 @@ class Sweep:
 
     def table(self) -> str:
         """A line per run: its folder, what distinguishes it, and its first scores with intervals."""
-        rows = [["run", "set by", *(columns := self.columns())]]
+        rows = [["run", "set by", *(columns := self.columns() or [""])]]
         for outcome in self.outcomes:
             scores = {} if outcome.error is not None else headline(outcome.folder)
             cells = ["failed"] if outcome.error is not None else [scores.get(column, "-") for column in columns]
