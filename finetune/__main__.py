@@ -120,7 +120,7 @@ def compose_and_run(argv: list[str]) -> None:
     """Check the whole configuration, then let Hydra make the run folder (or several) and start the job."""
     import argparse
 
-    from finetune.config import compose
+    from finetune.config import compose, running
     from finetune.config.overrides import CONFIG_DIRS
 
     parser = argparse.ArgumentParser(prog="python -m finetune", add_help=False, allow_abbrev=False)
@@ -138,14 +138,14 @@ def compose_and_run(argv: list[str]) -> None:
     if options.cfg:
         print(compose.as_yaml(compose.compose(expanded, sweep=options.multirun)))
         return
-    from finetune.jobs import run_job
+    from finetune.jobs import follow, run_job
 
     audit_context = None
     if options.multirun:
         from finetune.steps.prepare import auditing_once
 
         audit_context = auditing_once()
-    compose.run(expanded, words, run_job, multirun=options.multirun, context=audit_context)
+    running.run(expanded, words, run_job, multirun=options.multirun, context=audit_context, follow=follow)
 
 
 if __name__ == "__main__":

@@ -225,10 +225,12 @@ def metric(name: str, path: Any, trust: list[str]) -> Callable[..., Any]:
 def network_spec(settings: Settings, num_classes: int) -> NetworkSpec:
     """The network to build, as plain values."""
     backbone, head, neck, options = settings.backbone, settings.head, settings.neck, dict(settings.backbone.options)
-    if (precision := settings.trainer.precision) in ("16-true", "bf16-true"):
+    trainer = settings.trainer
+    half = f"trainer.precision={trainer.precision}" if trainer.precision in ("16-true", "bf16-true") else None
+    if reason := half or ("trainer.sync_batchnorm=true" if trainer.sync_batchnorm else None):
         if (memory := options.get("memory")) in ("lean", "minimal"):
-            raise FinetuneError(f"trainer.precision={precision} needs backbone.memory=standard, not {memory}.")
-        options["memory"] = "standard"  # the norms of lean training keep statistics in 32 bits
+            raise FinetuneError(f"{reason} needs backbone.memory=standard, not {memory}.")
+        options["memory"] = "standard"  # the norms of lean training keep statistics in 32 bits, of one process
     return NetworkSpec(
         backbone.name, num_classes, backbone.in_channels, head.name, options, head.options, neck.name, neck.options
     )

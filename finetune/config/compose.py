@@ -1,21 +1,15 @@
 """The configuration of a job: typed overrides, the demo if there are no data, the run's data if a model is reused,
-and the data sets of a joint one. It goes to Hydra, which makes the run folder."""
+and the data sets of a joint one. `running` gives it to Hydra, which makes the run folder."""
 
 import copy
-import os
-import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import hydra
 import yaml
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from finetune.config import build
+from finetune.config import build, launchers
 from finetune.config.allowed import import_trusted
 from finetune.config.overrides import (
     add_force_prefix,
@@ -27,15 +21,13 @@ from finetune.config.overrides import (
     config_dirs,
     decoded,
     parse,
-    search_path,
 )
-from finetune.config.sweep import Sweep
 from finetune.config.values import unknown_key
 from finetune.errors import FinetuneError, one_of
 from finetune.evaluation.answers import task_name
 from finetune.runs.folder import RunFolder
 
-__all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "run", "wants_demo"]
+__all__ = ["as_yaml", "choices", "compose", "conf_dir", "expand", "parse", "plain", "wants_demo"]
 
 DEMO = "demo"
 """The experiment that replaces data=chestxray where there are no data yet."""
@@ -125,6 +117,7 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, checked against the configuration, with the demo's recipe where there is no data yet."""
+    launchers.check(words, sweep=sweep)
     words = add_groups_of_run(add_force_prefix(words), sweep=sweep)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
@@ -194,101 +187,3 @@ def inherit_data(config: DictConfig, words: list[str]) -> None:
         except (OmegaConfBaseException, TypeError, AttributeError):
             ours = ".".join(key.split(".")[:2])
             raise FinetuneError(f"{key}={value} is incompatible with the {ours} of the run {config.model}.") from None
-
-
-class _JobFailed(BaseException):
-    """Carries an error through Hydra, which would print all overrides above any Exception."""
-
-    def __init__(self, error: FinetuneError):
-        super().__init__(str(error))
-        self.error = error
-
-
-def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that ended before it wrote anything, and those of outputs/ that were made for it."""
-    if folder.resolve() == Path.cwd():
-        return
-    home = Path("outputs").resolve()
-    for directory in (folder, *(above for above in folder.resolve().parents if above.is_relative_to(home))):
-        try:
-            directory.rmdir()  # only if empty
-        except OSError:
-            return
-
-
-def run(
-    words: list[str],
-    typed: list[str],
-    run_job: Callable[[dict[str, Any], Path, list[str]], Any],
-    *,
-    multirun: bool = False,
-    context: AbstractContextManager[None] | None = None,
-) -> None:
-    """Let Hydra make the run folder, or several in turn, and run the job in it.
-
-    Args:
-        words: what `expand` made of what was `typed`.
-        run_job: runs the job of a resolved configuration in a run folder; its last argument is what was typed for it.
-        around: is entered during the runs of a multirun.
-
-    Raises:
-        FinetuneError: the run failed; in a multirun the failed runs, after all runs.
-    """
-
-    sweep = Sweep(words) if multirun else None
-
-    def job(config: DictConfig, folder: Path) -> None:
-        run_words = list(HydraConfig.get().overrides.task) if multirun else typed  # of a=1,2 the value of this run
-        try:
-            if config.job in JOBS_REUSING_DATA:
-                # In a sweep Hydra has prefixed the words already, and they have the group that `expand` added.
-                words_of_run = run_words if multirun else add_force_prefix(run_words)
-                if not any(override.key_or_group == "data" for override in parse(add_force_prefix(typed))):
-                    words_of_run = [word for word in words_of_run if not word.startswith("data=")]
-                inherit_data(config, words_of_run)
-            resolved = plain(config)
-            if multirun and config.job in CHECKED:  # `expand` saw the first run of a sweep alone
-                build.check(resolved)
-            run_job(resolved, folder, run_words)
-        except FinetuneError:
-            remove_if_empty(folder)
-            raise
-
-    at_work = False
-
-    def task(config: DictConfig) -> None:
-        nonlocal at_work
-        at_work = True  # Hydra has made the run folder
-        folder = Path(HydraConfig.get().runtime.output_dir)
-        if sweep is not None:
-            sweep.run(list(HydraConfig.get().overrides.task), folder, config.job, lambda: job(config, folder))
-            at_work = False
-            return
-        try:
-            job(config, folder)
-        except FinetuneError as error:
-            raise _JobFailed(error) from None
-
-    if sweep is not None:
-        sweep.register()
-    full = os.environ.get("HYDRA_FULL_ERROR")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors pass unchanged, to be distinguished in main()
-    old, sys.argv = sys.argv, [sys.argv[0], *(["--multirun"] if multirun else []), *search_path(), *words]
-    try:
-        with context or nullcontext():
-            hydra.main(version_base="1.3", config_path=str(conf_dir().resolve()), config_name="config")(task)()
-    except _JobFailed as ended:
-        raise ended.error from None
-    except OSError as error:
-        if at_work:
-            raise
-        raise FinetuneError(
-            f"The run folder cannot be made: {error.filename} ({error.strerror}). Move what is in the way, or name "
-            f"another place: hydra.{'sweep' if multirun else 'run'}.dir=DIR."
-        ) from None
-    finally:
-        sys.argv = old
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-    if sweep is not None:
-        sweep.finish()

@@ -203,7 +203,7 @@ def _without_sweeps(overrides: list[str], parsed: list[Override]) -> list[str]:
     return [word for word, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]
 
 
-def composed(words: list[str]) -> DictConfig:
+def composed(words: list[str], *, with_hydra: bool = False) -> DictConfig:
     parsed = parse(words)
     _check_groups(parsed)
     _check_free_keys(words, parsed)
@@ -211,7 +211,7 @@ def composed(words: list[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf_dir().resolve()), version_base="1.3"):
-            return decoded(hydra_compose("config", overrides=[*search_path(), *words]))
+            return decoded(hydra_compose("config", [*search_path(), *words], return_hydra_config=with_hydra))
     except (HydraException, OmegaConfBaseException, MissingConfigException) as error:
         raise _explain(error, words) from None
     finally:

@@ -146,6 +146,7 @@ class TrainerSettings(OpenGroup):
     devices: int | str | list[int] | None
     accelerator: str
     num_nodes: int
+    sync_batchnorm: bool = False
     precision: Any
     accumulate_grad_batches: int
     gradient_clip_val: float | None

@@ -13,23 +13,15 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from finetune.config.board import Outcome
 from finetune.config.overrides import parse
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Terminated
 from finetune.evaluation import metrics
+from finetune.files import resume_word
 from finetune.runs.folder import RunFolder
 
 MAX_NAME_LENGTH = 80  # characters of a folder's name after its number
-
-
-@dataclass
-class Outcome:
-    """Outcome of one run."""
-
-    folder: Path
-    label: str
-    """What distinguishes it from the others, as typed: `backbone=resnet18 seed=1`."""
-    job: str
-    error: str | None = None
+KILLED = "Its process ended without a message: killed, or short of memory."
 
 
 @dataclass
@@ -66,32 +58,49 @@ class Sweep:
             "run_name", lambda number, overrides: self.folder_name(number, list(overrides)), replace=True
         )
 
-    def run(self, overrides: list[str], folder: Path, job: str, task: Callable[[], None]) -> None:
-        """Run one; an error is printed and recorded, and the others continue. Ctrl-C stops them all."""
-        outcome = Outcome(folder, " ".join(self.differing(overrides)), job)
+    def begin(self, number: int, overrides: list[str], folder: Path, job: str) -> Outcome:
+        """Record that run `number` (from 1) begins; its outcome is that of a killed process until `run` has ended."""
+        outcome = Outcome(number, folder, " ".join(self.differing(overrides)), job, KILLED)
         self.outcomes.append(outcome)
         print(f"\n{self.title(outcome)}", flush=True)
+        return outcome
+
+    @staticmethod
+    def run(outcome: Outcome, task: Callable[[], None]) -> None:
+        """Run one; an error is printed and recorded, and the others continue. Ctrl-C stops them all."""
         try:
             task()
+            outcome.error = None
         except FinetuneError as error:
             outcome.error = str(error)
             print(f"error: {error}", file=sys.stderr, flush=True)
         except Exception as error:
             traceback.print_exc()
             outcome.error = traceback.format_exception_only(error)[-1].strip()
+        except Terminated:
+            outcome.error = f"It was stopped by SIGTERM. Continue it by {resume_word(outcome.folder)}."
+            raise
+        except BaseException:
+            outcome.error = "It was stopped."
+            raise
 
     def title(self, outcome: Outcome) -> str:
         """`run 2 of 4: seed=1`."""
-        number, total = self.outcomes.index(outcome) + 1, self.total
-        return f"run {number}" + (f" of {total}" if total else "") + (f": {outcome.label}" if outcome.label else "")
+        total = self.total
+        text = f"run {outcome.number}" + (f" of {total}" if total else "")
+        return text + (f": {outcome.label}" if outcome.label else "")
 
-    def finish(self) -> None:
+    def finish(self, stopped: str | None = None) -> None:
         """Print the outcomes and how to compare the runs.
 
+        Args:
+            stopped: what ended the sweep before all of its runs; None if nothing did.
+
         Raises:
-            FinetuneError: runs that failed, each with its reason.
+            FinetuneError: runs that failed, each with its reason, or a sweep that was ended.
         """
-        print(f"\n{self.table()}", flush=True)
+        if self.outcomes:
+            print(f"\n{self.table()}", flush=True)
         fits = [o.folder for o in self.outcomes if o.job == "fit" and o.error is None]
         if len(fits) > 1:
             is_whole_folder = len(fits) == len(self.outcomes) and len({path.parent for path in fits}) == 1
@@ -101,13 +110,18 @@ class Sweep:
                 else f"[{','.join(str(relative_to_cwd(path)) for path in fits)}]"
             )
             print(f"compare them: python -m finetune job=compare {shlex.quote(f'runs={runs}')}", flush=True)
-        if failed := [o for o in self.outcomes if o.error is not None]:
-            reasons = "".join(f"\n  {self.title(o)}: {o.error}" for o in failed)
+        failed = [o for o in self.outcomes if o.error is not None]
+        reasons = "".join(f"\n  {self.title(o)}: {o.error}" for o in failed)
+        if stopped is not None:
+            total = self.total or "the"
+            begun = f"{len(self.outcomes)} of {total} runs had begun."
+            raise FinetuneError(f"The sweep ended early: {stopped}\n  {begun}{reasons}")
+        if failed:
             raise FinetuneError(f"{len(failed)} of {len(self.outcomes)} runs failed:{reasons}")
 
     def table(self) -> str:
         """A line per run: its folder, what distinguishes it, and its first scores with intervals."""
-        rows = [["run", "set by", *(columns := self.columns())]]
+        rows = [["run", "set by", *(columns := self.columns() or [""])]]
         for outcome in self.outcomes:
             scores = {} if outcome.error is not None else headline(outcome.folder)
             cells = ["failed"] if outcome.error is not None else [scores.get(column, "-") for column in columns]

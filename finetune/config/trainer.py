@@ -43,6 +43,12 @@ def check(trainer: TrainerSettings) -> None:
     if trainer.accelerator not in ACCELERATORS:
         raise one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     ranks.check(arguments)
+    if trainer.sync_batchnorm and not ranks.on_gpu(trainer.accelerator):
+        raise FinetuneError(
+            f"trainer.sync_batchnorm=true with trainer.accelerator={trainer.accelerator} on this machine: torch's "
+            "SyncBatchNorm works on GPUs only. Leave it false, and give each process more images (data.batch_size) or "
+            "keep the statistics of the weights (finetuning.norms=affine or frozen)."
+        )
     if trainer.max_epochs < 1:
         raise FinetuneError(f"trainer.max_epochs={trainer.max_epochs} must be a whole number of 1 or more.")
     if trainer.accumulate_grad_batches < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,7 +303,7 @@ class RunFolder:
         """Make outputs/latest point here, safely if several processes do so."""
         link = Path("outputs", "latest")
         link.parent.mkdir(exist_ok=True)
-        partial = link.with_name(f".latest.{os.getpid()}")
+        partial = link.with_name(f".latest.{secrets.token_hex(3)}.{os.getpid()}")  # other machines may have this pid
         try:
             partial.unlink(missing_ok=True)
             partial.symlink_to(os.path.relpath(self.path.resolve(), link.parent.resolve()), target_is_directory=True)

@@ -162,7 +162,8 @@ def train(
         callbacks.append(RichProgressBar())
     if place.size > 1:
         arguments["strategy"] = DDPStrategy(find_unused_parameters=module.parts_change())
-        if any(state.norms in ("train", "stats") for state in module.states_in(0).values()):
+        learning = any(state.norms in ("train", "stats") for state in module.states_in(0).values())
+        if learning and not settings.trainer.sync_batchnorm:
             say(f"Batch norms that train use the statistics of one process's part of a batch (1/{place.size} of it).")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # tips, and facts that the lines of epochs contain
     trainer = L.Trainer(

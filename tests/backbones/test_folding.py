@@ -5,7 +5,9 @@ import pickle
 
 import pytest
 import torch
+from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune import FinetuneError, fold_batch_norm
 from finetune.backbones import build
@@ -151,6 +153,24 @@ def test_networks_with_synchronised_norms_and_bias():
     x, _ = batch(2, 64, torch.float32)
     wanted = net.double()(x.double())
     assert error(fold_batch_norm(net.float())(x), wanted) < 1e-6
+
+
+@torch.no_grad()
+def test_networks_after_a_training_with_synchronised_norms():
+    """What Lightning leaves of trainer.sync_batchnorm=true: norms of a class of its own, with the same names."""
+    net = trained("bottleneck")
+    names, x = list(net.state_dict()), batch(2, 64, torch.float32)[0]
+    sync = TorchSyncBatchNorm()
+    converted = sync.apply(net)
+    assert list(converted.state_dict()) == names
+    after = sync.revert(converted).eval()
+    assert list(after.state_dict()) == names
+    fresh = trained("bottleneck")
+    fresh.load_state_dict(after.state_dict(), strict=True)
+    torch.testing.assert_close(after(x), fresh.eval()(x), rtol=0, atol=0)
+    folded = fold_batch_norm(after)
+    assert not any(isinstance(module, _BatchNorm) for module in folded.modules())
+    torch.testing.assert_close(folded(x), fold_batch_norm(fresh)(x), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "resnetv2_50"])

@@ -3,6 +3,7 @@
 import pytest
 
 from finetune.config import build, compose
+from finetune.config.settings import parse
 from finetune.errors import FinetuneError
 
 
@@ -21,6 +22,7 @@ from finetune.errors import FinetuneError
         ("trainer.max_time='00:00:00:00'", "trainer.max_time=00:00:00:00 leaves no time"),
         ("trainer.profiler=foo", "The Trainer refuses these settings: .*profiler"),
         ("trainer.num_nodes=2", "trainer.num_nodes=2, but only a launcher starts processes on other machines"),
+        ("trainer.sync_batchnorm=true", r"trainer\.sync_batchnorm=true .* GPUs only\. Leave it false, and give each"),
         ("+trainer.logger=false", "trainer.logger=False cannot be set: loggers are a group"),
         ("+trainer.strategy=fsdp", "trainer.strategy=fsdp cannot be set: trainer.devices"),
         ("+trainer.val_check_interval=0.5", "a checkpoint is of a whole epoch"),
@@ -28,7 +30,7 @@ from finetune.errors import FinetuneError
 )
 def test_refused(word, message):
     with pytest.raises(FinetuneError, match=message):
-        build.check(compose.plain(compose.compose([word])))
+        build.check(compose.plain(compose.compose([word, "trainer.accelerator=cpu"])))
 
 
 def test_weights_of_16_bits_do_not_go_with_lean_memory():
@@ -41,6 +43,18 @@ def test_weights_of_16_bits_do_not_go_with_lean_memory():
     for memory, precision, ours in (("auto", "bf16-true", "standard"), ("lean", "64-true", "lean")):
         config = compose.plain(compose.compose([f"backbone.memory={memory}", f"trainer.precision={precision}"]))
         assert build.network_spec(build.check(config), 2).build().backbone.memory == ours
+
+
+def test_synchronised_norms_on_gpus_do_not_go_with_lean_memory(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    words = ["trainer.sync_batchnorm=true", "backbone.memory=lean"]
+    settings = parse(compose.plain(compose.compose(words)))
+    with pytest.raises(FinetuneError, match=r"trainer\.sync_batchnorm=true needs backbone\.memory=standard, not lean"):
+        build.network_spec(settings, 2)
+    settings = parse(compose.plain(compose.compose(words[:1])))
+    assert settings.trainer.set_arguments["sync_batchnorm"] is True  # as the Trainer gets it
+    assert build.network_spec(settings, 2).backbone_options["memory"] == "standard"
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -154,12 +156,12 @@ def test_two_tasks_of_srun_make_one_run_and_end_together_when_it_cannot_begin(pl
 
 
 def test_a_process_that_is_killed_fails_its_run_alone(place, capsys, monkeypatch):
-    """The second rank of the first run ends by itself, silently; the next run has a new one."""
+    """The second rank of the first run is killed; the next run has a new one."""
     (place / "sitecustomize.py").write_text(
-        "import os, sys, threading, time\n"
+        "import os, signal, threading, time\n"
         "def end():\n"
         "    while not os.path.isfile('runs/0_seed_0/checkpoints/last.ckpt'): time.sleep(0.05)\n"
-        "    if not os.path.isdir('runs/1_seed_1'): os._exit(9)\n"
+        "    if not os.path.isdir('runs/1_seed_1'): os.kill(os.getpid(), signal.SIGKILL)\n"
         "if os.environ.get('RANK') == '1': threading.Thread(target=end, daemon=True).start()\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{place}{os.pathsep}{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -169,9 +171,51 @@ def test_a_process_that_is_killed_fails_its_run_alone(place, capsys, monkeypatch
         )
     assert stopped.value.code == 1
     error = capsys.readouterr().err
-    assert "1 of 2 runs failed:\n  run 1 of 2: seed=0: Rank 1 ended with exit status 9." in error
+    assert "1 of 2 runs failed:\n  run 1 of 2: seed=0: Rank 1 ended with exit status -9." in error
     assert "Traceback" not in error
     assert {path.name for path in Path("runs/1_seed_1").iterdir()} >= FILES
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks into /proc")
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_a_process_that_is_killed_under_a_launcher_ends_the_others(place, launcher):
+    """torchrun stops the others itself; srun may leave that to us."""
+    words, port = [*TWO, "trainer.max_epochs=100000", "hydra.run.dir=run"], str(free_port())
+    if launcher == "torchrun":
+        torchrun = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", "-m", "finetune", *words]
+        commands_and_places: list[tuple[list[str], dict[str, str]]] = [(torchrun, {})]
+    else:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "python"}
+        ranks = ({"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1))
+        commands_and_places = [(["finetune", *words], {**shared, **rank}) for rank in ranks]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=environment(**more),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command, more in commands_and_places
+    ]
+    try:
+        deadline = time.monotonic() + 120
+        while not Path("run/checkpoints/last.ckpt").is_file() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        inside = Path(f"/proc/{started[0].pid}/task/{started[0].pid}/children").read_text().split()
+        rank_1 = int(inside[1]) if launcher == "torchrun" else started[1].pid
+        os.kill(rank_1, signal.SIGKILL)
+        error = started[0].communicate(timeout=30)[1]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+    assert started[0].returncode == 1
+    if launcher == "torchrun":
+        assert f"Signal 9 (SIGKILL) received by PID {rank_1}" in error
+    else:
+        assert error.splitlines()[-1].startswith("error: Another process of this run ended without a message")
+        assert "Traceback" not in error
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from finetune.training.launch.cores import cores
 from finetune.training.launch.link import POLL, STOP_SECONDS
 
 
@@ -28,7 +29,7 @@ class Children:
         """Start ranks 1 to size - 1, which get their run from this process at `port`."""
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size), "NODE_RANK": "0"}
         if not torch.cuda.is_available() and "OMP_NUM_THREADS" not in os.environ:
-            threads = max(1, (os.cpu_count() or 1) // size)
+            threads = max(1, cores() // size)
             shared["OMP_NUM_THREADS"] = str(threads)
             torch.set_num_threads(threads)
         for number in range(1, size):

@@ -21,6 +21,7 @@ POLL = 0.1  # seconds between two polls
 ARRIVAL = 300.0  # seconds within which all processes of a job must connect
 GRACE = 2.0  # seconds for a process to report an error before it is stopped because of another process
 STOP_SECONDS = 20.0  # seconds for a stopped process to end by itself
+FAILED_SECONDS = 5.0  # the same after a failure
 
 
 class Link:
@@ -66,9 +67,10 @@ class Link:
         self.store.set(f"order/{self.run_number}", yaml.safe_dump(order, sort_keys=False))
 
     def end(self, status: int) -> None:
-        """End all others with this exit status. Returns once they have read it: the store may end now."""
+        """End all others with this exit status. Returns once they have read it: the store may end now. After a failure
+        one of them may never read it, and the others end by the broken connection."""
         self.store.set("end", str(status))
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + (STOP_SECONDS if status == 0 else FAILED_SECONDS)
         while self.store.add("left", 0) < self.store.add("present", 0) and time.monotonic() < deadline:
             time.sleep(POLL)
 

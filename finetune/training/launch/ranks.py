@@ -24,6 +24,7 @@ from torch import nn
 
 from finetune.errors import FinetuneError
 from finetune.training.launch.children import Children, log_file
+from finetune.training.launch.interface import choose_interface
 from finetune.training.launch.link import Link, Watch, connect
 
 
@@ -77,6 +78,11 @@ def num_processes(devices: object, accelerator: str) -> int:
     if accelerator in ("gpu", "cuda") and devices > gpus:
         raise FinetuneError(f"trainer.devices={devices}, but this machine has {gpus} GPU(s).")
     return devices
+
+
+def on_gpu(accelerator: str) -> bool:
+    """Whether `trainer.accelerator` means NVIDIA's or AMD's GPUs here."""
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def check(trainer: Mapping[str, Any]) -> int:
@@ -217,6 +223,8 @@ def launch(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
         killed = None if isinstance(error, FinetuneError) or not isinstance(error, Exception) else children.failure(2)
         if killed or not (first or isinstance(error, FinetuneError) or not isinstance(error, Exception)):
             raise FinetuneError(str(killed or link.failure())) from None
+        if is_broken(error):
+            raise FinetuneError(BROKEN) from None
         raise
     finally:
         children.stop()
@@ -228,12 +236,28 @@ def launch(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
         os.environ.update(environment)
 
 
+BROKEN = (
+    "Another process of this run ended without a message: it was killed, or its machine is gone. Its launcher's output "
+    "may say more. Checkpoints of whole epochs stay: resume=RUN goes on from the last."
+)
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether a collective failed because another process was no longer there."""
+    if isinstance(error, dist.DistNetworkError | dist.DistBackendError):
+        return True
+    texts = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")  # of gloo
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
 def describe_error(error: BaseException, run: Path, place: Place) -> str:
     """The message about `error` for the other processes; the traceback of a bug goes to the log of its rank."""
     if isinstance(error, FinetuneError):
         return str(error)
     if not isinstance(error, Exception):
         return "it was stopped."
+    if is_broken(error):
+        return BROKEN
     if place.rank > 0:
         traceback.print_exception(error)
     text = traceback.format_exception_only(error)[-1].strip()
@@ -243,12 +267,13 @@ def describe_error(error: BaseException, run: Path, place: Place) -> str:
 @contextmanager
 def group(link: Link, place: Place, trainer: Mapping[str, Any]) -> Iterator[None]:
     """The process group of a run: nccl on GPUs, gloo elsewhere. Lightning uses it."""
-    devices, accelerator = trainer["devices"], trainer["accelerator"]
-    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    if on_gpu:
+    devices, uses_gpu = trainer["devices"], on_gpu(trainer["accelerator"])
+    if uses_gpu:
         torch.cuda.set_device(devices[place.local] if isinstance(devices, list | tuple) else place.local)
+    elif trainer["num_nodes"] > 1:
+        choose_interface(rank_zero_address()[0])
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo", store=link.group_store(), rank=place.rank, world_size=place.size
+        "nccl" if uses_gpu else "gloo", store=link.group_store(), rank=place.rank, world_size=place.size
     )
     try:
         yield
