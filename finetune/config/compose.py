@@ -117,8 +117,9 @@ def wants_demo(config: DictConfig, overrides: list[str]) -> bool:
 
 def expand(words: list[str], *, sweep: bool = False) -> list[str]:
     """The typed words, checked against the configuration, with the demo's recipe where there is no data yet."""
+    words = add_force_prefix(words)
     launchers.check(words, sweep=sweep)
-    words = add_groups_of_run(add_force_prefix(words), sweep=sweep)
+    words = add_groups_of_run(words, sweep=sweep)
     config = compose(words, sweep=sweep)
     if wants_demo(config, words):
         words = [f"experiment={DEMO}", *words]
