@@ -206,6 +206,8 @@ def test_damaged_files_are_named(place, capsys):
     last = Path("run/checkpoints/last.ckpt")
     whole = last.read_bytes()
     last.unlink()
+    for epoch in Path("run/checkpoints").glob("epoch_*.ckpt"):
+        epoch.unlink()  # a whole one would be taken instead
     for content in (b"", whole[: len(whole) // 2], b"no checkpoint"):
         last.write_bytes(content)
         assert "last.ckpt cannot be read" in check_refused(capsys)
@@ -215,6 +217,22 @@ def test_damaged_files_are_named(place, capsys):
         Path("run", name).write_text(content)
         assert f"run/{name}" in check_refused(capsys)
         Path("run", name).write_bytes(kept_as)
+
+
+def test_a_checkpoint_cut_short_is_passed_over(place, capsys):
+    """The run is resumed from the epoch before, and ends with the bits of the run that was left alone."""
+    main([*FIT, "hydra.run.dir=kept", "callbacks.keep_all_checkpoints=true"])
+    expected = Path("kept/predictions_val.csv").read_bytes()
+    Path("kept/scores.json").unlink()
+    for path in Path("kept/checkpoints").glob("*.ckpt"):
+        if path.name != "epoch_000.ckpt":
+            content = path.read_bytes()
+            path.unlink()  # several names of one file
+            path.write_bytes(content[: len(content) // 2])
+    assert resume.trained_epochs(RunFolder(Path("kept"))) == 1
+    main(["resume=kept"])
+    assert "kept/checkpoints/last.ckpt is cut short: going on after epoch 0" in capsys.readouterr().out
+    assert Path("kept/predictions_val.csv").read_bytes() == expected
 
 
 def test_auto_skips_a_damaged_folder(tmp_path):
