@@ -209,7 +209,7 @@ def train(
 def frozen_activations(settings: Settings, module: FineTuning, data: ImageData, say: prepare.Say) -> FrozenActivations:
     """The store of the activations of frozen parts, beside the decoded images; off where nothing is to be cached."""
     mode, cache = settings.frozen_cache, settings.data.cache
-    facts = {name: settings.resolved.get(name) for name in ("backbone", "neck", "transforms", "seed")}
+    facts = {name: settings.resolved.get(name) for name in ("backbone", "neck", "head", "transforms", "seed")}
     facts["backbone"] = {key: value for key, value in dict(facts["backbone"] or {}).items() if key != "weights"}
     facts["precision"] = settings.trainer.precision
     return FrozenActivations(
@@ -217,6 +217,7 @@ def frozen_activations(settings: Settings, module: FineTuning, data: ImageData, 
         data,
         settings.trainer.max_epochs,
         mode="off" if cache == "off" and mode == "auto" else mode,
+        averaged=bool(settings.averaging),
         facts=facts,
         directory=None if cache in ("auto", "off") else Path(cache).expanduser(),
         say=say,

@@ -6,63 +6,36 @@ convolution of this stack gives an image the same bits in every batch of more th
 """
 
 import contextlib
-import hashlib
 import json
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune.data.cache.store import default_directory, file_size, locked
+from finetune.data.cache.store import default_directory, file_size, locked, reserve
 from finetune.data.loading.activations import StoredActivations, as_stored
 from finetune.data.loading.module import EpochLoader, ImageData
 from finetune.data.loading.sampling import Key
 from finetune.errors import FinetuneError
 from finetune.heads.features import gives, takes
 from finetune.inference import eval_mode
-from finetune.plan import Plan
+from finetune.training.frozen_key import key_of
+from finetune.training.frozen_ranges import FrozenRange, frozen_ranges
 from finetune.training.module import FineTuning
 
 KEEP_DAYS = 7
 """Stored activations that no training has read for so long are removed."""
+FACTS = "facts.json"
 READ_RATE, WRITE_RATE = 1e9, 3e8  # bytes per second of a disk
 FLOP_RATE = {"cpu": 3e10, "cuda": 1e13}  # operations per second, of a thread and of a GPU
-
-
-@dataclass(frozen=True)
-class FrozenRange:
-    """Epochs in which the same first parts are frozen."""
-
-    epochs: range
-    start: str
-    """The first part that is not frozen, or the head."""
-
-
-def frozen_ranges(plan: Plan, parts: Sequence[str], new: Sequence[str], max_epochs: int) -> list[FrozenRange]:
-    """The epochs with frozen first parts, in their order; none of a single epoch."""
-    starts: list[str | None] = []
-    for epoch in range(max_epochs):
-        states = plan.at(epoch, parts, new)
-        frozen = [not states[part].trainable and states[part].norms == "frozen" for part in parts]
-        starts.append(None if not frozen[0] else parts[frozen.index(False) if False in frozen else -1])
-    ranges, first = [], 0
-    for epoch in range(1, max_epochs + 1):
-        if epoch == max_epochs or starts[epoch] != starts[first]:
-            start = starts[first]
-            if start is not None and epoch - first > 1:
-                ranges.append(FrozenRange(range(first, epoch), start))
-            first = epoch
-    return ranges
 
 
 class FrozenActivations:
@@ -70,6 +43,7 @@ class FrozenActivations:
 
     Args:
         mode: auto (where it pays), on (wherever it is possible), half (the same, stored in 16 bits), off.
+        averaged: whether the validation sees an average of the weights.
         facts: what the activations depend on beside the weights: the network, preprocessing and augmentation.
         directory: where they are stored; by default beside the decoded images.
         say: takes a sentence for the user.
@@ -85,11 +59,13 @@ class FrozenActivations:
         max_epochs: int,
         *,
         mode: str = "auto",
+        averaged: bool = False,
         facts: dict[str, Any] | None = None,
         directory: Path | None = None,
         say: Callable[[str], Any] = lambda sentence: None,
     ):
         self.module, self.data, self.mode, self.say = module, data, mode, say
+        self.averaged = averaged
         self.directory = (directory or default_directory()) / "activations"
         self.facts = facts or {}
         self.ranges = [] if mode == "off" else frozen_ranges(
@@ -137,68 +113,81 @@ class FrozenActivations:
     def remove(self) -> None:
         """Remove what no other training can read: activations of parts that this training has changed."""
         for path in self.to_remove:
-            shutil.rmtree(path, ignore_errors=True)
+            aside = path.with_name(f"{path.name}.part-{secrets.token_hex(4)}")
+            with contextlib.suppress(OSError):
+                path.rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def trained_before(self, held: FrozenRange) -> bool:
+        """Whether a part below `held.start` was trained in an earlier epoch."""
+        below = list(self.module.parts)[: list(self.module.parts).index(held.start)]
+        return any(self.module.states_in(e)[part].trainable for e in range(held.epochs.start) for part in below)
 
     # -- one range and split -------------------------------------------------------------------------------------------
 
     def _open(self, split: str, held: FrozenRange, epoch: int) -> StoredActivations | None:
         versions = self.versions() if split == "train" else 1
-        left = held.epochs.stop - epoch
         rows = self.data.rows(split)
         trainer = self.module.trainer
         limit = trainer.limit_train_batches if split == "train" else trainer.limit_val_batches
-        if versions is None or left <= versions or not len(rows) or limit != 1.0:
+        is_limited = not (isinstance(limit, float) and limit == 1.0)
+        if versions is None or len(held.epochs) <= versions or not len(rows) or is_limited:
             return None
-        first = _world()[0] == 0
-        key = self._key(split, held, rows, versions)
-        folder = self.directory / key
-        if first and not (folder / "facts.json").is_file():
-            plan = self._estimate(split, held, rows, versions, left)
-            if plan is not None:
-                self.say(plan)
-                self._fill(folder, split, held, rows, versions)
-        _barrier()
-        if not (folder / "facts.json").is_file():
+        if split == "val" and self.averaged and self.trained_before(held):
+            return None  # the average still moves while the parts are frozen
+        folder = self._decide(split, held, rows, versions, held.epochs.stop - epoch)
+        if folder is None:
             return None
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
-        with contextlib.suppress(OSError):
-            (folder / "facts.json").touch()  # the time of its last use
-        if held.epochs.start > 0:
+        if trainer.local_rank == 0:
+            self._fill(folder, split, held, rows, versions)
+        elif not (folder / FACTS).is_file():
+            self._wait(folder)
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            (folder / FACTS).touch()  # the time of its last use
+            stored = StoredActivations(
+                folder / "activations.npy", rows, self.data.train_dataset.targets, held.start,
+                getattr(torch, facts["dtype"]), getattr(torch, facts["compute_dtype"]), facts["channels_last"], versions,
+            )  # fmt: skip
+        except (OSError, ValueError, KeyError):  # not stored, or removed by another training in this moment
+            return None
+        if self.trained_before(held):
             self.to_remove.append(folder)
-        dtype, computed = getattr(torch, facts["dtype"]), getattr(torch, facts["compute_dtype"])
-        return StoredActivations(
-            folder / "activations.npy", rows, self.data.train_dataset.targets, held.start, dtype, computed,
-            facts["channels_last"], versions,
-        )  # fmt: skip
+        return stored
 
-    def _key(self, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> str:
-        """A hash of all that the activations depend on."""
-        digest = hashlib.sha256()
-        images, augmented = self.data.images, split == "train" and self.data.augment is not None
-        facts = {
-            "format": 1,
-            "start": held.start,
-            "mode": self.mode == "half",
-            "preprocessing": repr(self.data.preprocessing),
-            "batch_sizes": sorted({len(batch) for batch in self._batches(split, rows, 1)}),
-            "images": [images.digests[row] for row in rows],
-            "pillow": PIL.__version__,
-            "augment": [self.data.seed, versions, rows.tolist()] if augmented else None,
-            "torch": torch.__version__,
-            "device": str(self.module.device),
-            "threads": torch.get_num_threads(),
-            "dtype": str(next(self.module.network.parameters()).dtype),
-            **{name: value for name, value in self.facts.items() if augmented or name not in ("transforms", "seed")},
-        }
-        digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-        for part, modules in self.module.parts.items():
-            if part == held.start:
-                break
-            for module in modules:
-                for name, tensor in module.state_dict().items():
-                    digest.update(f"{part} {name} {tuple(tensor.shape)}".encode())
-                    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:24]
+    def _decide(self, split: str, held: FrozenRange, rows: np.ndarray, versions: int, left: int) -> Path | None:
+        """The folder to read, which may have to be filled, as the first process decides for all; None for none."""
+        decision: list[str | None] = [None]
+        if _world()[0] == 0:
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                sizes = {len(batch) for batch in self._batches(split, rows, 1)}
+                key = key_of(
+                    self.module, self.data, split, held, rows, versions, sizes, {**self.facts, "mode": self.mode}
+                )
+                folder = self.directory / key
+                if (folder / FACTS).is_file():
+                    decision = [folder.name]
+                elif (sentence := self._estimate(split, held, rows, versions, left)) is not None:
+                    self._remove_unused()
+                    self.say(sentence)
+                    decision = [folder.name]
+            except OSError as error:
+                self._give_up(error)
+        if dist.is_initialized():
+            dist.broadcast_object_list(decision, 0, device=self.module.device)
+        return None if decision[0] is None else self.directory / decision[0]
+
+    def _give_up(self, error: OSError) -> None:
+        """Say that nothing is stored, or raise where it was asked for."""
+        if self.mode != "auto":
+            raise FinetuneError(f"frozen_cache={self.mode}: {error}. Use frozen_cache=off.") from None
+        self.say(f"The activations of frozen parts are not stored ({error}); they are computed in every epoch.")
+
+    def _wait(self, folder: Path) -> None:
+        """Wait for this machine's first process; `launch.Watch` ends this process where that one has failed."""
+        while not ((folder / FACTS).is_file() or folder.with_suffix(".failed").is_file()):
+            time.sleep(0.1)
 
     def _batches(self, split: str, rows: np.ndarray, versions: int) -> list[list[Key]]:
         """(version, row) in batches of the sizes that the training has."""
@@ -233,7 +222,6 @@ class FrozenActivations:
         rate = FLOP_RATE["cpu"] * torch.get_num_threads() if device == "cpu" else FLOP_RATE["cuda"]
         saved = (left - versions) * flops / rate
         cost = left * size / READ_RATE + versions * size / WRITE_RATE
-        self.directory.mkdir(parents=True, exist_ok=True)
         total, free = size * n * versions, shutil.disk_usage(self.directory).free
         if self.mode == "auto" and (saved <= cost or total > free / 2):
             return None
@@ -249,24 +237,25 @@ class FrozenActivations:
         )
 
     def _fill(self, folder: Path, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> None:
-        """Compute and store; the folder appears by one rename."""
-        self._remove_unused()
-        with locked(
-            self.directory, folder.name, lambda: self.say(f"Waiting for another process that writes {folder}.")
-        ):
-            if (folder / "facts.json").is_file():
-                return
-            part = self.directory / f"{folder.name}.part-{secrets.token_hex(4)}"
-            part.mkdir()
-            try:
+        """Compute and store what is not there; the folder appears by one rename."""
+        failed = folder.with_suffix(".failed")
+        part = self.directory / f"{folder.name}.part-{secrets.token_hex(4)}"
+        try:
+            with locked(self.directory, folder.name, lambda: self.say(f"Waiting for another process, at {folder}.")):
+                if (folder / FACTS).is_file():
+                    return
+                failed.unlink(missing_ok=True)
+                for left in self.directory.glob(f"{folder.name}.part-*"):  # of a killed process
+                    shutil.rmtree(left, ignore_errors=True)
+                part.mkdir()
                 self._write(part, split, held, rows, versions)
                 part.rename(folder)
-            except OSError as error:
-                if self.mode != "auto":
-                    raise FinetuneError(f"frozen_cache={self.mode}: {error}. Use frozen_cache=off.") from None
-                self.say(f"The activations are not stored ({error}); frozen parts are computed in every epoch.")
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                failed.touch()
+            self._give_up(error)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
     def _write(self, part: Path, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> None:
         dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
@@ -285,19 +274,20 @@ class FrozenActivations:
                 if values is None:
                     shape = (len(rows) * versions, *stored.shape[1:])
                     values = np.lib.format.open_memmap(part / "activations.npy", "w+", stored.dtype, shape)
+                    reserve(part / "activations.npy")
                     last = output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last)
                     facts = {"dtype": _name(dtype), "compute_dtype": _name(output.dtype), "channels_last": last}
                 values[place : place + len(stored)] = stored
                 place += len(stored)
         assert values is not None  # rows are not empty
         values.flush()
-        (part / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+        (part / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
     def _remove_unused(self) -> None:
         """Remove what was not read for KEEP_DAYS, and what a killed process has left."""
         old = time.time() - KEEP_DAYS * 86400
         for path in self.directory.iterdir():
-            newest = path / "facts.json" if (path / "facts.json").is_file() else path
+            newest = path / FACTS if (path / FACTS).is_file() else path
             if path.is_dir() and newest.stat().st_mtime < old:
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -309,8 +299,3 @@ def _name(dtype: torch.dtype) -> str:
 def _world() -> tuple[int, int]:
     """Rank and number of processes."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-
-
-def _barrier() -> None:
-    if dist.is_initialized():
-        dist.barrier()

@@ -125,14 +125,27 @@ class ImageStore:
             )
         file = self.part / f"{channels[0] if channels else 1}.npy"
         images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # or a disk that fills up meanwhile would kill the process (SIGBUS)
-            with file.open("r+b") as opened:
-                try:
-                    os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
-                except OSError as error:
-                    if error.errno == errno.ENOSPC:
-                        raise DiskFull(f"the disk of {self.path.parent} is full.") from None
+        try:
+            reserve(file)
+        except OSError:
+            raise DiskFull(f"the disk of {self.path.parent} is full.") from None
         return images
+
+
+def reserve(file: Path) -> None:
+    """Take the space of a file that is mapped: a disk that fills up meanwhile would kill the process (SIGBUS).
+
+    Raises:
+        OSError: there is no such space.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("r+b") as opened:
+        try:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
 
 
 def fill_once(

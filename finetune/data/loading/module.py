@@ -39,9 +39,17 @@ class EpochLoader(DataLoader):
             epoch = self.epoch_of()
             if isinstance(self.batch_sampler, EpochBatchSampler):
                 self.batch_sampler.set_epoch(epoch)
-            if self.activations is not None and (stored := self.activations(epoch)) is not None:
-                return stored.batches(self.batch_sampler, epoch)  # type: ignore[arg-type]
+            if self.activations is not None:
+                return self._stored_or_read(self.activations, epoch)
         return super().__iter__()
+
+    def _stored_or_read(self, activations: Callable[[int], StoredActivations | None], epoch: int) -> Iterator[Any]:
+        """They are computed when the first batch is taken: Lightning hides errors of what happens before."""
+        stored = activations(epoch)
+        if stored is not None:
+            yield from stored.batches(self.batch_sampler, epoch)  # type: ignore[arg-type]
+        else:
+            yield from super().__iter__()
 
     def on_device(self, device: torch.device) -> Iterator[dict[str, Any]]:
         """The batches of an evaluation, their images on `device` and normalised; the rest stays where it is."""
