@@ -55,6 +55,11 @@ def check(config: Mapping[str, Any]) -> Settings:
     augment(settings)
     if (average := averaging(settings)) is not None:
         average.check(settings.trainer.max_epochs)
+        if settings.trainer.max_steps > 0 and average.name == "swa":
+            raise FinetuneError(
+                f"averaging=swa begins at a share of trainer.max_epochs, which trainer.max_steps="
+                f"{settings.trainer.max_steps} may never reach. Use averaging=ema, or trainer.max_epochs alone."
+            )
     _check_mixing(settings)
     extra_callbacks(settings, "val/loss", higher_is_better=False)
     return settings
@@ -157,6 +162,11 @@ def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
 def plan(settings: Settings) -> Plan:
     """The plan, with shares of the training as epochs."""
     plan: Plan = make(settings, "finetuning", settings.finetuning)
+    if plan.has_shares and settings.trainer.max_steps > 0:
+        raise FinetuneError(
+            f"trainer.max_steps={settings.trainer.max_steps} may end the training long before trainer.max_epochs, and "
+            "phases of finetuning begin at shares of these. Give their epochs."
+        )
     return plan.in_epochs(settings.trainer.max_epochs)
 
 

@@ -14,6 +14,7 @@ from finetune.config.values import check_call
 from finetune.errors import FinetuneError, one_of
 from finetune.training.launch import ranks
 from finetune.training.launch.cluster import Cluster
+from finetune.training.launch.process_group import on_gpu
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 SET_BY_RUN = {
@@ -43,7 +44,7 @@ def check(trainer: TrainerSettings) -> None:
     if trainer.accelerator not in ACCELERATORS:
         raise one_of("trainer.accelerator", trainer.accelerator, ACCELERATORS)
     ranks.check(arguments)
-    if trainer.sync_batchnorm and not ranks.on_gpu(trainer.accelerator):
+    if trainer.sync_batchnorm and not on_gpu(trainer.accelerator):
         raise FinetuneError(
             f"trainer.sync_batchnorm=true with trainer.accelerator={trainer.accelerator} on this machine: torch's "
             "SyncBatchNorm works on GPUs only. Leave it false, and give each process more images (data.batch_size) or "

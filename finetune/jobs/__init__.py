@@ -21,7 +21,8 @@ def run_job(config: dict[str, Any], run: Path, words: list[str] | None = None, *
     from finetune.training.failures import end_on_sigterm, explained
 
     end_on_sigterm()
-    with record(), explained(config, run, resume_word(run) if config.get("job") == "fit" else None):
+    hint = f"Resume with: python -m finetune {resume_word(run)}" if config.get("job") == "fit" else None
+    with record(), explained(config, run, hint):
         settings = parse(config)
         return getattr(import_module(f"finetune.jobs.{settings.job}"), settings.job)(
             settings, RunFolder(run), words or [], **more

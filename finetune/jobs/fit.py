@@ -61,6 +61,7 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
             say,
             teacher,
         )
+        training.check_batches(settings.trainer, settings.data.batch_size, table)
         run.write_config(settings.resolved)
         run.note(found=record)
     augment, mixing = build.augment(settings), build.mixing(settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune.config import build, compose
-from finetune.config.settings import Settings, SoupSettings, parse
+from finetune.config.settings import FitSettings, Settings, SoupSettings, parse
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import task_name
 from finetune.inference import best_device
@@ -84,7 +84,9 @@ def inherit(config: dict[str, Any], settings: Settings, words: list[str]) -> dic
                 f"{key} cannot be set for a soup: its data, network and evaluation are those of the first run. These "
                 f"can: {', '.join((*own[1:], *TAKEN))}."
             )
-    merged = {**config, **{key: settings.resolved[key] for key in own}, "trust": settings.trust}
+    of_fits = FitSettings.model_fields.keys() - Settings.model_fields.keys()
+    merged = {key: value for key, value in config.items() if key not in of_fits}
+    merged |= {**{key: settings.resolved[key] for key in own}, "trust": settings.trust}
     for key in set(typed) & set(TAKEN) - {"trust"}:
         group, _, rest = key.partition(".")
         merged[group] = set_key(merged[group], rest.split("."), settings.resolved[group])

@@ -132,6 +132,7 @@ def train(
         more_callbacks: of the job, besides those of the configuration.
         hint: what is printed when the training is stopped by hand; by default how to resume the run.
     """
+    hint = hint or f"Resume with: python -m finetune {resume_word(run.path)}"
     module = make_module(settings, task, network, data, teacher)
     monitor, higher_is_better = module.objective.monitor, module.objective.higher_is_better
     for sentence in [*module.objective.notes, *plan_table(module, settings.trainer.max_epochs)]:
@@ -181,14 +182,13 @@ def train(
     start = ending.resume_point(run.checkpoints)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # of lightning, in each fit
     try:
-        with explained(settings.resolved, run, resume_word(run.path)):
+        with explained(settings.resolved, run, hint):
             trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     except Terminated:
-        print(f"stopped by SIGTERM. Resume with: python -m finetune {resume_word(run.path)}", file=sys.stderr)
+        print(f"stopped by SIGTERM. {hint}", file=sys.stderr)
         raise
     except SystemExit:
         if trainer.interrupted:
-            hint = hint or f"Resume with: python -m finetune {resume_word(run.path)}"
             print(f"stopped. {hint}", file=sys.stderr)
             raise SystemExit(130) from None
         raise

@@ -30,13 +30,13 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def explained(config: Mapping[str, Any], where: Any, resume_word: str | None = None) -> Iterator[None]:
+def explained(config: Mapping[str, Any], where: Any, hint: str | None = None) -> Iterator[None]:
     """Inside, a lack of memory or of space on the disk is an error that names the settings to change.
 
     Args:
         config: the resolved configuration.
         where: the run folder.
-        resume_word: how the command line goes on with the run; None where it cannot.
+        hint: a sentence on how to go on; None where there is no way.
     """
     try:
         yield
@@ -46,7 +46,7 @@ def explained(config: Mapping[str, Any], where: Any, resume_word: str | None = N
         if is_out_of_memory(error):
             raise FinetuneError(memory_sentence(config, str(error))) from error
         if is_disk_full(error):
-            again = f" Free some space, then: python -m finetune {resume_word}" if resume_word else ""
+            again = f" Free some space. {hint}" if hint else ""
             raise FinetuneError(
                 f"The disk of {where} has no space left ({str(error).splitlines()[0]}). Checkpoints of earlier epochs "
                 f"are whole.{again}"

@@ -72,7 +72,7 @@ def key_of(
 
 
 @functools.cache
-def source_hash(kind: type) -> str | None:
+def source_hash(kind: Any) -> str | None:
     """A hash of the code of a class that belongs to the user; None for one of this program or of a library."""
     if kind.__module__.partition(".")[0] in LIBRARIES:
         return None

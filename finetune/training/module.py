@@ -146,6 +146,7 @@ class FineTuning(L.LightningModule):
         part_tools.set_modes(self.parts, self.states())
 
     def on_validation_epoch_start(self) -> None:
+        self.check_losses()
         if self.trainer.world_size > 1:
             ranks.assert_ranks_identical(self.network)
 

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, Terminated
 from finetune.tuning.sampler import NumberedTPE
 
 PROCESS, REASON, SURPLUS = "process", "reason", "surplus"
@@ -246,6 +246,8 @@ def guarded(trial: Trial, objective: Callable[[Trial], float]) -> float:
     try:
         return objective(trial)
     except optuna.TrialPruned:
+        raise
+    except Terminated:
         raise
     except SystemExit:  # Lightning's end after a signal
         raise KeyboardInterrupt from None

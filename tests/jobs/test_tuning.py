@@ -45,9 +45,9 @@ def test_a_search_from_its_trials_to_the_best_configuration(place, capsys, monke
     predicted = []
     original = trials.Subject
 
-    def subject(network, data, rows, split, **more):
+    def subject(network, data, rows, split, *more):
         predicted.append(split)
-        return original(network, data, rows, split, **more)
+        return original(network, data, rows, split, *more)
 
     monkeypatch.setattr(trials, "Subject", subject)
     command = ["job=tune", "study=small", *WORDS, *SEARCH]

@@ -349,7 +349,7 @@ def test_heads_bring_their_necks_and_what_is_typed_wins():
 def test_the_commands_of_the_page_compose():
     page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
     commands = re.findall(r"^python -m finetune (.+?)(?: +#.*)?$", page, re.MULTILINE)
-    assert len(commands) == 8
+    assert len(commands) == 11
     for command in commands:
         words = shlex.split(command)
         extra = ["task=detect"] if "data=coco" in words and "task=detect" not in words else []

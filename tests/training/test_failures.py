@@ -40,7 +40,7 @@ class At(L.Callback):
     ],
 )
 def test_a_lack_of_memory_names_the_settings_and_the_ways_out(error):
-    with pytest.raises(FinetuneError) as caught, explained(CONFIG, "runs/a", "resume=runs/a"):
+    with pytest.raises(FinetuneError) as caught, explained(CONFIG, "runs/a", "Resume: x"):
         raise error
     message = str(caught.value)
     assert message.startswith("Out of memory with data.batch_size=32, data.image_size=224, backbone.memory=auto")
@@ -74,8 +74,8 @@ def test_a_full_disk_leaves_the_checkpoints_before_whole(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     trainer.save_checkpoint = fill
-    message = r"The disk of .* has no space left .* earlier epochs are whole\. Free some space, then: .* resume=x"
-    with pytest.raises(FinetuneError, match=message), explained(CONFIG, tmp_path, "resume=x"):
+    message = r"The disk of .* has no space left .* earlier epochs are whole\. Free some space\. Resume: x"
+    with pytest.raises(FinetuneError, match=message), explained(CONFIG, tmp_path, "Resume: x"):
         trainer.fit(module, tiny.data())
     state = torch.load(ending.resume_point(tmp_path / "checkpoints"), weights_only=True)
     assert state["epoch"] == 1

@@ -24,8 +24,8 @@ from torch import nn
 
 from finetune.errors import FinetuneError
 from finetune.training.launch.children import Children, log_file
-from finetune.training.launch.interface import choose_interface
 from finetune.training.launch.link import Link, Watch, connect
+from finetune.training.launch.process_group import BROKEN, abort, group, is_broken
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,6 @@ def num_processes(devices: object, accelerator: str) -> int:
     if accelerator in ("gpu", "cuda") and devices > gpus:
         raise FinetuneError(f"trainer.devices={devices}, but this machine has {gpus} GPU(s).")
     return devices
-
-
-def on_gpu(accelerator: str) -> bool:
-    """Whether `trainer.accelerator` means NVIDIA's or AMD's GPUs here."""
-    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def check(trainer: Mapping[str, Any]) -> int:
@@ -211,7 +206,7 @@ def launch(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
         if place.rank == 0:
             link.send_run({"run": str(run.resolve()), "config": dict(config)}, find_failure)
         link.wait_for_all("begin", find_failure)
-        with Watch(find_failure, abort), group(link, place, config["trainer"]):
+        with Watch(find_failure, abort), group(link, place.local, config["trainer"], rank_zero_address()[0]):
             yield place
             link.wait_for_all("end", find_failure)  # a rank that leaves earlier breaks the others' last collective
         if is_local:
@@ -236,20 +231,6 @@ def launch(config: Mapping[str, Any], run: Path) -> Iterator[Place]:
         os.environ.update(environment)
 
 
-BROKEN = (
-    "Another process of this run ended without a message: it was killed, or its machine is gone. Its launcher's output "
-    "may say more. Checkpoints of whole epochs stay: resume=RUN goes on from the last."
-)
-
-
-def is_broken(error: BaseException) -> bool:
-    """Whether a collective failed because another process was no longer there."""
-    if isinstance(error, dist.DistNetworkError | dist.DistBackendError):
-        return True
-    texts = ("Connection reset by peer", "Connection closed by peer", "Broken pipe")  # of gloo
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-
-
 def describe_error(error: BaseException, run: Path, place: Place) -> str:
     """The message about `error` for the other processes; the traceback of a bug goes to the log of its rank."""
     if isinstance(error, FinetuneError):
@@ -262,32 +243,6 @@ def describe_error(error: BaseException, run: Path, place: Place) -> str:
         traceback.print_exception(error)
     text = traceback.format_exception_only(error)[-1].strip()
     return f"{text} (its traceback is in {log_file(run, place.rank)})" if place.rank > 0 else text
-
-
-@contextmanager
-def group(link: Link, place: Place, trainer: Mapping[str, Any]) -> Iterator[None]:
-    """The process group of a run: nccl on GPUs, gloo elsewhere. Lightning uses it."""
-    devices, uses_gpu = trainer["devices"], on_gpu(trainer["accelerator"])
-    if uses_gpu:
-        torch.cuda.set_device(devices[place.local] if isinstance(devices, list | tuple) else place.local)
-    elif trainer["num_nodes"] > 1:
-        choose_interface(rank_zero_address()[0])
-    dist.init_process_group(
-        "nccl" if uses_gpu else "gloo", store=link.group_store(), rank=place.rank, world_size=place.size
-    )
-    try:
-        yield
-    except BaseException:
-        abort()  # others may have ended, and an orderly end would wait for them
-        raise
-    finally:
-        dist.destroy_process_group()
-
-
-def abort() -> None:
-    """Abort the running collectives."""
-    if dist.is_initialized():
-        dist.group.WORLD.abort()  # type: ignore[union-attr]
 
 
 BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
