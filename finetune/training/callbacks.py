@@ -24,7 +24,8 @@ def metrics_columns(scores: tuple[str, ...]) -> list[str]:
 
 
 class Checkpoint(CheckpointBase):
-    """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`.
+    """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`; until the
+    training ends also the one before the last.
 
     Saved after validation, at the very end of an epoch, so that a resumed run begins with the next one. Names are
     plain, as Hydra parses a `=` in a path. The extra names are hard links; nothing is written twice. The best epoch has
@@ -87,11 +88,19 @@ class Checkpoint(CheckpointBase):
             if stopped:
                 return  # a resume starts from the last whole epoch
             (self.folder / ending.STOPPED).unlink(missing_ok=True)  # left by a stop before the resume
-            best = self.folder / f"epoch_{self.best_epoch or 0:03d}.ckpt"
-            if not self.keep_all:
-                for old in ending.whole_epochs(self.folder):
-                    if old.name not in (path.name, best.name):
-                        old.unlink()
+            self.remove_others(path, self.folder / f"epoch_{epoch - 1:03d}.ckpt")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        epochs = ending.whole_epochs(self.folder)
+        if trainer.is_global_zero and epochs:
+            self.remove_others(epochs[-1])
+
+    def remove_others(self, *kept: Path) -> None:
+        """Remove the epochs but the best one and these: until the end the one before the last, should that be damaged."""
+        names = {f"epoch_{self.best_epoch or 0:03d}.ckpt", *(path.name for path in kept)}
+        for old in ending.whole_epochs(self.folder) if not self.keep_all else []:
+            if old.name not in names:
+                old.unlink()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, "best_loss": self.best_loss, "best_epoch": self.best_epoch}

@@ -145,9 +145,10 @@ class FrozenActivations:
         try:
             facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
             (folder / FACTS).touch()  # the time of its last use
+            dtype, computed = getattr(torch, facts["dtype"]), getattr(torch, facts["compute_dtype"])
             stored = StoredActivations(
-                folder / "activations.npy", rows, self.data.train_dataset.targets, held.start,
-                getattr(torch, facts["dtype"]), getattr(torch, facts["compute_dtype"]), facts["channels_last"], versions,
+                folder / "activations.npy", rows, self.data.train_dataset.targets, held.start, dtype, computed,
+                facts["channels_last"], versions,
             )  # fmt: skip
         except (OSError, ValueError, KeyError):  # not stored, or removed by another training in this moment
             return None

@@ -1,6 +1,5 @@
 """The name under which activations of frozen parts are found again: a hash of all that they depend on."""
 
-import functools
 import hashlib
 import inspect
 import json
@@ -71,8 +70,7 @@ def key_of(
     return digest.hexdigest()[:24]
 
 
-@functools.cache
-def source_hash(kind: Any) -> str | None:
+def source_hash(kind: type) -> str | None:
     """A hash of the code of a class that belongs to the user; None for one of this program or of a library."""
     if kind.__module__.partition(".")[0] in LIBRARIES:
         return None

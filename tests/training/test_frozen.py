@@ -1,8 +1,10 @@
 """Activations of frozen parts, computed once: the same bits as computing them in every epoch, and when they are not."""
 
+import copy
 from pathlib import Path
 
 import albumentations
+import numpy as np
 import pytest
 import torch
 
@@ -10,11 +12,15 @@ from finetune.data.loading.augment import Augment
 from finetune.data.loading.module import ImageData
 from finetune.errors import FinetuneError
 from finetune.plan import Phase, Plan
-from finetune.training.frozen import FrozenActivations, FrozenRange, frozen_ranges
+from finetune.training.averaging import Ema, Swa
+from finetune.training.frozen import FrozenActivations
+from finetune.training.frozen_key import key_of
+from finetune.training.frozen_ranges import FrozenRange, frozen_ranges
 from tests.training import tiny
 
 PARTS = ["stem", "stage1", "stage2", "stage3", "head"]
 PROBE = Plan({"head": Phase(0, ["head"])})
+LATE = Plan({"all": Phase(0, ["all"]), "head": Phase(2, ["head"])})
 GRADUAL = Plan({"head": Phase(0, ["head"]), "last": Phase(2, ["last", "head"]), "full": Phase(5, ["all"])})
 
 
@@ -121,11 +127,71 @@ def test_what_cannot_be_stored_is_an_error_where_it_was_asked_for(tmp_path):
 
 
 def test_activations_of_parts_that_the_fit_has_changed_are_removed(tmp_path):
+    def folders() -> int:
+        return len([path for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()])
+
     _, frozen = fitted(tmp_path, GRADUAL, "on", epochs=6)
-    folders = {path.name for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()}
-    assert len(folders) == 4
     frozen.remove()
-    assert len({path.name for path in (tmp_path / "cache" / "activations").iterdir() if path.is_dir()}) == 2
+    assert folders() == 4  # both ranges lie below what was trained so far: another fit may read them
+    _, frozen = fitted(tmp_path, LATE, "on", epochs=5)
+    assert folders() == 6
+    frozen.remove()
+    assert folders() == 4
+
+
+@pytest.mark.parametrize("kind", [Ema(0.9), Swa(0.0)], ids=["ema", "swa"])
+def test_an_average_that_still_moves_is_validated_by_itself(tmp_path, kind):
+    """Parts that were trained and then frozen: their average moves on while their weights do not."""
+    values = {}
+    for mode in ("on", "off"):
+        module, images = tiny.module(LATE), data()
+        frozen = FrozenActivations(module, images, 5, mode=mode, averaged=True, directory=tmp_path / "cache")
+        images.activations = frozen if frozen.ranges else None
+        tiny.trainer(tmp_path / mode, 5, [copy.deepcopy(kind)]).fit(module, images)
+        rows = (tmp_path / mode / "metrics.csv").read_text().splitlines()
+        values[mode] = [row.split(",")[:6] for row in rows]
+        if mode == "on":
+            assert frozen.opened["val", 0] is None
+            assert frozen.opened["train", 0] is not None
+    assert values["on"] == values["off"]
+
+
+def test_a_head_that_pools_in_another_way_has_other_activations(tmp_path):
+    keys = []
+    for pool in ("avg", "max"):
+        module, images = tiny.module(PROBE), data()
+        held = FrozenRange(range(3), "head")
+        facts = {"head": {"name": "classify", "pool": pool}}
+        keys.append(key_of(module, images, "train", held, images.rows("train"), 1, {12}, facts))
+        keys.append(key_of(module, images, "train", FrozenRange(range(3), "stage3"), np.array([1]), 1, {12}, facts))
+    assert keys[0] != keys[2]
+    assert keys[1] == keys[3]  # nothing of the head lies below stage3
+
+
+def test_an_error_while_activations_are_computed_is_the_one_that_is_raised(tmp_path, monkeypatch):
+    module, images = tiny.module(PROBE), data()
+
+    def fail(*_):
+        raise FinetuneError("no space")
+
+    images.activations = frozen = FrozenActivations(module, images, 3, mode="on", directory=tmp_path / "cache")
+    monkeypatch.setattr(frozen, "_write", fail)
+    with pytest.raises(FinetuneError, match="no space"):
+        tiny.trainer(tmp_path, 3).fit(module, images)
+    assert list((tmp_path / "cache" / "activations").glob("*.part-*")) == []
+
+
+def test_a_folder_that_cannot_be_written_to_leaves_everything_computed(tmp_path):
+    (tmp_path / "activations").write_text("a file")
+    sentences: list[str] = []
+    module, images = tiny.module(PROBE), data()
+    images.activations = FrozenActivations(module, images, 3, directory=tmp_path, say=sentences.append)
+    tiny.trainer(tmp_path / "run", 3).fit(module, images)
+    assert "are not stored" in sentences[0]
+    module, images = tiny.module(PROBE), data()
+    images.activations = FrozenActivations(module, images, 3, mode="on", directory=tmp_path)
+    with pytest.raises(FinetuneError, match=r"frozen_cache=on: .*Use frozen_cache=off"):
+        tiny.trainer(tmp_path / "again", 3).fit(module, images)
 
 
 def test_a_teacher_reads_the_images(tmp_path):
