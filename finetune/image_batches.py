@@ -91,14 +91,10 @@ def read_pixels(
     return pixels, (height, width)
 
 
-def stored_size(image: Any, decoded: np.ndarray) -> tuple[int, int]:
-    """Height and width of an image as it is stored: a JPEG may have been decoded at a fraction of its size."""
-    height, width = decoded.shape[:2]
-    size = read_size(image) if isinstance(image, str | Path) and Path(image).is_file() else None
-    if size is None:
-        return height, width
-    is_rotated = (size[0] > size[1]) != (height > width) and size[0] != size[1]  # by its EXIF orientation
-    return size[::-1] if is_rotated else size
+def stored_size(image: str | Path, decoded: np.ndarray) -> tuple[int, int]:
+    """Upright height and width of an image file: a JPEG may have been decoded at a fraction of its size."""
+    size = read_size(image) if Path(image).is_file() else None  # members of archives are no files
+    return size or (decoded.shape[0], decoded.shape[1])
 
 
 def whole_images(pending: Sequence[tuple[torch.Tensor, int, Placement]]) -> dict[str, Any]:

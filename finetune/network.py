@@ -212,8 +212,8 @@ class Network(nn.Module):
 
     @property
     def new_parts(self) -> tuple[str, ...]:
-        """Names of the parts that start from random weights, whatever the backbone starts from: the neck, where there
-        is one, and the head."""
+        """Names of the parts that no weights of a backbone fill: the neck, where there is one, and the head. They keep
+        the rates of new parts where a file of a whole network fills them too."""
         return tuple(name for name in self.parts() if name not in self.backbone.parts())
 
     def parts(self) -> dict[str, list[nn.Module]]:

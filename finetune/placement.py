@@ -101,6 +101,10 @@ class Placement:
         square[max(0, self.top) : min(side, bottom), max(0, self.left) : min(side, right)] = visible
         return square
 
+    def shown(self) -> np.ndarray:  # -> bool (side, side)
+        """The pixels of the square that show the image, and not what is black beside it."""
+        return self.put(np.ones(self.scaled, bool))
+
     def values_to_stored(self, values: np.ndarray) -> np.ndarray:  # (side, side) -> float32 (H, W)
         """Values of the square on the pixels of the stored image, bilinear; NaN where the square does not show it."""
         left, top, right, bottom = self.visible

@@ -1,7 +1,7 @@
 """The fine-tuning plan: the trainable parts in each epoch, their learning rates, and the mode of their batch norms.
 
-A network has parts, ordered from the stem to the head. New parts are those without pretrained weights:
-the head, and a neck where there is one. The others are the backbone, whose depth is counted from its end.
+A network has parts, ordered from the stem to the head. New parts are those that no weights of a backbone fill: the
+head, and a neck where there is one. The others are the backbone, whose depth is counted from its end.
 
 A plan is a pure function of the epoch. It has no state, so resuming at any epoch gives the same state as an
 uninterrupted run.
@@ -61,7 +61,7 @@ class Plan:
     lr_decay: float = 1.0
     """Factor on the learning rate for each part further from the new ones (layer-wise decay); 1 is none."""
     head_rate: float = 1.0
-    """Factor on the learning rate of the new parts (the head, and a neck), which start from random weights."""
+    """Factor on the learning rate of the new parts (the head, and a neck), whatever they start from."""
 
     def __post_init__(self) -> None:
         for argument in ("norms", "frozen_norms"):
@@ -155,9 +155,15 @@ class Plan:
         learning = {frozenset(expand(phase.train, parts, "train", new)) for phase in self.phases.values()}
         return len(learning) > 1
 
-    def check(self, parts: Sequence[str], max_epochs: int | None = None, new: Sequence[str] | None = None) -> None:
+    def check(
+        self,
+        parts: Sequence[str],
+        max_epochs: int | None = None,
+        new: Sequence[str] | None = None,
+        filled: Sequence[str] = (),
+    ) -> None:
         """Refuse phases that name no part of this network or begin after the last epoch, and new parts that no phase
-        trains: they would stay random."""
+        trains: they would stay random, except those `filled` by a file of a whole network."""
         learning: set[str] = set()
         for name, phase in self.phases.items():
             learning |= expand(phase.train, parts, f"finetuning.phases.{name}.train", new)
@@ -166,10 +172,10 @@ class Plan:
                     f"finetuning.phases.{name}.epoch={phase.epoch} never comes: trainer.max_epochs={max_epochs}. "
                     "Train longer or begin the phase earlier."
                 )
-        if left := [part for part in groups(parts, new)["new"] if part not in learning]:
+        if left := [part for part in groups(parts, new)["new"] if part not in learning and part not in filled]:
             raise FinetuneError(
                 f"finetuning.phases train {sorted(learning)}: {', '.join(left)} would stay at random weights. "
-                "Add new (all parts that start from random weights) to the train=[...] of a phase."
+                "Add new (the head, and the neck if any) to the train=[...] of a phase."
             )
 
     def never_trained(self, parts: Sequence[str], new: Sequence[str] | None = None) -> list[str]:

@@ -78,6 +78,8 @@ def test_a_mask_of_the_bright_pixels_stays_on_them(preprocessing, height, width,
     assert placed.shape == image.shape
     assert (placed[image == 255] == 1).all()  # where all that a pixel is made of is bright, or dark
     assert (placed[image == 0] == 0).all()
+    whole = preprocessing.mask_to_input(np.ones((height, width), bool))
+    np.testing.assert_array_equal(preprocessing.placement(height, width).shown(), whole)
     corners = preprocessing.boxes_to_input(np.array([[left, top, right, bottom]]), height, width).corners
     rows, columns = np.nonzero(placed)
     if len(rows):  # the centres of the mask's pixels lie in the mask's box

@@ -18,7 +18,7 @@ from finetune.evaluation.novelty import FeatureGaussian
 from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.heads.detection import DetectionHead
 from finetune.heads.features import FeatureInfo
-from finetune.image_batches import image_batches
+from finetune.image_batches import image_batches, read_pixels
 from finetune.model_file import Model
 from finetune.network import Network, NetworkSpec
 from finetune.preprocessing import Preprocessing
@@ -337,3 +337,13 @@ def test_heads_suppress_by_their_options(head, neck, options, expected):
     network = NetworkSpec("resnet20_cifar", 2, 1, head, {}, options, "pyramid", neck_options).build()
     assert isinstance(network, Network)
     assert network.head.suppression == expected
+
+
+@pytest.mark.parametrize("turn", [1, 6])
+def test_a_jpeg_that_is_decoded_as_a_square_keeps_its_size(tmp_path, turn):
+    path, exif = tmp_path / "a.jpg", Image.Exif()
+    exif[0x0112] = turn
+    Image.new("L", (1999, 2000) if turn == 1 else (2000, 1999)).save(path, exif=exif)
+    pixels, size = read_pixels(path, 672, None, True)
+    assert pixels.shape == (1000, 1000)
+    assert size == (2000, 1999)

@@ -24,6 +24,7 @@ from finetune.heads import check_gives, head_named, neck_named
 from finetune.network import NetworkSpec
 from finetune.plan import Plan
 from finetune.preprocessing import Preprocessing
+from finetune.weights.sources import may_fill_parts
 
 
 def check(config: Mapping[str, Any]) -> Settings:
@@ -49,7 +50,9 @@ def check(config: Mapping[str, Any]) -> Settings:
     check_gives(settings.head.name, task(settings).gives, "head")
     with torch.device("meta"):  # shapes without memory: every option is tried, nothing is computed
         network = network_spec(settings, num_classes=2).build()
-    plan(settings).check(list(network.parts()), settings.trainer.max_epochs, network.new_parts)
+    # which parts a file fills is known once it is read: steps/training.make_network checks the plan again
+    filled = network.new_parts if may_fill_parts(settings.backbone.weights) else ()
+    plan(settings).check(list(network.parts()), settings.trainer.max_epochs, network.new_parts, filled)
     schedule(settings)
     check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)

@@ -95,8 +95,9 @@ class Answers(Protocol):
         """What environment.json of a prediction says of the rule."""
         ...
 
-    def writer(self, output: Path) -> Writer | None:
-        """What writes the answers that are no columns beside the table `output`; None where there are none."""
+    def writer(self, output: Path, folder: Path) -> Writer | None:
+        """What writes the answers that are no columns beside the table `output`; None where there are none. All images
+        lie below `folder`."""
         ...
 
     def columns(self, outputs: Any, placements: Sequence[Placement]) -> dict[str, Any]:

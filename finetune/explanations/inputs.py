@@ -62,6 +62,12 @@ class Inputs:
             return torch.zeros(0, preprocessing.in_channels, preprocessing.image_size, preprocessing.image_size)
         return torch.stack([preprocessing.to_tensor(self.pixels[number]) for number in numbers])
 
+    def shown(self, numbers: Sequence[int]) -> torch.Tensor:  # -> bool (n, S, S)
+        """The pixels that show the images, and not the border of fit=pad."""
+        side = self.model.preprocessing.image_size
+        masks = [self.placement(number).shown() for number in numbers]
+        return torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, side, side, dtype=torch.bool)
+
     def placement(self, number: int) -> Placement:
         """Where an image lies in the square."""
         return self.model.preprocessing.placement(*self.sizes[number])

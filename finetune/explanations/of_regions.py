@@ -32,7 +32,7 @@ class RegionExplanation:
     heat: np.ndarray
     """(N, S, S) float32, 0 or more, in pixels of the network's input; not rescaled per image."""
     predicted: np.ndarray
-    """(N, S, S) bool: the pixels predicted to be in the region."""
+    """(N, S, S) bool: the pixels of the image that are predicted to be in the region."""
     method: str
     inputs: Inputs = field(repr=False)
 
@@ -94,7 +94,8 @@ def explain_regions(
     parts = [RegionMaps(torch.zeros(0, side, side), torch.zeros(0, side, side, dtype=torch.bool))]
     for rows in batched(len(inputs), batch_size):
         chosen = torch.tensor([numbers[row] for row in rows])
-        parts.append(seg_grad_cam(model.network, inputs.tensors(rows), chosen, thresholds_of(answers)))
+        images, shown = inputs.tensors(rows), inputs.shown(rows)
+        parts.append(seg_grad_cam(model.network, images, chosen, thresholds_of(answers), shown=shown))
     heat, predicted = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
     explained = [answers.classes[number] for number in numbers]
     return RegionExplanation(inputs.names, explained, heat, predicted, method, inputs)
@@ -120,10 +121,11 @@ def _largest(model: Model, inputs: Inputs, batch_size: int, device: str) -> list
     for rows in batched(len(inputs), batch_size):
         batch = {"image": inputs.tensors(rows), "index": np.array(rows)}
         _, logits = predict(model.network, [batch], best_device(device))
+        shown = inputs.shown(rows).numpy()
         if limits is None:
-            pixels = np.stack([(logits.argmax(axis=1) == k).sum(axis=(1, 2)) for k in regions], axis=1)
+            pixels = np.stack([((logits.argmax(axis=1) == k) & shown).sum(axis=(1, 2)) for k in regions], axis=1)
         else:
-            marked = torch.from_numpy(logits).sigmoid() >= limits[:, None, None]
-            pixels = marked.sum((2, 3)).numpy()[:, regions]
+            marked = (torch.from_numpy(logits).sigmoid() >= limits[:, None, None]).numpy() & shown[:, None]
+            pixels = marked.sum(axis=(2, 3))[:, regions]
         numbers += [regions[k] for k in pixels.argmax(axis=1).tolist()]
     return numbers

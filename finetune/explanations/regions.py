@@ -2,8 +2,8 @@
 
 Paper: "Towards Interpretable Semantic Segmentation via Gradient-weighted Class Activation Mapping" (Vinogradova et al.,
 AAAI 2020). The score is the sum of a region's logits over the pixels that are predicted to be in it, or over all pixels
-where none is. The rest is Grad-CAM at the backbone's last map: the channels' weights are means of the gradient over
-all places, so heat may also lie at places that did not change this region.
+of the image where none is. The rest is Grad-CAM at the backbone's last map: the channels' weights are means of the
+gradient over all places, so heat may also lie at places that did not change this region.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ def seg_grad_cam(
     thresholds: Tensor | None = None,
     predicted: Tensor | None = None,
     *,
+    shown: Tensor | None = None,
     images_at_once: int = 16,
 ) -> RegionMaps:
     """Seg-Grad-CAM of one region in each image.
@@ -45,6 +46,7 @@ def seg_grad_cam(
         thresholds: (K,) probabilities from which a pixel is in each of regions that overlap; None of regions that
             exclude each other, where a pixel is in the most probable one.
         predicted: bool (N, H, W), the pixels whose logits are summed; None predicts them.
+        shown: bool (N, H, W), the pixels that show the image; no other is predicted or summed. None for all.
 
     Raises:
         FinetuneError: shapes that do not fit, or a number that is no output.
@@ -59,14 +61,21 @@ def seg_grad_cam(
         for start in range(0, len(images), images_at_once):
             rows = slice(start, start + images_at_once)
             fixed = None if predicted is None else predicted[rows]
-            parts.append(_of_batch(network, prepared(network, images[rows]), regions[rows], thresholds, fixed))
+            within = None if shown is None else shown[rows]
+            parts.append(_of_batch(network, prepared(network, images[rows]), regions[rows], thresholds, fixed, within))
     return RegionMaps(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 def _of_batch(
-    network: Network, images: Tensor, regions: Tensor, thresholds: Tensor | None, predicted: Tensor | None
+    network: Network,
+    images: Tensor,
+    regions: Tensor,
+    thresholds: Tensor | None,
+    predicted: Tensor | None,
+    shown: Tensor | None,
 ) -> RegionMaps:
     device, size = images.device, (images.shape[-2], images.shape[-1])
+    within = torch.ones(len(images), *size, dtype=torch.bool, device=device) if shown is None else shown.to(device)
     numbers = torch.tensor(regions.tolist(), dtype=torch.int64, device=device)
     pixels = None if predicted is None else predicted.to(device)
 
@@ -75,8 +84,8 @@ def _of_batch(
         logits = network.run(maps, start=network.new_parts[0], size=size)
         assert isinstance(logits, Tensor)  # a head of regions
         if pixels is None:
-            pixels = predicted_pixels(logits.detach(), numbers, thresholds)
-        counted = pixels | ~pixels.any(dim=2, keepdim=True).any(dim=1, keepdim=True)  # all pixels where none is
+            pixels = predicted_pixels(logits.detach(), numbers, thresholds) & within
+        counted = pixels | (within & ~pixels.any(dim=2, keepdim=True).any(dim=1, keepdim=True))  # all where none is
         return (of_region(logits, numbers) * counted).sum((1, 2))
 
     maps, gradient = at_last_map(network, images, score)

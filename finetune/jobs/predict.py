@@ -11,7 +11,7 @@ from finetune.errors import FinetuneError
 from finetune.files import write_text_atomic
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
-from finetune.steps.image_files import image_files, other_files
+from finetune.steps.image_files import common_folder, image_files, other_files
 
 MAX_LISTED = 20  # unreadable images named on the screen; the table has all
 MAX_UNUSUAL_SHARE = 0.05  # share of unusual images above which a warning is printed; 0.01 is expected by chance
@@ -42,7 +42,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     gaussian, reason = model.feature_gaussian
     if gaussian is None:
         say(f"No novelty: {reason}. It is unknown whether these images are like the training images.")
-    writer = model.answers.writer(output)
+    writer = model.answers.writer(output, common_folder(settings.input))
     with prepare.report_progress("Predicting", say) as progress:
         table = model.predict_all(
             paths,

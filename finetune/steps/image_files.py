@@ -1,5 +1,6 @@
 """The image files behind `input=` and `images=`: folders, single files and members of archives."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def image_files(value: Any, argument: str = "input") -> list[Path]:
     if not paths:
         raise FinetuneError(f"{argument}={value} names nothing. Name a folder or an image, or several: [a.png,b.png].")
     return paths
+
+
+def common_folder(value: Any) -> Path:
+    """The folder that all images of `input=` lie below, absolute: the folder itself, or that of the files."""
+    items = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
+    return Path(os.path.commonpath([os.path.abspath(item if item.is_dir() else item.parent) for item in items]))
 
 
 def other_files(value: Any) -> int:

@@ -69,7 +69,11 @@ def check_batches(trainer: TrainerSettings, batch_size: int, table: SampleTable)
 def make_network(
     settings: Settings, num_outputs: int, say: prepare.Say
 ) -> tuple[NetworkSpec, Network, Preprocessing | None, dict[str, Any]]:
-    """The network with its weights, their preprocessing (None for random weights), and a report of their origin."""
+    """The network with its weights, their preprocessing (None for random weights), and a report of their origin.
+
+    Raises:
+        FinetuneError: the weights do not fit, or leave a part random that no phase of finetuning trains.
+    """
     L.seed_everything(settings.seed, verbose=False)
     spec = build.network_spec(settings, num_outputs)
     network = spec.build()
@@ -83,6 +87,8 @@ def make_network(
             )
         return spec, network, None, {"source": None, "random": True}
     loaded = weight_files.load_network(network, spec.backbone, weights)
+    plan, epochs = build.plan(settings), settings.trainer.max_epochs
+    plan.check(list(network.parts()), epochs, network.new_parts, loaded.complete_parts)
     beside = " and ".join(part for part in loaded.parts if part != "backbone")
     say(f"{spec.backbone}{f' with its {beside}' if beside else ''} starts from {loaded}.")
     for sentence in loaded.notes:

@@ -48,6 +48,12 @@ class LoadReport:
     notes: list[str] = field(default_factory=list)
     """What the user may want to set otherwise, in sentences."""
 
+    @property
+    def complete_parts(self) -> list[str]:
+        """The parts beside the backbone of which nothing starts from random weights."""
+        fresh = {name.partition(".")[0] for name in self.random_init}
+        return [part for part in self.parts if part != "backbone" and part not in fresh]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {**vars(self), "preprocessing": self.preprocessing.to_dict() if self.preprocessing else None}

@@ -71,6 +71,11 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
     return WeightsFile(path, tag, preprocessing_from(recipe), recipe.license)
 
 
+def may_fill_parts(weights: Source) -> bool:
+    """Whether `weights` name a file, which may hold a neck and a head too; timm's weights are of a backbone alone."""
+    return weights is not None and is_path(weights)  # as torchvision/NAME is
+
+
 def torchvision_url(name: str) -> str:
     """The address of torchvision's weights, trained on COCO, of one of `WITH_HEAD`."""
     if name not in WITH_HEAD:

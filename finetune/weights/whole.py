@@ -6,7 +6,7 @@ neck where it is the same one, and drops the rest by name.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from finetune.weights.layouts import Pairs
 from finetune.weights.loading import LoadReport, load_backbone
 
 BACKBONE, NECK, HEAD = "backbone", "neck", "head"
+ALONE = "its backbone alone is used."
 
 
 def _conv_of_tower(match: re.Match[str]) -> str:
@@ -48,6 +49,14 @@ OF_CLASSES = re.compile(
     r"|retinanet\.head\.classification_head\.cls_logits|layers\.4)\.(weight|bias)$"
 )
 """Our names of tensors whose size is that of the classes: others start afresh."""
+
+FCOS = "head.regression_head.bbox_ctrness.weight"
+"""Ends the name of a tensor of FCOS, which has the other names of RetinaNet."""
+WITH_NORMS = re.compile(
+    r"^(backbone\.fpn\.(inner|layer)_blocks\.\d+\.1|rpn\.head\.conv\.1|roi_heads\.box_head\.0\.0"
+    r"|head\.(classification|regression)_head\.conv\.\d+\.1)\."
+)
+"""Of tensors of torchvision's second versions (`_v2`): norms in the pyramid and the head, and more convolutions."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,15 @@ def recognise(tensors: dict[str, Tensor]) -> tuple[Layout, str] | None:
             body = "backbone.body." if layout.pairs is DETECTOR else "backbone.conv1."
             if prefix[-1:] in ("", ".") and any(name.startswith(body) for name in names):
                 return layout, prefix
+    return None
+
+
+def other_form(tensors: dict[str, Tensor], layout: Layout, prefix: str) -> str | None:
+    """A detector of which only the backbone has a place here, in words; None for one whose head is known."""
+    if any(key == prefix + FCOS for key in tensors):
+        return "FCOS, a head that is not here"
+    if layout.pairs is DETECTOR and any(WITH_NORMS.search(key.removeprefix(prefix)) for key in tensors):
+        return f"{layout.title} of the second version (_v2), whose neck and head are not those of head={layout.head}"
     return None
 
 
@@ -161,7 +179,8 @@ def load_network(network: nn.Module, name: str, weights: sources.Source) -> Load
     """Loads `weights` (None or none, default, a tag, a file) into a network with a backbone of that name.
 
     A file of torchvision's Faster R-CNN (or Mask R-CNN), RetinaNet, DeepLabV3 or FCN fills the neck and the head too,
-    where the network has them; every other file is that of a backbone. torchvision gives the norms of its first COCO
+    where the network has them; every other file is that of a backbone, as are FCOS and the second versions (`_v2`) of
+    the detectors. torchvision gives the norms of its first COCO
     detectors an epsilon of 0, where ours have 1e-5: scores differ in the fourth digit or so.
 
     Args:
@@ -180,23 +199,30 @@ def load_network(network: nn.Module, name: str, weights: sources.Source) -> Load
     if known is None:
         return load_backbone(backbone, name, file, tensors)
     layout, prefix = known
+    if form := other_form(tensors, layout, prefix):
+        report = load_backbone(backbone, name, file, tensors)
+        trained_with = _preprocessing(layout, backbone.in_channels)
+        return replace(report, preprocessing=trained_with, notes=[f"The file holds a whole {form}: {ALONE}"])
     try:
         state, fit_report, parts = fit_network(tensors, network, layout, prefix)
     except FinetuneError as error:
         raise FinetuneError(_misfit(file.path, name, layout, tensors, error)) from None
     network.load_state_dict(state, strict=True)
-    channels = backbone.in_channels
-    preprocessing = Preprocessing(image_size=layout.image_size)
     return LoadReport(
         source=str(file.path),
         tag=file.tag,
         licence=file.licence,
         sha256=files.sha256(file.path),
         **vars(fit_report),
-        preprocessing=preprocessing.with_channels(channels) if channels in (1, 3) else None,
+        preprocessing=_preprocessing(layout, backbone.in_channels),
         parts=parts,
         notes=_notes(network, layout, parts),
     )
+
+
+def _preprocessing(layout: Layout, channels: int) -> Preprocessing | None:
+    """How images were prepared for the weights; None for a number of channels that no image has."""
+    return Preprocessing(image_size=layout.image_size).with_channels(channels) if channels in (1, 3) else None
 
 
 def _misfit(path: Path, name: str, layout: Layout, tensors: dict[str, Tensor], error: FinetuneError) -> str:

@@ -52,6 +52,18 @@ def test_where_nothing_is_predicted_all_pixels_count():
     torch.testing.assert_close(seg_grad_cam(net, MAPS, one, predicted=fixed).heat, low.heat)
 
 
+def test_the_border_beside_an_image_is_not_predicted():
+    """Of the first row alone the pixel of 2 is in the region; where nothing is predicted its two pixels count."""
+    net, region = network(Pixels(WEIGHTS)), torch.tensor([1])
+    shown = torch.tensor([[[True, True], [False, False]]])
+    maps = seg_grad_cam(net, MAPS, region, shown=shown)
+    assert maps.predicted[0].tolist() == [[True, False], [False, False]]
+    torch.testing.assert_close(maps.heat, torch.tensor([[[0.5, 0.0], [0.0, 1.5]]]))
+    maps = seg_grad_cam(net, MAPS, region, torch.tensor([0.5, 0.999]), shown=shown)
+    assert not maps.predicted.any()
+    torch.testing.assert_close(maps.heat, torch.tensor([[[1.0, 0.0], [0.0, 3.0]]]))  # half of 2 and -1
+
+
 @pytest.mark.parametrize(("head", "neck"), [("fpn", "pyramid"), ("unet", None), ("fcn", None)])
 def test_the_gradient_is_that_of_the_backbones_last_map(head, neck):
     torch.manual_seed(0)
@@ -93,6 +105,9 @@ def test_explain_of_a_segmentation_model(model):
     maps = finetune.explain(model, images, region="heart")
     assert maps.explained == ["heart"] * 3
     assert maps.heat.shape == maps.predicted.shape == (3, 24, 24)
+    shown = maps.inputs.shown(range(3)).numpy()
+    assert shown.any(axis=2).sum(axis=1).tolist() == [14, 19, 24]  # rows of an image; fit=pad has black above and below
+    assert not (maps.predicted & ~shown).any()
     stored = maps.stored_heat(1)
     assert stored.shape == (32, 40)
     assert np.nanmax(stored) <= maps.heat[1].max() * (1 + 1e-5)
@@ -109,6 +124,25 @@ def test_explain_of_a_segmentation_model(model):
     assert each.explained == ["lung", "heart", "lung"]
     np.testing.assert_allclose(each.heat[1], maps.heat[1], rtol=1e-4, atol=1e-6)
     assert len(finetune.explain(model, [])) == 0
+
+
+class Border(nn.Module):
+    """`lung` where the input is black, `heart` elsewhere."""
+
+    gives = "regions"
+
+    def forward(self, maps, size=None):
+        dark = -torch.ones_like(maps)
+        return torch.cat([dark * 9, maps, -maps], dim=1)
+
+
+def test_the_largest_region_is_of_the_image_alone():
+    preprocessing = Preprocessing(image_size=8, in_channels=1, mean=(0.5,), std=(0.5,), fit="pad")
+    names = ["background", "heart", "lung"]
+    model = Model(network(Border()), NetworkSpec("resnet18", 3, 1), preprocessing, SegmentAnswers(names, False))
+    maps = finetune.explain(model, [np.full((2, 8), 255, np.uint8)])  # 6 rows of 8 are black beside it
+    assert maps.explained == ["heart"]
+    assert int(maps.predicted.sum()) == 16
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """What a fit starts from: backbone.weights=FILE of a whole network fills the neck and the head too, and says so."""
 
+import pytest
 import torch
 from torchvision.models import segmentation
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
+from finetune import create_model
 from finetune.config import build, compose
+from finetune.errors import FinetuneError
 from finetune.steps.training import make_network
 
 
@@ -39,6 +42,22 @@ def test_a_detector_starts_from_a_file_of_torchvision(tmp_path):
     }.items():
         assert torch.equal(ours[name], state[key])
     assert len(started(*words, "head.anchor_scales=[8]", outputs=90)[1]) == 2  # COCO's classes: nothing is dropped
+    started(*words, "finetuning.phases.full.train=[backbone,head]", outputs=3)  # the file fills the neck
+    started(*words, "finetuning.phases.full.train=[backbone]", outputs=90)  # and all of the head
+    with pytest.raises(FinetuneError, match=r"train \['neck.*: head would stay at random weights"):
+        started(*words, "finetuning.phases.full.train=[backbone,neck]", outputs=3)
+    with pytest.raises(FinetuneError, match="neck would stay at random weights"):  # before any data are read
+        build.check(compose.plain(compose.compose(
+            ["data.root=x", *words[:3], "backbone.weights=none", "finetuning.phases.full.train=[backbone,head]"]
+        )))  # fmt: skip
+
+
+def test_a_file_of_a_backbone_leaves_the_neck_random(tmp_path):
+    path = tmp_path / "resnet18.pth"
+    torch.save(create_model("resnet18", num_classes=0).state_dict(), path)
+    words = ["task=detect", "data=coco", "backbone=resnet18", f"backbone.weights={path}"]
+    with pytest.raises(FinetuneError, match="neck would stay at random weights"):
+        started(*words, "finetuning.phases.full.train=[backbone,head]", outputs=3)
 
 
 def test_a_segmenter_starts_from_a_file_of_torchvision(tmp_path):

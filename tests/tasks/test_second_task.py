@@ -78,7 +78,7 @@ class BrightnessAnswers:
     def record(self):
         return {"shift": self.shift}
 
-    def writer(self, output):
+    def writer(self, output, folder):
         return None
 
     def columns(self, outputs, placements):

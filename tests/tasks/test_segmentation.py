@@ -205,9 +205,9 @@ def test_an_image_of_images_is_predicted_in_tiles(place, capsys):
     main([*words, "input=[large/four.png,photos/images/00.png]", "tile=32", "overlap=0", "output=tiled.csv",
           "hydra.run.dir=tiled"])  # fmt: skip
     assert "larger than 32 px are cut into tiles of 32 px, overlap 0." in capsys.readouterr().out
-    mask = np.asarray(Image.open("tiled_masks/four.png"))
+    mask = np.asarray(Image.open("tiled_masks/large/four.png"))
     np.testing.assert_array_equal(mask, np.block([alone[:2], alone[2:]]))
-    np.testing.assert_array_equal(np.asarray(Image.open("tiled_masks/00.png")), alone[0])
+    np.testing.assert_array_equal(np.asarray(Image.open("tiled_masks/photos/images/00.png")), alone[0])
     table = pd.read_csv("tiled.csv")
     assert table["pixels_square"].tolist() == [(mask == 1).sum(), (alone[0] == 1).sum()]
     environment = json.loads(Path("tiled/environment.json").read_text())

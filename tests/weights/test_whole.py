@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
-from torchvision.models import segmentation
+from torchvision.models import detection, segmentation
 from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -178,6 +178,34 @@ def test_a_name_of_torchvision_is_its_file(tmp_path, monkeypatch):
     assert all(sources.torchvision_url(name).endswith(".pth") for name in sources.WITH_HEAD)
     with pytest.raises(FinetuneError, match=r"torchvision/ssd is not known. .*torchvision/fcn_resnet50"):
         sources.resolve("resnet18", "torchvision/ssd")
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (detection.fasterrcnn_resnet50_fpn_v2, r"Faster R-CNN of the second version \(_v2\), .* head=faster_rcnn"),
+        (detection.retinanet_resnet50_fpn_v2, r"RetinaNet of the second version \(_v2\), .* head=retinanet"),
+        (detection.fcos_resnet50_fpn, "FCOS, a head that is not here"),
+    ],
+)
+def test_of_other_detectors_the_backbone_alone_is_used_and_it_says_so(make, sentence, tmp_path):
+    with torch.device("meta"):
+        state = make(weights=None, weights_backbone=None, num_classes=3).state_dict()
+    state = {key: torch.zeros(value.shape, dtype=value.dtype) for key, value in state.items()}
+    path = tmp_path / "other.pth"
+    for head in ("faster_rcnn", "fpn"):
+        spec = NetworkSpec("resnet50", 2, head=head, neck="pyramid", neck_options={"extra": "pool"})
+        if head == "fpn":
+            spec = NetworkSpec("resnet50", 2, 1, head=head, neck="pyramid")
+        torch.save({f"model.{key}": value for key, value in state.items()}, path)
+        network = spec.build()
+        report = load_network(network, "resnet50", path)
+        assert report.parts == ["backbone"]
+        assert not network.backbone.conv1.weight.any()
+        assert set(report.dropped) >= {f"model.{key}" for key in state if not key.startswith("backbone.body.")}
+        assert report.preprocessing.image_size == 800
+        assert len(report.notes) == 1
+        assert re.fullmatch(rf"The file holds a whole {sentence}: its backbone alone is used\.", report.notes[0])
 
 
 def test_what_does_not_fit_shows_both_sides(tmp_path):

@@ -133,7 +133,7 @@ class ClassAnswers:
         """The thresholds, for the record of a prediction."""
         return {"thresholds": self.thresholds}
 
-    def writer(self, output: Path) -> None:
+    def writer(self, output: Path, folder: Path) -> None:
         """All answers are columns."""
         return None
 

@@ -99,7 +99,7 @@ class DetectAnswers:
         """The thresholds, for the record of a prediction."""
         return {"thresholds": self.thresholds}
 
-    def writer(self, output: Path) -> BoxesFile:
+    def writer(self, output: Path, folder: Path) -> BoxesFile:
         """Writes all boxes beside the table `output`, under its name with .json.
 
         Raises:

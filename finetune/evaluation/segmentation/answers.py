@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -126,9 +127,9 @@ class SegmentAnswers:
         """Probabilities are averaged, and marked where no tile adds to them any more."""
         return TiledMap(grid, len(self.classes), self.stored_probabilities, self.mark)
 
-    def writer(self, output: Path) -> MaskWriter:
+    def writer(self, output: Path, folder: Path) -> MaskWriter:
         """Masks go into a folder beside the table: PREDICTIONS_masks/ of PREDICTIONS.csv."""
-        return MaskWriter(self, output.with_name(f"{output.stem}_masks"))
+        return MaskWriter(self, output.with_name(f"{output.stem}_masks"), folder)
 
     def columns(self, outputs: Any, placements: Sequence[Placement]) -> dict[str, Any]:
         """pixels_<region> and share_<region>, of the image as stored."""
@@ -178,30 +179,40 @@ class SegmentAnswers:
 class MaskWriter:
     """Writes the mask of each image as a PNG of the image's own size: pixel value i is region i, or bit k region k.
 
-    A palette makes the regions visible. Files are named after their image; a second image of that name gets a number.
+    A palette makes the regions visible. A mask has the place and the name of its image, whatever that one's ending; a
+    second one of that name (a.png beside a.jpg) gets a number.
+
+    Args:
+        folder: of the masks.
+        images: the folder that all images lie below.
     """
 
-    def __init__(self, answers: SegmentAnswers, folder: Path):
-        self.answers, self.folder = answers, folder
-        self.names: Counter[str] = Counter()
-        self.written = 0
+    def __init__(self, answers: SegmentAnswers, folder: Path, images: Path):
+        self.answers, self.folder, self.images = answers, folder, images
+        self.names: set[str] = set()
 
     def add(self, names: Sequence[str], outputs: Any, placements: Sequence[Placement]) -> None:
         """Write the masks of N images."""
-        self.folder.mkdir(exist_ok=True)
         for name, logits, placement in zip(names, outputs, placements, strict=True):
-            stem = Path(name).stem
-            number = self.names[stem]
-            self.names[stem] += 1
+            path = self.folder / f"{self._free_name(name)}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
             mask = Image.fromarray(self.answers.label_map(logits, placement))
             mask.putpalette(palette())
-            mask.save(self.folder / f"{stem}{f'_{number}' if number else ''}.png", optimize=False)
-            self.written += 1
+            mask.save(path, optimize=False)
+
+    def _free_name(self, image: str) -> str:
+        """The path of an image below the folder of the images, without its ending, with a number where it is taken."""
+        below = Path(os.path.relpath(image, self.images).replace("::", "/"))  # FILE.npz::KEY/INDEX
+        name = (Path(below.name) if ".." in below.parts else below).with_suffix("").as_posix()
+        names = chain([name], (f"{name}_{number}" for number in count(1)))
+        free = next(name for name in names if name not in self.names)
+        self.names.add(free)
+        return free
 
     def close(self) -> str:
         """What was written where."""
         value = "bit k of a pixel is region k of" if self.answers.overlapping else "a pixel's value is its place in"
-        return f"{self.written:,} masks -> {self.folder}/ ({value}: {', '.join(self.answers.classes)})"
+        return f"{len(self.names):,} masks -> {self.folder}/ ({value}: {', '.join(self.answers.classes)})"
 
 
 def palette() -> list[int]:

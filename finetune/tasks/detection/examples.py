@@ -22,10 +22,13 @@ MAX_BYTES = 24_000  # of an overlay
 MAX_BOXES = 20  # detections drawn in an image, the highest scores first
 
 
-def write(folder: RunFolder, subject: Subject, detections: Detections, fitted: DetectionFit, number: int) -> None:
-    """Write cases.json: about `number` images with their boxes, and the false positives of every image."""
+def write(
+    folder: RunFolder, subject: Subject, detections: Detections, fitted: DetectionFit, number: int, hit: str
+) -> None:
+    """Write cases.json: about `number` images with their boxes, and the false positives of every image; `hit` is what
+    counts as right, as for `match`."""
     limits = thresholds_of(fitted.operating_points, detections.classes)
-    errors, false_positives = worst_errors(detections, limits)  # (N, K), (N,)
+    errors, false_positives = worst_errors(detections, limits, hit)  # (N, K), (N,)
     of_image = errors.max(axis=1, initial=0.0)
     chosen = ranked(of_image.tolist(), each=max(number // 3, 1), higher_is_better=False) if number else []
     row_of = {path: row for row, path in enumerate(subject.data.table.paths)}
@@ -43,14 +46,14 @@ def thresholds_of(points: Mapping[str, Mapping[str, object]], classes: Sequence[
     return np.array([about["threshold"] for about in decision_thresholds(points, classes).values()])
 
 
-def worst_errors(detections: Detections, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def worst_errors(detections: Detections, limits: np.ndarray, hit: str) -> tuple[np.ndarray, np.ndarray]:
     """How confident the worst error of each image and class is (N, K), and the false positives of each image (N,).
 
     Of a false positive from the threshold on it is the score; of a true box that no such detection matches, 1 less the
     score of the detection that does, or 1. It is 0 without an error.
     """
     true, n, k = detections.truths, len(detections), len(detections.classes)
-    matching = match(detections)
+    matching = match(detections, hit=hit)
     counts = matching.score >= limits[matching.label]
     status = matching.status[:, 0]
     errors, false_positives = np.zeros((n, k)), np.zeros(n, np.int64)

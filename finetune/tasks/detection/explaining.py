@@ -17,7 +17,7 @@ from finetune.data.table import SampleTable
 from finetune.drawing import LabelledBox
 from finetune.evaluation import wording
 from finetune.evaluation.detection.detections import Detections
-from finetune.evaluation.detection.matching import RIGHT, WRONG, match
+from finetune.evaluation.detection.matching import IGNORED, RIGHT, WRONG, match
 from finetune.explanations import checks
 from finetune.explanations.boxes import as_detections, box_maps, detection_head, sources_of
 from finetune.explanations.geometry import as_corners, mask
@@ -57,7 +57,7 @@ class DetectedBox:
     counts: bool
     """Whether the score reaches the threshold of the class."""
     status: int
-    """RIGHT, WRONG or IGNORED, at an IoU of 0.5."""
+    """RIGHT, WRONG or IGNORED, by the rule `evaluation.hit`."""
     truth: int
     """Row of `Detections.truths` that it matches, -1 for none."""
 
@@ -113,7 +113,8 @@ def explain_split(
 
     opened = explaining.open_split(task, settings, model, run, words, say, predict=task.predict, check=check)
     data, detections = opened.subject.data, opened.predictions
-    boxes = boxes_of(data, detections, thresholds_of(opened.fitted.operating_points, detections.classes))
+    limits = thresholds_of(opened.fitted.operating_points, detections.classes)
+    boxes = boxes_of(data, detections, limits, task.assessment.hit)
     boxes = [box for box in boxes if settings.finding in (None, box.name)]
     worst = most_confident([box for box in boxes if box.counts and box.status == WRONG], settings.worst)
     first = first_of_images(boxes)
@@ -149,11 +150,11 @@ def explain_split(
 
 
 def mass_of(data: ImageData, detections: Detections, box: DetectedBox, heat: np.ndarray, reach: np.ndarray) -> Mass:
-    """How much of the heat (S, S) lies in the box, and in the true box that it matches."""
+    """How much of the heat (S, S) lies in the box, and in the true box of a detection that is right."""
     place, side = placement(data, box.row), heat.shape[-1]
     corners = in_square(place, detections.boxes.corners[box.number])
     true = None
-    if box.truth >= 0:
+    if box.status == RIGHT:
         true = mask(as_corners(place.boxes_to_square(detections.truths.corners[box.truth]).corners), side)
     return measure(box.name, box.patient, heat, box_pixels(corners, side), true, reach)
 
@@ -190,9 +191,14 @@ def notes(detections: Detections, boxes: Sequence[DetectedBox]) -> list[str]:
     return sentences
 
 
-def boxes_of(data: ImageData, detections: Detections, limits: np.ndarray) -> list[DetectedBox]:
-    """The detections in the order of the images, the highest score first; `limits` (K,) are the thresholds."""
-    matching, boxes = match(detections), detections.boxes
+def boxes_of(data: ImageData, detections: Detections, limits: np.ndarray, hit: str) -> list[DetectedBox]:
+    """The detections in the order of the images, the highest score first.
+
+    Args:
+        limits: thresholds of the classes, (K,).
+        hit: what counts as right, as for `match`.
+    """
+    matching, boxes = match(detections, hit=hit), detections.boxes
     rows = explaining.table_rows(data, [str(sample) for sample in detections.images["sample"]])
     patients = [str(patient) for patient in detections.patients]
     chosen = [
@@ -262,7 +268,9 @@ def kind_of(box: DetectedBox) -> str:
     """What became of a detection, in words; blank for one that is right."""
     if not box.counts:
         return "below the threshold"
-    return {WRONG: "false positive", RIGHT: ""}.get(box.status, "in an ignored place")
+    if box.status == IGNORED:
+        return "in an ignored place" if box.truth >= 0 else "another box of the same object"
+    return "false positive" if box.status == WRONG else ""
 
 
 def boxes_drawn(true: Sequence[LabelledBox], predicted: LabelledBox) -> Any:

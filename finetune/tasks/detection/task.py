@@ -95,7 +95,8 @@ class Detection(Task):
 
     def add_files(self, run: RunFolder, subject: Subject, predictions: Detections, fitted: DetectionFit) -> None:
         """Images with their true and detected boxes, in cases.json."""
-        examples.write(run, subject, predictions, fitted, self.assessment.thumbnails)
+        assessment = self.assessment
+        examples.write(run, subject, predictions, fitted, assessment.thumbnails, assessment.hit)
 
     def report(self, folder: Path, scores: dict[str, Any] | None = None) -> None:
         report.write_report(folder, scores)

@@ -85,7 +85,8 @@ def explain_files(
         numbers = explaining.evenly_spaced(len(maps), explaining.NUM_TESTS)
         regions = torch.tensor([model.classes.index(maps.explained[number]) for number in numbers])
         predicted = torch.from_numpy(maps.predicted[numbers])
-        result["sanity"] = randomisation(model, maps.inputs.tensors(numbers), regions, predicted, settings.seed)
+        images, pixels = maps.inputs.tensors(numbers), maps.inputs.shown(numbers)
+        result["sanity"] = randomisation(model, images, regions, predicted, pixels, settings.seed)
     return result, figures
 
 
@@ -107,7 +108,9 @@ def explain_split(
     for numbers in batched(len(wanted), BATCH):
         batch = [wanted[number] for number in numbers]
         images, outputs = explaining.load_inputs(data, [region.row for region in batch]), [r.k for r in batch]
-        maps = seg_grad_cam(model.network, images, torch.tensor(outputs), thresholds_of(answers))
+        shown_pixels = pixels_of(data, [region.row for region in batch])
+        limits = thresholds_of(answers)
+        maps = seg_grad_cam(model.network, images, torch.tensor(outputs), limits, shown=shown_pixels)
         for region, heat, predicted in zip(batch, maps.heat.numpy(), maps.predicted.numpy(), strict=True):
             true = true_pixels(data, region.row, region.k)
             masses[region] = measure(answers.classes[region.k], region.patient, heat, predicted, true)
@@ -130,7 +133,8 @@ def explain_split(
         chosen = [present[number] for number in explaining.evenly_spaced(len(present), explaining.NUM_TESTS)]
         images = explaining.load_inputs(data, [region.row for region in chosen])
         names = torch.tensor([region.k for region in chosen], dtype=torch.int64)
-        result["sanity"] = randomisation(model, images, names, None, settings.seed)
+        pixels = pixels_of(data, [region.row for region in chosen])
+        result["sanity"] = randomisation(model, images, names, None, pixels, settings.seed)
     return result, [shown[region][1] for region in [*worst, *others]]
 
 
@@ -188,21 +192,33 @@ def true_pixels(data: ImageData, row: int, k: int) -> np.ndarray | None:  # -> b
     return regions.bits(placement(data, row).mask_to_square(true_mask(data, row)))[k]
 
 
+def pixels_of(data: ImageData, rows: Sequence[int]) -> torch.Tensor:  # -> bool (N, S, S)
+    """The pixels that show the images, and not the border of fit=pad."""
+    side = data.preprocessing.image_size
+    masks = [placement(data, row).shown() for row in rows]
+    return torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, side, side, dtype=torch.bool)
+
+
 def outlines(true: np.ndarray, predicted: np.ndarray) -> Any:
     """A function that draws both outlines over an image."""
     return lambda image: drawing.with_masks(image, true, predicted, side=SIDE, legend=False)
 
 
 def randomisation(
-    model: Model, images: torch.Tensor, regions: torch.Tensor, predicted: torch.Tensor | None, seed: int
+    model: Model,
+    images: torch.Tensor,
+    regions: torch.Tensor,
+    predicted: torch.Tensor | None,
+    shown: torch.Tensor,
+    seed: int,
 ) -> dict[str, Any]:
     """The randomisation test of Seg-Grad-CAM; the pixels whose logits are summed stay those of the trained network."""
     limits = thresholds_of(segment_answers(model))
     if predicted is None:
-        predicted = seg_grad_cam(model.network, images, regions, limits).predicted
+        predicted = seg_grad_cam(model.network, images, regions, limits, shown=shown).predicted
     return checks.compare_weights(
         model.network,
-        lambda network: seg_grad_cam(network, images, regions, limits, predicted).heat.numpy(),
+        lambda network: seg_grad_cam(network, images, regions, limits, predicted, shown=shown).heat.numpy(),
         METHOD,
         positions=int(np.prod(explaining.grid_size(model))),
         seed=seed,

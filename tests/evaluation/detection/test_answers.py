@@ -79,7 +79,7 @@ def test_a_box_goes_to_the_square_and_back(fit, height, width, shares):
 
 def test_the_file_of_boxes_appears_when_it_is_closed(tmp_path):
     answers = DetectAnswers(["a", "b"], PLATT)
-    writer = answers.writer(tmp_path / "out.csv")
+    writer = answers.writer(tmp_path / "out.csv", tmp_path)
     writer.add(["x.png"], [OUTPUT], [SQUARE])
     writer.add(["é.png", "y.png"], [NOTHING, OUTPUT], [SQUARE, SQUARE])
     assert not (tmp_path / "out.json").exists()
@@ -91,8 +91,8 @@ def test_the_file_of_boxes_appears_when_it_is_closed(tmp_path):
     assert [box["image_id"] for box in boxes] == [1, 1, 1, 3, 3, 3]
     assert "calibrated" not in boxes[2]  # of a class without a curve
     with pytest.raises(FinetuneError, match=r"Name the table \.csv"):
-        answers.writer(tmp_path / "out.json")
-    nothing = ANSWERS.writer(tmp_path / "none.csv")
+        answers.writer(tmp_path / "out.json", tmp_path)
+    nothing = ANSWERS.writer(tmp_path / "none.csv", tmp_path)
     nothing.close()
     assert json.loads((tmp_path / "none.json").read_text()) == []
 
