@@ -24,8 +24,8 @@ def metrics_columns(scores: tuple[str, ...]) -> list[str]:
 
 
 class Checkpoint(CheckpointBase):
-    """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`; until the
-    training ends also the one before the last.
+    """Saves each epoch as `epoch_003.ckpt` and keeps the last and the best, also as `last.ckpt` and `best.ckpt`; and,
+    until the training ends, the one before the last.
 
     Saved after validation, at the very end of an epoch, so that a resumed run begins with the next one. Names are
     plain, as Hydra parses a `=` in a path. The extra names are hard links; nothing is written twice. The best epoch has
@@ -96,7 +96,7 @@ class Checkpoint(CheckpointBase):
             self.remove_others(epochs[-1])
 
     def remove_others(self, *kept: Path) -> None:
-        """Remove the epochs but the best one and these: until the end the one before the last, should that be damaged."""
+        """Remove the epochs but the best one and these. (The one before the last serves if the last is damaged.)"""
         names = {f"epoch_{self.best_epoch or 0:03d}.ckpt", *(path.name for path in kept)}
         for old in ending.whole_epochs(self.folder) if not self.keep_all else []:
             if old.name not in names:

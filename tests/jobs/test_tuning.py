@@ -90,7 +90,7 @@ def test_a_search_from_its_trials_to_the_best_configuration(place, capsys, monke
     job_keys = set(trained) - set(experiment)
     assert flat(experiment) == {
         key: value for key, value in flat(trained).items() if key.split(".")[0] not in job_keys
-    } | {"job": "fit"}
+    } | {"job": "fit", "find": "[]"}
     monkeypatch.delenv(CONFIG_DIRS)
 
     main([*command, "trials=3", "trainer.devices=1"])

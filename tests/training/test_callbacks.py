@@ -49,7 +49,9 @@ class Epochs:
             self.callback_metrics = {"val/auroc": auroc, "val/loss": loss}
             self.checkpoint.on_validation_end(self, None)
             self.checkpoint.on_train_epoch_end(self, None)
+            assert (self.folder / f"epoch_{max(0, self.current_epoch - 1):03d}.ckpt").exists()  # should the last be cut
             self.current_epoch += 1
+        self.checkpoint.on_train_end(self, None)
         return json.loads((self.folder / "best.ckpt").read_text())["epoch"]
 
 
