@@ -165,9 +165,9 @@ class Model:
         return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
 
     def check_tiling(self, tiling: Tiling | None) -> None:
-        """Raise a FinetuneError where images are to be cut into tiles, which the model's task does not have."""
+        """Raise a FinetuneError where images are to be cut into tiles, which the model's task or head does not have."""
         if tiling is not None:
-            tileable(self.answers, tiling.tile)
+            tileable(self.answers, tiling.tile).check_tiles(tiling.tile, self.network.head)
 
     def _outputs(
         self, batches: Iterator[dict[str, Any]], device: str

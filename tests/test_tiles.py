@@ -322,7 +322,13 @@ def test_as_many_boxes_stay_as_the_squares_of_the_image_may_have():
 
 def test_a_head_without_suppression_is_one_line():
     with pytest.raises(FinetuneError, match="tile=64: Identity has no method `suppress`"):
-        ANSWERS.collect_tiles(Tiling(64).grid(99, 99), 32, nn.Identity())
+        ANSWERS.check_tiles(64, nn.Identity())
+    network = nn.Module()
+    network.head = nn.Identity()
+    model = Model(network, NetworkSpec("resnet18", 2), PLAIN, ANSWERS)
+    with pytest.raises(FinetuneError, match="Identity has no method `suppress`"):  # before an image is read
+        model.check_tiling(Tiling(64))
+    SegmentAnswers(["background", "lung"], False).check_tiles(64, nn.Identity())
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ class Writer(Protocol):
         """Finish, and say in a sentence what was written where."""
         ...
 
+    def discard(self) -> None:
+        """Remove what is unfinished, after an error: `close` is not called."""
+        ...
+
 
 class Answers(Protocol):
     """How the outputs of a network become columns of a table, with what was fitted on val.
@@ -130,15 +134,16 @@ class TileCollector(Protocol):
 class Tileable(Protocol):
     """What answers have besides where images may be predicted in tiles."""
 
+    def check_tiles(self, tile: int, head: Any) -> None:
+        """Raise a FinetuneError where the head cannot be used with tiles, before an image is read."""
+        ...
+
     def collect_tiles(self, grid: Grid, side: int, head: Any) -> TileCollector:
         """For one image.
 
         Args:
             side: of the network's square, in pixels.
-            head: of the network.
-
-        Raises:
-            FinetuneError: the head cannot be used with tiles.
+            head: of the network, which `check_tiles` has accepted.
         """
         ...
 

@@ -94,8 +94,8 @@ def explain_regions(
     parts = [RegionMaps(torch.zeros(0, side, side), torch.zeros(0, side, side, dtype=torch.bool))]
     for rows in batched(len(inputs), batch_size):
         chosen = torch.tensor([numbers[row] for row in rows])
-        images, shown = inputs.tensors(rows), inputs.shown(rows)
-        parts.append(seg_grad_cam(model.network, images, chosen, thresholds_of(answers), shown=shown))
+        pixels, limits = inputs.shown(rows), thresholds_of(answers)
+        parts.append(seg_grad_cam(model.network, inputs.tensors(rows), chosen, limits, shown=pixels))
     heat, predicted = (torch.cat(values).numpy() for values in zip(*parts, strict=True))
     explained = [answers.classes[number] for number in numbers]
     return RegionExplanation(inputs.names, explained, heat, predicted, method, inputs)

@@ -1,5 +1,7 @@
 """job=predict: probabilities, decisions and novelty of a folder of images, an image or a list of images, as a csv."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,7 @@ from finetune import model_file
 from finetune.config.settings import PredictSettings
 from finetune.data.sources.listing import shorten
 from finetune.errors import FinetuneError
+from finetune.evaluation.answers import Writer
 from finetune.files import write_text_atomic
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
@@ -43,7 +46,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     if gaussian is None:
         say(f"No novelty: {reason}. It is unknown whether these images are like the training images.")
     writer = model.answers.writer(output, common_folder(settings.input))
-    with prepare.report_progress("Predicting", say) as progress:
+    with discarded_on_error(writer), prepare.report_progress("Predicting", say) as progress:
         table = model.predict_all(
             paths,
             batch_size=settings.batch_size,
@@ -53,17 +56,18 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
             tiling=tiling,
         )
     bad = table[table["error"] != ""]
-    run.begin_log(words)
-    write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    run.write_environment(
-        words,
-        model=model.weights_hash,
-        **model.answers.record(),
-        **({} if tiling is None else {"tile": tiling.tile, "overlap": tiling.overlap}),
-        unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
-    )
-    if writer is not None:
-        say(writer.close())
+    with discarded_on_error(writer):
+        run.begin_log(words)
+        write_text_atomic(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+        run.write_environment(
+            words,
+            model=model.weights_hash,
+            **model.answers.record(),
+            **({} if tiling is None else {"tile": tiling.tile, "overlap": tiling.overlap}),
+            unreadable=dict(zip(bad["path"], bad["error"], strict=True)),
+        )
+        if writer is not None:
+            say(writer.close())
     if len(bad) == len(table):
         raise FinetuneError(
             f"input={settings.input}: none of {format_count(len(paths), 'image')} can be read, e.g. "
@@ -76,6 +80,17 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     if gaussian is not None:
         say(describe_unusual(table, len(gaussian.val_distances)))
     say(f"{format_count(len(table) - len(bad), 'image')} predicted, {len(bad):,} unreadable -> {output}")
+
+
+@contextmanager
+def discarded_on_error(writer: Writer | None) -> Iterator[None]:
+    """Inside, an error or Ctrl-C removes the unfinished files of `writer`."""
+    try:
+        yield
+    except BaseException:
+        if writer is not None:
+            writer.discard()
+        raise
 
 
 def describe_unusual(table: pd.DataFrame, n_val: int) -> str:

@@ -187,6 +187,18 @@ def test_regions_are_explained(place, capsys):
     assert "sanity" not in chosen
     maps = finetune.explain(finetune.load("run"), ["photos/images/00.png", "photos/images/08.png"], region="square")
     assert [image["inside"] for image in chosen["images"]] == [maps.share(0), maps.share(1)]
+    assert chosen["notes"] == []
+    flipped = finetune.load("run")
+    flipped.tta = ("flip",)
+    flipped.save("flipped.safetensors")
+    words_of_views = ["job=explain", "model=flipped.safetensors", "trainer.accelerator=cpu", "sanity=false"]
+    main([*words_of_views, *FIT[:1], files, "hydra.run.dir=chosen_views"])
+    note = "Heat maps and predicted outlines are of the image as it is; "
+    notes = json.loads(Path("chosen_views/explain.json").read_text())["notes"]
+    assert notes == [note + "masks of job=predict are of the mean over its views (flip)."]
+    main([*words_of_views, *FIT[:1], *DATA, "split=all", "worst=1", "located=0", "hydra.run.dir=views"])
+    page = Path("views/explain.html").read_text().replace("\n", " ")
+    assert note + "Dice is of the mean over its views (flip)." in page
     assert "finding=heart is not known. Choose from square" in error(capsys, *words, "finding=heart")
     assert "of task=segment choose grad_cam" in error(capsys, *words, "method=occlusion")
     Path("broken.png").write_bytes(b"no image")

@@ -114,17 +114,16 @@ class DetectAnswers:
         """(M,) the share of boxes of such scores that is right, NaN where it is unknown; None without a calibration."""
         return None if self.calibration is None else calibrated_scores(self.calibration, scores, labels)
 
-    def collect_tiles(self, grid: Grid, side: int, head: Any) -> TiledBoxes:
-        """Boxes of all tiles; the head says which of them are of one object.
-
-        Raises:
-            FinetuneError: the head has no `suppress`.
-        """
+    def check_tiles(self, tile: int, head: Any) -> None:
+        """Raise a FinetuneError where the head has no `suppress`."""
         if not hasattr(head, "suppress"):
             raise FinetuneError(
-                f"tile={grid.side}: {type(head).__name__} has no method `suppress`, which chooses "
+                f"tile={tile}: {type(head).__name__} has no method `suppress`, which chooses "
                 "among boxes of several tiles: see finetune.heads.detection.DetectionHead."
             )
+
+    def collect_tiles(self, grid: Grid, side: int, head: Any) -> TiledBoxes:
+        """Boxes of all tiles; the head says which of them are of one object."""
         return TiledBoxes(grid, side, head.suppress)
 
     def columns(self, outputs: Any, placements: Sequence[Placement]) -> dict[str, Any]:

@@ -56,6 +56,13 @@ class BoxesFile:
             records.append({**record, "calibrated": share} if known else record)
         return records
 
+    def discard(self) -> None:
+        """Remove the unfinished file."""
+        try:
+            self._file.close()  # which writes what is buffered, and fails on a full disk
+        finally:
+            self._partial.unlink(missing_ok=True)
+
     def close(self) -> str:
         """Finish the file, and say in a sentence what is in it."""
         self._file.write("\n]\n")

@@ -123,6 +123,9 @@ class SegmentAnswers:
             label_map |= (probabilities[k] >= self.thresholds.get(name, HALF)).astype(np.uint8) << k
         return label_map
 
+    def check_tiles(self, tile: int, head: Any) -> None:
+        """Every head goes with tiles."""
+
     def collect_tiles(self, grid: Grid, side: int, head: Any) -> TiledMap:
         """Probabilities are averaged, and marked where no tile adds to them any more."""
         return TiledMap(grid, len(self.classes), self.stored_probabilities, self.mark)
@@ -208,6 +211,9 @@ class MaskWriter:
         free = next(name for name in names if name not in self.names)
         self.names.add(free)
         return free
+
+    def discard(self) -> None:
+        """The masks that are written stay: each is whole."""
 
     def close(self) -> str:
         """What was written where."""

@@ -80,7 +80,7 @@ def explain_files(
         )
         for i, record in enumerate(records)
     ]
-    result: dict[str, Any] = {"images": records}
+    result: dict[str, Any] = {"images": records, "notes": notes(model)}
     if settings.sanity:
         numbers = explaining.evenly_spaced(len(maps), explaining.NUM_TESTS)
         regions = torch.tensor([model.classes.index(maps.explained[number]) for number in numbers])
@@ -124,7 +124,7 @@ def explain_split(
         "regions": [shown[region][0] for region in others],
         "seen": opened.seen,
         "known": opened.known,
-        "notes": [] if present else ["No region is predicted in any image."],
+        "notes": [*notes(model, "Dice is"), *([] if present else ["No region is predicted in any image."])],
     }
     if settings.located:
         measured_masses = [masses[region] for region in measured]
@@ -136,6 +136,20 @@ def explain_split(
         pixels = pixels_of(data, [region.row for region in chosen])
         result["sanity"] = randomisation(model, images, names, None, pixels, settings.seed)
     return result, [shown[region][1] for region in [*worst, *others]]
+
+
+def notes(model: Model, averaged: str = "masks of job=predict are") -> list[str]:
+    """What differs between the maps and the predictions of a model that averages views.
+
+    Args:
+        averaged: what is of the mean over the views, with its verb.
+    """
+    if not model.tta:
+        return []
+    return [
+        f"Heat maps and predicted outlines are of the image as it is; {averaged} of the mean over its views "
+        f"({', '.join(model.tta)})."
+    ]
 
 
 def figure_of(

@@ -14,6 +14,7 @@ from finetune.evaluation.classification.calibration import Calibration
 from finetune.evaluation.detection.answers import DetectAnswers
 from finetune.evaluation.detection.boxes_file import in_stored_image
 from finetune.evaluation.detection.detections import Detections
+from finetune.jobs.predict import discarded_on_error
 from finetune.pages.comparison import fold_scores
 from finetune.preprocessing import Preprocessing
 from finetune.runs.group import FinishedRun, group_runs
@@ -95,6 +96,15 @@ def test_the_file_of_boxes_appears_when_it_is_closed(tmp_path):
     nothing = ANSWERS.writer(tmp_path / "none.csv", tmp_path)
     nothing.close()
     assert json.loads((tmp_path / "none.json").read_text()) == []
+
+
+def test_an_error_leaves_no_unfinished_file_of_boxes(tmp_path):
+    writer = ANSWERS.writer(tmp_path / "out.csv", tmp_path)
+    writer.add(["x.png"], [OUTPUT], [SQUARE])
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(KeyboardInterrupt), discarded_on_error(writer):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_fitted_applies_to_some_of_the_classes():
