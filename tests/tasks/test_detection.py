@@ -348,6 +348,7 @@ def test_heads_bring_their_necks_and_what_is_typed_wins():
 
 def test_the_commands_of_the_page_compose():
     page = (Path(__file__).parents[2] / "docs" / "detection.md").read_text(encoding="utf-8")
+    page = re.sub(r" *\\\n *", " ", page)  # a command over two lines
     commands = re.findall(r"^python -m finetune (.+?)(?: +#.*)?$", page, re.MULTILINE)
     assert len(commands) == 11
     for command in commands:
