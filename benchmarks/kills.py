@@ -54,11 +54,11 @@ CASES = {
     "two processes, stored activations": [*CLASSES, *PROBE, "trainer.devices=2", "frozen_cache=on"],
     "segment": [
         *TINY, "task=segment", "data=folder", "data.root=masks", "data.regions=[background,square]", "head=fpn",
-        "neck.channels=16", "head.channels=16", "trainer.max_epochs=6", "finetuning=head_then_full",
+        "neck.channels=16", "head.channels=16", "trainer.max_epochs=15", "finetuning=head_then_full",
     ],
     "detect": [
         *TINY, "task=detect", "data=csv", "data.table=boxes.csv", "data.boxes=[x,y,w,h]", "data.label=label",
-        "data.patient=patient", "trainer.max_epochs=5", "head=retinanet",
+        "data.patient=patient", "trainer.max_epochs=12", "head=retinanet",
     ],
 }  # fmt: skip
 TIMES = ("seconds", "peak_mib")
