@@ -29,7 +29,7 @@ from benchmarks.results import machine, write_section
 
 TINY = [
     "backbone=resnet20_cifar", "backbone.weights=none", "data.image_size=24", "data.batch_size=12",
-    "trainer.accelerator=cpu", "data.num_workers=0", "evaluation.resamples=50", "evaluation.thumbnails=0",
+    "trainer.accelerator=cpu", "data.num_workers=0", "evaluation.thumbnails=0",
     "trainer.enable_progress_bar=false",
 ]  # fmt: skip
 CLASSES = [
@@ -58,7 +58,7 @@ CASES = {
     ],
     "detect": [
         *TINY, "task=detect", "data=csv", "data.table=boxes.csv", "data.boxes=[x,y,w,h]", "data.label=label",
-        "data.patient=patient", "trainer.max_epochs=12", "head=retinanet",
+        "data.patient=patient", "trainer.max_epochs=12", "head=retinanet", "neck.finest=2", "data.val_fraction=0.2",
     ],
 }  # fmt: skip
 TIMES = ("seconds", "peak_mib")
