@@ -28,6 +28,7 @@ class Watch(Callback):
 def main():
     given = common.arguments()
     table = common.read_table(given)
+    table = table[table["split"].isin(["train", "val"])]
     table = table.assign(is_valid=table["split"] == "val", path=[path.lstrip("/") for path in table["path"]])
     augment = aug_transforms(do_flip=False, max_rotate=7, min_zoom=1.0, max_zoom=1.08, max_lighting=0.1, max_warp=0)
     loaders = ImageDataLoaders.from_df(
