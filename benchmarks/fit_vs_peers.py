@@ -3,7 +3,7 @@
     python -m benchmarks.fit_vs_peers --python PEERS_PYTHON --root DIR --table TABLE [--backbone resnet18] [--size 96]
         [--epochs 4] [--rounds 3] [--auroc 0.97] [--section NAME]
 
-TABLE has path, label (of two classes), split (train, val, test) and patient_id. Every program trains on train and validates
+TABLE has path, label (two classes), split (train, val, test) and patient_id. Every program trains on train, validates
 on val after each epoch, with the same batch, rate, number of workers and augmentation of the same strength, from random
 weights. Rounds are A B C D A B C D ...; ratios are formed within a round, and their median, least and greatest are
 given. `whole` is from the start of the command to its end: ours audits the images, calibrates, scores both splits and
