@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from finetune.config.settings import FitSettings
@@ -106,8 +107,7 @@ def search_rate(
 
     The parts are those of the phase that trains the most parameters, with their relative rates.
     """
-    module, device = _trained_copy(settings, task, network, data, teacher)
-    epoch = _largest_phase(module, settings.trainer.max_epochs)
+    module, epoch = _trained_copy(settings, task, network, data, teacher)
     optimizer = module.configure_optimizers()
     states = module.states_in(epoch)
     rates: list[float] = []
@@ -117,7 +117,7 @@ def search_rate(
         rate = LOWEST * (HIGHEST / LOWEST) ** (number / (STEPS - 1))
         for group in optimizer.param_groups:
             group["lr"] = rate * states[group["part"]].rate
-        loss = _step(settings, module, optimizer, batch, device)
+        loss = _step(settings, module, optimizer, batch)
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
         smooth = mean / (1 - SMOOTHING ** (number + 1))
         if not math.isfinite(smooth) or (losses and smooth > DIVERGED * min(losses)):
@@ -131,21 +131,22 @@ def search_rate(
 
 def _batches(data: ImageData) -> Iterator[dict[str, Any]]:
     """Training batches of epoch 0, 1, ..., without end."""
+    loader = data.train_dataloader()
     for epoch in itertools.count():
-        loader = data.train_dataloader()
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         yield from loader
 
 
 def _trained_copy(
     settings: FitSettings, task: Task, network: Network, data: ImageData, teacher: Model | None = None
-) -> tuple[FineTuning, torch.device]:
+) -> tuple[FineTuning, int]:
+    """A copy on its device, as the phase has it that trains the most parameters, and the first epoch of that."""
     device = best_device(settings.trainer.accelerator)
     module = training.make_module(settings, task, copy.deepcopy(network), data, teacher).to(device)
     epoch = _largest_phase(module, settings.trainer.max_epochs)
     part_tools.set_gradients(module.parts, module.states_in(epoch))
     part_tools.set_modes(module.parts, module.states_in(epoch))
-    return module, device
+    return module, epoch
 
 
 def _largest_phase(module: FineTuning, max_epochs: int) -> int:
@@ -161,15 +162,13 @@ def _largest_phase(module: FineTuning, max_epochs: int) -> int:
     return max(sorted(starts), key=trained)
 
 
-def _step(
-    settings: FitSettings, module: FineTuning, optimizer: torch.optim.Optimizer, batch: dict[str, Any], device: Any
-) -> float:
+def _step(settings: FitSettings, module: FineTuning, optimizer: torch.optim.Optimizer, batch: dict[str, Any]) -> float:
     """One optimizer step on a batch; its mean loss."""
-    moved = {key: _moved(value, device) for key, value in batch.items()}
+    moved = move_data_to_device(batch, module.device)
     precision = str(settings.trainer.precision)
     autocast: Any = contextlib.nullcontext()
     if precision.endswith("mixed"):
-        autocast = torch.autocast(device.type, torch.bfloat16 if precision.startswith("bf16") else torch.float16)
+        autocast = torch.autocast(module.device.type, torch.bfloat16 if precision.startswith("bf16") else torch.float16)
     with autocast:
         total, count = module.objective.step(module.network, moved)
     loss = total / count.clamp(min=1)
@@ -177,12 +176,6 @@ def _step(
     loss.backward()
     optimizer.step()
     return float(loss.detach())
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
-    return [_moved(entry, device) for entry in value] if isinstance(value, list) else value
 
 
 # -- the batch ---------------------------------------------------------------------------------------------------------
@@ -238,10 +231,10 @@ def _attempt(
     def attempt(settings: FitSettings) -> None:
         data = make_data(settings)
         try:
-            module, device = _trained_copy(settings, task, network, data, teacher)
+            module, _ = _trained_copy(settings, task, network, data, teacher)
             optimizer = module.configure_optimizers()
             for _, batch in zip(range(2), _batches(data), strict=False):  # the second has the optimizer's state
-                _step(settings, module, optimizer, batch, device)
+                _step(settings, module, optimizer, batch)
         finally:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -22,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.data.cache.store import default_directory, file_size, locked, reserve
 from finetune.data.loading.activations import StoredActivations, as_stored
+from finetune.data.loading.dataset import ImageDataset
 from finetune.data.loading.module import EpochLoader, ImageData
 from finetune.data.loading.sampling import Key
 from finetune.errors import FinetuneError
@@ -73,9 +74,9 @@ class FrozenActivations:
         )  # fmt: skip
         self.opened: dict[tuple[str, int], StoredActivations | None] = {}
         self.to_remove: list[Path] = []
-        if mode in ("on", "half") and (reason := self.obstacle()):
-            raise FinetuneError(f"frozen_cache={mode}: {reason} Use frozen_cache=auto.")
-        if mode != "off" and self.ranges and self.obstacle():
+        if mode != "off" and (reason := self.obstacle()):
+            if mode != "auto":
+                raise FinetuneError(f"frozen_cache={mode}: {reason} Use frozen_cache=auto.")
             self.ranges = []
 
     def obstacle(self) -> str | None:
@@ -190,6 +191,9 @@ class FrozenActivations:
         while not ((folder / FACTS).is_file() or folder.with_suffix(".failed").is_file()):
             time.sleep(0.1)
 
+    def _dataset(self, split: str) -> ImageDataset:
+        return self.data.train_dataset if split == "train" else self.data.eval_dataset
+
     def _batches(self, split: str, rows: np.ndarray, versions: int) -> list[list[Key]]:
         """(version, row) in batches of the sizes that the training has."""
         size, world = self.data.batch_size, _world()[1]
@@ -212,7 +216,7 @@ class FrozenActivations:
 
     def _estimate(self, split: str, held: FrozenRange, rows: np.ndarray, versions: int, left: int) -> str | None:
         """A sentence on what is about to be stored; None where it does not pay or has no space (mode=auto)."""
-        dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
+        dataset = self._dataset(split)
         image = dataset.__getitems__([(0, int(row)) for row in rows[:2]])["image"]
         with eval_mode(self.module.network), FlopCounterMode(display=False) as counter:
             output = self._run(held, image)
@@ -259,7 +263,7 @@ class FrozenActivations:
             shutil.rmtree(part, ignore_errors=True)
 
     def _write(self, part: Path, split: str, held: FrozenRange, rows: np.ndarray, versions: int) -> None:
-        dataset = self.data.train_dataset if split == "train" else self.data.eval_dataset
+        dataset = self._dataset(split)
         batches = self._batches(split, rows, versions)
         workers = self.data.num_workers if split == "train" and self.data.augment is not None else 0
         loader: Any = EpochLoader(
