@@ -77,7 +77,9 @@ def main() -> None:
         row = f"| {name} | {settings.trainer.max_epochs} | {medians['off']:.1f} | {medians['auto']:.1f} "
         rows.append(row + f"| {statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}] |")
         print(rows[-1], flush=True)
-    shown = " ".join(word for word in [*given.words, *more])
+    names = {"data.table": "TABLE", "data.root": "DIR"}  # places of this machine say nothing
+    typed = [word.partition("=") for word in [*given.words, *more]]
+    shown = " ".join(f"{key}={names.get(key, value)}" for key, _, value in typed)
     command = f"`python -m benchmarks.frozen_cache {shown} --pairs {given.pairs}`"
     head = f"{command}: weights equal to the last bit.\n{machine()}\n\n"
     write_section("Frozen parts", head + "\n".join(rows))
