@@ -106,15 +106,20 @@ class Plan:
         """Whether a phase begins at a share of all epochs."""
         return any(isinstance(phase.epoch, float) and phase.epoch > 0 for phase in self.phases.values())
 
-    def in_epochs(self, max_epochs: int) -> "Plan":
+    def in_epochs(self, max_epochs: int, max_steps: int = -1) -> "Plan":
         """The plan of a training of that length: every phase begins at a whole epoch, one that begins at a share of
         them after 1 epoch at least.
 
         Raises:
-            FinetuneError: the training is too short for its phases.
+            FinetuneError: the training is too short for its phases, or ends after so many steps, whatever its epochs.
         """
         if not self.has_shares:
             return self
+        if max_steps > 0:
+            raise FinetuneError(
+                f"trainer.max_steps={max_steps} may end the training long before trainer.max_epochs, and phases of "
+                "finetuning begin at shares of these. Give their epochs."
+            )
         phases: dict[str, Phase] = {}
         for name, phase in self.phases.items():
             epoch = phase.epoch

@@ -102,6 +102,10 @@ def test_a_phase_may_begin_at_a_share_of_the_epochs():
     assert plan.in_epochs(10).phases["head"].epoch == 0
     with pytest.raises(FinetuneError, match=r"all\.epoch=2\.5 must be a whole number of epochs, or a share"):
         Plan({"head": Phase(0, ["head"]), "all": Phase(2.5, ["all"])})
+    with pytest.raises(
+        FinetuneError, match=r"trainer\.max_steps=500 may end the training long before trainer\.max_epochs"
+    ):
+        plan.in_epochs(1000, 500)
     with pytest.raises(FinetuneError, match=r"trainer\.max_epochs=3 leaves a phase of finetuning no epoch"):
         Plan({"a": Phase(0), "b": Phase(0.3), "c": Phase(0.4)}).in_epochs(3)
 

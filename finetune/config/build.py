@@ -57,12 +57,7 @@ def check(config: Mapping[str, Any]) -> Settings:
     check_type("optimizer", _optimizer_of_one_number(settings), torch.optim.Optimizer)
     augment(settings)
     if (average := averaging(settings)) is not None:
-        average.check(settings.trainer.max_epochs)
-        if settings.trainer.max_steps > 0 and average.name == "swa":
-            raise FinetuneError(
-                f"averaging=swa begins at a share of trainer.max_epochs, which trainer.max_steps="
-                f"{settings.trainer.max_steps} may never reach. Use averaging=ema, or trainer.max_epochs alone."
-            )
+        average.check(settings.trainer.max_epochs, settings.trainer.max_steps)
     _check_mixing(settings)
     extra_callbacks(settings, "val/loss", higher_is_better=False)
     return settings
@@ -165,12 +160,7 @@ def source_node(data: Mapping[str, Any], trust: list[str]) -> Node:
 def plan(settings: Settings) -> Plan:
     """The plan, with shares of the training as epochs."""
     plan: Plan = make(settings, "finetuning", settings.finetuning)
-    if plan.has_shares and settings.trainer.max_steps > 0:
-        raise FinetuneError(
-            f"trainer.max_steps={settings.trainer.max_steps} may end the training long before trainer.max_epochs, and "
-            "phases of finetuning begin at shares of these. Give their epochs."
-        )
-    return plan.in_epochs(settings.trainer.max_epochs)
+    return plan.in_epochs(settings.trainer.max_epochs, settings.trainer.max_steps)
 
 
 def has_shares(settings: Settings) -> bool:

@@ -54,7 +54,7 @@ class Averaging(Callback):
             "validations. Scores of epochs, best.ckpt and the model are of the averaged weights."
         )
 
-    def check(self, max_epochs: int) -> None:
+    def check(self, max_epochs: int, max_steps: int = -1) -> None:
         """Raise a FinetuneError where a training of this length leaves nothing to average."""
 
     def update(self, share: float) -> None:
@@ -180,7 +180,12 @@ class Swa(Averaging):
         """The first epoch (from 0) whose weights are averaged."""
         return int(self.start * max_epochs)
 
-    def check(self, max_epochs: int) -> None:
+    def check(self, max_epochs: int, max_steps: int = -1) -> None:
+        if max_steps > 0:
+            raise FinetuneError(
+                f"averaging=swa begins at a share of trainer.max_epochs, which trainer.max_steps={max_steps} may never "
+                "reach. Use averaging=ema, or trainer.max_epochs alone."
+            )
         if (epochs := max_epochs - self.first_epoch(max_epochs)) < 2:
             raise FinetuneError(
                 f"averaging.start={self.start} of trainer.max_epochs={max_epochs} leaves {epochs} epoch to "

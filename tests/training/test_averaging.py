@@ -61,6 +61,7 @@ def test_a_uniform_average_by_hand():
     [
         (lambda: Ema(1.0), "averaging.decay=1.0 must be at least 0 and below 1"),
         (lambda: Swa(-0.1), "averaging.start=-0.1 must be at least 0 and below 1"),
+        (lambda: Swa(0.5).check(1000, 500), "begins at a share of trainer.max_epochs, which trainer.max_steps=500"),
         (lambda: Swa(0.75).check(4), "averaging.start=0.75 of trainer.max_epochs=4 leaves 1 epoch"),
     ],
 )
