@@ -1,14 +1,14 @@
 """A fit from the command line beside the same training by other programs, in turn on the same images.
 
     python -m benchmarks.fit_vs_peers --python PEERS_PYTHON --root DIR --table TABLE [--backbone resnet18] [--size 96]
-        [--epochs 4] [--rounds 3] [--auroc 0.97] [--section NAME]
+        [--epochs 4] [--rounds 3]
 
 TABLE has path, label (two classes), split (train, val, test) and patient_id. Every program trains on train, validates
 on val after each epoch, with the same batch, rate, number of workers and augmentation of the same strength, from random
 weights. Rounds are A B C D A B C D ...; ratios are formed within a round, and their median, least and greatest are
 given. `whole` is from the start of the command to its end: ours audits the images, calibrates, scores both splits and
 writes a report in it, the others only train. `first epoch` is from the start of the command to that of the first epoch.
-With --auroc it also tells when that AUROC on val was first reached. Writes a section of RESULTS.md.
+Writes the section "Fit beside others: BACKBONE, SIZE px" of RESULTS.md.
 """
 
 import argparse
@@ -29,7 +29,12 @@ import pandas as pd
 
 from benchmarks.results import machine, write_section
 
-PEERS = {"lightning + timm": "lightning_timm.py", "fastai": "fastai_fit.py", "autotimm": "autotimm_fit.py"}
+PEERS = {
+    "lightning + timm": "lightning_timm.py",
+    "timm's loop": "timm_fit.py",
+    "fastai": "fastai_fit.py",
+    "autotimm": "autotimm_fit.py",
+}
 
 
 @dataclass
@@ -114,20 +119,23 @@ def ratio(mine: list[float], theirs: list[float]) -> str:
     return f"{statistics.median(values):.2f} [{values[0]:.2f}, {values[-1]:.2f}]"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser(description: str | None, epochs: int) -> argparse.ArgumentParser:
+    """The options of every measurement beside peers."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("python", "root", "table"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--backbone", default="resnet18")
-    for name, default in (("size", 96), ("epochs", 4), ("batch", 32), ("workers", 2), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--auroc", type=float)
-    parser.add_argument("--section", default="Fit beside others")
-    parser.add_argument(
+        made.add_argument(f"--{name}", required=True)
+    made.add_argument("--backbone", default="resnet18")
+    for name, default in (("size", 96), ("epochs", epochs), ("batch", 32), ("workers", 2), ("rounds", 3)):
+        made.add_argument(f"--{name}", type=int, default=default)
+    made.add_argument("--lr", type=float, default=3e-4)
+    made.add_argument(
         "--word", action="append", default=[], help="a further word of ours, such as data.audit.near=false"
     )
-    given = parser.parse_args()
+    return made
+
+
+def measure(given: argparse.Namespace) -> dict[str, list[Timing]]:
+    """Program -> its timing in each round."""
     if set(pd.read_csv(given.table)["split"]) != {"train", "val", "test"}:
         raise SystemExit(
             "The table needs train, val and test: a test split cut from train would leave ours fewer images."
@@ -141,7 +149,18 @@ def main() -> None:
             for name, program in programs.items():
                 timings[name].append(timing := program())
                 print(f"round {number} {name}: {timing}", flush=True)
-    write_section(given.section, text_of(given, timings))
+    return timings
+
+
+def command_of(module: str, given: argparse.Namespace) -> str:
+    """The command in RESULTS.md, and the machine."""
+    words = " ".join(f"--{name} {getattr(given, name)}" for name in ("backbone", "size", "epochs", "rounds"))
+    return f"`python -m benchmarks.{module} {words} ...`, {given.workers} workers.\n{machine()}\n\n"
+
+
+def main() -> None:
+    given = parser(__doc__, epochs=4).parse_args()
+    write_section(f"Fit beside others: {given.backbone}, {given.size} px", text_of(given, measure(given)))
 
 
 def text_of(given: argparse.Namespace, timings: dict[str, list[Timing]]) -> str:
@@ -165,17 +184,7 @@ def text_of(given: argparse.Namespace, timings: dict[str, list[Timing]]) -> str:
         for n in range(given.rounds)
     ]
     rows.append(f"\nEpoch of ours / that of the fastest other in the round: {ratio([t.epoch for t in mine], best)}.")
-    if given.auroc is not None:
-        reached = {name: [t.reached(given.auroc) for t in runs] for name, runs in timings.items()}
-        told = "; ".join(
-            f"{name} {', '.join('never' if value is None else f'{value:.0f} s' for value in values)}"
-            for name, values in reached.items()
-        )
-        rows.append(f"\nFrom the start of the command to a val AUROC of {given.auroc}: {told}.")
-    words = f"--backbone {given.backbone} --size {given.size} --epochs {given.epochs} --rounds {given.rounds}"
-    return f"`python -m benchmarks.fit_vs_peers {words} ...`, {given.workers} workers.\n{machine()}\n\n" + "\n".join(
-        rows
-    )
+    return command_of("fit_vs_peers", given) + "\n".join(rows)
 
 
 if __name__ == "__main__":

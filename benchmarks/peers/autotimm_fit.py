@@ -3,17 +3,32 @@
 import autotimm
 import common  # type: ignore[import-not-found]
 import lightning as L
+import torchmetrics
 
 
 class Watch(L.Callback):
+    """The AUROC is computed from the logits as they pass: it scores decisions alone."""
+
     def __init__(self, epochs):
         self.epochs = epochs
+        self.auroc = torchmetrics.AUROC("multiclass", num_classes=2)
+        self.logits = None
+
+    def setup(self, trainer, module, stage):
+        module.register_forward_hook(self.keep)
+
+    def keep(self, module, inputs, logits):
+        self.logits = logits
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, number, loader=0):
+        self.auroc.update(self.logits.softmax(1), batch[1])
 
     def on_train_epoch_start(self, *_):
         self.epochs.begin()
 
     def on_train_epoch_end(self, trainer, module):
-        self.epochs.end(float("nan"))
+        self.epochs.end(self.auroc.compute())
+        self.auroc.reset()
 
 
 def main():
