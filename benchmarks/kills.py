@@ -2,10 +2,11 @@
 
     python -m benchmarks.kills [--kills 3] [--seed 0] [--only NAME]
 
-Each case is a small fit as a user starts it. It runs to its end once; then it is started again and killed at a moment
-drawn evenly over the time from its first line of output, resumed, and killed again, until `--kills` kills are done and
-it may end. Compared are the last checkpoint's weights, metrics.csv (without times and memory) and the predictions, to
-the last bit. Writes the section "Kills" of RESULTS.md.
+Each case is a small fit as a user starts it. It runs to its end once; then it is started again and killed, resumed, and
+killed again, until `--kills` kills are done and it may end. The moments take turns: drawn evenly over the time from the
+first line of output; as the checkpoint of an epoch appears; as one of the files of the results, which is drawn,
+appears. Compared are the last checkpoint's weights, metrics.csv (without times and memory) and the predictions, to the
+last bit. Writes the section "Kills" of RESULTS.md.
 """
 
 import argparse
@@ -62,6 +63,8 @@ CASES = {
     ],
 }  # fmt: skip
 TIMES = ("seconds", "peak_mib")
+KINDS = ("any", "checkpoint", "results")
+RESULTS = ("predictions_val.csv", "predictions_test.csv", "model.safetensors", "typical.safetensors", "report.html")
 
 
 def draw(folder: Path) -> None:
@@ -118,6 +121,28 @@ def differences(one: dict, other: dict) -> list[str]:
     return names + [f"weights ({len(weights)} tensors)"] * bool(weights)
 
 
+def wait(process: subprocess.Popen[str], run: Path, kind: str, left: float, generator: random.Random) -> str:
+    """Returns at a moment of that kind, or where the process ends, and names the moment."""
+    epochs = sorted(path.stem for path in (run / "checkpoints").glob("epoch_*"))
+    if kind == "any":
+        time.sleep(generator.uniform(0.0, left))
+        epochs = sorted(path.stem for path in (run / "checkpoints").glob("epoch_*"))
+        return f"after {epochs[-1]}" if epochs else "before epoch 0 was saved"
+    if kind == "checkpoint":
+        number = int(epochs[-1].removeprefix("epoch_")) + 1 if epochs else generator.randrange(2)
+        awaited = run / "checkpoints" / f"epoch_{number:03d}.ckpt"
+        moment = f"as {awaited.name} appeared"
+    else:
+        awaited = run / generator.choice(RESULTS)
+        moment = f"as {awaited.name} appeared"
+    while process.poll() is None:
+        names = {entry.name for entry in os.scandir(awaited.parent)} if awaited.parent.is_dir() else set()
+        if any(name == awaited.name or name.startswith((f".{awaited.name}", f"{awaited.name}.")) for name in names):
+            break
+        time.sleep(0.0005)
+    return moment
+
+
 def check(words: list[str], folder: Path, kills: int, generator: random.Random) -> tuple[list[str], list[str]]:
     """What differs, and the moments of the kills."""
     begun = time.perf_counter()
@@ -129,11 +154,12 @@ def check(words: list[str], folder: Path, kills: int, generator: random.Random) 
         started = time.perf_counter()
         assert process.stdout is not None
         process.stdout.readline()  # from its first line on
-        time.sleep(generator.uniform(0.0, max(0.5, 0.8 * whole - (time.perf_counter() - started))))
+        kind = KINDS[len(moments) % len(KINDS)]
+        left = max(0.5, 0.8 * whole - (time.perf_counter() - started))
+        moment = wait(process, folder / "killed", kind, left, generator)
         if process.poll() is not None:
             break
-        epochs = sorted(path.stem for path in (folder / "killed" / "checkpoints").glob("epoch_*"))
-        moments.append(f"after {epochs[-1]}" if epochs else "before epoch 0 was saved")
+        moments.append(moment)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         if (folder / "killed" / "scores.json").is_file():  # it had just ended
