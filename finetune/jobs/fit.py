@@ -7,6 +7,7 @@ from finetune.runs import data_record, known_images
 from finetune.runs.environment import data_facts
 from finetune.runs.folder import RunFolder
 from finetune.steps import assess, distillation, find, prepare, training
+from finetune.steps.beginning import begin
 from finetune.steps.task import Subject
 from finetune.steps.training import FitResult
 from finetune.training.launch import ranks
@@ -26,24 +27,17 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         say(wording.DEBUG)
     if settings.demo:
         prepare.make_demo_images(settings.data, settings.trainer.max_epochs, say)
-    table = prepare.load_table(build.source(settings).table(), settings.data, say, recorded=run if resumed else None)
+    begun = begin(settings, say, recorded=run if resumed else None)
+    task, teacher, network, preprocessing = begun.task, begun.teacher, begun.network, begun.preprocessing
     recorded = resumed and data_record.table_hash(run) is not None  # the data of the earlier training
-    if recorded:
-        data_record.check_samples(run, table)
-    training.check_batches(settings.trainer, settings.data.batch_size, table)
-    task = build.task(settings)
-    task.check(table)
-    teacher = distillation.load_teacher(settings, task)
-    spec, network, pretrained, weights_report = training.make_network(settings, task.num_outputs(table), say)
-    preprocessing = build.preprocessing(settings, pretrained)
     if teacher is not None:  # fails before decoding
-        distillation.make_objective(settings, task, table, table.rows("train"), preprocessing, teacher)
+        distillation.make_objective(settings, task, begun.table, begun.table.rows("train"), preprocessing, teacher)
         if resumed:
             distillation.check_same(run, teacher)
     if first and not resumed:
         run.begin(settings.resolved, words)
     table, images, _ = prepare.decode_and_audit(
-        settings.data, table, preprocessing, say, run if first and not recorded else None
+        settings.data, begun.table, preprocessing, say, run if first and not recorded else None
     )
     if recorded:
         data_record.check_data(run, table, images)
@@ -75,7 +69,7 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
     if first and not (recorded and run.samples.is_file()):
         known_images.write_samples(run, table, images)
     if first and not recorded:
-        run.note(weights=weights_report, data=data_facts(table), **facts)
+        run.note(weights=begun.weights, data=data_facts(table), **facts)
     subject = Subject(
         network, data, data.rows("val"), "val", None, settings.trainer.accelerator, settings.seed, task.tta
     )
@@ -84,7 +78,7 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         tables, fitted = assess.predict_splits(task, subject)
     if not first:
         return result
-    scores = assess.assess(run, task, spec, subject, tables, fitted, words)
+    scores = assess.assess(run, task, begun.spec, subject, tables, fitted, words)
     if debug:
         say(f"{wording.DEBUG} outputs/latest stays as it was.")
     else:

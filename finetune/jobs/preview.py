@@ -18,7 +18,8 @@ from finetune.data.loading.module import ImageData
 from finetune.files import write_json_atomic
 from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
-from finetune.steps import distillation, prepare, training
+from finetune.steps import prepare, training
+from finetune.steps.beginning import begin
 from finetune.steps.task import Task
 from finetune.training import memory
 from finetune.training import parts as part_tools
@@ -36,20 +37,17 @@ def preview(settings: PreviewSettings, run: RunFolder, words: list[str]) -> None
     say = prepare.make_printer(True)
     if settings.demo:
         prepare.make_demo_images(settings.data, settings.trainer.max_epochs, say)
-    table = prepare.load_table(build.source(settings).table(), settings.data, say)
-    task = build.task(settings)
-    task.check(table)
-    _, network, pretrained, _ = training.make_network(settings, task.num_outputs(table), say)
-    preprocessing = build.preprocessing(settings, pretrained)
+    begun = begin(settings, say)
+    task, network, preprocessing = begun.task, begun.network, begun.preprocessing
     data_settings = settings.data
     warn_only = data_settings.audit.model_copy(update={"on_leak": "warn"})
     lenient = data_settings.model_copy(update={"on_bad": "skip", "audit": warn_only})
-    table, images, audit = prepare.decode_and_audit(lenient, table, preprocessing, say, run)
+    table, images, audit = prepare.decode_and_audit(lenient, begun.table, preprocessing, say, run)
     full_size = data_settings.model_copy(update={"progressive": ProgressiveSettings()})  # time and memory at the end
     augment, mixing = build.augment(settings), build.mixing(settings)
     data = prepare.make_datamodule(full_size, settings.seed, table, images, preprocessing, augment, mixing)
     write_batch(task, data, run.first_batch, preprocessing)
-    module = training.make_module(settings, task, network, data, distillation.load_teacher(settings, task))
+    module = training.make_module(settings, task, network, data, begun.teacher)
     phases = trainable_by_phase(module, settings.trainer.max_epochs)
     for phase in phases:
         say(f"from epoch {phase['epoch']}: {phase['name']} trains {phase['trained']:,} of {phase['all']:,} parameters")

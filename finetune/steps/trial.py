@@ -15,6 +15,7 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.answers import PredictionsTable
 from finetune.runs.folder import RunFolder
 from finetune.steps import distillation, prepare, training
+from finetune.steps.beginning import begin
 from finetune.steps.task import Subject, Task
 from finetune.steps.training import FitResult
 from finetune.training.callbacks import EpochReport
@@ -67,13 +68,9 @@ def prepare_search(settings: Settings, run: RunFolder, say: prepare.Say) -> Comp
     """
     if settings.demo:
         prepare.make_demo_images(settings.data, settings.trainer.max_epochs, say)
-    table = prepare.load_table(build.source(settings).table(), settings.data, say)
-    training.check_batches(settings.trainer, settings.data.batch_size, table)
-    task = build.task(settings)
-    task.check(table)
-    _, _, pretrained, _ = training.make_network(settings, task.num_outputs(table), say)
-    table, _, _ = prepare.decode_and_audit(settings.data, table, build.preprocessing(settings, pretrained), say, run)
-    return comparison_of(task, table)
+    begun = begin(settings, say)
+    table, _, _ = prepare.decode_and_audit(settings.data, begun.table, begun.preprocessing, say, run)
+    return comparison_of(begun.task, table)
 
 
 def train(
@@ -98,21 +95,16 @@ def train(
         FinetuneError: settings, data or losses that cannot be trained, or other val images than those of the search.
     """
     first = ranks.rank() == 0
-    table = prepare.load_table(build.source(settings).table(), settings.data, say)
-    training.check_batches(settings.trainer, settings.data.batch_size, table)
-    task = build.task(settings)
-    task.check(table)
-    _, network, pretrained, weights = training.make_network(settings, task.num_outputs(table), say)
-    preprocessing = build.preprocessing(settings, pretrained)
+    begun = begin(settings, say)
+    task, teacher, network, preprocessing = begun.task, begun.teacher, begun.network, begun.preprocessing
     if first:
         run.begin(settings.resolved, words)
-        run.note(weights=weights)
-    table, images, _ = prepare.decode_and_audit(settings.data, table, preprocessing, say, run if first else None)
+        run.note(weights=begun.weights)
+    table, images, _ = prepare.decode_and_audit(settings.data, begun.table, preprocessing, say, run if first else None)
     if comparison is not None:
         check_comparison(comparison, comparison_of(task, table))
     augment, mixing = build.augment(settings), build.mixing(settings)
     data = prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, augment, mixing)
-    teacher = distillation.load_teacher(settings, task)
     if teacher is not None:
         for sentence in distillation.check_images(settings, teacher, data):
             say(f"WARNING: {sentence}")
