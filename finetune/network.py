@@ -107,7 +107,7 @@ class NetworkSpec:
         with Unfilled():
             network = self.build()
         network.load_state_dict(dict(tensors), strict=True)
-        return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload,no-any-return]
+        return network.to(memory_format=torch.channels_last).eval()
 
 
 def _options_without_neck(options: dict[str, Any]) -> FinetuneError:

@@ -41,7 +41,7 @@ def why_not(spec: NetworkSpec) -> str | None:
 def timm_config(network: Network, spec: NetworkSpec, preprocessing: Preprocessing, answers: Answers) -> dict[str, Any]:
     """The content of config.json, of a network that timm can build."""
     backbone, side = network.backbone, preprocessing.image_size
-    arguments: dict[str, Any] = {"global_pool": POOLS[network.head.pool], "in_chans": spec.in_channels}
+    arguments: dict[str, Any] = {"global_pool": POOLS[str(network.head.pool)], "in_chans": spec.in_channels}
     if stride := spec.backbone_options.get("output_stride"):
         arguments["output_stride"] = stride
     kind = PROBLEMS.get(getattr(answers, "kind", ""))
