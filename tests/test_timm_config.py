@@ -11,7 +11,7 @@ import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 
-from finetune.backbones.build import MODELS, TIMM_NAMES
+from finetune.backbones.build import MODELS, TIMM_NAMES, build
 from finetune.backbones.unfilled import Unfilled
 from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.heads import ClassifyHead
@@ -21,6 +21,7 @@ from finetune.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder
 from finetune.steps.assess import write_model
 from finetune.timm_config import timm_config, why_not
+from finetune.weights.fitting import first_conv
 from finetune.weights.stored_names import keys_for, to_file, to_network
 
 CLASSES = ["cat", "dog", "eel"]
@@ -57,22 +58,19 @@ def image():
 
 
 def test_every_name_of_timms_has_the_same_tensors_there():
+    """That `build` has timm's keys and shapes is tested with the backbones; here, that the file has those of `build`."""
     assert set(timm.list_models()) & set(MODELS) == TIMM_NAMES
-    answers = ClassAnswers(CLASSES, "multiclass")
     with torch.device("meta"), Unfilled():
         for name in TIMM_NAMES:
-            spec = NetworkSpec(name, 3, 1, head_options={"pool": "avgmax"})
-            network = spec.build()
-            stored = to_file(network.state_dict(), keys_for(name, "classify", None), name)
-            config = timm_config(network, spec, Preprocessing(32, 1, (0.5,), (0.5,)), answers)
-            theirs = timm.create_model(name, num_classes=3, **config["model_args"])
-            shapes = {key: value.shape for key, value in stored.items()}
-            assert shapes == {key: value.shape for key, value in theirs.state_dict().items()}, name
-            back = to_network(stored, "timm", name)
-            assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in network.state_dict().items()}
-            known = theirs.pretrained_cfg
-            for key in ("first_conv", "classifier"):
-                assert config["pretrained_cfg"][key] == known[key], name
+            backbone = build(name, num_classes=3, in_channels=1)
+            stored = backbone.state_dict()
+            inside = to_network(stored, keys_for(name, "classify", None), name)
+            assert {key.split(".")[0] for key in inside} == {"backbone", "head"}
+            assert inside["head.fc.weight"].shape == (3, backbone.num_features)
+            again = to_file(inside, "timm", name)
+            assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in stored.items()}, name
+            known = timm.get_pretrained_cfg(name)
+            assert (first_conv(backbone), backbone.classifier_name) == (f"{known.first_conv}.weight", known.classifier)
 
 
 @pytest.mark.parametrize(
@@ -124,11 +122,15 @@ def test_timms_transform_is_ours(image, fit, interpolation):
 
 
 def test_a_gray_network_takes_gray_images_from_timm(image):
+    """To the last bit of a gray image. A coloured one is made gray before the resizing there, after it here."""
     model = model_of("resnet18", channels=1)
     config = timm_config(model.network, model.spec, model.preprocessing, model.answers)
     data = timm.data.resolve_data_config(pretrained_cfg=config["pretrained_cfg"])
-    theirs = timm.data.create_transform(**data, is_training=False)(image.convert("L"))
-    assert torch.equal(theirs, model.preprocessing(np.asarray(image)))
+    gray = image.convert("L")
+    theirs = timm.data.create_transform(**data, is_training=False)(gray)
+    assert torch.equal(theirs, model.preprocessing(np.asarray(gray)))
+    levels = (theirs - model.preprocessing(np.asarray(image))).abs() * 0.2 * 255  # std 0.2
+    assert 0 < levels.max() < 1.5
 
 
 @pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
