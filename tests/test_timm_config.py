@@ -58,7 +58,7 @@ def image():
 
 
 def test_every_name_of_timms_has_the_same_tensors_there():
-    """That `build` has timm's keys and shapes is tested with the backbones; here, that the file has those of `build`."""
+    """That `build` has timm's names and shapes is tested with the backbones; here, that the file has those too."""
     assert set(timm.list_models()) & set(MODELS) == TIMM_NAMES
     with torch.device("meta"), Unfilled():
         for name in TIMM_NAMES:
