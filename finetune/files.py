@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-SCORES, MODEL = "scores.json", "model.safetensors"
+SCORES, MODEL, SAMPLES = "scores.json", "model.safetensors", "samples.csv"
 """Of a run folder, whose other files finetune/runs/folder.py names."""
 LONGER = ".longer"
 """In the folder of a finished fit that trains longer: `training` while its results stand as they were, `results` while

@@ -6,7 +6,7 @@ The file holds plain values only and never names a class to build. They are chec
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from finetune import inference, model_header, views
+from finetune import inference, model_header, model_record, views
 from finetune.errors import FinetuneError
 from finetune.evaluation import novelty
 from finetune.evaluation.answers import Answers, TileCollector, Writer, tileable
@@ -23,11 +23,12 @@ from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.heads.features import gives
 from finetune.image_batches import Progress, TileBatch, check_images, image_batches
 from finetune.model_header import Header
+from finetune.model_record import Record, Vectors, Verification
 from finetune.network import Network, NetworkSpec
 from finetune.placement import Placement
 from finetune.preprocessing import Preprocessing
 from finetune.tiles import OVERLAP, Tiling
-from finetune.weights import files, own_file
+from finetune.weights import files, own_file, stored_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,8 @@ class Model:
     tta: tuple[str, ...] = ()
     """Views whose outputs are averaged in every prediction: see `finetune.views`."""
     path: Path | None = None
+    record: Record = field(default_factory=Record)
+    """Labels, data and test vectors, which `verify` checks."""
     _feature_gaussian: tuple[FeatureGaussian | None, str] | None = field(
         default=None, init=False, repr=False, compare=False
     )
@@ -62,7 +65,7 @@ class Model:
 
     @property
     def weights_hash(self) -> str:
-        """sha256 over names and bytes of all tensors."""
+        """sha256 over names and bytes of all tensors; the same in every format of the file."""
         return own_file.tensors_hash(self.network.state_dict())
 
     def __repr__(self) -> str:
@@ -210,21 +213,43 @@ class Model:
         return np.zeros((0, len(self.classes)), np.float32)
 
     def save(self, path: str | Path) -> Path:
-        """Write the file, atomically."""
-        path = Path(path)
+        """Write the file, atomically, with test vectors computed on the CPU from what is stored."""
+        path, spec = Path(path), self.spec
         tensors = {name: as_stored(value) for name, value in self.network.state_dict().items()}
-        tensors_hash = own_file.tensors_hash(tensors)
+        keys = stored_names.keys_for(spec.backbone, spec.head, spec.neck)
+        vectors = Vectors.of_network(spec.filled(tensors), self.preprocessing)
+        record = replace(self.record, keys=keys, vectors=vectors)
         header = Header(
-            own_file.FORMAT, self.spec, self.preprocessing, tensors_hash, self.provenance, self.task, self.tta
+            own_file.FORMAT,
+            spec,
+            self.preprocessing,
+            own_file.tensors_hash(tensors),
+            self.provenance,
+            self.task,
+            self.tta,
+            record,
         )
         partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            save_file(tensors, partial, metadata=own_file.metadata(header.to_text(self.answers)))
+            stored = stored_names.to_file(tensors, keys, spec.backbone)
+            save_file(stored, partial, metadata=own_file.metadata(header.to_text(self.answers)))
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-        self.path = path
+        self.path, self.record = path, record
         return path
+
+    def verify(self) -> Verification:
+        """Compute the file's test vectors again, and compare the samples.csv beside it with that of the fit.
+
+        `finetune.load` has compared all tensors and the text with their hashes before.
+
+        Raises:
+            FinetuneError: the outputs lie beyond the tolerance, the samples.csv is another, or the file has no test
+                vectors.
+        """
+        with inference.eval_mode(self.network):
+            return model_record.verify(self.record, self.network, self.preprocessing, self.path)
 
 
 def as_stored(value: torch.Tensor) -> torch.Tensor:
@@ -267,17 +292,16 @@ def load(path: str | Path) -> Model:
             header.check_tensors({name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()})
         except FinetuneError as error:
             raise FinetuneError(f"model={path} does not fit its own header: {error}") from None
-        tensors = {name: file.get_tensor(name) for name in slices}
+        stored = {name: file.get_tensor(name) for name in slices}
+    tensors = stored_names.to_network(stored, header.record.keys, header.network.backbone)
     if own_file.tensors_hash(tensors) != header.weights_hash:
         raise FinetuneError(f"model={path} is damaged: its tensors do not match the hash in its header.")
-    network = header.network.build()
-    network.load_state_dict(tensors, strict=True)
-    network = network.to(memory_format=torch.channels_last).eval()
+    network = header.network.filled(tensors)
     try:
         tta = views.check(header.tta, gives(network.head), "tta")
     except FinetuneError as error:
         raise FinetuneError(f"model={path} does not fit its own header: {error}") from None
-    return Model(network, header.network, header.preprocessing, answers, header.provenance, tta, path)
+    return Model(network, header.network, header.preprocessing, answers, header.provenance, tta, path, header.record)
 
 
 def read_header(path: Path, metadata: Mapping[str, str]) -> tuple[Header, Answers]:

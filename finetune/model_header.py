@@ -13,12 +13,14 @@ import torch
 
 from finetune import strict_json
 from finetune.backbones.build import MODELS
+from finetune.backbones.unfilled import Unfilled
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import CLASSIFY, Answers, answers_named
 from finetune.heads import HEADS, NECKS
+from finetune.model_record import Record
 from finetune.network import NetworkSpec
 from finetune.preprocessing import Preprocessing
-from finetune.weights import own_file
+from finetune.weights import own_file, stored_names
 from finetune.weights.own_file import FORMAT
 
 STRICT: Any = {"extra": "forbid", "allow_inf_nan": False}
@@ -46,12 +48,14 @@ class Header:
     network: NetworkSpec
     preprocessing: Preprocessing
     weights_hash: str
-    """sha256 over names and bytes of all tensors."""
+    """sha256 over names (those of the network) and bytes of all tensors."""
     provenance: dict[str, Any] = field(default_factory=dict)
     task: str = CLASSIFY
     """Name of the task."""
     tta: tuple[str, ...] = ()
-    """Views whose outputs are averaged; not written where there are none, so that older versions read the files."""
+    """Views whose outputs are averaged; not written where there are none."""
+    record: Record = field(default_factory=Record)
+    """The names of the tensors, labels, data and test vectors; empty before format 3."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.format <= FORMAT:
@@ -61,6 +65,7 @@ class Header:
                 f"network.in_channels={self.network.in_channels}, "
                 f"but preprocessing.in_channels={self.preprocessing.in_channels}."
             )
+        stored_names.check(self.record.keys, self.network.backbone, self.network.head, self.network.neck)
 
     def check_answers(self, answers: Answers) -> None:
         """Compare the answers with the network.
@@ -76,7 +81,7 @@ class Header:
         answers.check()
 
     def to_text(self, answers: Answers) -> str:
-        """All keys, as JSON; the task is named where it is not classify, so that older versions read the files."""
+        """All keys, as JSON; the task is named where it is not classify."""
         values = {**asdict(self), "network": self.network.to_dict()}
         if self.task == CLASSIFY:
             del values["task"]
@@ -94,14 +99,15 @@ class Header:
             FinetuneError: no such network, or a network with other tensors.
         """
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), Unfilled():
                 state = self.network.build().state_dict()
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # the header alone determines it
             parts_known = self.network.head in HEADS and self.network.neck in (None, *NECKS)
             known = parts_known and self.network.backbone in MODELS
             hint = "" if known else " Register your own parts first: trust=[MODULE], or its import in Python."
             raise FinetuneError(f"its network cannot be built: {strict_json.one_line(error)}{hint}") from None
-        expected = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in state.items()}
+        named = stored_names.to_file(state, self.record.keys, self.network.backbone)
+        expected = {name: (DTYPES[value.dtype], tuple(value.shape)) for name, value in named.items()}
         if expected.keys() != stored.keys():
             missing, unknown = expected.keys() - stored.keys(), stored.keys() - expected.keys()
             raise FinetuneError(strict_json.one_line(f"missing {sorted(missing)[:3]}, unknown {sorted(unknown)[:3]}."))

@@ -1,17 +1,19 @@
 """Backbone, neck and head as one network, and the public way to make a backbone alone."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from finetune import backbones
 from finetune import weights as weight_files
+from finetune.backbones.unfilled import Unfilled
 from finetune.errors import FinetuneError, one_of
-from finetune.heads import FeatureInfo, head_named, neck_named
+from finetune.heads import ClassifyHead, FeatureInfo, head_named, neck_named
 from finetune.heads.features import RowRunner, as_read, gives, head_argument, neck_argument, takes
 from finetune.strict_json import one_line
 
@@ -95,6 +97,18 @@ class NetworkSpec:
         head = _built(f"head={self.head}", new_head, argument, self.num_classes, **self.head_options)
         return Network(backbone, head, neck)
 
+    def filled(self, tensors: Mapping[str, Tensor]) -> "Network":
+        """The network of these tensors, by its own names: on the CPU, in eval mode, channels last.
+
+        Raises:
+            FinetuneError: as `build`.
+            RuntimeError: tensors are missing, left over or of another shape.
+        """
+        with Unfilled():
+            network = self.build()
+        network.load_state_dict(dict(tensors), strict=True)
+        return network.to(memory_format=torch.channels_last).eval()
+
 
 def _options_without_neck(options: dict[str, Any]) -> FinetuneError:
     return FinetuneError(f"neck_options={options} are given without a neck. Name the neck.")
@@ -139,6 +153,8 @@ class Network(nn.Module):
         for part in (neck, head):
             if isinstance(part, RowRunner):
                 part.run, part.memory = backbone.run, backbone.memory
+        if isinstance(head, ClassifyHead) and neck is None:
+            head.kernel = backbone.classifier_kernel
 
     def forward(self, images: Tensor) -> Tensor:
         return self.run(images)  # type: ignore[return-value]

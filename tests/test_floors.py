@@ -25,6 +25,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"backbones", "data", "evaluation"},
     {"weights"},
     {"network"},
+    {"model_record", "timm_config"},
     {"inference", "image_batches", "extend", "model_header"},
     {"model_file"},
     {"training", "explanations", "tuning"},

@@ -151,8 +151,8 @@ HOSTILE = {
     "format text": (lambda v: {**v, "format": "2"}, "format: '2', input should be a valid integer"),
     "format 0": (lambda v: {**v, "format": 0}, "format=0 must lie between 1 and"),
     "later": (
-        lambda v: {**v, "format": 3, "network": 1},
-        r"has format 3, this program reads up to 2\. Install a newer",
+        lambda v: {**v, "format": 4, "network": 1},
+        r"has format 4, this program reads up to 3\. Install a newer",
     ),
     "no network": (lambda v: {k: x for k, x in v.items() if k != "network"}, "network: is missing"),
     "unknown key": (lambda v: {**v, "width": 9}, "width: there is no such key"),

@@ -24,6 +24,9 @@ class Backbone(nn.Module):
     classifier_name = "fc"
     """Dotted name of the classifier, as in timm."""
 
+    classifier_kernel: tuple[int, ...] = ()
+    """What follows (K, C) in the shape of the classifier's weight: (1, 1) where it is a convolution."""
+
     feature_info: list[dict[str, Any]]
     """One {num_chs, reduction, module} per map, as in timm; in the ImageNet forms the first is the stem's."""
 

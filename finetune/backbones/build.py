@@ -10,13 +10,15 @@ from finetune.backbones.base import Backbone
 from finetune.backbones.structure import in_order
 from finetune.errors import FinetuneError, one_of
 
-MODELS: dict[str, partial[Any]] = {
+_OF_TIMM: dict[str, partial[Any]] = {
     **resnet.MODELS,
     **preact.MODELS,
     **legacy_senet.MODELS,
     **densenet.MODELS,
-    **cifar.MODELS,
 }
+MODELS: dict[str, partial[Any]] = {**_OF_TIMM, **cifar.MODELS}
+TIMM_NAMES = frozenset(_OF_TIMM) - {"densenet264"}  # which timm does not have
+"""The names that timm has too, with the same tensors under the same names."""
 MEMORY = ("auto", "standard", "lean", "minimal")
 
 LEAN_PAYS = re.compile(r"densenet\w*|(wide_)?resnet(50|101|152|200)\w*|resnetv2_\w+|resnext\w+")

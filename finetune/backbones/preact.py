@@ -153,6 +153,7 @@ class PreActResNet(Backbone):
     """
 
     classifier_name = "head.fc"
+    classifier_kernel = (1, 1)
 
     def __init__(
         self,

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from finetune.errors import FinetuneError
 from finetune.placement import Placement
 from finetune.tiles import Grid, Tile
+
+if TYPE_CHECKING:  # imported where tables are made, so that loading a model stays fast
+    import pandas as pd
 
 CLASSIFY = "classify"
 """The task of model files and runs that name none."""

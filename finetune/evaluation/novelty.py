@@ -17,15 +17,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
+import scipy
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy.special import logsumexp
 
 from finetune.statistics.intervals import delong
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "typical.safetensors"
 """Beside the model: the distribution of its training images' features, and the distances of its validation images."""
@@ -38,7 +40,7 @@ UNUSUAL = 0.99  # quantile of the validation images beyond which an image is cal
 def energy(logits: np.ndarray, kind: str) -> np.ndarray:
     """Logits (N, K) -> (N,)."""
     logits = np.asarray(logits, np.float64)
-    return -logsumexp(logits, axis=1) if kind == "multiclass" else -np.logaddexp(0, logits).sum(axis=1)
+    return -scipy.special.logsumexp(logits, axis=1) if kind == "multiclass" else -np.logaddexp(0, logits).sum(axis=1)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def table(
     samples: list[str], patients: list[str], energies: np.ndarray | None, distances: np.ndarray | None
 ) -> pd.DataFrame:
     """sample, patient, and energy (N,) and mahalanobis (N,) as far as they are known."""
+    import pandas as pd
+
     frame = pd.DataFrame({"sample": samples, "patient": patients})
     for name, values in zip(SCORES, (energies, distances), strict=True):
         if values is not None:

@@ -1,6 +1,7 @@
 """The classification head: pool the last map, drop out, project onto the classes."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetune.errors import FinetuneError, one_of
@@ -15,6 +16,10 @@ class ClassifyHead(nn.Module):
     """
 
     takes_features = True
+
+    kernel: tuple[int, ...] = ()
+    """(1, 1) where the backbone's own classifier is a convolution; set by `Network`. The sums are then made in the
+    order of timm's network, for the same logits to the last bit."""
 
     def __init__(self, in_channels: int, num_classes: int, *, pool: str = "avg", dropout: float = 0.0):
         super().__init__()
@@ -36,4 +41,7 @@ class ClassifyHead(nn.Module):
         return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, K)
-        return self.fc(self.dropout(self.features(x)))
+        x = self.dropout(self.features(x))
+        if not self.kernel:
+            return self.fc(x)
+        return F.conv2d(x[..., None, None], self.fc.weight[..., None, None], self.fc.bias).flatten(1)

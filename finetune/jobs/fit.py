@@ -78,7 +78,7 @@ def fit(settings: FitSettings, run: RunFolder, words: list[str], *, resumed: boo
         tables, fitted = assess.predict_splits(task, subject)
     if not first:
         return result
-    scores = assess.assess(run, task, begun.spec, subject, tables, fitted, words)
+    scores = assess.assess(run, task, begun.spec, subject, tables, fitted, words, say)
     if debug:
         say(f"{wording.DEBUG} outputs/latest stays as it was.")
     else:

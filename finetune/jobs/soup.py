@@ -62,7 +62,7 @@ def soup(settings: SoupSettings, run: RunFolder, words: list[str]) -> dict[str, 
     tta, rows = first.model.tta, data.rows("val")
     subject = Subject(kitchen.network, data, rows, "val", None, accelerator, inherited.seed, tta)
     tables, fitted = assess.predict_splits(task, subject)
-    scores = assess.assess(run, task, first.model.spec, subject, tables, fitted, words)
+    scores = assess.assess(run, task, first.model.spec, subject, tables, fitted, words, say)
     for line in task.summary(scores, synthetic=table.synthetic):
         say(line)
     say(f"report: {run.report}")

@@ -16,7 +16,16 @@ import yaml
 from finetune.data.audit import audit, near_pairs
 from finetune.errors import FinetuneError
 from finetune.evaluation import novelty
-from finetune.files import LONGER, MODEL, SCORES, is_finished, resume_word, write_json_atomic, write_text_atomic
+from finetune.files import (
+    LONGER,
+    MODEL,
+    SAMPLES,
+    SCORES,
+    is_finished,
+    resume_word,
+    write_json_atomic,
+    write_text_atomic,
+)
 from finetune.runs import log
 from finetune.runs.environment import command, environment_facts, now
 from finetune.runs.renames import renamed
@@ -68,7 +77,7 @@ class RunFolder:
     @property
     def samples(self) -> Path:
         """The images of the fit, with patient, split and digest."""
-        return self.path / "samples.csv"
+        return self.path / SAMPLES
 
     @property
     def metrics(self) -> Path:
@@ -81,6 +90,11 @@ class RunFolder:
     @property
     def model(self) -> Path:
         return self.path / MODEL
+
+    @property
+    def timm_config(self) -> Path:
+        """By which timm and transformers read the model; only of networks that timm can build."""
+        return self.path / "config.json"
 
     @property
     def feature_gaussian(self) -> Path:

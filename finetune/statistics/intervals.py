@@ -25,8 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit, logit
-from scipy.stats import beta, norm, rankdata, t
+import scipy
 
 LEVEL = 0.95
 RESAMPLES_AT_ONCE = 32  # keeps a class's steps in the processor's cache; part of what a seed means
@@ -138,9 +137,9 @@ def placements(target: np.ndarray, score: np.ndarray, patient: np.ndarray | None
     i10, i01 = len(np.unique(patient[positive])), len(np.unique(patient[~positive]))
     if not m or not n:
         return Placements(np.nan, np.zeros(0), np.zeros(0), i10, i01)
-    rank = rankdata(score)
-    v10 = (rank[positive] - rankdata(score[positive])) / n  # share of negatives below each positive
-    v01 = 1 - (rank[~positive] - rankdata(score[~positive])) / m  # share of positives above each negative
+    rank = scipy.stats.rankdata(score)
+    v10 = (rank[positive] - scipy.stats.rankdata(score[positive])) / n  # share of negatives below each positive
+    v01 = 1 - (rank[~positive] - scipy.stats.rankdata(score[~positive])) / m  # share of positives above each negative
     auroc = (rank[positive].sum() - m * (m + 1) / 2) / (m * n)
     patients = int(patient.max()) + 1
     d10 = np.bincount(patient[positive], v10 - auroc, patients) / m
@@ -179,7 +178,9 @@ def on_logit_scale(value: float, error: float, df: float = np.inf) -> Interval:
         return Interval(value, reason=NO_RESAMPLES)
     if not 0 < value < 1 or not error > SAME:
         return Interval(value, reason=NO_SPREAD if np.isfinite(value) else "")
-    low, high = expit(logit(value) + np.array([-1, 1]) * quantile(df) * error / (value * (1 - value)))
+    low, high = scipy.special.expit(
+        scipy.special.logit(value) + np.array([-1, 1]) * quantile(df) * error / (value * (1 - value))
+    )
     return checked(Interval(value, float(low), float(high)))
 
 
@@ -195,7 +196,7 @@ def on_log_scale(value: float, error: float, df: float = np.inf) -> Interval:
 
 def quantile(df: float = np.inf) -> float:
     """Standard errors from the value to a limit: Student's t, or the normal distribution."""
-    return float(t.ppf((1 + LEVEL) / 2, df) if np.isfinite(df) else norm.ppf((1 + LEVEL) / 2))
+    return float(scipy.stats.t.ppf((1 + LEVEL) / 2, df) if np.isfinite(df) else scipy.stats.norm.ppf((1 + LEVEL) / 2))
 
 
 def percentile(value: float, samples: np.ndarray) -> Interval:
@@ -302,7 +303,7 @@ def difference(value: float, samples: np.ndarray, pairs: int = 1, patients: int 
     error = spread(samples)
     if np.isnan(value) or not error > SAME:
         return Interval(value, reason="" if np.isnan(value) else NO_RESAMPLES if np.isnan(error) else NO_SPREAD)
-    reach = float(norm.ppf(1 - (1 - LEVEL) / (2 * pairs))) * error
+    reach = float(scipy.stats.norm.ppf(1 - (1 - LEVEL) / (2 * pairs))) * error
     return Interval(value, value - reach, value + reach)
 
 
@@ -310,5 +311,5 @@ def exact(value: float, n: int) -> Interval:
     """Clopper and Pearson's interval for `n` patients who are all correct (value 1) or all wrong (value 0)."""
     if not n or value not in (0.0, 1.0):
         return Interval(value, reason="" if np.isnan(value) else NO_SPREAD)
-    edge = float(beta.ppf((1 - LEVEL) / 2, n, 1))
+    edge = float(scipy.stats.beta.ppf((1 - LEVEL) / 2, n, 1))
     return Interval(value, edge, 1.0) if value else Interval(value, 0.0, 1 - edge)

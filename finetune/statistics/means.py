@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t
+import scipy
 
 from finetune.statistics import intervals
 from finetune.statistics.intervals import LEVEL, NO_SPREAD, SAME, Interval
@@ -79,7 +79,7 @@ class Mean:
             return Interval(self.value, reason=why)
         if not self.error > SAME:
             return Interval(self.value, reason=NO_SPREAD)
-        reach = float(t.ppf(1 - (1 - LEVEL) / (2 * looks), self.df)) * self.error
+        reach = float(scipy.stats.t.ppf(1 - (1 - LEVEL) / (2 * looks), self.df)) * self.error
         return Interval(self.value, self.value - reach, self.value + reach)
 
     @property
@@ -87,7 +87,7 @@ class Mean:
         """Two-sided p of a difference of 0; NaN where there is no spread or too few patients."""
         if self._why_none() or not self.error > SAME:
             return 1.0 if self.value == 0 and self.patients > 1 else np.nan
-        return float(2 * t.sf(abs(self.value) / self.error, self.df))
+        return float(2 * scipy.stats.t.sf(abs(self.value) / self.error, self.df))
 
     def _why_none(self) -> str:
         return "no such image" if np.isnan(self.value) else intervals.too_few(self.patients)

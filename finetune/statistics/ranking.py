@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 STEPS_AT_ONCE = 512  # times 32 resamples they stay in the processor's cache: 5 times faster than all at once
 TINY = np.finfo(np.float64).tiny  # where nothing was drawn yet there is 0 / TINY to add
@@ -33,14 +33,15 @@ class Ranking:
         step = (np.cumsum(has_positive) - has_positive)[tie]  # the own step, or the next one below
         tied = has_positive[tie]
 
-        def count(keep: np.ndarray) -> sparse.csr_matrix:  # the row past the last step holds the negatives below it
+        def count(keep: np.ndarray) -> scipy.sparse.csr_matrix:
+            """The row past the last step holds the negatives below it."""
             shape = (n_steps + 1, n_patients)
-            return sparse.csr_matrix((np.ones(keep.sum()), (step[keep], patient[keep])), shape=shape)
+            return scipy.sparse.csr_matrix((np.ones(keep.sum()), (step[keep], patient[keep])), shape=shape)
 
         counts = [count(positive), count(~positive & ~tied), count(~positive & tied)]
         starts = range(0, n_steps, STEPS_AT_ONCE)
         self.blocks = [[matrix[i : min(i + STEPS_AT_ONCE, n_steps)] for matrix in counts] for i in starts]
-        self.totals = sparse.csr_matrix(
+        self.totals = scipy.sparse.csr_matrix(
             [np.bincount(patient[keep], minlength=n_patients) for keep in (positive, ~positive)], dtype=np.float64
         )
 

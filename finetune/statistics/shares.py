@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from finetune.statistics import intervals
 from finetune.statistics.intervals import Interval
@@ -30,7 +30,7 @@ def shares(
     """
     names, patient = np.unique(patients.astype(str), return_inverse=True)
     n, rows = len(names), np.arange(len(patient))
-    by_patient = sparse.csr_matrix((np.ones(len(rows)), (patient, rows)), shape=(n, len(rows)))
+    by_patient = scipy.sparse.csr_matrix((np.ones(len(rows)), (patient, rows)), shape=(n, len(rows)))
     columns = [
         values for measured, included in quantities.values() for values in (np.where(included, measured, 0), included)
     ]

@@ -87,16 +87,19 @@ def load_backbone(
     net: Backbone, name: str, file: sources.WeightsFile, tensors: dict[str, Tensor], **known: Any
 ) -> LoadReport:
     """The same of the `tensors` of a file."""
-    stated = stated_preprocessing(file.path, tensors)
+    own = own_header(file.path, tensors)
+    unfit = own.other_classifier(tensors) if own else []
     try:
-        state, fit_report = fit(tensors, net)
+        state, fit_report = fit({name: value for name, value in tensors.items() if name not in unfit}, net)
     except FinetuneError as error:
         likely_model = looks_like(tensors)
         hint = f" They look like those of {likely_model}." if likely_model and likely_model != name else ""
         raise FinetuneError(f"weights={file.path} do not fit {name}: {error}{hint}") from None
     net.load_state_dict(state, strict=True)
+    fit_report.dropped += unfit
     preprocessing = None
     if net.in_channels in (1, 3):
+        stated = own.preprocessing if own else None
         preprocessing = file.preprocessing or stated or default_preprocessing(name, tensors, fit_report)
         preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
     return LoadReport(
@@ -122,8 +125,8 @@ def default_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit
     return sources.default_preprocessing(name) or IMAGENET
 
 
-def stated_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessing | None:
-    """The preprocessing in a model.safetensors of this project; None for every other file.
+def own_header(path: Path, tensors: dict[str, Tensor]) -> own_file.WeightsHeader | None:
+    """What a model.safetensors of this project says of its weights; None for every other file.
 
     Raises:
         FinetuneError: such a file, and damaged.
@@ -139,9 +142,9 @@ def stated_preprocessing(path: Path, tensors: dict[str, Tensor]) -> Preprocessin
         about = own_file.read(own_file.WeightsHeader, text)
     except FinetuneError as error:
         raise FinetuneError(f"weights={path} {error}") from None
-    if about.weights_hash is not None and own_file.tensors_hash(tensors) != about.weights_hash:
+    if about.weights_hash is not None and about.hash_of(tensors) != about.weights_hash:
         raise FinetuneError(f"weights={path} is damaged: its tensors do not match the hash in its header.")
-    return about.preprocessing
+    return about
 
 
 def is_xrayvision(tensors: dict[str, Tensor]) -> bool:

@@ -1,13 +1,14 @@
 """This project's own model.safetensors: the tensors, and a text in the metadata that describes them.
 
-Format 2 covers all of it by hashes: the text states the sha256 of the tensors, and the file the sha256 of the text.
-Format 1 lacks the second. `finetune.model_header` reads the whole text, this module what loading weights needs.
+Formats 2 and 3 cover all of it by hashes: the text states the sha256 of the tensors, and the file the sha256 of the
+text. Format 1 lacks the second. Format 3 stores what timm can build under timm's names (`stored_names`), and a record
+of the data and test vectors. `finetune.model_header` reads the whole text, this module what loading weights needs.
 """
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,12 @@ from torch import Tensor
 from finetune import strict_json
 from finetune.errors import FinetuneError
 from finetune.preprocessing import Preprocessing
+from finetune.weights import stored_names
+from finetune.weights.stored_names import Keys
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout; a file of a later version is refused."""
 TEXT, TEXT_HASH = "finetune", "finetune_sha256"
 
@@ -31,16 +34,49 @@ class Version:
 
 
 @dataclass(frozen=True)
+class StoredNetwork:
+    """The part of the text on the network, as far as weights depend on it."""
+
+    backbone: str = ""
+    head: str = ""
+    neck: str | None = None
+    head_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredRecord:
+    """The part of the text on the tensors' names."""
+
+    keys: Keys = "parts"
+
+
+@dataclass(frozen=True)
 class WeightsHeader:
     """The part of the text on the weights."""
 
     weights_hash: str | None = None
     preprocessing: Preprocessing | None = None
+    network: StoredNetwork = field(default_factory=StoredNetwork)
+    record: StoredRecord = field(default_factory=StoredRecord)
+
+    def __post_init__(self) -> None:
+        stored_names.check(self.record.keys, self.network.backbone, self.network.head, self.network.neck)
+
+    def hash_of(self, tensors: Mapping[str, Tensor]) -> str:
+        """The hash of tensors under their names in the file."""
+        return tensors_hash(stored_names.to_network(tensors, self.record.keys, self.network.backbone))
+
+    def other_classifier(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Names of a classifier that reads other features than a backbone of that name gives it."""
+        if self.record.keys == "parts" or self.network.head_options.get("pool", "avg") == "avg":
+            return []  # a backbone never takes head.*
+        renamed = stored_names.to_network(tensors, self.record.keys, self.network.backbone)
+        return [name for name, other in zip(tensors, renamed, strict=True) if other.startswith(stored_names.CLASSIFIER)]
 
 
 def metadata(text: str) -> dict[str, str]:
-    """The metadata of the file."""
-    return {TEXT: text, TEXT_HASH: hashlib.sha256(text.encode()).hexdigest()}
+    """The metadata of the file; older versions of transformers ask for the format, "pt" for PyTorch."""
+    return {"format": "pt", TEXT: text, TEXT_HASH: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def header_text(metadata: Mapping[str, str]) -> str | None:
@@ -75,7 +111,7 @@ def read(kind: type[T], text: str) -> T:
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names and bytes of all tensors, in the order of their names."""
+    """sha256 over names (those of the network) and bytes of all tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         digest.update(name.encode())

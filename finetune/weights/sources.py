@@ -9,7 +9,6 @@ from typing import Any
 from finetune.errors import FinetuneError, one_of
 from finetune.preprocessing import Preprocessing
 from finetune.weights.files import SUFFIXES, check_file
-from finetune.weights.hub import HUB_FILE, from_hub, from_url
 
 Source = str | os.PathLike[str] | None
 
@@ -49,6 +48,8 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
         return None
     if not isinstance(weights, str | os.PathLike):
         raise FinetuneError(f"weights={weights!r} is neither default, a tag, a file nor none.")
+    from finetune.weights.hub import HUB_FILE, from_hub, from_url  # the hub's client takes time to import
+
     if isinstance(weights, str) and weights.startswith(TORCHVISION) and not Path(weights).exists():
         return WeightsFile(from_url(torchvision_url(weights.removeprefix(TORCHVISION))), weights)
     if is_path(weights):

@@ -87,6 +87,15 @@ def test_the_model_file_predicts_as_the_evaluation_whatever_the_batch_size(run):
     np.testing.assert_allclose(model.predict(arrays)["prob_warm"], table["prob_warm"][:3], atol=1e-5)
 
 
+def test_the_model_file_knows_its_labels_and_samples(run):
+    model = finetune.load(run)
+    assert model.verify().samples == "The samples.csv beside it is that of its fit."
+    assert model.record.labels.meaning == "exclusive"
+    assert model.record.data.table == json.loads((run / "environment.json").read_text())["data"]["hash"]
+    assert "No config.json beside the model, as timm has no network resnet20_cifar: " in (run / "log.txt").read_text()
+    assert not (run / "config.json").exists()
+
+
 def test_evaluate_on_the_data_of_the_fit_repeats_the_scores(run):
     main(["job=evaluate", "model=runs/first", "hydra.run.dir=runs/again"])
     repeated, first = (json.loads((Path("runs") / name / "scores.json").read_text()) for name in ("again", "first"))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NotRequired
 
 import numpy as np
-import pandas as pd
 from typing_extensions import TypedDict
 
 from finetune.errors import FinetuneError
@@ -184,6 +183,8 @@ class ClassAnswers:
         for fold, table in folds.items():
             if (table.classes, table.kind) != (first.classes, first.kind):
                 raise FinetuneError(f"fold {fold} has other classes")
+        import pandas as pd
+
         frame = pd.concat([table.frame.assign(fold=fold) for fold, table in folds.items()], ignore_index=True)
         return Predictions(frame, first.classes, first.kind, list(dict.fromkeys([*first.metadata, "fold"])))
 

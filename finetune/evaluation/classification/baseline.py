@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import xlogy
+import scipy
 
 from finetune.evaluation.classification.scores import TOP_K, Scorer, mean_of_defined
 from finetune.statistics import intervals
@@ -40,7 +40,7 @@ def _multiclass(scorer: Scorer) -> dict[str, Any]:
         "balanced_accuracy": 1 / present.sum(),
         "kappa": 0.0,
         "brier": 1 - (shares**2).sum(),
-        "log_loss": -xlogy(shares, shares).sum(),
+        "log_loss": -scipy.special.xlogy(shares, shares).sum(),
     }
     if len(names) > TOP_K:
         overall[f"top{TOP_K}_accuracy"] = np.sort(shares)[-TOP_K:].sum()
@@ -68,6 +68,7 @@ def _multilabel(scorer: Scorer) -> dict[str, Any]:
         if not len(truth):
             continue
         share = float(truth.mean())
+        xlogy = scipy.special.xlogy
         entropy = -xlogy(truth, share) - xlogy(1 - truth, 1 - share)  # (n,) the loss of the share as probability
         loss = np.logaddexp(0, np.where(truth == 1, -logit, logit))
         images_per_patient = np.bincount(patient, minlength=scorer.n_patients)

@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import isotonic_regression, minimize, minimize_scalar
-from scipy.special import expit, logit, softmax
+import scipy
 
 from finetune.errors import FinetuneError, one_of
 from finetune.evaluation.classification.predictions import Predictions
@@ -74,7 +73,7 @@ class Calibration:
         """Logits (N, K) -> calibrated probabilities (N, K) in float64; NaN for a class without a calibration."""
         logits = np.asarray(logits, np.float64).reshape(-1, len(self.classes))
         if self.kind == "multiclass" and self.method == "temperature":
-            return softmax(logits / self.curves[self.classes[0]]["temperature"], axis=1)
+            return scipy.special.softmax(logits / self.curves[self.classes[0]]["temperature"], axis=1)
         odds = log_odds(logits) if self.kind == "multiclass" else logits
         calibrated = np.full(logits.shape, np.nan)
         for k, name in enumerate(self.classes):
@@ -146,7 +145,7 @@ def with_prevalence(calibration: Calibration, probs: np.ndarray, prevalence: Map
     old[(old == 0) | (old == 1)] = np.nan  # a prior that was never seen to vary cannot be taken out again
     if calibration.kind == "multilabel":
         new = np.array([prevalence.get(name, o) for name, o in zip(calibration.classes, old, strict=True)])
-        return expit(logit(probs) + logit(new) - logit(old))
+        return scipy.special.expit(scipy.special.logit(probs) + scipy.special.logit(new) - scipy.special.logit(old))
     shares = multiclass_shares(calibration.prevalence, prevalence)
     weighted = probs * np.array([shares[name] for name in calibration.classes]) / old
     return weighted / weighted.sum(axis=1, keepdims=True)
@@ -199,9 +198,9 @@ def _check_curve(method: str, name: str, curve: Mapping[str, Any]) -> None:
 
 def _applied(curve: Mapping[str, Any], log_odds_of_class: np.ndarray) -> np.ndarray:
     if "temperature" in curve:
-        return expit(log_odds_of_class / curve["temperature"])
+        return scipy.special.expit(log_odds_of_class / curve["temperature"])
     if "slope" in curve:
-        return expit(curve["slope"] * log_odds_of_class + curve["offset"])
+        return scipy.special.expit(curve["slope"] * log_odds_of_class + curve["offset"])
     return np.interp(log_odds_of_class, curve["log_odds"], curve["probability"])
 
 
@@ -226,7 +225,9 @@ def _temperature(truth: np.ndarray, logits: np.ndarray, kind: str) -> float:
         def loss(u: float) -> float:
             return float(np.logaddexp(0, against * np.exp(-u)).sum() + u * u / 2)
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-8}).x))
+    return float(
+        np.exp(scipy.optimize.minimize_scalar(loss, bounds=(-4, 4), method="bounded", options={"xatol": 1e-8}).x)
+    )
 
 
 def _platt(truth: np.ndarray, odds: np.ndarray) -> dict[str, float]:
@@ -238,11 +239,13 @@ def _platt(truth: np.ndarray, odds: np.ndarray) -> dict[str, float]:
 
     def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
         q = w[0] * z + w[1]
-        off = expit(q) - target
+        off = scipy.special.expit(q) - target
         return float((np.logaddexp(0, q) - target * q).sum()), np.array([off @ z, off.sum()])
 
-    begin = np.array([1.0, logit(target.mean())])
-    slope, offset = minimize(loss, begin, jac=True, bounds=[(0, None), (None, None)], method="L-BFGS-B").x
+    begin = np.array([1.0, scipy.special.logit(target.mean())])
+    slope, offset = scipy.optimize.minimize(
+        loss, begin, jac=True, bounds=[(0, None), (None, None)], method="L-BFGS-B"
+    ).x
     return {"slope": float(slope / scale), "offset": float(offset - slope * centre / scale)}
 
 
@@ -250,7 +253,7 @@ def _isotonic(truth: np.ndarray, odds: np.ndarray) -> dict[str, list[float]]:
     """The ends of each level piece. Levels of 0 and 1 are smoothed as in Platt's targets: one error at a probability
     of 0 would cost an infinite log loss."""
     values, which, count = np.unique(odds, return_inverse=True, return_counts=True)
-    level = isotonic_regression(np.bincount(which, truth) / count, weights=count).x
+    level = scipy.optimize.isotonic_regression(np.bincount(which, truth) / count, weights=count).x
     level = np.clip(level, 1 / ((truth == 0).sum() + 2), 1 - 1 / ((truth == 1).sum() + 2))
     step = np.diff(level) != 0
     ends = np.r_[True, step] | np.r_[step, True]

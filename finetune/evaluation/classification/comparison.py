@@ -17,7 +17,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, norm, t
+import scipy
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import Candidate
@@ -152,9 +152,9 @@ def paired_delong(a: Placements, b: Placements) -> dict[str, Any]:
     if df < 1 or not error > 0:  # the same order of all pairs, or too few patients
         interval, p = Interval(change.auroc), 1.0 if df >= 1 and change.auroc == 0 else np.nan
     else:
-        reach = float(t.ppf((1 + LEVEL) / 2, df)) * error
+        reach = float(scipy.stats.t.ppf((1 + LEVEL) / 2, df)) * error
         interval = Interval(change.auroc, change.auroc - reach, change.auroc + reach)
-        p = float(2 * t.sf(abs(change.auroc) / error, df))
+        p = float(2 * scipy.stats.t.sf(abs(change.auroc) / error, df))
     return {"a": a.auroc, "b": b.auroc, **interval.as_dict(), "p": p}
 
 
@@ -169,11 +169,11 @@ def mcnemar(a: np.ndarray, b: np.ndarray, patient: np.ndarray) -> dict[str, Any]
     whole = bool(np.isin(change, (-1.0, 0.0, 1.0)).all()) and len(np.unique(patient)) == len(patient)
     if whole:
         n = round(only_a + only_b)
-        p = float(binomtest(round(only_a), n).pvalue) if n else 1.0
+        p = float(scipy.stats.binomtest(round(only_a), n).pvalue) if n else 1.0
         return {"only_a": round(only_a), "only_b": round(only_b), "p": p, "exact": True}
     sums = np.bincount(np.unique(patient, return_inverse=True)[1], change) if len(change) else np.zeros(1)
     squares = float(sums @ sums)
-    p = float(2 * norm.sf(abs(sums.sum()) / np.sqrt(squares))) if squares else 1.0
+    p = float(2 * scipy.stats.norm.sf(abs(sums.sum()) / np.sqrt(squares))) if squares else 1.0
     return {"only_a": only_a, "only_b": only_b, "p": p, "exact": False}
 
 
@@ -189,7 +189,7 @@ def seed_noise(values: list[list[dict[str, float]]]) -> dict[str, dict[str, floa
         squares = sum(float(np.sum((column - column.mean()) ** 2)) for column in columns)
         if np.isnan(squares):
             continue
-        sd, quantile = float(np.sqrt(squares / df)), float(t.ppf((1 + LEVEL) / 2, df))
+        sd, quantile = float(np.sqrt(squares / df)), float(scipy.stats.t.ppf((1 + LEVEL) / 2, df))
         noise[metric] = {"sd": sd, "df": df, "t": quantile, "single": quantile * sd * 2**0.5}
     return noise
 
@@ -256,4 +256,4 @@ def _right(scorer: Scorer) -> np.ndarray:
 
 
 def _p(change: float, error: float) -> float:
-    return float(2 * norm.sf(abs(change) / error)) if error > 0 else 1.0 if change == 0 else np.nan
+    return float(2 * scipy.stats.norm.sf(abs(change) / error)) if error > 0 else 1.0 if change == 0 else np.nan

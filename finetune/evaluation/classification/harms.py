@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from scipy.stats import beta, chi2, norm
+import scipy
 
 from finetune.evaluation import wording
 from finetune.statistics.intervals import LEVEL
@@ -80,7 +80,7 @@ def calibration(scores: Scores) -> Harm | None:
     if "overall" in about and fitted > 1:
         fitted *= len(scores["classes"])
     patients = (about.get("fitted_on") or {}).get("patients") or float("inf")
-    by_fitting = float(chi2.isf(tail(len(every)), fitted)) / (2 * patients)
+    by_fitting = float(scipy.stats.chi2.isf(tail(len(every)), fitted)) / (2 * patients)
 
     def worse(part: Scores) -> bool:
         change, before = part["difference"]["log_loss"], part["before"]["log_loss"]["value"]
@@ -268,7 +268,7 @@ def falls_short(share: Scores, promised: float, looks: int, fitted_on: float) ->
         "inf"
     ):  # the threshold is an order statistic, above which the share of new images is beta distributed
         n = fitted_on + 1
-        by_val = promised - float(beta.ppf(tail(looks), promised * n, (1 - promised) * n))
+        by_val = promised - float(scipy.stats.beta.ppf(tail(looks), promised * n, (1 - promised) * n))
     return bool(promised - share["value"] > ((high - share["value"]) ** 2 + by_val**2) ** 0.5)
 
 
@@ -295,7 +295,7 @@ def stretched(score: Scores, looks: int) -> tuple[float | None, float | None]:
 
 def quantile(looks: int) -> float:
     """Standard errors from a value to its limits, at a level corrected for `looks` comparisons."""
-    return float(-norm.ppf(tail(looks)))
+    return float(-scipy.stats.norm.ppf(tail(looks)))
 
 
 def tail(looks: int) -> float:

@@ -7,21 +7,24 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from scipy.special import expit, softmax
+import scipy
 
 from finetune.errors import FinetuneError, one_of
 from finetune.files import write_text_atomic
+
+if TYPE_CHECKING:  # imported where tables are made, so that loading a model stays fast
+    import pandas as pd
 
 KINDS = ("multilabel", "multiclass")
 PREFIXES = ("target_", "logit_", "prob_")
 # pandas 3.1 reads every float exactly and warns about the option
 EXACT_FLOATS: dict[str, Any] = (
-    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+    {} if tuple(map(int, version("pandas").split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )
 
 _BOXES = "boxes"
@@ -103,6 +106,8 @@ class Predictions:
         Raises:
             FinetuneError: shapes or names do not fit together, a sample is there twice, a logit is not finite.
         """
+        import pandas as pd
+
         classes = [str(name) for name in classes]
         targets, logits = np.asarray(targets, np.float64), np.asarray(logits, np.float64)
         shape = (len(samples), len(classes))
@@ -136,6 +141,8 @@ class Predictions:
         Raises:
             FinetuneError: it is no predictions table, or its probabilities do not follow from its logits.
         """
+        import pandas as pd
+
         path = Path(path)
         try:
             columns = list(pd.read_csv(path, nrows=0, encoding="utf-8-sig").columns)
@@ -195,7 +202,7 @@ class Predictions:
 def probabilities(logits: np.ndarray, kind: str) -> np.ndarray:
     """Logits (N, K) -> probabilities (N, K) in float64, stable for any finite logit."""
     logits = np.asarray(logits, np.float64)
-    return softmax(logits, axis=1) if kind == "multiclass" else expit(logits)
+    return scipy.special.softmax(logits, axis=1) if kind == "multiclass" else scipy.special.expit(logits)
 
 
 def _holds_boxes(column: pd.Series) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from finetune.evaluation.classification.predictions import Predictions
 from finetune.statistics import intervals
@@ -47,12 +47,14 @@ def binned(target: np.ndarray, prob: np.ndarray, bins: int = BINS) -> Bins:
     return Bins(count[filled], mean_confidence, observed_rate)
 
 
-def gaps_per_patient(target: np.ndarray, prob: np.ndarray, patient: np.ndarray, n_patients: int) -> sparse.csr_matrix:
+def gaps_per_patient(
+    target: np.ndarray, prob: np.ndarray, patient: np.ndarray, n_patients: int
+) -> scipy.sparse.csr_matrix:
     """(n,) each -> (BINS, P): per bin and patient the sum of target less probability. Unknown targets are left out."""
     labelled = ~np.isnan(target)
     bin_number = np.minimum((prob[labelled] * BINS).astype(int), BINS - 1)
     gaps = target[labelled] - prob[labelled]
-    return sparse.csr_matrix((gaps, (bin_number, patient[labelled])), shape=(BINS, n_patients))
+    return scipy.sparse.csr_matrix((gaps, (bin_number, patient[labelled])), shape=(BINS, n_patients))
 
 
 def interval(value: float, samples: np.ndarray, chance: float, patients: int) -> Interval:
@@ -70,7 +72,7 @@ def interval(value: float, samples: np.ndarray, chance: float, patients: int) ->
     return intervals.checked(Interval(value, 0.0, mirrored.high))
 
 
-def by_chance(gaps: sparse.csr_matrix, images: np.ndarray, seed: int, draws: int = 200) -> np.ndarray:
+def by_chance(gaps: scipy.sparse.csr_matrix, images: np.ndarray, seed: int, draws: int = 200) -> np.ndarray:
     """Gaps (BINS * M, P) and images (M,) -> the 97.5 % quantile of the calibration error (M,) if every probability were
     correct: the patients' gaps, each with a random sign."""
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], size=(gaps.shape[1], draws))
@@ -148,7 +150,7 @@ class _Losses:
         self.gaps = gaps_per_patient(outcome, confidence, patient, p)
         rows = np.repeat([0, 1, 2], len(confidence))
         values = np.r_[brier, loss, np.ones(len(confidence))]
-        self.sums = sparse.csr_matrix((values, (rows, np.tile(patient, 3))), shape=(3, p))
+        self.sums = scipy.sparse.csr_matrix((values, (rows, np.tile(patient, 3))), shape=(3, p))
         self.patients = len(np.unique(patient))
 
     @classmethod

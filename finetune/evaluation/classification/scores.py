@@ -13,8 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
-from scipy.special import logsumexp
+import scipy
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions, probabilities
@@ -74,7 +73,7 @@ class Scorer:
         probs = predictions.probs
         pairs = zip(self.truth.T, probs.T, strict=True)
         gaps = [gaps_per_patient(truth, prob, self.patient, self.n_patients) for truth, prob in pairs]
-        self.gaps = sparse.vstack(gaps, format="csr")  # (BINS * K, P)
+        self.gaps = scipy.sparse.vstack(gaps, format="csr")  # (BINS * K, P)
         self.overall_sums = self._overall_sums_per_patient() if self.multiclass else None
 
     def __call__(self, weight: np.ndarray) -> Scores:
@@ -125,14 +124,14 @@ class Scorer:
         labelled = ~np.isnan(truth)
         return Ranking(truth[labelled], score[labelled], patient[labelled], self.n_patients)
 
-    def _per_patient(self, values: np.ndarray) -> sparse.csr_matrix:
+    def _per_patient(self, values: np.ndarray) -> scipy.sparse.csr_matrix:
         """(N, M) -> (M, P). Sparse, as thousands of small dense products are slow where BLAS shares the processor."""
         rows = np.arange(len(self.patient))
         shape = (self.n_patients, len(self.patient))
-        sums = sparse.csr_matrix((np.ones(len(rows)), (self.patient, rows)), shape=shape) @ values
-        return sparse.csr_matrix(sums.T)
+        sums = scipy.sparse.csr_matrix((np.ones(len(rows)), (self.patient, rows)), shape=shape) @ values
+        return scipy.sparse.csr_matrix(sums.T)
 
-    def _sums_per_patient(self) -> sparse.csr_matrix:  # (6 * K, P)
+    def _sums_per_patient(self) -> scipy.sparse.csr_matrix:  # (6 * K, P)
         labelled, yes, no = ~np.isnan(self.truth), self.truth == 1, self.truth == 0
         probs = self.predictions.probs
         # log odds, not the probability: its logarithm stays right where the probability rounds to 0 or 1
@@ -148,13 +147,13 @@ class Scorer:
         )
         return self._per_patient(np.hstack(parts).astype(np.float64))
 
-    def _overall_sums_per_patient(self) -> tuple[sparse.csr_matrix, ...]:
+    def _overall_sums_per_patient(self) -> tuple[scipy.sparse.csr_matrix, ...]:
         labelled = ~np.isnan(self.truth).any(axis=1)
         truth = np.where(labelled[:, None], np.nan_to_num(self.truth), 0.0)
         answer = np.where(labelled[:, None], self.decisions, 0.0)
         logits, true = self.predictions.logits, truth.argmax(axis=1)
         if len(logits):
-            loss = logsumexp(logits, axis=1) - np.take_along_axis(logits, true[:, None], 1)[:, 0]
+            loss = scipy.special.logsumexp(logits, axis=1) - np.take_along_axis(logits, true[:, None], 1)[:, 0]
         else:
             loss = np.zeros(0)
         squared = ((self.predictions.probs - truth) ** 2).sum(axis=1)
@@ -251,11 +250,11 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
     """Multiclass logits (N, K) -> log(p / (1 - p)) of each class, right also where p rounds to 0 or 1."""
     if not len(logits):
         return logits
-    total = logsumexp(logits, axis=1, keepdims=True)
+    total = scipy.special.logsumexp(logits, axis=1, keepdims=True)
     top = logits.argmax(axis=1)[:, None]
     others = logits.copy()
     np.put_along_axis(others, top, -np.inf, axis=1)
-    rest = logsumexp(others, axis=1, keepdims=True)  # all but the top class
+    rest = scipy.special.logsumexp(others, axis=1, keepdims=True)  # all but the top class
     odds = logits - total
     with np.errstate(divide="ignore"):  # only for the top class, replaced below
         odds = odds - np.log1p(-np.exp(np.minimum(odds, 0.0)))

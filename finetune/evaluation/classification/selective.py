@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
+import scipy
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
@@ -78,7 +78,7 @@ def confidence_and_errors(
         return probs.max(axis=1), 1 - right
     assert threshold is not None
     k = predictions.classes.index(name)
-    edge = logit(np.clip(threshold, 1e-12, 1 - 1e-12))
+    edge = scipy.special.logit(np.clip(threshold, 1e-12, 1 - 1e-12))
     wrong = np.where(np.isnan(truth[:, k]), np.nan, (probs[:, k] >= threshold) != (truth[:, k] == 1))
     return np.abs(predictions.logits[:, k] - edge), wrong
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
@@ -23,6 +22,9 @@ from finetune.evaluation.classification.summary import described, joined, macro_
 from finetune.evaluation.metrics import LOWER_IS_BETTER
 from finetune.statistics import intervals
 from finetune.statistics.intervals import MIN_PATIENTS, Interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_GROUPS = 12
 MAX_RESAMPLES = 400  # of each column; the resampling of all groups costs as much as that of the whole table
@@ -62,6 +64,8 @@ def wanted_columns(metadata: list[str], columns: list[str] | str | None) -> list
 
 def grouped(values: pd.Series, patients: np.ndarray, column: str = "") -> tuple[np.ndarray, str]:
     """The group of each sample; or the reason why the column gives no groups."""
+    import pandas as pd
+
     missing = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy()
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
     if not missing.all() and not np.isnan(numbers[~missing]).any() and len(np.unique(numbers[~missing])) > 6:

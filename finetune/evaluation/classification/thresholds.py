@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.classification.predictions import Predictions
@@ -191,8 +191,8 @@ def evaluate_operating_points(
     yes = probs[:, [k for _, _, k, _ in columns]] >= np.array([threshold for *_, threshold in columns])
     outcomes = ((target == 1) & yes, (target == 0) & yes, (target == 1) & ~yes, (target == 0) & ~yes)
     rows, n = np.arange(len(patient)), len(names)
-    by_patient = sparse.csr_matrix((np.ones(len(rows)), (patient, rows)), shape=(n, len(rows)))
-    sums = sparse.csr_matrix((by_patient @ np.hstack(outcomes).astype(np.float64)).T)  # (4 * M, P)
+    by_patient = scipy.sparse.csr_matrix((np.ones(len(rows)), (patient, rows)), shape=(n, len(rows)))
+    sums = scipy.sparse.csr_matrix((by_patient @ np.hstack(outcomes).astype(np.float64)).T)  # (4 * M, P)
     prevalences = np.array([(prevalence or {}).get(name, np.nan) for _, name, _, _ in columns])[:, None]
 
     def scores_under(weight: np.ndarray) -> dict[str, np.ndarray]:  # (P, B) -> (M, B) each

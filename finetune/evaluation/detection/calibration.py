@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.special import logit
+import scipy
 
 from finetune.evaluation.classification import calibration, reliability
 from finetune.evaluation.classification.calibration import Calibration
@@ -28,7 +28,7 @@ EDGE = 1e-9
 
 def box_log_odds(score: np.ndarray) -> np.ndarray:
     """(n,) scores -> (n,) finite log odds."""
-    return np.asarray(logit(np.clip(score, EDGE, 1 - EDGE)))
+    return np.asarray(scipy.special.logit(np.clip(score, EDGE, 1 - EDGE)))
 
 
 def box_predictions(detections: Detections, matching: Matching | None = None) -> Predictions:

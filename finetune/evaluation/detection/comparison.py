@@ -12,7 +12,7 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
+import scipy
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import Candidate
@@ -160,7 +160,7 @@ def _change(
     error = intervals.spread(samples)
     p = np.nan
     if not np.isnan(score.low):
-        p = float(2 * norm.sf(abs(change) / error))
+        p = float(2 * scipy.stats.norm.sf(abs(change) / error))
     elif change == 0 and error <= intervals.SAME:
         p = 1.0
     result = {**score.as_dict(), "p": p}

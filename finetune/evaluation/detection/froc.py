@@ -8,7 +8,7 @@ programs interpolate between thresholds; here a sensitivity is one that a thresh
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from finetune.evaluation.detection.matching import IGNORED, RIGHT
 
@@ -42,9 +42,9 @@ class Froc:
         steps = int(is_step.sum())
         self.truths, self.images = truths.astype(np.float64), images.astype(np.float64)
 
-        def count(rows: np.ndarray) -> sparse.csr_matrix:
+        def count(rows: np.ndarray) -> scipy.sparse.csr_matrix:
             shape = (steps + 1, len(truths))
-            return sparse.csr_matrix((np.ones(rows.sum()), (step[rows], patient[rows])), shape=shape)[:steps]
+            return scipy.sparse.csr_matrix((np.ones(rows.sum()), (step[rows], patient[rows])), shape=shape)[:steps]
 
         self.right, self.wrong = count(right), count(~right)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from finetune.evaluation.detection.matching import RIGHT, WRONG
 
@@ -32,7 +32,7 @@ class AveragePrecision:
         steps, self.truths = int(step.sum()), truths.astype(np.float64)
         below = (np.cumsum(step) - step)[~step]  # the next step
         shape = (steps + 1, len(truths))
-        self.between = sparse.csr_matrix((np.ones(len(below)), (below, patient[~step])), shape=shape)[:steps]
+        self.between = scipy.sparse.csr_matrix((np.ones(len(below)), (below, patient[~step])), shape=shape)[:steps]
         self.patient = patient[step]
         self.right = (status[step] == RIGHT).T.astype(np.float64)  # (T, steps)
         self.wrong = (status[step] == WRONG).T.astype(np.float64)

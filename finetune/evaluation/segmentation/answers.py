@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+import scipy
 from PIL import Image
-from scipy.special import expit, softmax
 
 from finetune.errors import FinetuneError
 from finetune.evaluation.answers import Candidate
@@ -93,7 +93,7 @@ class SegmentAnswers:
     def probabilities(self, logits: np.ndarray) -> np.ndarray:  # (K, S, S) -> (K, S, S) float32
         """Softmax over the regions, or the sigmoid of each."""
         logits = np.asarray(logits, np.float32)
-        return expit(logits) if self.overlapping else softmax(logits, axis=0)
+        return scipy.special.expit(logits) if self.overlapping else scipy.special.softmax(logits, axis=0)
 
     def stored_probabilities(self, logits: np.ndarray, placement: Placement) -> np.ndarray:
         """Logits (K, S, S) -> probabilities (K, H, W) on the pixels of the image as stored; where the network did not

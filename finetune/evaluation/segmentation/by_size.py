@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from finetune.evaluation.segmentation.table import CaseTable
 from finetune.statistics import means
@@ -61,4 +61,4 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's, NaN where either has a single value."""
     if len(np.unique(a)) < 2 or len(np.unique(b)) < 2:
         return np.nan
-    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
+    return float(np.corrcoef(scipy.stats.rankdata(a), scipy.stats.rankdata(b))[0, 1])

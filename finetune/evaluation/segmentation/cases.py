@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
+import scipy
 
 from finetune.errors import FinetuneError
 
@@ -139,11 +139,12 @@ def surface_distances(
         prediction, truth: bool (H, W).
         spacing: millimetres between rows and between columns; without it distances are in pixels.
     """
-    box = find_objects((prediction | truth).astype(np.uint8))
+    box = scipy.ndimage.find_objects((prediction | truth).astype(np.uint8))
     if not box or not prediction.any() or not truth.any():
         return np.nan, np.nan
-    surfaces = [mask & ~binary_erosion(mask) for mask in (prediction[box[0]], truth[box[0]])]
+    surfaces = [mask & ~scipy.ndimage.binary_erosion(mask) for mask in (prediction[box[0]], truth[box[0]])]
     between = [
-        distance_transform_edt(~surfaces[other], sampling=spacing)[surfaces[this]] for this, other in ((0, 1), (1, 0))
+        scipy.ndimage.distance_transform_edt(~surfaces[other], sampling=spacing)[surfaces[this]]
+        for this, other in ((0, 1), (1, 0))
     ]
     return float(np.concatenate(between).mean()), float(max(np.percentile(part, PERCENTILE) for part in between))
