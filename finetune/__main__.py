@@ -25,7 +25,7 @@ Groups, chosen as group=choice; each choice is a file conf/<group>/<choice>.yaml
 
 Keys, set as key=value (all of them: python -m finetune --cfg job):
   data.root=DIR  data.image_size=224  data.batch_size=32 (over all devices)  data.seed=0 (splits only)
-  backbone.weights=default|none|TAG|PATH  backbone.in_channels=1|3
+  backbone.weights=default|none|TAG|hf-hub:ORG/NAME|PATH (a file or a run)  backbone.in_channels=1|3
   trainer.max_epochs=N  trainer.devices=N  trainer.accelerator=cpu|gpu  optimizer.lr=X  seed=0
   hydra.run.dir=DIR  the run folder; by default outputs/<data>-<backbone>/<stamp>
 
