@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import FinetuneError
+from finetune.files import MODEL
 from finetune.preprocessing import Preprocessing
 from finetune.strict_json import read
 from finetune.weights import own_file
 from finetune.weights.files import WeightsFile, opened
-from finetune.weights.hub import HUB_FILE, MissingFile, cached, from_hub
 
 PREFIX, TIMM = "hf-hub:", "timm/"
 NAME = re.compile(r"(?:hf-hub:)?([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 """timm's own way to write it: hf-hub:ORG/NAME, and @REVISION (a branch, a tag or a commit) where it is not main."""
 CONFIG = "config.json"
-TENSORS = (HUB_FILE, "pytorch_model.bin")
+TENSORS = (MODEL, "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,33 @@ def find(weights: str) -> WeightsFile:
             f"weights={weights} names no repository: write hf-hub:ORG/NAME, or hf-hub:ORG/NAME@REVISION."
         )
     repo, revision = match.groups()
+    from finetune.weights.hub import MissingFile, from_hub  # the hub's client takes time to import
+
     try:
         try:
             path = from_hub(repo, CONFIG, revision)
         except FinetuneError as error:  # a model pushed by this project may have no config.json: its header has it all
-            return _own_model(weights, repo, revision, error)
+            return WeightsFile(_own_model(repo, revision, error, is_missing=isinstance(error, MissingFile)), weights)
         cfg = _read_config(path)
-        return WeightsFile(_tensors(repo, revision), weights, cfg.preprocessing(), cfg.license)
+        tensors = _tensors(repo, revision)
+        # the header of a model of this project is the more exact: config.json has no word for some preprocessing
+        return WeightsFile(tensors, weights, None if _is_own(tensors) else cfg.preprocessing(), cfg.license)
     except FinetuneError as error:
         raise FinetuneError(f"weights={weights}: {error}{_hint(repo)}") from None
 
 
+def _is_own(path: Path) -> bool:
+    """Whether it is a model file of this project."""
+    if path.suffix != ".safetensors":
+        return False
+    with opened(path, "weights") as file:
+        return own_file.TEXT in (file.metadata() or {})
+
+
 def _tensors(repo: str, revision: str | None) -> Path:
     """The file of tensors, the safetensors first."""
+    from finetune.weights.hub import MissingFile, cached, from_hub
+
     for name in TENSORS:
         if path := cached(repo, name, revision):
             return path
@@ -110,20 +124,24 @@ def _tensors(repo: str, revision: str | None) -> Path:
     raise FinetuneError(f"{repo} has no weights in timm's form: neither {' nor '.join(TENSORS)}.")
 
 
-def _own_model(weights: str, repo: str, revision: str | None, why: FinetuneError) -> WeightsFile:
-    """The model.safetensors of a run that was pushed without a config.json."""
-    path = cached(repo, HUB_FILE, revision)
-    if path is None and not isinstance(why, MissingFile):
+def _own_model(repo: str, revision: str | None, why: FinetuneError, *, is_missing: bool) -> Path:
+    """The model.safetensors of a run that was pushed without a config.json; `why` there is none, if only in the cache.
+
+    Raises:
+        FinetuneError: another program's file, or none.
+    """
+    from finetune.weights.hub import MissingFile, cached, from_hub
+
+    path = cached(repo, MODEL, revision)
+    if path is None and not is_missing:
         raise why
     try:
-        path = path or from_hub(repo, HUB_FILE, revision)
-        with opened(path, "weights") as file:
-            is_own = own_file.TEXT in (file.metadata() or {})
+        path = path or from_hub(repo, MODEL, revision)
     except MissingFile:
-        is_own = False
-    if path is None or not is_own:
-        raise FinetuneError(f"{repo} has no {CONFIG} in timm's form, and no {HUB_FILE} of this project.")
-    return WeightsFile(path, weights)
+        path = None
+    if path is None or not _is_own(path):
+        raise FinetuneError(f"{repo} has no {CONFIG} in timm's form, and no {MODEL} of this project.")
+    return path
 
 
 def _read_config(path: Path) -> PretrainedCfg:

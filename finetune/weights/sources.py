@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError, one_of
+from finetune.files import MODEL
 from finetune.preprocessing import Preprocessing
 from finetune.weights import own_file, repositories
 from finetune.weights.files import SUFFIXES, WeightsFile, check_file
-from finetune.weights.hub import HUB_FILE, from_hub, from_url
 
 Source = str | os.PathLike[str] | None
 
@@ -37,6 +37,8 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
         return None
     if not isinstance(weights, str | os.PathLike):
         raise FinetuneError(f"weights={weights!r} is neither default, a tag, a repository, a run, a file nor none.")
+    from finetune.weights.hub import HUB_FILE, from_hub, from_url  # the hub's client takes time to import
+
     if isinstance(weights, str) and weights.startswith(TORCHVISION) and not Path(weights).exists():
         return WeightsFile(from_url(torchvision_url(weights.removeprefix(TORCHVISION))), weights)
     if repositories.is_repository(weights):
@@ -83,7 +85,7 @@ def is_path(weights: str | os.PathLike[str]) -> bool:
     """Whether it is a path: tags have neither separators nor a weight file's suffix."""
     if not isinstance(weights, str):
         return True
-    is_here = Path(weights).is_file() or (Path(weights) / HUB_FILE).is_file()  # a run folder holds a file of that name
+    is_here = Path(weights).is_file() or (Path(weights) / MODEL).is_file()  # a run folder holds a file of that name
     return "/" in weights or os.sep in weights or weights.endswith(SUFFIXES) or is_here
 
 

@@ -126,7 +126,8 @@ def test_a_model_of_this_project_needs_no_config(cache, no_network, monkeypatch,
               metadata={"finetune": header})  # fmt: skip
     put(cache / "hub", REPO, cache / "model.safetensors")
     assert loaded(f"hf-hub:{REPO}")[1].preprocessing == Preprocessing(48, fit="pad")
-    (cache / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": CFG}))
+    cfg = {**CFG, "crop_mode": "border"}  # timm's nearest word
+    (cache / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": cfg}))
     put(cache / "hub", REPO, cache / "config.json")
     report = loaded(f"hf-hub:{REPO}")[1]
     assert (report.preprocessing.fit, report.licence) == ("pad", "cc-by-4.0")  # the header is the more exact
