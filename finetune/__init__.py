@@ -15,6 +15,7 @@ __all__ = [
     "fold_batch_norm",
     "list_models",
     "load",
+    "push",
     "read_run",
     "register_backbone",
     "register_head",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from finetune.network import create_model
     from finetune.runs.read import read_run
     from finetune.steps.compare import compare
+    from finetune.steps.push import push
 
 _HOME = {
     "FinetuneError": "finetune.errors",
@@ -45,6 +47,7 @@ _HOME = {
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
     "load": "finetune.model_file",
+    "push": "finetune.steps.push",
     "read_run": "finetune.runs.read",
     "register_backbone": "finetune.extend",
     "register_head": "finetune.extend",

@@ -18,6 +18,7 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune job=soup runs=outputs/multirun/STAMP            the mean of the weights of several fits
   python -m finetune job=tune data=folder data.root=photos trials=50   hyperparameter search on val
   python -m finetune job=predict model=outputs/latest input=photos output=preds.csv
+  python -m finetune job=push model=outputs/latest to=ORG/NAME        onto the Hugging Face hub, with a model card
   python -m finetune job=preview data=folder data.root=photos        look before training: audit, batch, time, memory
 
 Groups, chosen as group=choice; each choice is a file conf/<group>/<choice>.yaml that explains its keys:
@@ -25,7 +26,7 @@ Groups, chosen as group=choice; each choice is a file conf/<group>/<choice>.yaml
 
 Keys, set as key=value (all of them: python -m finetune --cfg job):
   data.root=DIR  data.image_size=224  data.batch_size=32 (over all devices)  data.seed=0 (splits only)
-  backbone.weights=default|none|TAG|PATH  backbone.in_channels=1|3
+  backbone.weights=default|none|TAG|hf-hub:ORG/NAME|PATH (a file or a run)  backbone.in_channels=1|3
   trainer.max_epochs=N  trainer.devices=N  trainer.accelerator=cpu|gpu  optimizer.lr=X  seed=0
   hydra.run.dir=DIR  the run folder; by default outputs/<data>-<backbone>/<stamp>
 

@@ -39,8 +39,9 @@ def create_model(
         name: one of `list_models()`; the state dict has timm's keys and shapes for that name.
         num_classes: size of the classifier; 0 leaves it out and the network returns pooled features (N, num_features).
             By default 1000, and 10 for the CIFAR forms.
-        weights: None (random), "default" (timm's default tag), a timm tag such as "a1_in1k", or a file
-            (.safetensors, .pth, .th), of which every tensor is used, named as dropped, or an error.
+        weights: None (random), "default" (timm's default tag), a timm tag such as "a1_in1k",
+            "hf-hub:ORG/NAME", a run folder, or a file (.safetensors, .pth, .th), of which every tensor is used,
+            named as dropped, or an error.
         neck: None, or the name of a neck such as "pyramid", which starts from random weights.
         neck_options: options of the neck, for the pyramid `channels`, `extra`, `finest`.
         options: `output_stride`, `drop_path`, `zero_init_last`, `memory`: see the backbone's configuration. Other

@@ -22,6 +22,7 @@ EXTRA = {
     "job=predict": ["input=x"],
     "job=compare": ["runs=[a,b]"],
     "job=soup": ["runs=[a,b]"],
+    "job=push": ["to=a/b"],
     "search=default": ["job=tune"],
     "search=wide": ["job=tune"],
     "head=faster_rcnn": ["task=detect"],

@@ -285,6 +285,17 @@ class SoupSettings(Settings):
     method: Literal["greedy", "uniform"]
 
 
+class PushSettings(Settings):
+    """job=push"""
+
+    model: PathText
+    to: str
+    private: bool
+    licence: str | None
+    dataset: str | None
+    dry_run: bool
+
+
 class TuneSettings(Settings):
     """job=tune"""
 
@@ -326,6 +337,7 @@ JOBS: dict[str, type[Settings]] = {
     "preview": PreviewSettings,
     "compare": CompareSettings,
     "soup": SoupSettings,
+    "push": PushSettings,
     "tune": TuneSettings,
 }
 """Job -> its settings."""

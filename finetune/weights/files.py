@@ -6,6 +6,7 @@ import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from finetune.errors import FinetuneError
+from finetune.preprocessing import Preprocessing
 from finetune.strict_json import one_line
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".ckpt", ".bin")
@@ -23,6 +25,17 @@ WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "mo
 
 MAX_HEADER = 32 * 2**20
 """Bytes; the header of a safetensors file takes about 100 per tensor, plus metadata."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A weight file on disk, with its tag, licence and preprocessing, if known."""
+
+    path: Path
+    tag: str | None = None
+    """timm's name of the recipe, such as a1_in1k, or the name of a repository; None for a file given by its path."""
+    preprocessing: Preprocessing | None = None
+    licence: str | None = None
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -137,7 +137,7 @@ def fold_channels(weight: Tensor, channels: int) -> Tensor:
 
 
 STAGE_AND_BLOCK = re.compile(
-    r"(?:layer|stages\.|denseblock|block|backbone\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\."
+    r"(?:layer|stages\.|denseblock|block|backbone\.|_features\.)(\d+)\.(?:blocks\.|denselayer|layer\.)?(\d+)\."
 )
 """Stage and block in a tensor's name, in all layouts."""
 

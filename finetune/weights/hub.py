@@ -9,11 +9,14 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import build_hf_headers
 
 from finetune.errors import FinetuneError
 from finetune.weights.files import sha256
@@ -27,23 +30,53 @@ CLIENT_ERRORS: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
 """OSError, and the error of the HTTP library beneath the hub's client, which has changed over its versions."""
 
 
-def from_hub(repo: str, filename: str = HUB_FILE) -> Path:
-    """A file of a Hugging Face repository, cached or downloaded.
+class MissingFile(FinetuneError):
+    """The repository is there, and has no such file."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a file cannot be downloaded."""
+
+    text: str
+    status: int = 0
+    """Of HTTP; 0 where there was no answer."""
+    code: str = ""
+    """Hugging Face's name of the problem, such as RepoNotFound; empty from other servers."""
+
+
+def cached(repo: str, filename: str, revision: str | None = None) -> Path | None:
+    """A file of a Hugging Face repository in the cache, or None."""
+    path = try_to_load_from_cache(repo, filename, cache_dir=hub_cache(), revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def hub_endpoint() -> str:
+    """The address of the hub by the current environment."""
+    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+
+
+def from_hub(repo: str, filename: str = HUB_FILE, revision: str | None = None) -> Path:
+    """A file of a Hugging Face repository, cached or downloaded; a private one with the user's own login.
 
     Raises:
-        FinetuneError: not cached, and the hub is offline, out of reach or has no such file.
+        MissingFile: the repository has no such file.
+        FinetuneError: not cached, and the hub is offline or out of reach, or the repository is unknown or closed.
     """
-    cached = try_to_load_from_cache(repo, filename, cache_dir=hub_cache())
-    if isinstance(cached, str):
-        return Path(cached)
-    endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
-    url = f"{endpoint}/{repo}/resolve/main/{filename}"
+    if path := cached(repo, filename, revision):
+        return path
+    endpoint = hub_endpoint()
+    url = f"{endpoint}/{repo}/resolve/{revision or 'main'}/{filename}"
     if is_offline():
         raise FinetuneError(f"{repo} is not in the cache {hub_cache()}, and HF_HUB_OFFLINE is set. {WAYS_OUT}")
-    if problem := unreachable(url):
-        raise FinetuneError(f"{repo} is not in the cache {hub_cache()}, and {url} {problem}. {WAYS_OUT}")
+    if problem := find_problem(url, with_login=True):
+        message = f"{repo} is not in the cache {hub_cache()}, and {url} {problem.text}. "
+        if problem.status in (401, 403) or problem.code in ("RepoNotFound", "GatedRepo"):
+            raise FinetuneError(f"{message}{UNKNOWN_OR_CLOSED} {WAYS_OUT}")
+        is_missing = problem.status == 404 and problem.code in ("", "EntryNotFound")
+        raise (MissingFile if is_missing else FinetuneError)(f"{message}{WAYS_OUT}")
     try:
-        return Path(hf_hub_download(repo, filename, cache_dir=hub_cache(), endpoint=endpoint))
+        return Path(hf_hub_download(repo, filename, cache_dir=hub_cache(), endpoint=endpoint, revision=revision))
     except CLIENT_ERRORS as error:
         reason = str(error).strip().split("\n")[0]
         raise FinetuneError(f"{url} could not be downloaded: {reason} {WAYS_OUT}") from error
@@ -64,8 +97,8 @@ def from_url(url: str) -> Path:
         return path
     if is_offline():
         raise FinetuneError(f"{name} is not in the cache {path.parent}, and HF_HUB_OFFLINE is set. {WAYS_OUT}")
-    if problem := unreachable(url):
-        raise FinetuneError(f"{name} is not in the cache {path.parent}, and {url} {problem}. {WAYS_OUT}")
+    if problem := find_problem(url):
+        raise FinetuneError(f"{name} is not in the cache {path.parent}, and {url} {problem.text}. {WAYS_OUT}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digits or None, progress=False)
@@ -77,6 +110,12 @@ def from_url(url: str) -> Path:
 WAYS_OUT = (
     "Give a file (backbone.weights=PATH), run where the hub can be reached and take its cache along "
     "(HF_HOME, HF_HUB_OFFLINE=1), or start from random weights (backbone.weights=none)."
+)
+
+
+UNKNOWN_OR_CLOSED = (
+    "There is no such repository, or it is private: check its name, or log in with an account that may read it "
+    "(`hf auth login`, or HF_TOKEN)."
 )
 
 
@@ -98,22 +137,32 @@ def is_offline() -> bool:
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
-def unreachable(url: str) -> str | None:
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirection is an answer: nothing, and no login, is sent to another place."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def find_problem(url: str, *, with_login: bool = False) -> Problem | None:
     """Why the file cannot be downloaded, or None. One request, in a thread: a DNS lookup has no time limit."""
-    answer: list[str | None] = []
+    answer: list[Problem | None] = []
 
     def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "finetune"})
+        headers = build_hf_headers(library_name="finetune") if with_login else {"user-agent": "finetune"}
+        request = urllib.request.Request(url, method="HEAD", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE):
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=PATIENCE):
                 answer.append(None)
         except urllib.error.HTTPError as error:
             error.close()
-            answer.append(f"answers {error.code} {error.reason}")
+            text = f"answers {error.code} {error.reason}"
+            is_there = 300 <= error.code < 400
+            answer.append(None if is_there else Problem(text, error.code, error.headers.get("X-Error-Code") or ""))
         except (OSError, ValueError) as error:
-            answer.append(f"is out of reach ({getattr(error, 'reason', error)})")
+            answer.append(Problem(f"is out of reach ({getattr(error, 'reason', error)})"))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PATIENCE)
-    return answer[0] if answer else f"has not answered in {PATIENCE:g} seconds"
+    return answer[0] if answer else Problem(f"has not answered in {PATIENCE:g} seconds")

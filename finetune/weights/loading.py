@@ -70,7 +70,7 @@ class LoadReport:
 
 
 def load_into(net: Backbone, name: str, weights: sources.Source, **known: Any) -> LoadReport:
-    """Loads `weights` (None or none, default, a tag, a file) into `net`, a backbone of that name.
+    """Loads `weights` (None or none, default, a tag, a repository, a run, a file) into `net`, a backbone of that name.
 
     known: fields of the weights' Preprocessing to override, such as mean and std.
 
@@ -100,7 +100,7 @@ def load_backbone(
     preprocessing = None
     if net.in_channels in (1, 3):
         stated = own.preprocessing if own else None
-        preprocessing = file.preprocessing or stated or default_preprocessing(name, tensors, fit_report)
+        preprocessing = stated or file.preprocessing or default_preprocessing(name, tensors, fit_report)
         preprocessing = replace(preprocessing.with_channels(net.in_channels), **known)
     return LoadReport(
         source=str(file.path),

@@ -8,6 +8,7 @@ of the data and test vectors. `finetune.model_header` reads the whole text, this
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from finetune import strict_json
 from finetune.errors import FinetuneError
+from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.preprocessing import Preprocessing
 from finetune.weights import stored_names
 from finetune.weights.stored_names import Keys
@@ -72,6 +74,28 @@ class WeightsHeader:
             return []  # a backbone never takes head.*
         renamed = stored_names.to_network(tensors, self.record.keys, self.network.backbone)
         return [name for name, other in zip(tensors, renamed, strict=True) if other.startswith(stored_names.CLASSIFIER)]
+
+
+def file_of_run(folder: Path) -> Path:
+    """The model file of a finished run, at the place where `folder` points now: outputs/latest moves on.
+
+    Raises:
+        FinetuneError: no run folder, a run without a model, or an unfinished run.
+    """
+    path = folder.resolve() / MODEL
+    if is_finished(folder):
+        if path.is_file():
+            return path
+        raise FinetuneError(f"weights={folder} is a run without {MODEL}. Name the folder of a fit or soup, or a file.")
+    if not any((folder / name).exists() for name in ("config.yaml", "checkpoints")):
+        files = f"Name the file: {folder / MODEL}." if path.is_file() else "Name a run folder, or a file of weights."
+        raise FinetuneError(f"weights={folder} is a folder, and no run: it has no {SCORES}. {files}")
+    best = folder / "checkpoints" / "best.ckpt"
+    also = f"take its best epoch so far ({best}), " if best.is_file() else ""
+    raise FinetuneError(
+        f"weights={folder} is not a finished run. Go on with it by `python -m finetune {resume_word(folder)}`, "
+        f"{also}or name another run."
+    )
 
 
 def metadata(text: str) -> dict[str, str]:

@@ -1,17 +1,17 @@
-"""The values of `weights`: none, timm's default, a timm tag, a network of torchvision's, or a file; timm's recipe of a
-tag."""
+"""The values of `weights`: none, timm's default, a timm tag, a network of torchvision's, a repository of Hugging Face,
+a run of this project, or a file; timm's recipe of a tag."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError, one_of
+from finetune.files import MODEL
 from finetune.preprocessing import Preprocessing
-from finetune.weights.files import SUFFIXES, check_file
+from finetune.weights import own_file, repositories
+from finetune.weights.files import SUFFIXES, WeightsFile, check_file
 
 Source = str | os.PathLike[str] | None
-
 
 TORCHVISION = "torchvision/"
 """Begins the name of a network of torchvision's with its published weights: torchvision/fasterrcnn_resnet50_fpn."""
@@ -27,17 +27,6 @@ WITH_HEAD = (
 """Networks of torchvision's whose head is known here (weights/whole.py)."""
 
 
-@dataclass(frozen=True)
-class WeightsFile:
-    """A weight file on disk, with its tag, licence and preprocessing, if known."""
-
-    path: Path
-    tag: str | None = None
-    """timm's name of the recipe, such as a1_in1k; None for a file given by its path."""
-    preprocessing: Preprocessing | None = None
-    licence: str | None = None
-
-
 def resolve(name: str, weights: Source) -> WeightsFile | None:
     """The file behind `weights` for the named model, downloaded if needed; None for random weights.
 
@@ -47,13 +36,16 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
     if weights is None or weights == "none":
         return None
     if not isinstance(weights, str | os.PathLike):
-        raise FinetuneError(f"weights={weights!r} is neither default, a tag, a file nor none.")
+        raise FinetuneError(f"weights={weights!r} is neither default, a tag, a repository, a run, a file nor none.")
     from finetune.weights.hub import HUB_FILE, from_hub, from_url  # the hub's client takes time to import
 
     if isinstance(weights, str) and weights.startswith(TORCHVISION) and not Path(weights).exists():
         return WeightsFile(from_url(torchvision_url(weights.removeprefix(TORCHVISION))), weights)
+    if repositories.is_repository(weights):
+        return repositories.find(str(weights))
     if is_path(weights):
-        return WeightsFile(check_file(weights))
+        path = Path(weights).expanduser()
+        return WeightsFile(own_file.file_of_run(path) if path.is_dir() else check_file(path))
     tags = published(name)
     if not tags:
         raise FinetuneError(
@@ -65,7 +57,7 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
     if tag not in tags:
         raise FinetuneError(
             f"backbone.weights={weights} is neither a file nor a tag of {name}. Choose default ({default}), "
-            f"one of {', '.join(sorted(tags))}, none (random weights) or PATH (a file)."
+            f"one of {', '.join(sorted(tags))}, none (random weights), PATH (a file or a run) or hf-hub:ORG/NAME."
         )
     recipe = tags[tag]
     path = from_hub(recipe.hf_hub_id, recipe.hf_hub_filename or HUB_FILE) if recipe.hf_hub_id else from_url(recipe.url)
@@ -73,8 +65,11 @@ def resolve(name: str, weights: Source) -> WeightsFile | None:
 
 
 def may_fill_parts(weights: Source) -> bool:
-    """Whether `weights` name a file, which may hold a neck and a head too; timm's weights are of a backbone alone."""
-    return weights is not None and is_path(weights)  # as torchvision/NAME is
+    """Whether `weights` name a file, which may hold a neck and a head too: torchvision's. Of timm's weights, of a
+    repository and of a run the backbone alone is used."""
+    if weights is None or repositories.is_repository(weights):
+        return False
+    return is_path(weights) and not Path(weights).expanduser().is_dir()  # as torchvision/NAME is
 
 
 def torchvision_url(name: str) -> str:
@@ -90,7 +85,8 @@ def is_path(weights: str | os.PathLike[str]) -> bool:
     """Whether it is a path: tags have neither separators nor a weight file's suffix."""
     if not isinstance(weights, str):
         return True
-    return "/" in weights or os.sep in weights or weights.endswith(SUFFIXES) or Path(weights).is_file()
+    is_here = Path(weights).is_file() or (Path(weights) / MODEL).is_file()  # a run folder holds a file of that name
+    return "/" in weights or os.sep in weights or weights.endswith(SUFFIXES) or is_here
 
 
 def published(name: str) -> dict[str, Any]:

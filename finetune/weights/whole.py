@@ -176,7 +176,7 @@ def _parts(tensors: dict[str, Tensor], ours: dict[str, str], own: dict[str, Tens
 
 
 def load_network(network: nn.Module, name: str, weights: sources.Source) -> LoadReport:
-    """Loads `weights` (None or none, default, a tag, a file) into a network with a backbone of that name.
+    """Loads `weights` into a network with a backbone of that name.
 
     A file of torchvision's Faster R-CNN (or Mask R-CNN), RetinaNet, DeepLabV3 or FCN fills the neck and the head too,
     where the network has them; every other file is that of a backbone, as are FCOS and the second versions (`_v2`) of
@@ -185,6 +185,7 @@ def load_network(network: nn.Module, name: str, weights: sources.Source) -> Load
 
     Args:
         network: with parts `backbone`, `neck` and `head`, as `finetune.network.Network`.
+        weights: None or none, default, a tag, a repository, a run, a file.
 
     Raises:
         FinetuneError: the weights are unavailable, unreadable, or do not fit.

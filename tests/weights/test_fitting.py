@@ -202,6 +202,35 @@ def test_numbered_children_of_torchvisions_networks_give_their_answers(theirs, n
         assert torch.equal(ours.forward_features(images), expected)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "children"),
+    [
+        ("", False),  # part=model, what exported_models/exported_last.pt holds
+        ("_model.", False),  # part=wrapped_model of timm
+        ("_features.", False),  # the same of torchvision
+        ("model_wrapper._model.", False),  # part=embedding_model
+        ("model_wrapper._features.", False),
+        ("model_wrapper._features.", True),  # children of a Sequential
+    ],
+)
+def test_exports_of_lightlytrain_give_their_backbone(prefix, children):
+    with uninitialised():
+        whole = torchvision.models.resnet18()
+    randomise(whole)
+    body = torch.nn.Sequential(*list(whole.children())[:-2]) if children else whole
+    tensors = {
+        prefix + key: value for key, value in body.state_dict().items() if "features" not in prefix or key[:3] != "fc."
+    }
+    classifier = [key for key in tensors if key.startswith(f"{prefix}fc.")]
+    if prefix.startswith("model_wrapper."):
+        tensors |= {"embed_head.weight": torch.zeros(8, 512, 1, 1), "embed_head.bias": torch.zeros(8)}
+    state, report = fit(tensors, fresh_backbone("resnet18"))
+    assert (report.prefix, report.random_init) == (prefix, [])
+    assert report.dropped == [*classifier, *(key for key in tensors if key.startswith("embed_head."))]
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in state.items())
+    assert looks_like(tensors) == "resnet18"
+
+
 def test_numbered_children_are_recognised_in_an_error():
     with torch.device("meta"):
         state = build("resnet34", num_classes=0).state_dict()

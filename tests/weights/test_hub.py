@@ -1,11 +1,8 @@
 """Published weights: from a cache that the test fills, from a hub that it runs, and from one that is out of reach."""
 
 import hashlib
-import http.server
 import socket
-import threading
 import time
-from typing import ClassVar
 
 import pytest
 import timm
@@ -16,40 +13,7 @@ from benchmarks.parity import uninitialised
 from finetune.backbones import build, list_models
 from finetune.errors import FinetuneError
 from finetune.weights import hub, load_into, resolve, sources
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache for both hubs, and a network that must not be asked."""
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HOME", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    return tmp_path
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-def put(folder, repo, file):
-    """A file in huggingface_hub's own layout: blobs, snapshots, refs."""
-    root = folder / f"models--{repo.replace('/', '--')}"
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    for place in ("blobs", f"snapshots/{COMMIT}", "refs"):
-        (root / place).mkdir(parents=True)
-    file.rename(root / "blobs" / digest)
-    (root / "snapshots" / COMMIT / file.name).symlink_to(root / "blobs" / digest)
-    (root / "refs" / "main").write_text(COMMIT)
-    return digest
+from tests.weights.hubs import Hub, put
 
 
 def published_resnet18(folder, in_chans=3):
@@ -141,45 +105,6 @@ def test_a_refused_connection_is_out_of_reach_at_once(cache, monkeypatch):
         resolve("resnet18", "a1_in1k")
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
-    """The two answers of a hub that the client needs."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-
-    def do_HEAD(self):
-        body = self.files.get(self.path)
-        if body is None:
-            self.send_error(404)
-            return None
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-        self.send_header("X-Repo-Commit", COMMIT)
-        self.end_headers()
-        return body
-
-    def do_GET(self):
-        if body := self.do_HEAD():
-            self.wfile.write(body)
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def running_hub(cache, monkeypatch):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("HF_ENDPOINT", address)
-    monkeypatch.setattr(Hub, "files", {})
-    yield address
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 def test_a_reachable_hub_is_downloaded_from_once(cache, running_hub, monkeypatch):
     _, file = published_resnet18(cache)
     Hub.files["/timm/resnet18.a1_in1k/resolve/main/model.safetensors"] = file.read_bytes()
@@ -250,7 +175,7 @@ def test_an_unknown_tag_lists_the_known_ones(no_network):
 
 
 def test_what_is_no_name_at_all_is_refused():
-    with pytest.raises(FinetuneError, match="weights=True is neither default, a tag, a file nor none"):
+    with pytest.raises(FinetuneError, match="weights=True is neither default, a tag, a repository, "):
         resolve("resnet18", True)
 
 
