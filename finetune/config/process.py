@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
 from hydra.core.utils import JobRuntime
 from hydra.version import VersionBase
 
@@ -141,5 +142,6 @@ def _hydra() -> list[tuple[Any, dict[str, Any]]]:
 
 def _restore_hydra(state: list[tuple[Any, dict[str, Any]]]) -> None:
     for singleton, values in state:
+        Singleton._instances[type(singleton)] = singleton  # initialize(...) puts a copy in its place
         vars(singleton).clear()
         vars(singleton).update(values)

@@ -1,8 +1,8 @@
 """config=FILE: the config.yaml of a run, or a part of one, in place of the defaults; typed words take precedence.
 
-The file becomes a folder of choices, as --config-dir names one: each of its groups is a choice of that group, so a typed
-`optimizer=sgd` replaces the whole group, `optimizer.lr=1e-3` a key, and all checks of typed words apply. What it may
-build is on the list of `allowed`; code of the user's is trusted where it is typed, never because a file says so.
+The file becomes a folder of choices, as --config-dir names one: each of its groups is a choice of that group. So
+`optimizer=sgd` replaces the group, `optimizer.lr=1e-3` a key, and all checks of typed words apply. What it may build is
+on the list of `allowed`; code of the user's is trusted where it is typed, never because a file says so.
 """
 
 import os
@@ -64,8 +64,8 @@ def as_choices(words: list[str], *, sweep: bool = False) -> Iterator[list[str]]:
         raise FinetuneError(f"config={value} and {typed['experiment'].input_line!r} both set the whole. Choose one.")
     if sweep and GROUP in typed and typed[GROUP].value() != BASIC:
         raise FinetuneError(
-            f"config={value} with {typed[GROUP].input_line!r}: other processes may not see the file. Leave the launcher "
-            "out, or make it an experiment in a folder of yours (--config-dir)."
+            f"config={value} with {typed[GROUP].input_line!r}: other processes may not see the file. Leave the "
+            "launcher out, or make it an experiment in a folder of yours (--config-dir)."
         )
     trust = typed["trust"].value() if "trust" in typed else []
     config = read_config_file(file)

@@ -1,4 +1,4 @@
-"""config=FILE: what a file holds is composed again unchanged, typed words win, and code is trusted where it is typed."""
+"""config=FILE: what a file holds is composed again unchanged, typed words win, and code is trusted where typed."""
 
 import os
 from pathlib import Path
