@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from finetune.config.board import Outcome
 from finetune.config.overrides import parse
 from finetune.errors import FinetuneError, Terminated
-from finetune.files import resume_word
+from finetune.files import relative_to_cwd, resume_word
 from finetune.runs.brief import brief_scores
 from finetune.runs.folder import RunFolder
 
@@ -142,9 +142,3 @@ def headline(folder: Path) -> dict[str, str]:
         return {}
     scores = json.loads(path.read_text(encoding="utf-8"))
     return {f"{split} {name}": text for split, texts in brief_scores(scores).items() for name, text in texts.items()}
-
-
-def relative_to_cwd(folder: Path) -> Path:
-    """A folder as a command would name it: from the working directory where it lies below."""
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder

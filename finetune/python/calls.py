@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from finetune.config import build, compose, process, running, saved
-from finetune.config.overrides import CONFIG_DIRS
+from finetune.config import build, compose, saved
 from finetune.config.settings import JOBS
-from finetune.errors import FinetuneError, Terminated, one_of
+from finetune.errors import FinetuneError, one_of
 from finetune.jobs import resume as resuming
-from finetune.jobs import run_job as do_job
 from finetune.model_file import Model
-from finetune.python.frames import TABLE, Data, data_of
 from finetune.python.preview import Preview
-from finetune.python.words import UNSET, word, words_of
-from finetune.runs.folder import RunFolder
+from finetune.python.start import job_process, listed, path_of, start, stopped_by_hand, words_and_table, written
+from finetune.python.words import UNSET, words_of
 from finetune.runs.read import Run, read_run
 from finetune.steps import prepare, training
-from finetune.training.launch import ranks
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from finetune.data.loading.module import ImageData
-
-TABLE_WORD = word("data.table", TABLE, {})
-"""The word of a DataFrame, until the run folder is known."""
 
 
 def fit(
@@ -103,7 +92,7 @@ def fit(
         "task": task, "image_size": image_size, "batch_size": batch_size, "epochs": epochs, "lr": lr,
         "devices": devices, "seed": seed, "folder": folder, "config": config, "trust": trust,
     }  # fmt: skip
-    return read_run(_start("fit", data, {**named, **more}, config_dir).folder)
+    return read_run(start("fit", data, {**named, **more}, config_dir).folder)
 
 
 def resume(run: str | Path | Run, *, config_dir: str | Path | Sequence[str | Path] | None = None, **words: Any) -> Run:
@@ -123,12 +112,12 @@ def resume(run: str | Path | Run, *, config_dir: str | Path | Sequence[str | Pat
     if "data" in words:
         raise FinetuneError("data cannot be set in a resume: the run has its own.")
     arguments = dict(words)
-    with _process(config_dir):
-        typed = words_of("fit", _listed(arguments))
-        folder = resuming.run_to_resume(_path_of(run))
-        with _stopped_by_hand(folder.path):
+    with job_process(config_dir):
+        typed = words_of("fit", listed(arguments))
+        folder = resuming.run_to_resume(path_of(run))
+        with stopped_by_hand(folder.path):
             resuming.go_on(folder, typed)
-    return read_run(folder.path)
+    return read_run(folder.path.absolute())
 
 
 def preview(data: str | Path | pd.DataFrame = UNSET, **words: Any) -> Preview:
@@ -141,7 +130,7 @@ def preview(data: str | Path | pd.DataFrame = UNSET, **words: Any) -> Preview:
     Example:
         >>> finetune.preview("images.csv", label="diagnosis", patient="patient_id")
     """
-    return Preview.read(_start("preview", data, words).folder)
+    return Preview.read(start("preview", data, words).folder)
 
 
 def evaluate(
@@ -161,7 +150,7 @@ def evaluate(
     Example:
         >>> finetune.evaluate(run, "other_hospital.csv", label=["Pneumonia"], patient="id").scores["all"]
     """
-    return read_run(_start("evaluate", data, {"model": _path_of(model), **words}).folder)
+    return read_run(start("evaluate", data, {"model": path_of(model), **words}).folder)
 
 
 def predict(
@@ -189,12 +178,12 @@ def predict(
             f"images holds a {type(wrong[0]).__qualname__}; it takes paths. finetune.load(MODEL).predict takes arrays."
         )
     arguments = {
-        "model": _path_of(model),
+        "model": path_of(model),
         "input": str(images) if isinstance(images, str | Path) else sources,
         "output": output,
         **words,
     }
-    return _start("predict", UNSET, arguments).result
+    return start("predict", UNSET, arguments).result
 
 
 def run_job(job: str, data: str | Path | pd.DataFrame = UNSET, **words: Any) -> Path:
@@ -213,8 +202,8 @@ def run_job(job: str, data: str | Path | pd.DataFrame = UNSET, **words: Any) -> 
     for name in ("model", "runs"):
         if name in words:
             value = words[name]
-            words[name] = list(map(_path_of, value)) if isinstance(value, list | tuple) else _path_of(value)
-    return _start(job, data, words).folder
+            words[name] = list(map(path_of, value)) if isinstance(value, list | tuple) else path_of(value)
+    return start(job, data, words).folder
 
 
 def data_module(data: str | Path | pd.DataFrame = UNSET, **words: Any) -> ImageData:
@@ -232,11 +221,10 @@ def data_module(data: str | Path | pd.DataFrame = UNSET, **words: Any) -> ImageD
         >>> for batch in data.train_dataloader(): ...
     """
     config_dir = words.pop("config_dir", None)
-    with _process(config_dir), TemporaryDirectory(prefix="finetune-table-") as folder:
-        typed, table_of = _words("fit", data, words)
+    with job_process(config_dir), TemporaryDirectory(prefix="finetune-table-") as folder:
+        typed, table_of = words_and_table("fit", data, words)
         if table_of.frame is not None:
-            file = table_of.write(Path(folder))
-            typed = [word("data.table", str(file), {}) if x == TABLE_WORD else x for x in typed]
+            typed = written(typed, table_of.write(Path(folder)))
         with saved.as_choices(typed) as chosen:
             settings = build.check(compose.plain(compose.compose(compose.expand(chosen))))
         say = prepare.make_printer(True)
@@ -250,114 +238,3 @@ def data_module(data: str | Path | pd.DataFrame = UNSET, **words: Any) -> ImageD
         table, images, _ = prepare.decode_and_audit(settings.data, table, preprocessing, say, None)
         augment, mixing = build.augment(settings), build.mixing(settings)
         return prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, augment, mixing)
-
-
-# -- one way for all --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Done:
-    """What a job left: its folder and its result."""
-
-    folder: Path = field(default_factory=Path)
-    result: Any = None
-
-
-def _start(job: str, data: Any, arguments: Mapping[str, Any], config_dir: Any = None) -> _Done:
-    """Run a job as the command line does, from its words on."""
-    arguments = dict(arguments)
-    config_dir = arguments.pop("config_dir", config_dir)
-    done = _Done()
-    with _process(config_dir):
-        words, table = _words(job, data, arguments)
-
-        def run_here(config: dict[str, Any], folder: Path, typed: list[str]) -> None:
-            done.folder = folder
-            if table.frame is not None:
-                typed = _write_table(table, config, folder, typed)
-            try:
-                done.result = do_job(config, folder, typed)
-            except FinetuneError:
-                if not RunFolder(folder).config.exists():  # the job ended before it took the folder
-                    (folder / TABLE).unlink(missing_ok=True)
-                raise
-
-        with saved.as_choices(words) as chosen, _stopped_by_hand(done):
-            expanded = compose.expand(chosen)
-            # Hydra leaves the loggers of the process alone
-            running.run([*expanded, "hydra/job_logging=none", "hydra/hydra_logging=none"], words, run_here)
-    return done
-
-
-def _write_table(table: Data, config: dict[str, Any], folder: Path, typed: list[str]) -> list[str]:
-    """Write a DataFrame into the run folder and name it in the configuration; returns the words that name it."""
-    RunFolder(folder).check_free()
-    file = str(table.write(folder))
-    config["data"]["table"] = config["data"]["source"]["file"] = file
-    return [word("data.table", file, {}) if x == TABLE_WORD else x for x in typed]
-
-
-def _words(job: str, data: Any, arguments: Mapping[str, Any]) -> tuple[list[str], Data]:
-    """The words of a job, and its table if that is not a file yet."""
-    given = _listed(dict(arguments))
-    given = {name: value for name, value in given.items() if value is not UNSET}
-    table = Data({}) if data is UNSET else data_of(data, given)
-    return words_of(job, {**table.arguments, **given}), table
-
-
-def _listed(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Arguments that may be given in a shorter form."""
-    if isinstance(trust := arguments.get("trust"), str):
-        arguments["trust"] = [trust]
-    for name in ("config", "teacher"):
-        if name in arguments and arguments[name] is not UNSET and arguments[name] is not None:
-            arguments[name] = _path_of(arguments[name])
-    return arguments
-
-
-def _path_of(value: Any) -> str:
-    """The path of a run, a model or a file.
-
-    Raises:
-        FinetuneError: it was never written to a file.
-    """
-    path = value.folder if isinstance(value, Run) else value.path if isinstance(value, Model) else value
-    if not isinstance(path, str | Path) or not str(path):
-        raise FinetuneError(
-            f"{value!r} has no file. Give a run folder, a model.safetensors, or what was read from one."
-        )
-    return str(path)
-
-
-@contextmanager
-def _process(config_dir: Any) -> Iterator[None]:
-    """The process for a job, and as it was before afterwards.
-
-    Raises:
-        FinetuneError: a launcher started several processes of this script, or another job runs here.
-    """
-    place = ranks.launched_place()
-    if place is not None and place.size > 1:
-        raise FinetuneError(
-            f"A launcher started {place.size} processes of this program ({place.launcher}={place.size}). From Python "
-            "start it once and give devices=N; under torchrun or srun use the command: torchrun ... -m finetune WORDS."
-        )
-    with process.restored():
-        # the processes of devices=N and of loaders import the same modules as this one
-        os.environ["PYTHONPATH"] = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-        if config_dir:
-            folders = [config_dir] if isinstance(config_dir, str | Path) else config_dir
-            os.environ[CONFIG_DIRS] = os.pathsep.join(os.path.abspath(Path(name).expanduser()) for name in folders)
-        yield
-
-
-@contextmanager
-def _stopped_by_hand(done: _Done | Path) -> Iterator[None]:
-    """Inside, a training that Ctrl-C stopped raises KeyboardInterrupt, with how to go on."""
-    try:
-        yield
-    except SystemExit as stop:
-        if isinstance(stop, Terminated) or stop.code != 130:
-            raise
-        folder = done if isinstance(done, Path) else done.folder
-        raise KeyboardInterrupt(f"The training was stopped. Go on: finetune.resume({str(folder)!r})") from None

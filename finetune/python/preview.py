@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from finetune.files import relative_to_cwd
 from finetune.runs.folder import RunFolder
 
 
@@ -38,7 +39,7 @@ class Preview:
         return [*phases, *(f"audit: {warning}" for warning in self.audit.get("warnings", []))]
 
     def __repr__(self) -> str:
-        return "\n  ".join([f"Preview: {self.folder}", *self._lines()])
+        return "\n  ".join([f"Preview: {relative_to_cwd(self.folder)}", *self._lines()])
 
     def _repr_html_(self) -> str:
         import base64

@@ -13,6 +13,7 @@ import pandas as pd
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.answers import PredictionsTable, answers_named, task_name
+from finetune.files import relative_to_cwd
 from finetune.runs import brief
 from finetune.runs.folder import RunFolder, runs_in
 from finetune.runs.older_keys import current_errors, current_scores
@@ -80,9 +81,10 @@ class Run:
         of_model = names[:1] if self.config.get("job") != "evaluate" else []
         what = " on ".join(str(name) for name in [*of_model, names[1]] if name) or "a run"
         notes = [f"Before use: {harm['short']}." for harm in self.scores.get("test", {}).get("harms", [])]
-        if self.folder is None or not RunFolder(self.folder).is_finished():
-            return f"{what}: {self.folder}", self.scores, [*notes, *self.problems[:5]]
-        return f"{what}: {self.folder}", self.scores, [*notes, f"Report: {self.report}"]
+        place = None if self.folder is None else relative_to_cwd(self.folder)
+        if place is None or not RunFolder(place).is_finished():
+            return f"{what}: {place}", self.scores, [*notes, *self.problems[:5]]
+        return f"{what}: {place}", self.scores, [*notes, f"Report: {RunFolder(place).report}"]
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
