@@ -77,5 +77,5 @@ def test_a_parquet_file_starts_from_its_folder(place):
     assert data.arguments["data.root"] == "tables"
     pd.testing.assert_frame_equal(pd.read_csv(data.write(place)), frame())
     (place / "broken.parquet").write_text("no parquet")
-    with pytest.raises(FinetuneError, match="broken.parquet cannot be read as parquet"):
+    with pytest.raises(FinetuneError, match=r"broken\.parquet cannot be read as parquet"):
         data_of("broken.parquet", {})
