@@ -73,7 +73,13 @@ def go_on(run: RunFolder, words: list[str]) -> None:
         old_settings = parse(config)
     except FinetuneError as error:
         raise FinetuneError(f"{run.config} is not what a fit writes: {error}") from None
+    recorded, config["trust"] = config.get("trust") or [], []  # code is trusted where it is typed, not by a folder
     apply_overrides(config, words)
+    if missing := [str(module) for module in recorded if module not in config["trust"]]:
+        raise FinetuneError(
+            f"resume={run}: this fit used code of {', '.join(missing)}, which runs only where it is typed: add "
+            f"trust=[{','.join(map(str, recorded))}]."
+        )
     new_settings = build.check(config)
     is_longer = trains_longer(old_settings.trainer, new_settings.trainer)
     max_epochs, num_done = new_settings.trainer.max_epochs, trained_epochs(run)
