@@ -11,16 +11,23 @@ __all__ = [
     "Predictions",
     "compare",
     "create_model",
+    "data_module",
+    "evaluate",
     "explain",
+    "fit",
     "fold_batch_norm",
     "list_models",
     "load",
+    "predict",
+    "preview",
     "push",
     "read_run",
     "register_backbone",
     "register_head",
     "register_neck",
     "register_task",
+    "resume",
+    "run_job",
     "summarise",
 ]
 
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from finetune.extend import register_backbone, register_head, register_neck, register_task
     from finetune.model_file import load
     from finetune.network import create_model
+    from finetune.python.calls import data_module, evaluate, fit, predict, preview, resume, run_job
     from finetune.runs.read import read_run
     from finetune.steps.compare import compare
     from finetune.steps.push import push
@@ -43,16 +51,23 @@ _HOME = {
     "Predictions": "finetune.evaluation.classification.predictions",
     "compare": "finetune.steps.compare",
     "create_model": "finetune.network",
+    "data_module": "finetune.python.calls",
+    "evaluate": "finetune.python.calls",
     "explain": "finetune.explanations",
+    "fit": "finetune.python.calls",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
     "load": "finetune.model_file",
+    "predict": "finetune.python.calls",
+    "preview": "finetune.python.calls",
     "push": "finetune.steps.push",
     "read_run": "finetune.runs.read",
     "register_backbone": "finetune.extend",
     "register_head": "finetune.extend",
     "register_neck": "finetune.extend",
     "register_task": "finetune.extend",
+    "resume": "finetune.python.calls",
+    "run_job": "finetune.python.calls",
     "summarise": "finetune.evaluation.classification.summary",
 }
 

@@ -12,6 +12,7 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune data=csv data.table=images.csv data.label=diagnosis data.patient=patient_id
   python -m finetune -m backbone=resnet18,densenet121 seed=0,1       one run after the other
   python -m finetune resume=outputs/chestxray-resnet50/RUN           resume a stopped run
+  python -m finetune config=outputs/RUN/config.yaml seed=1           a new run; what you type wins over the file
   python -m finetune job=evaluate model=outputs/latest split=test
   python -m finetune job=explain model=outputs/latest               heat maps, their tests, and the worst errors
   python -m finetune job=compare runs=[outputs/RUN,outputs/OTHER]   or runs=outputs/multirun/STAMP
@@ -121,7 +122,7 @@ def compose_and_run(argv: list[str]) -> None:
     """Check the whole configuration, then let Hydra make the run folder (or several) and start the job."""
     import argparse
 
-    from finetune.config import compose, running
+    from finetune.config import compose, running, saved
     from finetune.config.overrides import CONFIG_DIRS
 
     parser = argparse.ArgumentParser(prog="python -m finetune", add_help=False, allow_abbrev=False)
@@ -135,18 +136,19 @@ def compose_and_run(argv: list[str]) -> None:
         )
     if options.config_dir:
         os.environ[CONFIG_DIRS] = os.pathsep.join(os.path.abspath(folder) for folder in options.config_dir)
-    expanded = compose.expand(words, sweep=options.multirun)
-    if options.cfg:
-        print(compose.as_yaml(compose.compose(expanded, sweep=options.multirun)))
-        return
-    from finetune.jobs import follow, run_job
+    with saved.as_choices(words, sweep=options.multirun) as chosen:
+        expanded = compose.expand(chosen, sweep=options.multirun)
+        if options.cfg:
+            print(compose.as_yaml(compose.compose(expanded, sweep=options.multirun)))
+            return
+        from finetune.jobs import follow, run_job
 
-    audit_context = None
-    if options.multirun:
-        from finetune.steps.prepare import auditing_once
+        audit_context = None
+        if options.multirun:
+            from finetune.steps.prepare import auditing_once
 
-        audit_context = auditing_once()
-    running.run(expanded, words, run_job, multirun=options.multirun, context=audit_context, follow=follow)
+            audit_context = auditing_once()
+        running.run(expanded, words, run_job, multirun=options.multirun, context=audit_context, follow=follow)
 
 
 if __name__ == "__main__":

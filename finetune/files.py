@@ -25,6 +25,12 @@ def is_finished(run: Path) -> bool:
     return (run / SCORES).is_file() and not (mark.is_file() and mark.read_text(encoding="utf-8") == "results")
 
 
+def relative_to_cwd(path: Path) -> Path:
+    """A path as a command would name it: from the working directory where it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def resume_word(run: Path) -> str:
     """resume=RUN as it is typed in a shell."""
     return shlex.quote(f"resume={run}")

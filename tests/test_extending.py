@@ -90,6 +90,28 @@ def test_the_loop_without_the_command_line_runs(place, monkeypatch):
     exec(compile(Path("plain.py").read_text(), "plain.py", "exec"), {"__name__": "plain"})
 
 
+def test_the_call_of_the_page_has_the_configuration_of_its_command(place, monkeypatch):
+    from finetune.python import calls, start
+
+    configs: list[dict] = []
+    monkeypatch.setattr(start, "do_job", lambda config, folder, words: configs.append(config))
+    monkeypatch.setattr(calls, "read_run", lambda folder: folder)
+    exec(compile(Path("from_python.py").read_text(), "from_python.py", "exec"), {})
+    monkeypatch.setenv(CONFIG_DIRS, "my_conf")
+    words = [word for word in shlex.split(COMMAND)[3:] if word not in ("--config-dir", "my_conf")]
+    assert configs == [compose.plain(compose.compose(words))]
+
+
+def test_classes_of_a_notebook_are_allowed_by_the_name_of_its_module(place, monkeypatch):
+    import my_parts
+
+    monkeypatch.setattr(sys.modules["__main__"], "Mine", my_parts.SquaredError, raising=False)
+    words = ["data=folder", "data.root=photos", "loss._target_=__main__.Mine"]
+    with pytest.raises(FinetuneError, match=r"trust=\[__main__\] to allow it"):
+        build.check(compose.plain(compose.compose(words)))
+    build.check(compose.plain(compose.compose([*words, "trust=[__main__]"])))
+
+
 def test_the_error_names_what_a_backbone_lacks(place):
     class Whole(Backbone):
         def __init__(self, *, in_channels=3, num_classes=10):

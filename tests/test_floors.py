@@ -35,6 +35,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"steps"},
     {"tasks"},
     {"jobs"},
+    {"python"},
     {"__main__"},
 )
 

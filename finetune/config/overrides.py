@@ -16,6 +16,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from finetune.config.grammar import ENCODED, decode_key, decode_keys, grammar
 from finetune.errors import FinetuneError, one_of
 
 POLICIES = ("data.uncertain", "data.missing")
@@ -36,9 +37,6 @@ FREE_KEYS = (
 
 CONFIG_DIRS = "FINETUNE_CONFIG_DIR"
 """Environment variable with further configuration folders, set by --config-dir; the processes of other ranks get it."""
-
-ENCODED = "__utf8_"
-"""Prefix of encoded keys that Hydra's grammar cannot express, such as a class name with a space."""
 
 
 def fast_precision() -> str:
@@ -146,35 +144,15 @@ def _encoded(word: str) -> str:
         return f"{key}{separator}{grammar(mapping)}" if isinstance(mapping, dict) else word
 
 
-def grammar(value: Any) -> str:
-    """Plain values as Hydra's grammar writes them, the keys of mappings encoded."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{ENCODED}{str(k).encode().hex()}:{grammar(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(grammar, value)) + "]"
-    if isinstance(value, str):
-        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-    return "null" if value is None else str(value).lower()
-
-
 def decoded(config: DictConfig) -> DictConfig:
     """The configuration with the free keys decoded."""
     for name in FREE_KEYS:
         node = OmegaConf.select(config, name)
-        if isinstance(node, DictConfig) and any(str(key).startswith(ENCODED) for key in node):
+        if isinstance(node, DictConfig):
             encoded = OmegaConf.to_container(node, resolve=False)
-            OmegaConf.update(config, name, decode_keys(encoded), merge=False)
+            if (mapping := decode_keys(encoded)) != encoded:
+                OmegaConf.update(config, name, mapping, merge=False)
     return config
-
-
-def decode_keys(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {_decode_key(str(key)): decode_keys(inner) for key, inner in value.items()}
-
-
-def _decode_key(key: str) -> str:
-    return bytes.fromhex(key.removeprefix(ENCODED)).decode() if key.startswith(ENCODED) else key
 
 
 def compose(overrides: list[str], *, sweep: bool = False) -> DictConfig:
@@ -265,7 +243,7 @@ def _having(key: str) -> str:
 
 
 def _typed(override: Override) -> str:
-    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: _decode_key(key[0]), str(override.input_line).lstrip("+"))
+    return re.sub(f"{ENCODED}[0-9a-f]+", lambda key: decode_key(key[0]), str(override.input_line).lstrip("+"))
 
 
 def _explain(error: Exception, words: list[str]) -> FinetuneError:

@@ -14,7 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from finetune.config import build, launchers
+from finetune.config import build, launchers, saved
 from finetune.config.board import Board
 from finetune.config.compose import CHECKED, JOBS_REUSING_DATA, inherit_data, plain
 from finetune.config.overrides import CONFIG_DIRS, add_force_prefix, conf_dir, parse, search_path
@@ -48,7 +48,10 @@ class Job:
     def run(self, config: DictConfig, folder: Path) -> None:
         """Resolve the configuration that Hydra composed, check it, and run its job; an empty folder does not stay."""
         # of a=1,2 the value of this run
-        run_words = list(HydraConfig.get().overrides.task) if self.is_sweep else self.typed
+        run_words = self.typed
+        if self.is_sweep:
+            of_run = [word for word in HydraConfig.get().overrides.task if word != saved.WORD]
+            run_words = [*(word for word in self.typed if saved.is_config_word(word)), *of_run]
         try:
             if config.job in JOBS_REUSING_DATA:
                 # In a sweep Hydra has prefixed the words already, and they have the group that `expand` added.

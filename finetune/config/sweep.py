@@ -9,15 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 
 from finetune.config.board import Outcome
 from finetune.config.overrides import parse
 from finetune.errors import FinetuneError, Terminated
-from finetune.evaluation import metrics
-from finetune.files import resume_word
+from finetune.files import relative_to_cwd, resume_word
+from finetune.runs.brief import brief_scores
 from finetune.runs.folder import RunFolder
 
 MAX_NAME_LENGTH = 80  # characters of a folder's name after its number
@@ -141,17 +140,5 @@ def headline(folder: Path) -> dict[str, str]:
     path = RunFolder(folder).scores
     if not path.is_file():
         return {}
-    texts = {}
-    for split, scores in json.loads(path.read_text(encoding="utf-8")).items():
-        for group, name in metrics.BRIEF:
-            score: dict[str, Any] | None = (scores.get(group) or {}).get(name)
-            if score and score["value"] is not None:
-                interval = "" if score["low"] is None else f" [{score['low']:.3f}, {score['high']:.3f}]"
-                texts[f"{split} {metrics.metric(name).in_group(group)}"] = f"{score['value']:.3f}{interval}"
-    return texts
-
-
-def relative_to_cwd(folder: Path) -> Path:
-    """A folder as a command would name it: from the working directory where it lies below."""
-    here = Path.cwd()
-    return folder.relative_to(here) if folder.is_relative_to(here) else folder
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    return {f"{split} {name}": text for split, texts in brief_scores(scores).items() for name, text in texts.items()}

@@ -10,7 +10,8 @@ import yaml
 
 from finetune.config import build
 from finetune.config.compose import compose, expand, plain
-from finetune.config.overrides import choices, decode_keys, grammar, parse
+from finetune.config.grammar import decode_keys, grammar
+from finetune.config.overrides import choices, parse
 from finetune.config.settings import Settings
 from finetune.errors import FinetuneError, one_of
 from finetune.files import write_text_atomic

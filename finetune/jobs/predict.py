@@ -20,8 +20,10 @@ MAX_LISTED = 20  # unreadable images named on the screen; the table has all
 MAX_UNUSUAL_SHARE = 0.05  # share of unusual images above which a warning is printed; 0.01 is expected by chance
 
 
-def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None:
+def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> pd.DataFrame:
     """Read the model, predict every image, write the table: an unreadable image has a row with the reason.
+
+    Returns the table.
 
     Raises:
         FinetuneError: no image can be read; the table with the reasons is still written.
@@ -80,6 +82,7 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> None
     if gaussian is not None:
         say(describe_unusual(table, len(gaussian.val_distances)))
     say(f"{format_count(len(table) - len(bad), 'image')} predicted, {len(bad):,} unreadable -> {output}")
+    return table
 
 
 @contextmanager

@@ -42,26 +42,44 @@ def newest_unfinished(outputs: Path = Path("outputs")) -> RunFolder:
 
 
 def resume(argv: list[str]) -> None:
-    """Resume the run in the folder of `resume=`. Nothing in it changes before everything has been checked.
+    """Resume the run in the folder of `resume=` with the other words.
 
     Raises:
-        FinetuneError: no such run, a finished run (unless it is to train longer), a key that would change the past, or
-            data that differ from those of the run.
+        FinetuneError: as `go_on` does.
     """
     values = [word.partition("=")[2] for word in argv if word.startswith("resume=")]
     if len(values) != 1 or not values[0]:
         raise FinetuneError("resume= must be given once: a run folder, or auto for the newest unfinished fit.")
     name = re.sub(r"""^(['"])(.*)\1$""", r"\2", values[0])  # may be quoted, as the values of other keys
-    run = newest_unfinished() if name == "auto" else RunFolder(Path(name))
+    go_on(run_to_resume(name), [word for word in argv if not word.startswith("resume=")])
+
+
+def run_to_resume(name: str) -> RunFolder:
+    """The run of a name: its folder, or auto for the newest unfinished fit."""
+    return newest_unfinished() if name == "auto" else RunFolder(Path(name))
+
+
+def go_on(run: RunFolder, words: list[str]) -> None:
+    """Resume a run. Nothing in it changes before everything has been checked.
+
+    Raises:
+        FinetuneError: no such run, a finished run (unless it is to train longer), a key that would change the past, or
+            data that differ from those of the run.
+    """
     config = run.read_config()
     if config.get("job") != "fit":
         raise FinetuneError(f"resume={run}: only a fit can be resumed, this was job={config.get('job')}.")
-    words = [word for word in argv if not word.startswith("resume=")]
     try:
         old_settings = parse(config)
     except FinetuneError as error:
         raise FinetuneError(f"{run.config} is not what a fit writes: {error}") from None
+    recorded, config["trust"] = config.get("trust") or [], []  # code is trusted where it is typed, not by a folder
     apply_overrides(config, words)
+    if missing := [str(module) for module in recorded if module not in config["trust"]]:
+        raise FinetuneError(
+            f"resume={run}: this fit used code of {', '.join(missing)}, which runs only where it is typed: add "
+            f"trust=[{','.join(map(str, recorded))}]."
+        )
     new_settings = build.check(config)
     is_longer = trains_longer(old_settings.trainer, new_settings.trainer)
     max_epochs, num_done = new_settings.trainer.max_epochs, trained_epochs(run)

@@ -209,18 +209,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise FinetuneError(f"{self} is not a run folder: it has no {CONFIG}.")
-        try:
-            text = self.config.read_text(encoding="utf-8")
-            config = yaml.safe_load(text)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise FinetuneError(f"{self.config} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
-        if not isinstance(config, dict):
-            raise FinetuneError(f"{self.config} is empty or not a configuration.")
-        if "${" in text:
-            raise FinetuneError(
-                f"{self.config} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
-            )
-        return {str(key): value for key, value in renamed(config).items()}
+        return read_config_file(self.config)
 
     def read_environment(self) -> dict[str, Any]:
         """environment.json; empty where there is none.
@@ -346,3 +335,25 @@ class RunFolder:
 def runs_in(folder: Path, *, at_any_depth: bool = False) -> list[RunFolder]:
     """The run folders one level below `folder`, or at any depth."""
     return [RunFolder(path.parent) for path in folder.glob(f"{'**' if at_any_depth else '*'}/{CONFIG}")]
+
+
+def read_config_file(file: Path) -> dict[str, Any]:
+    """A resolved configuration, as plain values, with current names.
+
+    Raises:
+        FinetuneError: no such file, one that is damaged, or one that holds interpolations.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
+    except OSError as error:
+        raise FinetuneError(f"{file} cannot be read: {error.strerror}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FinetuneError(f"{file} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(config, dict):
+        raise FinetuneError(f"{file} is empty or not a configuration.")
+    if "${" in text:
+        raise FinetuneError(
+            f"{file} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
+        )
+    return {str(key): value for key, value in renamed(config).items()}

@@ -6,20 +6,28 @@ import base64
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from finetune.errors import FinetuneError
 from finetune.evaluation import wording
 from finetune.evaluation.answers import PredictionsTable, answers_named, task_name
+from finetune.files import relative_to_cwd
+from finetune.runs import brief
 from finetune.runs.folder import RunFolder, runs_in
 from finetune.runs.older_keys import current_errors, current_scores
 
+if TYPE_CHECKING:
+    from finetune.model_file import Model
 
-@dataclass
+
+@dataclass(repr=False)
 class Run:
-    """The content of a run folder; empty values for missing or unreadable files."""
+    """The content of a run folder; empty values for missing or unreadable files.
+
+    Printed, and as the value of a cell of a notebook, it is the run's first scores with their intervals.
+    """
 
     config: dict[str, Any]
     environment: dict[str, Any]
@@ -36,6 +44,47 @@ class Run:
     """A PNG in base64: pairs of images that the audit found to be near copies."""
     errors: list[dict[str, Any]] = field(default_factory=list)
     """The most confident errors, with small images."""
+    folder: Path | None = None
+    """The run folder."""
+
+    @property
+    def model(self) -> Model:
+        """The trained model, as `finetune.load` reads it.
+
+        Raises:
+            FinetuneError: the run is not finished.
+        """
+        from finetune.model_file import load
+
+        return load(self._path)
+
+    @property
+    def report(self) -> Path:
+        """The page with all results."""
+        return RunFolder(self._path).report
+
+    @property
+    def _path(self) -> Path:
+        if self.folder is None:
+            raise FinetuneError("This run was not read from a folder: finetune.read_run(FOLDER) reads one.")
+        return self.folder
+
+    def __repr__(self) -> str:
+        return brief.as_text(*self._shown())
+
+    def _repr_html_(self) -> str:
+        return brief.as_html(*self._shown())
+
+    def _shown(self) -> tuple[str, dict[str, Any], list[str]]:
+        """Title, scores and notes."""
+        names = [(self.config.get(group) or {}).get("name") for group in ("backbone", "data")]
+        of_model = names[:1] if self.config.get("job") != "evaluate" else []
+        what = " on ".join(str(name) for name in [*of_model, names[1]] if name) or "a run"
+        notes = [f"Before use: {harm['short']}." for harm in self.scores.get("test", {}).get("harms", [])]
+        place = None if self.folder is None else relative_to_cwd(self.folder)
+        if place is None or not RunFolder(place).is_finished():
+            return f"{what}: {place}", self.scores, [*notes, *self.problems[:5]]
+        return f"{what}: {place}", self.scores, [*notes, f"Report: {RunFolder(place).report}"]
 
     @classmethod
     def read(cls, folder: Path, scores: dict[str, Any] | None = None) -> Run:
@@ -96,7 +145,9 @@ class Run:
         errors = []
         if run.worst_errors.exists():
             errors = load(run.worst_errors, lambda path: current_errors(parse_json(path)), [])
-        return cls(config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors)
+        return cls(
+            config, environment, audit, metrics, scores, predictions, problems, openings, near_copies, errors, folder
+        )
 
 
 def read_run(folder: str | Path) -> Run:

@@ -12,6 +12,7 @@ from finetune.evaluation.answers import comparable
 from finetune.pages import comparison as comparison_report
 from finetune.runs import group
 from finetune.runs.group import Folds
+from finetune.runs.read import Run
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,13 +29,13 @@ class Compared:
 
 
 def compare(
-    runs: str | Path | Sequence[str | Path], *, split: str = "test", n_boot: int = 1000, seed: int = 0
+    runs: str | Path | Sequence[str | Path | Run], *, split: str = "test", n_boot: int = 1000, seed: int = 0
 ) -> Compared:
     """Compare finished runs on the same samples. Runs that differ only in their seed count as one setting, and folds of
     one table are pooled.
 
     Args:
-        runs: run folders, or a folder of them (outputs/multirun/STAMP).
+        runs: run folders, or runs that were read, or a folder of runs (outputs/multirun/STAMP).
         split: test or val. Choose by val, report test.
         n_boot: number of bootstrap resamples of the patients.
         seed: of the resamples.
@@ -51,15 +52,16 @@ def compare(
     """
     if split not in ("test", "val"):
         raise one_of("split", split, ("test", "val"))
-    finished_runs = [group.read(path, split) for path in group.find(runs)]
+    named = runs if isinstance(runs, str | Path) else [_folder(run) for run in runs]
+    finished_runs = [group.read(path, split) for path in group.find(named)]
     if len(tasks := sorted({run.task for run in finished_runs})) > 1:
-        raise FinetuneError(f"runs={runs} are of different tasks: {', '.join(tasks)}. Compare runs of one task.")
+        raise FinetuneError(f"runs={named} are of different tasks: {', '.join(tasks)}. Compare runs of one task.")
     answers = comparable(tasks[0])
-    left_out = group.unfinished(runs)
+    left_out = group.unfinished(named)
     candidates, folds, warnings = group.group_runs(finished_runs)
     warnings = [*left_out, *warnings]
     if len(finished_runs) < 2:
-        raise FinetuneError(" ".join([f"runs={runs} is a single run. Name two or more: runs=[a,b].", *left_out]))
+        raise FinetuneError(" ".join([f"runs={named} is a single run. Name two or more: runs=[a,b].", *left_out]))
     out_of_fold = [comparison_report.fold_scores(fold_group, n_boot, seed) for fold_group in folds]
     try:
         result = answers.compare(candidates, n_boot, seed)
@@ -77,3 +79,12 @@ def compare(
         "warnings": warnings,
     }
     return Compared(result, folds)
+
+
+def _folder(run: str | Path | Run) -> str | Path:
+    """The folder of a run."""
+    if not isinstance(run, Run):
+        return run
+    if run.folder is None:
+        raise FinetuneError("A run was not read from a folder: finetune.read_run(FOLDER) reads one.")
+    return run.folder

@@ -94,6 +94,16 @@ def test_a_value_that_is_wrong_changes_nothing_in_a_finished_run(place, capsys, 
     finetune.load("run")
 
 
+def test_code_that_a_run_folder_names_is_not_run(place, capsys):
+    """Only what is typed is imported, also where the folder was made with it."""
+    Path("harmful.py").write_text("from pathlib import Path; Path('harmed').touch()")
+    config = Path("run/config.yaml")
+    config.write_text(config.read_text().replace("trust: []", "trust: [harmful]"))
+    message = check_refused(capsys, "trainer.max_epochs=3")
+    assert "used code of harmful, which runs only where it is typed: add trust=[harmful]" in message
+    assert not Path("harmed").exists()
+
+
 def change_table(column: str, rows: slice, value: str) -> None:
     table = pd.read_csv("table.csv", dtype=str)
     table.loc[rows, column] = value

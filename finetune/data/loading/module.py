@@ -34,11 +34,15 @@ class EpochLoader(DataLoader):
     epoch_of: Callable[[], int] | None = None
     activations: Callable[[int], StoredActivations | None] | None = None
 
+    def set_epoch(self, epoch: int) -> None:
+        """For a loop without Lightning: order and augmentation of the next pass are those of this epoch (from 0)."""
+        if isinstance(self.batch_sampler, EpochBatchSampler):
+            self.batch_sampler.set_epoch(epoch)
+
     def __iter__(self):
         if self.epoch_of is not None:
             epoch = self.epoch_of()
-            if isinstance(self.batch_sampler, EpochBatchSampler):
-                self.batch_sampler.set_epoch(epoch)
+            self.set_epoch(epoch)
             if self.activations is not None:
                 return self._stored_or_read(self.activations, epoch)
         return super().__iter__()
@@ -123,6 +127,11 @@ class ImageData(L.LightningDataModule):
             mixing=mixing, partners=partners, progressive=progressive, versions=versions,
         )  # fmt: skip
         self.eval_dataset = ImageDataset(targets, images, preprocessing, None, seed=seed, annotated=annotated)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the targets."""
+        return list(self.table.classes)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers of the readable samples of `split`."""
