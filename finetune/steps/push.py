@@ -163,7 +163,8 @@ def upload(folder: Path, names: list[str], to: str, *, private: bool) -> str:
         commit = api.create_commit(to, operations, commit_message=f"Model and card, written by finetune {__version__}")
     except FinetuneError:
         raise
-    except hub.CLIENT_ERRORS + (ValueError,) as error:  # noqa: RUF005 (mypy); ValueErrors are of a card or a file
+    except hub.CLIENT_ERRORS + (ValueError, RuntimeError) as error:  # noqa: RUF005 (mypy cannot follow a star)
+        # its ValueErrors are of a card or a file, its RuntimeErrors of an upload that broke off
         reason = " ".join(str(error).split())[:300]
         raise FinetuneError(
             f"{to} was not uploaded: {reason} Does the login have the right to write there? {again}"

@@ -23,7 +23,14 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def body(self):
-        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        content = b""
+        while size := int(self.rfile.readline(), 16):
+            content += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return content
 
     @property
     def state(self):
@@ -48,7 +55,11 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
             self.answer({"id": repo, "private": about["private"], "siblings": files, "sha": COMMIT, "tags": []})
 
     def do_PUT(self):
-        self.state["large"][self.path.rpartition("/")[2]] = self.body()
+        content = self.body()
+        if self.state["broken"]:
+            self.answer({"error": "storage is closed"}, 403)
+            return
+        self.state["large"][self.path.rpartition("/")[2]] = content
         self.answer({})
 
     def do_POST(self):
@@ -59,7 +70,8 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
             asked = json.loads(body)
             repo = f"{asked.get('organization')}/{asked['name']}"
             exists = repo in self.state["repos"]
-            self.state["repos"].setdefault(repo, {"private": asked["private"], "files": {}})
+            hidden = asked.get("private", asked.get("visibility") == "private")  # older clients, newer ones
+            self.state["repos"].setdefault(repo, {"private": hidden, "files": {}})
             self.answer({"url": f"{self.state['url']}/{repo}", "error": "exists"}, 409 if exists else 200)
         elif path == "/api/validate-yaml":
             self.state["cards"].append(json.loads(body))
@@ -77,7 +89,8 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
             ]
             self.answer({"transfer": "basic", "objects": objects})
         elif "/commit/" in path:
-            files = self.state["repos"][path.removeprefix("/api/models/").split("/commit")[0]]["files"]
+            repo = path.removeprefix("/api/models/").split("/commit")[0]
+            files = self.state["repos"][repo]["files"]
             for entry in map(json.loads, body.splitlines()):
                 value = entry["value"]
                 if entry["key"] == "file":
@@ -86,7 +99,7 @@ class FakeHub(http.server.BaseHTTPRequestHandler):
                     files[value["path"]] = self.state["large"][value["oid"]]
                 elif entry["key"] == "deletedFile":
                     del files[value["path"]]
-            self.answer({"commitUrl": f"{self.state['url']}/commit/{COMMIT}", "commitOid": COMMIT})
+            self.answer({"commitUrl": f"{self.state['url']}/{repo}/commit/{COMMIT}", "commitOid": COMMIT})
         else:
             self.answer({"error": path}, 404)
 
@@ -99,7 +112,7 @@ def running():
     """The state of a hub that runs: url, repos (name -> private, files), logins seen, cards checked."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
     url = f"http://127.0.0.1:{server.server_port}"
-    server.state = {"url": url, "repos": {}, "large": {}, "cards": [], "logins": set()}
+    server.state = {"url": url, "repos": {}, "large": {}, "cards": [], "logins": set(), "broken": False}
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

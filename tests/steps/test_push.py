@@ -15,13 +15,16 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.answers import answers_named
 from finetune.model_file import Model
 from finetune.network import NetworkSpec
+from finetune.pages.card import Facts, write_card
 from finetune.preprocessing import Preprocessing
 from finetune.steps import private
 from finetune.steps.push import NAMES, upload
 from finetune.weights import load_into
 from tests.evaluation.runs import CLASSES, write_run
-from tests.steps.fake_hub import running
+from tests.pages import made_up
+from tests.steps.fake_hub import COMMIT, running
 
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client, to httpx
 NAME = "resnet20_cifar"
 REPO = "org/chest_net"
 
@@ -157,9 +160,9 @@ def test_ids_of_patients_in_the_scores_stop_it_before_a_file_is_written(tmp_path
     make_run(tmp_path / "run")
     path = tmp_path / "run" / "scores.json"
     scores = json.loads(path.read_text())
-    scores["test"]["subgroups"] = {"name": {"groups": {"ptest1": {"n": 3}}}}
+    scores["test"]["by_name"] = {"groups": {"ptest1": {"n": 3}}}
     path.write_text(json.dumps(scores))
-    with pytest.raises(FinetuneError, match=r"scores\.json holds the id of a patient .* in test\.subgroups") as error:
+    with pytest.raises(FinetuneError, match=r"scores\.json holds the id of a patient .* in test\.by_name") as error:
         finetune.push(tmp_path / "run", REPO, dry_run=True, folder=tmp_path / "out")
     assert "ptest1" not in str(error.value)
     assert not (tmp_path / "out").exists()
@@ -203,8 +206,12 @@ def test_logins_and_repositories_that_do_not_fit_are_said(run, tmp_path, hub, mo
     hub["repos"][REPO] = {"private": False, "files": {"config.json": b"{}", "notes.md": b"mine"}}
     with pytest.raises(FinetuneError, match=r"org/chest_net is a public repository\. Add private=false"):
         upload(folder, names, REPO, private=True)
-    assert upload(folder, names, REPO, private=False).endswith(hub["repos"].keys() and "4567")
+    assert upload(folder, names, REPO, private=False).endswith("/commit/" + COMMIT)
     assert set(hub["repos"][REPO]["files"]) == {*names, "notes.md"}  # the config.json of an earlier model is gone
+    hub["broken"] = True
+    with pytest.raises(FinetuneError, match=r"was not uploaded: Error while uploading 'model\.safetensors'"):
+        upload(folder, [*names, "model.safetensors"], REPO, private=False)
+    assert "model.safetensors" not in hub["repos"][REPO]["files"]
     monkeypatch.setenv("HF_TOKEN", "hf_bad")
     with pytest.raises(
         FinetuneError, match=r"was not uploaded: .*401.* right to write there\? The files are in"
@@ -230,3 +237,15 @@ def test_what_was_pushed_starts_another_fit(run, tmp_path):
     report = load_into(net, NAME, tmp_path / "dry" / "upload")
     assert torch.equal(net.conv1.weight, finetune.load(run).network.backbone.conv1.weight)
     assert report.preprocessing == Preprocessing(32)
+
+
+@pytest.mark.parametrize(
+    ("make", "pipeline", "score"),
+    [("write_segment_run", "image-segmentation", "Dice"), ("write_detect_run", "object-detection", "AP")],
+)
+def test_cards_of_masks_and_boxes(tmp_path, make, pipeline, score):
+    (tmp_path / "run").mkdir()
+    text = write_card(getattr(made_up, make)(tmp_path / "run"), Facts(REPO, "mit", None, False))
+    assert f"pipeline_tag: {pipeline}" in text
+    assert f"| class | {score}" in text
+    assert "Undefined" not in text
