@@ -26,6 +26,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"weights"},
     {"network"},
     {"inference", "image_batches", "extend", "model_header"},
+    {"prediction_stream"},
     {"model_file"},
     {"training", "explanations", "tuning"},
     {"runs"},
