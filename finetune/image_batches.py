@@ -20,6 +20,9 @@ from finetune.placement import Placement
 from finetune.preprocessing import Preprocessing
 from finetune.tiles import Grid, Tile, Tiling
 
+Images = Sequence[Any]
+"""Paths, Pillow images, uint8 arrays, or a BadImage for what is known to be unreadable."""
+
 
 class TileBatch(NamedTuple):
     """Some tiles of one image, in the order of the grid."""
@@ -128,7 +131,8 @@ def read_ahead(
             if images is None:
                 yield False
                 continue
-            opened.append((images, futures := deque()))
+            futures: deque[Future[Input | BadImage]] = deque()
+            opened.append((images, futures))
             for image in images:
                 futures.append(threads.submit(read, image))
                 yield True
