@@ -58,7 +58,7 @@ def predict_list(settings: PredictSettings, run: RunFolder, words: list[str], ou
         check_columns(settings, model, images)
     say = prepare.make_printer(True)
     announce(settings, model, images, say)
-    parts = Parts(output, state_of(settings, model, images), images.n_chunks)
+    parts = Parts(output, state_of(settings, output, model, images), images.n_chunks)
     writer = model.answers.writer(output, base)
     with closed(parts, say, keep=writer is None), discarded_on_error(writer):
         run.begin_log(words)

@@ -143,14 +143,14 @@ class Counts:
         return counts
 
 
-def state_of(settings: PredictSettings, model: Model, images: ImageList) -> dict[str, Any]:
+def state_of(settings: PredictSettings, output: Path, model: Model, images: ImageList) -> dict[str, Any]:
     """What the bytes of the chunks depend on, by the name that an error gives it."""
     assert model.path is not None  # it was loaded
     return {
         "model": _hash(model.path),
         "novelty": _hash(model.path.parent / novelty.FILE),
         "list of images": images.digest,
-        "format": Path(settings.output or "predictions.csv").suffix.lower(),
+        "format": output.suffix.lower(),
         "device": best_device(settings.trainer.accelerator).type,
         **{
             name: getattr(settings, name)

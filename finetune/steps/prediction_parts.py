@@ -57,10 +57,14 @@ class Parts:
                 self._locks = (self.folder / LOCKS).open("ab+")
             except FileNotFoundError:  # another process has just finished
                 continue
-            with self._locked_whole():
-                if self._is_current():
-                    self._check(about)
-                    return self._locks
+            try:
+                with self._locked_whole():
+                    if self._is_current():
+                        self._check(about)
+                        return self._locks
+            except BaseException:
+                self._locks.close()
+                raise
             self._locks.close()
 
     def _check(self, about: dict[str, Any]) -> None:
