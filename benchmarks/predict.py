@@ -3,10 +3,10 @@
     python -m benchmarks.predict rate|fast|memory|kills|share
 
 `rate`: resnet18 with folded batch norms (fast=true) on PNGs, against the same network on batches that lie in memory, in
-turn (A B A B). `fast`: the same at 224 px, and with folded norms against without. `memory`: the highest resident memory above that after the imports, of a list of 1,000 and of 100,000
-small PNGs. `kills`: kill -9 at random moments, and the same command until it ends: are the bytes those of a run that
-was never killed? `share`: two processes with the same command, one of which is killed. Each part writes its own lines
-of the section "Prediction" of RESULTS.md.
+turn (A B A B). `fast`: the same at 224 px, and folded norms against others. `memory`: the highest resident memory above
+that after the imports, of a list of 1,000 and of 100,000 small PNGs. `kills`: kill -9 at random moments, and the same
+command until it ends: are the bytes those of a run that was never killed? `share`: two processes with the same command,
+one of which is killed. Each part writes its own lines of the section "Prediction" of RESULTS.md.
 """
 
 import argparse

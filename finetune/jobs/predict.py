@@ -50,10 +50,8 @@ def predict_list(settings: PredictSettings, run: RunFolder, words: list[str], ou
     model = model_file.load(settings.model)
     model.answers = at_operating_point(model.answers, settings.operating_point)
     model.check_tiling(settings.tiling)
-    base, device = common_folder(settings.input, settings.root), settings.trainer.accelerator
-    heat = None
-    if settings.heatmaps is not None:
-        heat = HeatMaps(model, Path(settings.heatmaps), base, settings.finding, device)
+    base = common_folder(settings.input, settings.root)
+    heat = heat_maps(settings, model, base)
     if images.columns:
         check_columns(settings, model, images)
     say = prepare.make_printer(True)
@@ -76,6 +74,21 @@ def predict_list(settings: PredictSettings, run: RunFolder, words: list[str], ou
         say(f"Another process has completed {output}.")
     else:
         summarise(settings, output, model, counts, say)
+
+
+def heat_maps(settings: PredictSettings, model: Model, base: Path) -> HeatMaps | None:
+    """What writes heat maps; None where none are asked for.
+
+    Raises:
+        FinetuneError: their folder lies among the images, so that the next run would take them for images.
+    """
+    if settings.heatmaps is None:
+        return None
+    folder = Path(settings.heatmaps)
+    for item in settings.input if isinstance(settings.input, list) else [settings.input]:
+        if Path(item).is_dir() and folder.resolve().is_relative_to(Path(item).resolve()):
+            raise FinetuneError(f"heatmaps={folder} lies in input={item}, whose images are predicted. Name another.")
+    return HeatMaps(model, folder, base, settings.finding, settings.trainer.accelerator)
 
 
 def check_columns(settings: PredictSettings, model: Model, images: ImageList) -> None:

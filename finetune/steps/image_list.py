@@ -225,6 +225,8 @@ def _table(table: Path, images: ImageList) -> Iterator[Entry]:
         separator = separator_of(table, first)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
         need_columns(header, {PATH: PATH}, table)
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise FinetuneError(f"input={table} has the column {twice[0]!r} twice. Rename one of them.")
         at, base = header.index(PATH), images.root or str(table.parent)
         images.columns += [name for name in header if name != PATH and name not in images.columns]
         for number, row in enumerate(csv.reader(file, delimiter=separator), start=2):

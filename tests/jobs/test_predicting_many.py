@@ -264,6 +264,8 @@ def test_heat_maps_lie_beside_the_table(here):
     run("input=[images/001.png,images/deep/000.png]", "output=out.csv", "heatmaps=heat2")
     assert sum(1 for _ in Path("heat2").rglob("*.jpg")) == 3
     assert all(Path("heat2").resolve() in path.resolve().parents for path in Path("heat2").rglob("*.jpg"))
+    with pytest.raises(FinetuneError, match="heatmaps=images/heat lies in input=images"):
+        run("input=images", "output=out.csv", "heatmaps=images/heat")
     with pytest.raises(FinetuneError, match="finding=x is not known"):
         run("input=images/deep", "output=out.csv", "heatmaps=heat", "finding=x")
     with pytest.raises(FinetuneError, match="heatmaps=DIR"):

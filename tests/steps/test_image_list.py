@@ -94,6 +94,7 @@ def test_the_digest_is_of_names_cells_and_containers(here):
         ("latin.txt", "is not UTF-8"),
         ("other.csv", "path=path is not a column of other.csv. It has: file"),
         ("blank.csv", "row 2 has no path"),
+        ("twice.csv", "has the column 'site' twice"),
     ],
 )
 def test_what_cannot_be_listed_is_named(here, value, message):
@@ -101,6 +102,7 @@ def test_what_cannot_be_listed_is_named(here, value, message):
     Path("broken.zip").write_bytes(b"PK")
     Path("latin.txt").write_bytes("é.png".encode("latin-1"))
     Path("other.csv").write_text("file\na.png\n")
+    Path("twice.csv").write_text("site,path,site\na,a.png,b\n")
     Path("blank.csv").write_text("site,path\nnorth,\n")
     with pytest.raises(FinetuneError, match=message):
         names(value)
