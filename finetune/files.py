@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,17 @@ def resume_word(run: Path) -> str:
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
     """Write `text` as UTF-8 beside `path`, then put it in its place in one step."""
+    return write_bytes_atomic(path, [text.encode("utf-8")])
+
+
+def write_bytes_atomic(path: str | Path, parts: Iterable[bytes]) -> Path:
+    """Write `parts`, one after the other, beside `path`, then put the file in its place in one step."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

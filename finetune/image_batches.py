@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +20,8 @@ from finetune.placement import Placement
 from finetune.preprocessing import Preprocessing
 from finetune.tiles import Grid, Tile, Tiling
 
-Progress = Callable[[int, int], None]
-"""Takes the number of images done, and their total."""
+Images = Sequence[Any]
+"""Paths, Pillow images, uint8 arrays, or a BadImage for what is known to be unreadable."""
 
 
 class TileBatch(NamedTuple):
@@ -30,46 +33,136 @@ class TileBatch(NamedTuple):
     """Whether these are the last of the image."""
 
 
-def image_batches(
-    images: Sequence[Any],
+class Input(NamedTuple):
+    """One image, read."""
+
+    square: np.ndarray | None
+    """uint8 (S, S[, 3]): what the network sees of the whole image, before normalising."""
+    pixels: np.ndarray | None
+    """All of an image that is cut into tiles."""
+    placement: Placement
+
+
+def read_input(
+    image: Any, preprocessing: Preprocessing, tiling: Tiling | None = None, needs_size: bool = False
+) -> Input | BadImage:
+    """An image as the network needs it, or why it cannot be read."""
+    try:
+        pixels, (height, width) = read_pixels(image, preprocessing.min_decode_side, tiling, needs_size)
+    except BadImage as error:
+        return error
+    if tiling is not None and tiling.is_needed(height, width):
+        return Input(None, pixels, tiling.grid(height, width).whole)
+    return Input(preprocessing.crop(preprocessing.resize(pixels)), None, preprocessing.placement(height, width))
+
+
+def list_batches(
+    lists: Iterable[Sequence[Any] | None],
     preprocessing: Preprocessing,
     size: int,
     *,
     tiling: Tiling | None = None,
     needs_size: bool = False,
-    bad: dict[int, str],
-    progress: Progress,
+    workers: int = 0,
+    normalise: bool = True,
 ) -> Iterator[dict[str, Any]]:
-    """Batches {image (N, C, S, S), row, placement, tiles}: numbers and placements of N whole images and no tiles, or up
-    to N tiles of one image, in the order of the images.
+    """Of each list of images the batches {image (N, C, S, S), row, placement, tiles, pixels}, and after its last one
+    {image: None, images, bad}.
+
+    A batch has N images of one list and no tiles, or up to N tiles of one image, in the order of the images. `pixels`
+    are the N squares (S, S[, 3]) before normalising. `bad` has the reasons why images cannot be read, by number.
 
     Args:
-        images: paths, Pillow images or uint8 arrays.
+        lists: of paths, Pillow images, uint8 arrays, or a BadImage for what is known to be unreadable. A None among
+            them says that there is nothing to read for now: it is asked again once all images so far are done.
         size: N at most.
         tiling: how images larger than a tile are cut; None for whole images.
         needs_size: whether placements must be in pixels of the image as stored, though a JPEG may be decoded smaller.
-        bad: takes the reasons why images cannot be read, by number.
+        workers: threads that read images before they are needed; 0 reads each when it is needed.
+        normalise: False leaves whole images as uint8 (N, S, S[, 3]).
     """
-    pending: list[tuple[torch.Tensor, int, Placement]] = []
-    for row, image in enumerate(images):
-        try:
-            pixels, (height, width) = read_pixels(image, preprocessing.min_decode_side, tiling, needs_size)
-        except BadImage as error:
-            bad[row] = error.reason
+    read = partial(read_input, preprocessing=preprocessing, tiling=tiling, needs_size=needs_size)
+    ahead = 3 * size + workers if tiling is None else workers + 1
+    for images, inputs in read_ahead(lists, read, workers, ahead):
+        bad: dict[int, str] = {}
+        for batch in image_batches(inputs, preprocessing, size, tiling=tiling, bad=bad, normalise=normalise):
+            yield {**batch, "images": images}
+        yield {"image": None, "images": images, "bad": bad}
+
+
+def image_batches(
+    inputs: Iterable[Input | BadImage],
+    preprocessing: Preprocessing,
+    size: int,
+    *,
+    tiling: Tiling | None = None,
+    bad: dict[int, str],
+    normalise: bool = True,
+) -> Iterator[dict[str, Any]]:
+    """The batches of one list of images; `bad` takes the reasons why images cannot be read, by number."""
+    pending: list[tuple[int, Input]] = []
+    for row, read in enumerate(inputs):
+        if isinstance(read, BadImage):
+            bad[row] = read.reason
             continue
-        is_tiled = tiling is not None and tiling.is_needed(height, width)
-        if not is_tiled:
-            pending.append((preprocessing(pixels), row, preprocessing.placement(height, width)))
-        if pending and (is_tiled or len(pending) == size):
-            yield whole_images(pending)
+        if read.pixels is None:
+            pending.append((row, read))
+        if pending and (read.pixels is not None or len(pending) == size):
+            yield whole_images(pending, preprocessing, normalise)
             pending = []
-            progress(row + (not is_tiled), len(images))
-        if tiling is not None and is_tiled:
-            yield from tile_batches(pixels, row, tiling, preprocessing, size)
-            progress(row + 1, len(images))
+        if tiling is not None and read.pixels is not None:
+            yield from tile_batches(read.pixels, row, tiling, preprocessing, size)
     if pending:
-        yield whole_images(pending)
-    progress(len(images), len(images))
+        yield whole_images(pending, preprocessing, normalise)
+
+
+def read_ahead(
+    lists: Iterable[Sequence[Any] | None], read: Callable[[Any], Input | BadImage], workers: int, ahead: int
+) -> Iterator[tuple[Sequence[Any], Iterator[Input | BadImage]]]:
+    """Each list with what is read of its images, in their order; threads read up to `ahead` images beforehand."""
+    if not workers:
+        yield from ((images, map(read, images)) for images in lists if images is not None)
+        return
+    opened: deque[tuple[Sequence[Any], deque[Future[Input | BadImage]]]] = deque()
+    in_flight, is_paused, is_finished = 0, False, False
+
+    def submissions() -> Iterator[bool]:
+        for images in lists:
+            if images is None:
+                yield False
+                continue
+            futures: deque[Future[Input | BadImage]] = deque()
+            opened.append((images, futures))
+            for image in images:
+                futures.append(threads.submit(read, image))
+                yield True
+
+    def refill() -> None:
+        nonlocal in_flight, is_paused, is_finished
+        while in_flight < ahead and not (is_paused or is_finished):
+            submitted = next(source, None)
+            is_paused, is_finished = submitted is False, submitted is None
+            in_flight += submitted is True
+
+    def take(images: Sequence[Any], futures: deque[Future[Input | BadImage]]) -> Iterator[Input | BadImage]:
+        nonlocal in_flight
+        for _ in images:
+            refill()
+            result = futures.popleft().result()
+            in_flight -= 1
+            yield result
+
+    threads = ThreadPoolExecutor(workers)
+    source = submissions()
+    try:
+        while not is_finished or opened:
+            is_paused = is_paused and bool(opened)
+            refill()
+            if opened:
+                images, futures = opened.popleft()
+                yield images, take(images, futures)
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def read_pixels(
@@ -79,6 +172,8 @@ def read_pixels(
 
     A JPEG may be decoded smaller, but not where it is cut into tiles. Its size is then read if it is needed.
     """
+    if isinstance(image, BadImage):
+        raise image
     if not isinstance(image, str | Path):
         pixels = as_image(image)
         return pixels, (pixels.shape[0], pixels.shape[1])
@@ -97,10 +192,27 @@ def stored_size(image: str | Path, decoded: np.ndarray) -> tuple[int, int]:
     return size or (decoded.shape[0], decoded.shape[1])
 
 
-def whole_images(pending: Sequence[tuple[torch.Tensor, int, Placement]]) -> dict[str, Any]:
+def whole_images(
+    pending: Sequence[tuple[int, Input]], preprocessing: Preprocessing, normalise: bool = True
+) -> dict[str, Any]:
     """The batch of some images."""
-    inputs, rows, placements = zip(*pending, strict=True)
-    return {"image": torch.stack(inputs), "row": list(rows), "placement": list(placements), "tiles": None}
+    squares = [read.square for _, read in pending if read.square is not None]
+    return {
+        "image": torch.stack([preprocessing.to_tensor(square) for square in squares])
+        if normalise
+        else as_bytes(squares),
+        "row": [row for row, _ in pending],
+        "placement": [read.placement for _, read in pending],
+        "tiles": None,
+        "pixels": squares,
+    }
+
+
+def as_bytes(squares: Sequence[np.ndarray]) -> torch.Tensor:  # -> uint8 (N, S, S), or (N, S, S, 3) if one is coloured
+    """Gray images beside coloured ones have three equal channels, which is no difference to the network's input."""
+    if any(square.ndim == 3 for square in squares):
+        squares = [s if s.ndim == 3 else np.repeat(s[..., None], 3, axis=2) for s in squares]
+    return torch.from_numpy(np.stack(squares))
 
 
 def tile_batches(
@@ -113,7 +225,7 @@ def tile_batches(
         tiles = grid.tiles[start : start + size]
         inputs = torch.stack([of_tile(grid.cut(pixels, tile)) for tile in tiles])
         about = TileBatch(grid, tiles, is_last=start + size >= len(grid.tiles))
-        yield {"image": inputs, "row": [row], "placement": [grid.whole], "tiles": about}
+        yield {"image": inputs, "row": [row], "placement": [grid.whole], "tiles": about, "pixels": None}
 
 
 def check_images(images: Any) -> list[Any]:

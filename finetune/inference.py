@@ -47,12 +47,15 @@ def run(
     Full precision whatever the training used, so that an image has the same outputs in every job.
 
     Args:
-        batches: {image (N, C, H, W), ...}.
+        batches: {image (N, C, H, W), ...}; one whose image is None has the outputs None.
         forward: what is computed instead of the network's outputs, such as `network.features`.
     """
     network = network.to(device)
     with eval_mode(network):
         for batch in on_device(batches, device):
+            if batch["image"] is None:
+                yield batch, None
+                continue
             images: Tensor = batch["image"].to(device, non_blocking=True)
             yield batch, as_arrays((forward or network)(images.contiguous(memory_format=torch.channels_last)))
 

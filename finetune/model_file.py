@@ -5,27 +5,26 @@ The file holds plain values only and never names a class to build. They are chec
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from finetune import inference, model_header, model_record, views
 from finetune.errors import FinetuneError
 from finetune.evaluation import novelty
-from finetune.evaluation.answers import Answers, TileCollector, Writer, tileable
+from finetune.evaluation.answers import Answers, Writer, tileable
 from finetune.evaluation.novelty import FeatureGaussian
 from finetune.files import MODEL, SCORES, is_finished, resume_word
 from finetune.heads.features import gives
-from finetune.image_batches import Progress, TileBatch, check_images, image_batches
+from finetune.image_batches import check_images
 from finetune.model_header import Header
 from finetune.model_record import Record, Vectors, Verification
 from finetune.network import Network, NetworkSpec
-from finetune.placement import Placement
+from finetune.prediction_stream import ListPredictor, Observer, Progress
 from finetune.preprocessing import Preprocessing
 from finetune.tiles import OVERLAP, Tiling
 from finetune.weights import files, own_file, stored_names
@@ -140,77 +139,57 @@ class Model:
 
         `writer` (`answers.writer`) takes the results that are no columns, such as masks, batch by batch.
         """
-        import pandas as pd
-
         images = check_images(images)
+        lists = self.predict_stream(
+            [images], batch_size=batch_size, device=device, tiling=tiling, writer=writer, progress=progress
+        )
+        (table,) = lists
+        return table
+
+    def predict_stream(
+        self,
+        lists: Iterable[Sequence[Any] | None],
+        *,
+        batch_size: int = 32,
+        device: str = "auto",
+        workers: int = 0,
+        fast: bool = False,
+        tiling: Tiling | None = None,
+        writer: Writer | None = None,
+        observe: Observer | None = None,
+        progress: Progress | None = None,
+    ) -> "Iterator[pd.DataFrame]":
+        """The table of `predict_all` for each of several lists, so that a long one needs no memory for all of it.
+
+        Args:
+            lists: lists of paths, PIL images or uint8 arrays, in turn; a batch has images of one list only. A None
+                among them says that the next one is not known yet (see `image_batches.list_batches`).
+            workers: threads that read the next images while the network runs, also those of the next lists.
+            fast: fold batch norms into convolutions: the same probabilities up to rounding, in less time.
+            observe: is called with each batch, for heat maps.
+        """
         if batch_size < 1:
             raise FinetuneError(f"batch_size={batch_size} must be 1 or more.")
         self.check_tiling(tiling)
-        names = [str(image) if isinstance(image, str | Path) else str(i) for i, image in enumerate(images)]
-        bad: dict[int, str] = {}
-        batches = image_batches(
-            images,
+        gaussian, _ = self.feature_gaussian
+        predictor = ListPredictor(
+            self.network,
             self.preprocessing,
-            batch_size,
+            self.answers,
+            gaussian,
+            self.tta,
+            batch_size=batch_size,
+            device=device,
             tiling=tiling,
-            needs_size=self.answers.needs_size,
-            bad=bad,
-            progress=progress or (lambda done, total: None),
+            workers=workers,
+            fast=fast,
         )
-        tables = []
-        for batch, outputs, distances in self._outputs(batches, device):
-            if writer is not None:
-                writer.add([names[row] for row in batch["row"]], outputs, batch["placement"])
-            tables.append(self._rows(batch["placement"], outputs, distances).set_axis(batch["row"], axis=0))
-        predicted = pd.concat(tables) if tables else self._rows([], self._empty_outputs(), None)
-        table = predicted.reindex(range(len(names)))
-        table.insert(0, "path", pd.Series(names, dtype=str))
-        return table.assign(error=pd.Series([bad.get(row, "") for row in range(len(names))], dtype=str))
+        return predictor.tables(lists, writer=writer, observe=observe, progress=progress)
 
     def check_tiling(self, tiling: Tiling | None) -> None:
         """Raise a FinetuneError where images are to be cut into tiles, which the model's task or head does not have."""
         if tiling is not None:
             tileable(self.answers, tiling.tile).check_tiles(tiling.tile, self.network.head)
-
-    def _outputs(
-        self, batches: Iterator[dict[str, Any]], device: str
-    ) -> Iterator[tuple[dict[str, Any], Any, np.ndarray | None]]:
-        """Batches of images with their outputs and distances; the tiles of an image are put together before. Its
-        distance is the median of theirs."""
-        gaussian, _ = self.feature_gaussian
-        forward = inference.with_distances(self.network, gaussian, self.tta)
-        collector: TileCollector | None = None
-        of_tiles: list[np.ndarray] = []
-        for batch, (outputs, distances) in inference.run(self.network, batches, inference.best_device(device), forward):
-            about: TileBatch | None = batch["tiles"]
-            if about is None:
-                yield batch, outputs, distances
-                continue
-            if collector is None:
-                answers = tileable(self.answers, about.grid.side)
-                collector = answers.collect_tiles(about.grid, self.preprocessing.image_size, self.network.head)
-            for tile, output in zip(about.tiles, outputs, strict=True):
-                collector.add(tile, output)
-            of_tiles += [] if distances is None else [distances]
-            if about.is_last:
-                yield batch, [collector.result()], np.median(np.concatenate(of_tiles))[None] if of_tiles else None
-                collector, of_tiles = None, []
-
-    def _rows(self, placements: Sequence[Placement], outputs: Any, distances: np.ndarray | None) -> "pd.DataFrame":
-        """The columns of a batch: those of the task, and novelty where it is known."""
-        import pandas as pd
-
-        columns = pd.DataFrame(self.answers.columns(outputs, placements))
-        gaussian, _ = self.feature_gaussian
-        if gaussian is not None:
-            distances = np.zeros(0) if distances is None else distances
-            columns["novelty"] = gaussian.percentile(distances).astype(float)
-            columns["unusual"] = np.where(gaussian.unusual(distances), "yes", "no")
-        return columns
-
-    def _empty_outputs(self) -> np.ndarray:
-        """The outputs of no image."""
-        return np.zeros((0, len(self.classes)), np.float32)
 
     def save(self, path: str | Path) -> Path:
         """Write the file, atomically, with test vectors computed on the CPU from what is stored."""

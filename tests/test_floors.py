@@ -27,6 +27,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"network"},
     {"model_record", "timm_config"},
     {"inference", "image_batches", "extend", "model_header"},
+    {"prediction_stream"},
     {"model_file"},
     {"training", "explanations", "tuning"},
     {"runs"},

@@ -255,20 +255,20 @@ class PredictSettings(Settings):
 
     model: str
     input: PathText | list[PathText]
+    root: PathText | None
     output: str | None
     batch_size: Annotated[int, Ge(1)]
+    fast: bool
+    operating_point: str | None
     tile: int | None
     overlap: float
+    heatmaps: PathText | None
+    finding: str | None
 
     @property
     def tiling(self) -> Tiling | None:
-        """How images are cut into tiles; None for whole images."""
+        """How images are cut into tiles; None for whole images. Raises a FinetuneError where they cannot be."""
         return Tiling.of(self.tile, self.overlap)
-
-    @model_validator(mode="after")
-    def check(self) -> "PredictSettings":
-        Tiling.of(self.tile, self.overlap)
-        return self
 
 
 class CompareSettings(Settings):

@@ -6,12 +6,12 @@ Each task has a class for it, which `ANSWERS` finds by the task's name.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, one_of
 from finetune.placement import Placement
 from finetune.tiles import Grid, Tile
 
@@ -161,6 +161,26 @@ def tileable(answers: Answers, tile: int) -> Tileable:
             "tile out; models of task=segment and task=detect predict large images in tiles."
         )
     return answers
+
+
+def at_operating_point(answers: Any, name: str | None) -> Any:
+    """The answers whose decisions are by the thresholds of one operating point; as they are without a name.
+
+    Raises:
+        FinetuneError: there is no such operating point, or decisions of this kind have no thresholds.
+    """
+    if name is None:
+        return answers
+    points = getattr(answers, "operating_points", None)
+    if points is None or getattr(answers, "kind", None) == "multiclass":
+        raise FinetuneError(
+            f"operating_point={name} has no effect on this model, whose decision is {answers.decision()}."
+        )
+    if not points:
+        raise FinetuneError(f"operating_point={name}: the model has none, its thresholds are 0.5. Leave it out.")
+    if name not in points:
+        raise one_of("operating_point", name, points)
+    return replace(answers, operating_points={name: points[name]})
 
 
 ANSWERS: dict[str, str | type[Answers]] = {

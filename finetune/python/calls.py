@@ -17,6 +17,7 @@ from finetune.python.start import job_process, listed, path_of, start, stopped_b
 from finetune.python.words import UNSET, words_of
 from finetune.runs.read import Run, read_run
 from finetune.steps import prepare, training
+from finetune.steps.answer_files import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,8 +167,9 @@ def predict(
     Args:
         images: a folder with its subfolders, an image, or a list of images and folders.
         model: a run folder, a model file, a run or a loaded model.
-        output: csv file to write; by default predictions.csv in a folder of its own below outputs/predict/.
-        words: `batch_size`, `tile`, `overlap`, `folder`, `accelerator`.
+        output: file to write (.csv, .jsonl, .parquet); by default predictions.csv in a folder of its own below
+            outputs/predict/.
+        words: `batch_size`, `tile`, `overlap`, `operating_point`, `fast`, `heatmaps`, `folder`, `accelerator`.
 
     Example:
         >>> table = finetune.predict("photos", model=run)
@@ -183,7 +185,7 @@ def predict(
         "output": output,
         **words,
     }
-    return start("predict", UNSET, arguments).result
+    return read_table(start("predict", UNSET, arguments).result)
 
 
 def run_job(job: str, data: str | Path | pd.DataFrame = UNSET, **words: Any) -> Path:

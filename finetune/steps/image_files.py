@@ -1,6 +1,8 @@
-"""The image files behind `input=` and `images=`: folders, single files and members of archives."""
+"""The image files behind `images=`, and the folder that those of `input=` lie in."""
 
+import glob
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +10,12 @@ from finetune.data.decoding import containers
 from finetune.data.decoding.images import IMAGE_SUFFIXES
 from finetune.errors import FinetuneError
 
+LISTS = (".csv", ".tsv", ".txt", ".gz")
+"""Endings of files that list images."""
+
 
 def image_files(value: Any, argument: str = "input") -> list[Path]:
-    """The images behind `input=`, or another argument: all below a folder, a single file, or a list of files.
+    """The images behind `images=`, or another argument: all below a folder, a single file, or a list of files.
 
     Raises:
         FinetuneError: nothing there, or a folder without images.
@@ -19,7 +24,7 @@ def image_files(value: Any, argument: str = "input") -> list[Path]:
     for item in value if isinstance(value, list) else [value]:
         path = Path(str(item))
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            files = [p for p in files_below(path) if p.suffix.lower() in IMAGE_SUFFIXES]
             if not files:
                 kinds = " ".join(sorted(IMAGE_SUFFIXES))
                 raise FinetuneError(f"{argument}={path} holds no images. Looked below it for {kinds}.")
@@ -33,14 +38,38 @@ def image_files(value: Any, argument: str = "input") -> list[Path]:
     return paths
 
 
-def common_folder(value: Any) -> Path:
-    """The folder that all images of `input=` lie below, absolute: the folder itself, or that of the files."""
-    items = [Path(str(item)) for item in (value if isinstance(value, list) else [value])]
-    return Path(os.path.commonpath([os.path.abspath(item if item.is_dir() else item.parent) for item in items]))
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder, in the order of their paths; links to folders are not followed."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise FinetuneError(f"folder {folder} cannot be listed: {error.strerror}.") from None
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            if not path.is_symlink():
+                yield from files_below(path)
+        elif path.is_file():
+            yield path
 
 
-def other_files(value: Any) -> int:
-    """Number of files below the folders of `input=` that are no images; hidden files are ignored."""
-    folders = [path for item in (value if isinstance(value, list) else [value]) if (path := Path(str(item))).is_dir()]
-    below = (path for folder in folders for path in folder.rglob("*") if not path.name.startswith("."))
-    return sum(path.suffix.lower() not in IMAGE_SUFFIXES and path.is_file() for path in below)
+def common_folder(value: Any, root: str | None = None) -> Path:
+    """The folder that all images of `input=` lie below, absolute: the folder itself, or that of the files; of a list
+    of paths `root`, or the folder of the list."""
+    items = [str(item) for item in (value if isinstance(value, list) else [value])]
+    return Path(os.path.commonpath([os.path.abspath(_folder_of(item, root)) for item in items]))
+
+
+def _folder_of(item: str, root: str | None) -> Path | str:
+    path = Path(item)
+    if item == "-" or (path.is_file() and path.suffix.lower() in LISTS):
+        return root or (Path() if item == "-" else path.parent)
+    if path.is_dir():
+        return path
+    if not path.exists() and glob.has_magic(item):
+        while glob.has_magic(str(path)):
+            path = path.parent
+        return path
+    if containers.member(item) is None and containers.is_array_file(item.split("::")[0]):
+        return path  # FILE.npz::KEY, below which its images are numbers
+    return path.parent if containers.member(item) is not None else Path(item.split("::")[0]).parent

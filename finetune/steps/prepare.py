@@ -168,30 +168,49 @@ def _reuse_audit(
 
 @contextmanager
 def progress_bar(title: str, visible: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, else None; it takes (done, total)."""
+    """A progress bar on a terminal, with images per second and the time left, else None; it takes (done, total)."""
     if not (visible and sys.stdout.isatty()):
         yield None
         return
-    from rich.progress import Progress
+    from rich.progress import Progress, TextColumn
 
-    with Progress(transient=True) as display:
-        task = display.add_task(title, total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)
+    columns = [*Progress.get_default_columns(), TextColumn("{task.fields[rate]}")]
+    with Progress(*columns, transient=True) as display:
+        task = display.add_task(title, total=None, rate="")
+
+        def show(done: int, total: int) -> None:
+            speed = display.tasks[0].speed
+            rate = "" if speed is None else f"{speed:,.0f} images/s"
+            display.update(task, completed=done, total=total, rate=rate)
+
+        yield show
 
 
 @contextmanager
 def report_progress(title: str, say: Say) -> Iterator[Callable[[int, int], None]]:
-    """Takes (done, total): shows a bar on a terminal, else prints a line every ten seconds."""
+    """Takes (done, total): shows a bar on a terminal, else prints a line every ten seconds. Rate and time left are of
+    what is done since the first call."""
     start = last_report = time.monotonic()
+    done_before: int | None = None
 
     def print_line(done: int, total: int) -> None:
-        nonlocal last_report
+        nonlocal last_report, done_before
+        done_before = done if done_before is None else done_before
         if (now := time.monotonic()) - last_report >= PROGRESS_SECONDS and done < total:
-            say(f"  {done:,} of {total:,} images after {now - start:.0f} s")
+            rate = (done - done_before) / (now - start)
+            left = f" ({rate:,.3g} images/s, {duration((total - done) / rate)} left)" if rate else ""
+            say(f"  {done:,} of {total:,} images after {now - start:.0f} s{left}")
             last_report = now
 
     with progress_bar(title, True) as show:
         yield show or print_line
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min, 3.5 h"""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def make_datamodule(

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 from PIL import WebPImagePlugin as WebP
 
-from finetune.data.decoding import containers, dicom, png
+from finetune.data.decoding import containers, dicom, png, zips
 from finetune.errors import BadImage, FinetuneError, MissingExtra
 from finetune.preprocessing import check_image
 
@@ -42,7 +42,8 @@ ORIENTATION, BITS, PHOTOMETRIC, WIDTH, LENGTH = 0x0112, 258, 262, 256, 257  # EX
 
 
 def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.ndarray:  # -> uint8 (H, W[, 3])
-    """Decode one image: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX` or a frame `FILE.dcm::frame/INDEX`.
+    """Decode one image: a file, `FILE.npz::KEY/INDEX`, `FILE.h5::KEY/INDEX`, a frame `FILE.dcm::frame/INDEX`, or a
+    file in a zip, `FILE.zip::NAME`.
 
     An image is gray if its pixels are, whatever the file's mode: an RGB file with R = G = B everywhere gives (H, W).
     16-bit values v become round(v * 255 / 65535), or by the significant bits that a PNG's sBIT chunk or a TIFF's
@@ -60,6 +61,8 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
         if member is not None and not member.is_frame:
             pixels = containers.read(member)
             return np.ascontiguousarray(_without_alpha(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
+        if member is None and (zipped := zips.member(path)) is not None:
+            return _decode(path, zips.read(zipped), None, min_side)
         with _open(path if member is None else member.file) as file:
             return _decode(path, file, None if member is None else member.number, min_side)
     except (BadImage, MissingExtra):

@@ -25,9 +25,9 @@ def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
     A .gz file is decompressed.
     """
     try:
-        with _opened(table) as file:
+        with opened_table(table) as file:
             first = file.readline()
-        separator = separator or _separator(table, first)
+        separator = separator or separator_of(table, first)
         header = [name.strip() for name in next(csv.reader([first], delimiter=separator), [])]
         frame = pd.read_csv(
             table,
@@ -58,14 +58,15 @@ def read_rows(table: Path, separator: str | None = None) -> pd.DataFrame:
     return frame
 
 
-def need_columns(frame: pd.DataFrame, required: dict[str, str], table: Path) -> None:
+def need_columns(columns: Iterable[object], required: dict[str, str], table: Path) -> None:
     """An error for the first wanted column (setting -> column) that is absent, with the nearest names first."""
+    names = [str(name) for name in columns]
     for setting, column in required.items():
-        if column not in frame.columns:
-            lower = {str(name).lower(): str(name) for name in frame.columns}
+        if column not in names:
+            lower = {name.lower(): name for name in names}
             near = [lower[n] for n in difflib.get_close_matches(column.lower(), lower, n=3)]
-            columns = [*near, *(str(name) for name in frame.columns if name not in near)]
-            raise FinetuneError(f"{setting}={column} is not a column of {table}. It has: {', '.join(columns)}.")
+            listed = [*near, *(name for name in names if name not in near)]
+            raise FinetuneError(f"{setting}={column} is not a column of {table}. It has: {', '.join(listed)}.")
 
 
 def list_files(folder: Path) -> list[str]:
@@ -148,13 +149,15 @@ def by_stem(root: Path, folders: Iterable[str]) -> dict[str, str]:
     return where
 
 
-def _opened(table: Path) -> TextIO:
+def opened_table(table: Path) -> TextIO:
+    """A CSV or TSV file as text; a .gz file is decompressed."""
     if table.suffix.lower() == ".gz":
         return gzip.open(table, "rt", encoding="utf-8-sig", newline="")
     return table.open(encoding="utf-8-sig", newline="")
 
 
-def _separator(table: Path, header: str) -> str:
+def separator_of(table: Path, header: str) -> str:
+    """The separator of a table, by its ending or its first line."""
     if Path(table.name.removesuffix(".gz")).suffix.lower() in (".tsv", ".tab"):
         return "\t"
     return max(",;\t", key=header.count)  # ties go to the comma
