@@ -30,6 +30,12 @@ class View:
     undo: Change | None
 
 
+def sides(images: Tensor) -> tuple[int, int]:
+    """Height and width as numbers; a tracer would make tensors of them, which cannot be rounded."""
+    height, width = images.shape[-2:]
+    return int(height), int(width)
+
+
 def flip(images: Tensor) -> Tensor:
     """Left and right exchanged."""
     return images.flip(-1)
@@ -37,7 +43,7 @@ def flip(images: Tensor) -> Tensor:
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
     """Moved by pixels; the pixels of the border are repeated."""
-    height, width = images.shape[-2:]
+    height, width = sides(images)
     rows = torch.arange(height, device=images.device).sub(round(down * SHIFT * height)).clamp(0, height - 1)
     columns = torch.arange(width, device=images.device).sub(round(right * SHIFT * width)).clamp(0, width - 1)
     return images.index_select(-2, rows).index_select(-1, columns)
@@ -45,7 +51,7 @@ def shift(images: Tensor, down: int, right: int) -> Tensor:
 
 def crop(images: Tensor, top: float, left: float) -> Tensor:
     """A square of 7/8 of the side, at a share `top`, `left` of the margin, enlarged to the full side (bilinear)."""
-    height, width = images.shape[-2:]
+    height, width = sides(images)
     rows, columns = max(1, round(CROP * height)), max(1, round(CROP * width))
     first_row, first_column = round(top * (height - rows)), round(left * (width - columns))
     part = images[..., first_row : first_row + rows, first_column : first_column + columns]
