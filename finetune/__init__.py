@@ -12,6 +12,7 @@ __all__ = [
     "compare",
     "create_model",
     "explain",
+    "export",
     "fold_batch_norm",
     "list_models",
     "load",
@@ -26,6 +27,7 @@ __all__ = [
 if TYPE_CHECKING:
     from finetune.backbones import list_models
     from finetune.backbones.folding import fold_batch_norm
+    from finetune.deploy.exporting import export
     from finetune.errors import FinetuneError
     from finetune.evaluation.classification.predictions import Predictions
     from finetune.evaluation.classification.summary import summarise
@@ -42,6 +44,7 @@ _HOME = {
     "compare": "finetune.steps.compare",
     "create_model": "finetune.network",
     "explain": "finetune.explanations",
+    "export": "finetune.deploy.exporting",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",
     "load": "finetune.model_file",

@@ -27,7 +27,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"network"},
     {"inference", "image_batches", "extend", "model_header"},
     {"model_file"},
-    {"training", "explanations", "tuning"},
+    {"training", "explanations", "tuning", "deploy"},
     {"runs"},
     {"config"},
     {"pages"},

@@ -271,6 +271,19 @@ class PredictSettings(Settings):
         return self
 
 
+class ExportSettings(Settings):
+    """job=export"""
+
+    model: str
+    output: str | None
+    format: Literal["onnx", "torch_export", "torchscript"]
+    precision: Literal["fp32", "int8"]
+    size: Literal["any", "square"]
+    images: Annotated[int, Ge(1)]
+    input: PathText | list[PathText] | None
+    split: Literal["val", "test"]
+
+
 class CompareSettings(Settings):
     """job=compare"""
 
@@ -324,6 +337,7 @@ JOBS: dict[str, type[Settings]] = {
     "explain": ExplainSettings,
     "predict": PredictSettings,
     "preview": PreviewSettings,
+    "export": ExportSettings,
     "compare": CompareSettings,
     "soup": SoupSettings,
     "tune": TuneSettings,

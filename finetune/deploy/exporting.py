@@ -29,7 +29,7 @@ def export(
     precision: str = "fp32",
     size: str = "any",
     images: Sequence[Any] | None = None,
-    source: str = "given images",
+    source: str | None = None,
 ) -> dict[str, Any]:
     """Write a model as one graph, from uint8 images to probabilities, and FILE.json beside it, which is returned.
 
@@ -46,7 +46,7 @@ def export(
         size: any: images of any size; square: of the network's, placed by the caller.
         images: paths, Pillow images or uint8 arrays, on which the file is compared with the model and, for int8, from
             which the ranges of the activations are taken. By default noise from a fixed seed.
-        source: what they are, in words.
+        source: what they are, in words, for the manifest.
 
     Raises:
         FinetuneError: the logits in 32 bits differ from the model's by more than 1e-4, and nothing is written; an
@@ -56,8 +56,8 @@ def export(
     path = Path(path)
     check(model, path, format, precision, images)
     graph = graph_of(model, size)
-    if images is None:
-        images, source = noise(model), "coloured noise, seed 0"
+    source = source or ("coloured noise, seed 0" if images is None else "given images")
+    images = noise(model) if images is None else images
     partial = path.with_name(f".{path.name}.{os.getpid()}.fp32{formats.FORMATS[format]}")
     eighth = path.with_name(f".{path.name}.{os.getpid()}.int8{formats.FORMATS[format]}")
     try:

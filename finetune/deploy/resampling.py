@@ -25,8 +25,8 @@ BICUBIC = -0.5
 
 class Line(NamedTuple):
     """One direction of a placement: pixels `start` to `start + part` of `stored` become `scaled` pixels, the first of
-    which lies at `left` of the square. Each is (1,) in float64: torch's exporter takes tensors without an axis for numbers
-    of 32 bits."""
+    which lies at `left` of the square. Each is (1,) in float64: an exporter of torch takes
+    tensors without an axis for numbers of 32 bits."""
 
     stored: Tensor
     start: Tensor
