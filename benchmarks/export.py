@@ -140,7 +140,7 @@ def main() -> None:
                 f"`python -m benchmarks.export --models {' '.join(models)} --rounds {rounds}`",
                 "",
                 "How many times faster than timm in eager mode (contiguous), median [range] of the rounds: our folded",
-                "network channels last, the exported file in onnxruntime, and that in 8 bits; the last column is 8 bits",
+                "network channels last, the exported file in onnxruntime, and in 8 bits; the last column is 8 bits",
                 "over 32 bits in onnxruntime.",
                 "",
                 "| network | batch | folded | ONNX fp32 | ONNX int8 | int8 over fp32 |",

@@ -108,22 +108,44 @@ def averaged(
         first: the outputs for the images as they are, if they are known.
     """
     outputs = run(images) if first is None else first
-    total, number = outputs.clone(), 1
+    total = outputs.clone()
+    combined = combinations(names)
+    for views in combined[1:]:
+        total = total + undone(run(applied(views, images)), views)
+    return total / len(combined)
+
+
+def averaged_at_once(run: Callable[[Tensor], Tensor], images: Tensor, names: Sequence[str]) -> Tensor:
+    """The same by one call of `run`, for all views of N images as one batch: a graph then has the network once."""
+    combined = combinations(names)
+    outputs = run(torch.cat([applied(views, images) for views in combined]))
+    outputs = outputs.reshape(len(combined), -1, *outputs.shape[1:])
+    total = outputs[0]
+    for number, views in enumerate(combined[1:], start=1):
+        total = total + undone(outputs[number], views)
+    return total / len(combined)
+
+
+def combinations(names: Sequence[str]) -> list[list[View]]:
+    """The views to average over, each as changes in their order; the first is the image itself."""
     choices: list[list[View | None]] = [[None, *VIEWS[name]] for name in names]
-    for combination in product(*choices):
-        views = [view for view in combination if view is not None]
-        if not views:
-            continue
-        changed = images
-        for view in views:
-            changed = view.apply(changed)
-        output = run(changed.contiguous(memory_format=torch.channels_last))
-        if output.ndim > 2:
-            for view in reversed(views):
-                assert view.undo is not None
-                output = view.undo(output)
-        total, number = total + output, number + 1
-    return total / number
+    return [[view for view in combination if view is not None] for combination in product(*choices)]
+
+
+def applied(views: Sequence[View], images: Tensor) -> Tensor:
+    """Images (N, C, H, W) after all changes, channels last."""
+    for view in views:
+        images = view.apply(images)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def undone(outputs: Tensor, views: Sequence[View]) -> Tensor:
+    """Outputs for changed images: maps (N, K, H, W) moved back, logits (N, K) as they are."""
+    if outputs.ndim > 2:
+        for view in reversed(views):
+            assert view.undo is not None
+            outputs = view.undo(outputs)
+    return outputs
 
 
 def number_of_views(names: Sequence[str]) -> int:

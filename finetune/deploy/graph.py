@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from finetune import views
 from finetune.backbones.folding import fold_batch_norm
 from finetune.deploy.probabilities import Calibrated, probabilities
 from finetune.deploy.resampling import Line, pixel_numbers, resized, tall_rows_first, to_stored, visible
@@ -18,7 +19,6 @@ from finetune.errors import FinetuneError
 from finetune.evaluation.classification.answers import ClassAnswers
 from finetune.evaluation.segmentation.answers import SegmentAnswers
 from finetune.evaluation.segmentation.collect import HALF
-from finetune.inference import mean_of_views
 from finetune.model_file import Model
 from finetune.preprocessing import Preprocessing
 
@@ -95,7 +95,7 @@ class ClassGraph(Graph):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x, _ = self.input(image)
-        logits = mean_of_views(self.network, self.tta)(x)
+        logits = views.averaged_at_once(self.network, x, self.tta) if self.tta else self.network(x)
         outputs = [logits, probabilities(logits.double(), self.exclusive).float()]
         if self.calibrated is not None:
             outputs.append(self.calibrated(logits).float())
@@ -115,7 +115,7 @@ class SegmentGraph(Graph):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         x, lines = self.input(image)
-        logits = mean_of_views(self.network, self.tta)(x)
+        logits = views.averaged_at_once(self.network, x, self.tta) if self.tta else self.network(x)
         shares = probabilities(logits, self.exclusive)
         if lines is None:
             return logits, shares
