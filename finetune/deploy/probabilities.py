@@ -52,7 +52,8 @@ class Calibrated(nn.Module):
         about = self.calibration
         logits, exclusive = logits.double(), about.kind == "multiclass"
         if exclusive and about.method == "temperature":
-            return (logits / about.curves[about.classes[0]]["temperature"]).softmax(1)
+            temperature: Any = about.curves[about.classes[0]]["temperature"]
+            return (logits / temperature).softmax(1)
         odds = log_odds(logits, self.others) if exclusive else logits
         columns = [curve(about.curves[name], odds[:, about.classes.index(name)]) for name in about.calibrated]
         calibrated = torch.stack(columns, dim=1)

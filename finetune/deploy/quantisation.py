@@ -27,7 +27,7 @@ def quantise(source: Path, path: Path, images: Iterable[np.ndarray]) -> None:
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
+    class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             self.images = iter(images)
 

@@ -14,7 +14,7 @@ def read(path, about):  # -> uint8 (1, H, W, 3)
     if image.mode not in ("L", "RGB", "1", "P", "CMYK", "YCbCr") or "transparency" in image.info:
         sys.exit(f"{path} has mode {image.mode}: save it as 8-bit gray or RGB, without transparency.")
     if about["decode_side"]:
-        image.draft("", [about["decode_side"]] * 2)  # a large JPEG is decoded at a fraction of its size
+        image.draft("", (about["decode_side"],) * 2)  # a large JPEG is decoded at a fraction of its size
     pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[None]
     side = about["preprocessing"]["image_size"]
     if about["size"] == "square" and pixels.shape[1:3] != (side, side):

@@ -14,12 +14,12 @@ from PIL import Image, ImageOps
 
 def suppressed(boxes, scores, labels, about):
     """The numbers of the boxes that stay: the lesser of two that overlap within a class is left out."""
-    stay = []
+    stay: list[int] = []
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
     for i in np.argsort(-scores, kind="stable"):
         if scores[i] <= about["score"] or len(stay) == about["most"]:
             break
-        same = np.array([j for j in stay if labels[j] == labels[i]], int)
+        same = np.array([j for j in stay if labels[j] == labels[i]], np.int64)
         sides = np.minimum(boxes[same, 2:], boxes[i, 2:]) - np.maximum(boxes[same, :2], boxes[i, :2])
         shared = sides.clip(0).prod(1)
         if (shared <= about["iou"] * (areas[same] + areas[i] - shared)).all():
