@@ -14,6 +14,7 @@ __all__ = [
     "data_module",
     "evaluate",
     "explain",
+    "export",
     "fit",
     "fold_batch_norm",
     "list_models",
@@ -34,6 +35,7 @@ __all__ = [
 if TYPE_CHECKING:
     from finetune.backbones import list_models
     from finetune.backbones.folding import fold_batch_norm
+    from finetune.deploy.exporting import export
     from finetune.errors import FinetuneError
     from finetune.evaluation.classification.predictions import Predictions
     from finetune.evaluation.classification.summary import summarise
@@ -54,6 +56,7 @@ _HOME = {
     "data_module": "finetune.python.calls",
     "evaluate": "finetune.python.calls",
     "explain": "finetune.explanations",
+    "export": "finetune.deploy.exporting",
     "fit": "finetune.python.calls",
     "fold_batch_norm": "finetune.backbones.folding",
     "list_models": "finetune.backbones",

@@ -166,7 +166,7 @@ def read_ahead(
 
 
 def read_pixels(
-    image: Any, min_side: int, tiling: Tiling | None, needs_size: bool
+    image: Any, min_side: int | None, tiling: Tiling | None, needs_size: bool
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """The pixels of an image, and its height and width as it is stored.
 

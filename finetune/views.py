@@ -30,6 +30,12 @@ class View:
     undo: Change | None
 
 
+def sides(images: Tensor) -> tuple[int, int]:
+    """Height and width as numbers; a tracer would make tensors of them, which cannot be rounded."""
+    height, width = images.shape[-2:]
+    return int(height), int(width)
+
+
 def flip(images: Tensor) -> Tensor:
     """Left and right exchanged."""
     return images.flip(-1)
@@ -37,7 +43,7 @@ def flip(images: Tensor) -> Tensor:
 
 def shift(images: Tensor, down: int, right: int) -> Tensor:
     """Moved by pixels; the pixels of the border are repeated."""
-    height, width = images.shape[-2:]
+    height, width = sides(images)
     rows = torch.arange(height, device=images.device).sub(round(down * SHIFT * height)).clamp(0, height - 1)
     columns = torch.arange(width, device=images.device).sub(round(right * SHIFT * width)).clamp(0, width - 1)
     return images.index_select(-2, rows).index_select(-1, columns)
@@ -45,7 +51,7 @@ def shift(images: Tensor, down: int, right: int) -> Tensor:
 
 def crop(images: Tensor, top: float, left: float) -> Tensor:
     """A square of 7/8 of the side, at a share `top`, `left` of the margin, enlarged to the full side (bilinear)."""
-    height, width = images.shape[-2:]
+    height, width = sides(images)
     rows, columns = max(1, round(CROP * height)), max(1, round(CROP * width))
     first_row, first_column = round(top * (height - rows)), round(left * (width - columns))
     part = images[..., first_row : first_row + rows, first_column : first_column + columns]
@@ -102,22 +108,44 @@ def averaged(
         first: the outputs for the images as they are, if they are known.
     """
     outputs = run(images) if first is None else first
-    total, number = outputs.clone(), 1
+    total = outputs.clone()
+    combined = combinations(names)
+    for views in combined[1:]:
+        total = total + undone(run(applied(views, images)), views)
+    return total / len(combined)
+
+
+def averaged_at_once(run: Callable[[Tensor], Tensor], images: Tensor, names: Sequence[str]) -> Tensor:
+    """The same by one call of `run`, for all views of N images as one batch: a graph then has the network once."""
+    combined = combinations(names)
+    outputs = run(torch.cat([applied(views, images) for views in combined]))
+    outputs = outputs.reshape(len(combined), -1, *outputs.shape[1:])
+    total = outputs[0]
+    for number, views in enumerate(combined[1:], start=1):
+        total = total + undone(outputs[number], views)
+    return total / len(combined)
+
+
+def combinations(names: Sequence[str]) -> list[list[View]]:
+    """The views to average over, each as changes in their order; the first is the image itself."""
     choices: list[list[View | None]] = [[None, *VIEWS[name]] for name in names]
-    for combination in product(*choices):
-        views = [view for view in combination if view is not None]
-        if not views:
-            continue
-        changed = images
-        for view in views:
-            changed = view.apply(changed)
-        output = run(changed.contiguous(memory_format=torch.channels_last))
-        if output.ndim > 2:
-            for view in reversed(views):
-                assert view.undo is not None
-                output = view.undo(output)
-        total, number = total + output, number + 1
-    return total / number
+    return [[view for view in combination if view is not None] for combination in product(*choices)]
+
+
+def applied(views: Sequence[View], images: Tensor) -> Tensor:
+    """Images (N, C, H, W) after all changes, channels last."""
+    for view in views:
+        images = view.apply(images)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def undone(outputs: Tensor, views: Sequence[View]) -> Tensor:
+    """Outputs for changed images: maps (N, K, H, W) moved back, logits (N, K) as they are."""
+    if outputs.ndim > 2:
+        for view in reversed(views):
+            assert view.undo is not None
+            outputs = view.undo(outputs)
+    return outputs
 
 
 def number_of_views(names: Sequence[str]) -> int:

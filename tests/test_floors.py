@@ -29,7 +29,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"inference", "image_batches", "extend", "model_header"},
     {"prediction_stream"},
     {"model_file"},
-    {"training", "explanations", "tuning"},
+    {"training", "explanations", "tuning", "deploy"},
     {"runs"},
     {"config"},
     {"pages"},

@@ -104,7 +104,9 @@ class ScaleShiftReLU(nn.Module):
         self.register_buffer("one", torch.ones_like(self.scale), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if needs_gradient(x) or torch.compiler.is_compiling():
+        if is_traced():  # one operator, which runtimes know how to put beside a convolution
+            return F.relu(F.batch_norm(x, self.zero, self.one, self.scale, self.shift, eps=0.0), inplace=True)
+        if needs_gradient(x):
             return F.relu(torch.addcmul(self.shift[:, None, None], x, self.scale[:, None, None]), inplace=True)
         rows = as_rows(x)
         norm = Normalisation(self.zero, self.one, self.scale, self.shift, 0.0, relu=True)
@@ -151,6 +153,10 @@ class FoldedDenseBlock(nn.ModuleList):
         self.growth = [layer[-1].weight.shape[0] for layer in self]  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:  # (N, C, H, W) -> (N, C + sum of growth, H, W)
+        if is_traced():  # a graph has no memory to write into: it would copy all of the buffer for each layer
+            for layer in self:
+                x = torch.cat([x, layer(x)], dim=1)
+            return x
         n, channels, h, w = x.shape
         out = as_map(x.new_empty(n * h * w, channels + sum(self.growth)), x)
         out[:, :channels] = x
@@ -175,11 +181,15 @@ def needs_gradient(x: Tensor) -> bool:
     return torch.is_grad_enabled() and x.requires_grad
 
 
+def is_traced() -> bool:
+    """Whether a compiler or exporter records what is computed."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def fuses(x: Tensor) -> bool:
     """Whether to use the fused operators. They have no derivative, and a tracer should see ordinary convolutions."""
     ordinary = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return ordinary and not traced and not needs_gradient(x) and fused_operators_work()
+    return ordinary and not is_traced() and not needs_gradient(x) and fused_operators_work()
 
 
 @cache

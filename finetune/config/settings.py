@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from finetune.config.groups import Group, OpenGroup, PathText
 from finetune.config.setting_errors import explained
 from finetune.data.loading.progressive import Progressive
 from finetune.data.loading.sampling import SAMPLERS
@@ -23,39 +24,8 @@ Node = dict[str, Any]
 """What config.build makes an object of."""
 Share = Annotated[float, Gt(0), Lt(1)]
 ClassName = str | int | bool  # as YAML reads it
-
-
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-PathText = Annotated[str, BeforeValidator(_as_text)]  # a folder may be called 2024
-
-
-class Group(BaseModel):
-    """Immutable settings with exactly these keys and strict types: 1e3 is no integer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class OpenGroup(Group):
-    """Settings with further keys, collected in `options`."""
-
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def gather(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        declared = {key: value for key, value in values.items() if key in cls.model_fields and key != "options"}
-        return {**declared, "options": {key: value for key, value in values.items() if key not in declared}}
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """All keys and values, with those of `options`."""
-        declared = {name: getattr(self, name) for name in type(self).model_fields if name != "options"}
-        return {**declared, **self.options}
+CLASSIFICATION = {"_target_": "finetune.tasks.classification.Classification", "name": "classify"}
+"""The task of configurations from before there were others."""
 
 
 class AuditSettings(Group):
@@ -187,32 +157,32 @@ class Settings(Group):
     frozen_cache: Literal["auto", "on", "half", "off"] = "auto"
     debug_run: bool = False
     demo: bool
-    trust: list[str] = []
-    task: Node = {"_target_": "finetune.tasks.classification.Classification", "name": "classify"}
+    trust: list[str] = Field(default_factory=list)
+    task: Node = Field(default_factory=lambda: dict(CLASSIFICATION))
     data: DataSettings
     backbone: BackboneSettings
     neck: NeckSettings = NeckSettings()
     head: HeadSettings
     transforms: Node
-    mixing: Node = {}
+    mixing: Node = Field(default_factory=dict)
     loss: Node
     optimizer: Node
     schedule: Node
     finetuning: Node
-    averaging: Node = {}
+    averaging: Node = Field(default_factory=dict)
     teacher: PathText | None = None
     teacher_weight: Annotated[float, Gt(0), Le(1)] = 0.5
     teacher_temperature: Annotated[float, Gt(0)] = 2.0
     trainer: TrainerSettings
     logger: dict[str, Node] | None
     callbacks: CallbackSettings
-    evaluation: Node = {}
+    evaluation: Node = Field(default_factory=dict)
 
 
 class FitSettings(Settings):
     """job=fit"""
 
-    find: list[Literal["lr", "batch_size"]] = []
+    find: list[Literal["lr", "batch_size"]] = Field(default_factory=list)
 
 
 class PreviewSettings(Settings):
@@ -269,6 +239,19 @@ class PredictSettings(Settings):
     def tiling(self) -> Tiling | None:
         """How images are cut into tiles; None for whole images. Raises a FinetuneError where they cannot be."""
         return Tiling.of(self.tile, self.overlap)
+
+
+class ExportSettings(Settings):
+    """job=export"""
+
+    model: str
+    output: str | None
+    format: Literal["onnx", "torch_export", "torchscript"]
+    precision: Literal["fp32", "int8"]
+    size: Literal["any", "square"]
+    images: Annotated[int, Ge(1)]
+    input: PathText | list[PathText] | None
+    split: Literal["val", "test"]
 
 
 class CompareSettings(Settings):
@@ -335,6 +318,7 @@ JOBS: dict[str, type[Settings]] = {
     "explain": ExplainSettings,
     "predict": PredictSettings,
     "preview": PreviewSettings,
+    "export": ExportSettings,
     "compare": CompareSettings,
     "soup": SoupSettings,
     "push": PushSettings,
