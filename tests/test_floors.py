@@ -31,7 +31,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"runs"},
     {"config"},
     {"pages"},
-    {"steps"},
+    {"steps", "serving"},
     {"tasks"},
     {"jobs"},
     {"__main__"},

@@ -1,7 +1,5 @@
-"""The settings of a job with their types and bounds. Defaults and descriptions are in conf/.
-
-Each class owns the keys of one group. Keys of others (options of a data set, backbone, head, neck or
-Lightning's Trainer) are collected in `options`. A mapping with `_target_` stays a node: config.build builds it.
+"""The settings of each job with their types and bounds; setting_groups has the groups that all share. Defaults and
+descriptions are in conf/.
 """
 
 import re
@@ -9,174 +7,33 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ValidationError, model_validator
 
 from finetune.config.setting_errors import explained
-from finetune.data.loading.progressive import Progressive
-from finetune.data.loading.sampling import SAMPLERS
+from finetune.config.setting_groups import AuditSettings as AuditSettings
+from finetune.config.setting_groups import (
+    BackboneSettings,
+    CallbackSettings,
+    DataSettings,
+    Group,
+    HeadSettings,
+    NeckSettings,
+    Node,
+    PathText,
+    TrainerSettings,
+)
+from finetune.config.setting_groups import ProgressiveSettings as ProgressiveSettings
+from finetune.data.decoding.images import MAX_PIXELS
 from finetune.errors import FinetuneError, MissingExtra, one_of
 from finetune.tiles import Tiling
 from finetune.tuning.space import Entry, read
 
-Node = dict[str, Any]
-"""What config.build makes an object of."""
-Share = Annotated[float, Gt(0), Lt(1)]
-ClassName = str | int | bool  # as YAML reads it
+SERVE_PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+"""Of the extra `serve`, as they are imported."""
 
 
-def _as_text(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-PathText = Annotated[str, BeforeValidator(_as_text)]  # a folder may be called 2024
-
-
-class Group(BaseModel):
-    """Immutable settings with exactly these keys and strict types: 1e3 is no integer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class OpenGroup(Group):
-    """Settings with further keys, collected in `options`."""
-
-    options: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def gather(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        declared = {key: value for key, value in values.items() if key in cls.model_fields and key != "options"}
-        return {**declared, "options": {key: value for key, value in values.items() if key not in declared}}
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """All keys and values, with those of `options`."""
-        declared = {name: getattr(self, name) for name in type(self).model_fields if name != "options"}
-        return {**declared, **self.options}
-
-
-class AuditSettings(Group):
-    """data.audit"""
-
-    on_leak: Literal["stop", "warn"]
-    near: bool
-
-
-class ProgressiveSettings(Group):
-    """data.progressive"""
-
-    epochs: Annotated[int, Ge(0)] = 0
-    start: Share = 0.5
-    multiple: Annotated[int, Ge(1)] = 32
-
-    @property
-    def schedule(self) -> Progressive | None:
-        """None where every epoch has full size."""
-        return Progressive(self.epochs, self.start, self.multiple) if self.epochs else None
-
-
-class DataSettings(OpenGroup):
-    """Settings of every data set; `options` are those of the chosen one."""
-
-    name: str
-    root: str | None
-    reference: str | None = None
-    image_size: Annotated[int, Ge(8)]
-    fit: str
-    batch_size: Annotated[int, Ge(1)]
-    num_workers: Annotated[int, Ge(0)]
-    seed: Annotated[int, Ge(0)]
-    val_fraction: Share
-    test_fraction: Share
-    folds: Annotated[int, Ge(2)]
-    fold: int | None
-    sampler: str
-    versions: Annotated[int, Ge(1)] | None = None
-    progressive: ProgressiveSettings = ProgressiveSettings()
-    map: dict[ClassName, ClassName | list[ClassName]] | None = None
-    cache: str
-    on_bad: Literal["stop", "skip"]
-    target: Literal["class", "mask", "boxes"] = "class"
-    audit: AuditSettings
-    source: Node
-
-    @model_validator(mode="after")
-    def check(self) -> "DataSettings":
-        if self.sampler not in SAMPLERS:
-            raise one_of("data.sampler", self.sampler, SAMPLERS)
-        if self.val_fraction + self.test_fraction >= 1:
-            raise FinetuneError(
-                f"data.val_fraction={self.val_fraction} and data.test_fraction={self.test_fraction} leave nothing to "
-                "train on: together they must stay below 1."
-            )
-        if self.fold is not None and not 0 <= self.fold < self.folds:
-            raise FinetuneError(f"data.fold={self.fold} must lie between 0 and data.folds - 1 = {self.folds - 1}.")
-        return self
-
-
-class BackboneSettings(OpenGroup):
-    """Settings of every backbone; `options` are those of its family."""
-
-    name: str
-    weights: str | None
-    in_channels: Literal[1, 3]
-
-
-class HeadSettings(OpenGroup):
-    """A head by its name."""
-
-    name: str
-
-
-class NeckSettings(OpenGroup):
-    """A neck by its name; None for no neck."""
-
-    name: str | None = None
-
-
-class TrainerSettings(OpenGroup):
-    """Lightning's Trainer, whose further arguments are `options`. config.trainer lists the unsupported ones."""
-
-    max_epochs: int
-    max_steps: int
-    max_time: Any
-    devices: int | str | list[int] | None
-    accelerator: str
-    num_nodes: int
-    sync_batchnorm: bool = False
-    precision: Any
-    accumulate_grad_batches: int
-    gradient_clip_val: float | None
-    gradient_clip_algorithm: str | None
-    deterministic: bool | str | None
-    benchmark: bool | None
-    check_val_every_n_epoch: int | None
-    num_sanity_val_steps: int | None
-    limit_train_batches: int | float | None
-    limit_val_batches: int | float | None
-    log_every_n_steps: int | None
-    enable_progress_bar: bool | None
-    enable_model_summary: bool | None
-    detect_anomaly: bool
-    profiler: str | None
-
-    @property
-    def set_arguments(self) -> dict[str, Any]:
-        """The arguments that have a value."""
-        return {key: value for key, value in self.arguments.items() if value is not None}
-
-
-class CallbackSettings(Group):
-    """Checkpoints, and callbacks of the user's by name."""
-
-    keep_all_checkpoints: bool = False
-    extra: dict[str, Node] | None
-
-
-class Settings(Group):
+class Settings(Group, BaseModel):  # BaseModel once more, for linters that read one file: its defaults are copied
     """What every job has."""
 
     resolved: dict[str, Any]
@@ -318,6 +175,30 @@ class TuneSettings(Settings):
         return read(self.search)
 
 
+class ServeSettings(Settings):
+    """job=serve"""
+
+    model: str
+    host: str
+    port: Annotated[int, Ge(0), Le(65535)]
+    hosts: list[str]
+    token_file: PathText | None
+    max_mb: Annotated[float, Gt(0)]
+    max_megapixels: Annotated[float, Gt(0), Le(MAX_PIXELS / 1e6)]
+    timeout: Annotated[float, Gt(0)]
+    max_waiting: Annotated[int, Ge(1)]
+    max_batch: Annotated[int, Ge(1)]
+    max_wait_ms: Annotated[float, Ge(0)]
+    decoders: Annotated[int, Ge(1)]
+    threads: Annotated[int, Ge(1)] | None
+
+    @model_validator(mode="after")
+    def check(self) -> "ServeSettings":
+        if missing := [name for name in SERVE_PACKAGES if find_spec(name) is None]:
+            raise MissingExtra(f"job=serve needs the packages {', '.join(missing)}", "serve")
+        return self
+
+
 JOBS: dict[str, type[Settings]] = {
     "fit": FitSettings,
     "evaluate": EvaluateSettings,
@@ -327,6 +208,7 @@ JOBS: dict[str, type[Settings]] = {
     "compare": CompareSettings,
     "soup": SoupSettings,
     "tune": TuneSettings,
+    "serve": ServeSettings,
 }
 """Job -> its settings."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,12 +58,31 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
     """
     path = Path(path)
     member = containers.member(path)
-    try:
+    with _as_bad_image(path):
         if member is not None and not member.is_frame:
             pixels = containers.read(member)
             return np.ascontiguousarray(_without_alpha(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
         with _open(path if member is None else member.file) as file:
             return _decode(path, file, None if member is None else member.number, min_side)
+
+
+def decode_image(file: BinaryIO, min_side: int | None = None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `read_image`, of an open file such as one in memory: uint8 (H, W) or (H, W, 3). More than `max_pixels` pixels
+    are not decoded.
+
+    Raises:
+        BadImage: it cannot be read; `path` is `image`.
+    """
+    path = Path("image")
+    with _as_bad_image(path):
+        return _decode(path, file, None, min_side, max_pixels)
+
+
+@contextmanager
+def _as_bad_image(path: Path) -> Iterator[None]:
+    """Inside, whatever a reader raises on a damaged file is a BadImage."""
+    try:
+        yield
     except (BadImage, MissingExtra):
         raise
     except MemoryError:
@@ -152,10 +173,12 @@ def _open(path: Path) -> BinaryIO:
         raise BadImage(path, "is a link that leads in a circle" if looped else f"cannot be opened ({error})") from None
 
 
-def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None) -> np.ndarray:
+def _decode(
+    path: Path, file: BinaryIO, frame: int | None, min_side: int | None, max_pixels: int = MAX_PIXELS
+) -> np.ndarray:
     head = file.read(132)
     if head[128:132] == b"DICM":
-        return np.ascontiguousarray(_without_alpha(dicom.read(path, file, frame, MAX_PIXELS)))
+        return np.ascontiguousarray(_without_alpha(dicom.read(path, file, frame, max_pixels)))
     if frame is not None:
         raise BadImage(path, "is not DICOM, and only that has frames to choose from")
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
@@ -164,15 +187,15 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
         raise BadImage(path, f"is not an image in a known format ({formats}); it begins with {head[:12]!r}")
     file.seek(0)
     if reader is PngImagePlugin.PngImageFile:
-        pixels = png.decode(file.read(), MAX_PIXELS)
+        pixels = png.decode(file.read(), max_pixels)
         if pixels is not None:
             return np.ascontiguousarray(_without_alpha(pixels))
         file.seek(0)
     image = reader(file)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         claim = f"{width:,} x {height:,} = {width * height / 1e6:,.0f} megapixels"
-        raise BadImage(path, f"claims {claim}, more than the {MAX_PIXELS // 10**6} that are read")
+        raise BadImage(path, f"claims {claim}, more than the {max_pixels // 10**6} that are read")
     turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
     bits, shift = _depth(image, file)
     if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):
