@@ -21,8 +21,8 @@ PNG, JPEG, DICOM = "PNG", "JPEG", "DICOM"
 PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 MAX_SCANS = 100
 """Scans of a progressive JPEG, each of which is a pass over all its pixels; encoders write about ten."""
-MAX_HEADER = 2_000_000
-"""Bytes of a DICOM header: reading millions of tiny elements takes minutes."""
+MAX_HEADER, MAX_READS = 2_000_000, 100_000
+"""Bytes of a DICOM header, and reads of its elements, about three each: those of millions take minutes."""
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 """Transfer syntax of a DICOM file that is inflated as a whole, to any size."""
 JPEG_FAMILY = b"1.2.840.10008.1.2.4."
@@ -107,16 +107,16 @@ def codestream_sizes(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 class _Bounded(io.BytesIO):
-    """A file in memory of which MAX_HEADER bytes may be read."""
+    """A file in memory of which MAX_HEADER bytes may be read, in MAX_READS parts."""
 
     def __init__(self, data: bytes):
         super().__init__(data)
-        self.left = MAX_HEADER
+        self.bytes, self.reads = 0, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(size)
-        self.left -= max(len(data), 1)
-        if self.left < 0:
+        self.bytes, self.reads = self.bytes + len(data), self.reads + 1
+        if self.bytes > MAX_HEADER or self.reads > MAX_READS:
             raise ValueError("too long")
         return data
 

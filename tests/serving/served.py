@@ -3,12 +3,17 @@
 import asyncio
 import io
 import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pandas as pd
 import torch
+import uvicorn
 from PIL import Image
 
 import finetune
@@ -21,6 +26,7 @@ from finetune.model_file import Model
 from finetune.network import NetworkSpec
 from finetune.preprocessing import Preprocessing
 from finetune.runs.known_images import digest_of
+from finetune.serving import server as process
 from finetune.serving.app import create_app
 from finetune.serving.predictor import Predictor
 
@@ -112,3 +118,21 @@ class Server:
 
 def upload(data: bytes, url: str = "/predict", **more) -> dict:
     return {"method": "POST", "url": url, "files": {"image": ("Jane Doe 1970.png", data)}, **more}
+
+
+@contextmanager
+def listening(server: Server) -> Iterator[str]:
+    """The address of a port of this machine behind which the application answers."""
+    socket = process.bind("127.0.0.1", 0)
+    config = uvicorn.Config(server.app, log_config=None, access_log=False, lifespan="off", ws="none")
+    running = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: running.run(sockets=[socket]), daemon=True)
+    thread.start()
+    while not running.started:
+        time.sleep(0.01)
+    try:
+        yield process.address(socket)
+    finally:
+        running.should_exit = True
+        thread.join(10)
+        socket.close()

@@ -67,15 +67,15 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
 
 
 def decode_image(file: BinaryIO, min_side: int | None = None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """As `read_image`, of an open file such as one in memory: uint8 (H, W) or (H, W, 3). More than `max_pixels` pixels
-    are not decoded.
+    """As `read_image`, of an open file of unknown origin, such as one in memory: uint8 (H, W) or (H, W, 3). More than
+    `max_pixels` pixels are not decoded; a PNG with a wrong checksum or surplus data is refused.
 
     Raises:
         BadImage: it cannot be read; `path` is `image`.
     """
     path = Path("image")
     with _as_bad_image(path):
-        return _decode(path, file, None, min_side, max_pixels)
+        return _decode(path, file, None, min_side, max_pixels, strict=True)
 
 
 @contextmanager
@@ -174,7 +174,12 @@ def _open(path: Path) -> BinaryIO:
 
 
 def _decode(
-    path: Path, file: BinaryIO, frame: int | None, min_side: int | None, max_pixels: int = MAX_PIXELS
+    path: Path,
+    file: BinaryIO,
+    frame: int | None,
+    min_side: int | None,
+    max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
 ) -> np.ndarray:
     head = file.read(132)
     if head[128:132] == b"DICM":
@@ -196,6 +201,12 @@ def _decode(
     if width * height > max_pixels:
         claim = f"{width:,} x {height:,} = {width * height / 1e6:,.0f} megapixels"
         raise BadImage(path, f"claims {claim}, more than the {max_pixels // 10**6} that are read")
+    if strict and reader is PngImagePlugin.PngImageFile:
+        after_header = file.tell()
+        file.seek(0)
+        if not png.is_whole(file.read()):
+            raise BadImage(path, "is damaged (a wrong checksum, or more or less data than its header says)")
+        file.seek(after_header)
     turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
     bits, shift = _depth(image, file)
     if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):
