@@ -18,6 +18,7 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune job=soup runs=outputs/multirun/STAMP            the mean of the weights of several fits
   python -m finetune job=tune data=folder data.root=photos trials=50   hyperparameter search on val
   python -m finetune job=predict model=outputs/latest input=photos output=preds.csv
+  python -m finetune job=serve model=outputs/latest                  a page and a JSON API over a finished run
   python -m finetune job=preview data=folder data.root=photos        look before training: audit, batch, time, memory
 
 Groups, chosen as group=choice; each choice is a file conf/<group>/<choice>.yaml that explains its keys:
