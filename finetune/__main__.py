@@ -20,6 +20,7 @@ Fine-tune ResNets and DenseNets on your own images, and know how far to trust th
   python -m finetune job=tune data=folder data.root=photos trials=50   hyperparameter search on val
   python -m finetune job=predict model=outputs/latest input=photos output=preds.csv   folder, list, archive, - for stdin
   python -m finetune job=export model=outputs/latest format=onnx precision=int8   one file for other programs
+  python -m finetune job=serve model=outputs/latest                  a page and a JSON API over a finished run
   python -m finetune job=push model=outputs/latest to=ORG/NAME        onto the Hugging Face hub, with a model card
   python -m finetune job=preview data=folder data.root=photos        look before training: audit, batch, time, memory
 

@@ -33,7 +33,7 @@ FLOORS = (  # folders of finetune/ and files beside them, from the ground up
     {"runs"},
     {"config"},
     {"pages"},
-    {"steps"},
+    {"steps", "serving"},
     {"tasks"},
     {"jobs"},
     {"python"},

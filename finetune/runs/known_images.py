@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from finetune.data.cache.image_cache import ImageCache
+from finetune.data.cache.image_cache import ImageCache, pixel_digest
 from finetune.data.table import SampleTable
 from finetune.errors import FinetuneError
 from finetune.files import write_text_atomic
@@ -74,6 +74,25 @@ def samples_of_fit(model: Model) -> pd.DataFrame | None:
         return pd.read_csv(run.samples, dtype=str, keep_default_na=False)[COLUMNS]
     except (OSError, ValueError, KeyError):
         return None
+
+
+def split_by_digest(model: Model) -> dict[str, str] | None:
+    """Digest of the decoded pixels -> split of the fit, for single images (`digest_of`); an image in two splits counts
+    for the one that matters more: train, then val. None where the run's record is not beside the model."""
+    samples = samples_of_fit(model)
+    if samples is None:
+        return None
+    order = [*ROLE_OF_SPLIT, *sorted(set(samples["split"]) - set(ROLE_OF_SPLIT))]
+    ordered = samples[samples["digest"] != ""].sort_values("split", key=lambda split: split.map(order.index))
+    return dict(ordered.drop_duplicates("digest")[["digest", "split"]].itertuples(index=False, name=None))
+
+
+def digest_of(image: np.ndarray) -> str:
+    """The digest of one decoded image, as samples.csv has it: empty for an image of one colour.
+
+    The image must be decoded with the model's `min_decode_side`, as it was in the fit.
+    """
+    return "" if image.min() == image.max() else pixel_digest(image)
 
 
 DRAWING = ("seed", "val_fraction", "test_fraction", "folds", "fold")

@@ -80,13 +80,15 @@ class Browser:
         if told.get("method") == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
             self.problems.append(params)
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True) -> None:
-        """Load a file and wait until it stands."""
+    def open(
+        self, page: Path | str, width: int = 1280, height: int = 900, dark: bool = False, scripts: bool = True
+    ) -> None:
+        """Load a file, or an address of a server of this machine, and wait until it stands."""
         self.ask("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.ask("Page.navigate", url=page.resolve().as_uri())
+        self.ask("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         for _ in range(200):
             if self.run("document.readyState") == "complete" and self.run("location.href") != "about:blank":
                 return
@@ -103,6 +105,25 @@ class Browser:
         """Set a control as a hand would."""
         element = f"document.querySelector({json.dumps(selector)})"
         self.run(f"{element}.value = {json.dumps(value)}; {element}.dispatchEvent(new Event({json.dumps(event)}))")
+
+    def wait_for(self, expression: str) -> None:
+        """Until a JavaScript expression is true."""
+        for _ in range(400):
+            if self.run(f"Boolean({expression})"):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"{expression} did not become true")
+
+    def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in a control, as its dialogue does."""
+        control = self.ask("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")
+        self.ask("DOM.setFileInputFiles", files=[str(path)], objectId=control["result"]["objectId"])
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        """A key of the keyboard."""
+        for kind in ("keyDown", "keyUp"):
+            more = {"text": text} if text and kind == "keyDown" else {}
+            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
 
     def image(self, path: Path, whole: bool = False) -> None:
         """A PNG of what is seen, or of the whole page."""

@@ -193,16 +193,21 @@ class _Survey:
             size = self.stored_size_in_file(self.files[row], image)
         except BadImage as error:
             return None, "", [0, 0], [0, 0], error.reason
-        digest = hashlib.sha256(repr(image.shape).encode())
-        digest.update(image.data)
         extreme = [int(image.min()), int(image.max())]
-        return self.preprocessing.resize(image), digest.hexdigest()[:32], extreme, size, ""
+        return self.preprocessing.resize(image), pixel_digest(image), extreme, size, ""
 
     def stored_size_in_file(self, file: Path, image: np.ndarray) -> list[int]:
         """Height and width in the file: a large JPEG was decoded at a fraction of them."""
         if min(image.shape[:2]) < self.preprocessing.min_decode_side or containers.member(file) is not None:
             return list(image.shape[:2])
         return list(read_size(file) or image.shape[:2])
+
+
+def pixel_digest(image: np.ndarray) -> str:
+    """A digest of the decoded pixels, uint8 (H, W) or (H, W, 3), before resizing."""
+    digest = hashlib.sha256(repr(image.shape).encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()[:32]
 
 
 def cache_key(files: Sequence[Path], preprocessing: Preprocessing) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,7 +59,7 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
     """
     path = Path(path)
     member = containers.member(path)
-    try:
+    with _as_bad_image(path):
         if member is not None and not member.is_frame:
             pixels = containers.read(member)
             return np.ascontiguousarray(_without_alpha(_to_8_bit(pixels, 8 * pixels.itemsize, 0)))
@@ -65,6 +67,25 @@ def read_image(path: str | os.PathLike[str], min_side: int | None = None) -> np.
             return _decode(path, zips.read(zipped), None, min_side)
         with _open(path if member is None else member.file) as file:
             return _decode(path, file, None if member is None else member.number, min_side)
+
+
+def decode_image(file: BinaryIO, min_side: int | None = None, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """As `read_image`, of an open file of unknown origin, such as one in memory: uint8 (H, W) or (H, W, 3). More than
+    `max_pixels` pixels are not decoded; a PNG with a wrong checksum or surplus data is refused.
+
+    Raises:
+        BadImage: it cannot be read; `path` is `image`.
+    """
+    path = Path("image")
+    with _as_bad_image(path):
+        return _decode(path, file, None, min_side, max_pixels, strict=True)
+
+
+@contextmanager
+def _as_bad_image(path: Path) -> Iterator[None]:
+    """Inside, whatever a reader raises on a damaged file is a BadImage."""
+    try:
+        yield
     except (BadImage, MissingExtra):
         raise
     except MemoryError:
@@ -155,10 +176,17 @@ def _open(path: Path) -> BinaryIO:
         raise BadImage(path, "is a link that leads in a circle" if looped else f"cannot be opened ({error})") from None
 
 
-def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None) -> np.ndarray:
+def _decode(
+    path: Path,
+    file: BinaryIO,
+    frame: int | None,
+    min_side: int | None,
+    max_pixels: int = MAX_PIXELS,
+    strict: bool = False,
+) -> np.ndarray:
     head = file.read(132)
     if head[128:132] == b"DICM":
-        return np.ascontiguousarray(_without_alpha(dicom.read(path, file, frame, MAX_PIXELS)))
+        return np.ascontiguousarray(_without_alpha(dicom.read(path, file, frame, max_pixels)))
     if frame is not None:
         raise BadImage(path, "is not DICOM, and only that has frames to choose from")
     reader = next((reader for magic, reader in READERS if head.startswith(magic)), None)
@@ -167,15 +195,21 @@ def _decode(path: Path, file: BinaryIO, frame: int | None, min_side: int | None)
         raise BadImage(path, f"is not an image in a known format ({formats}); it begins with {head[:12]!r}")
     file.seek(0)
     if reader is PngImagePlugin.PngImageFile:
-        pixels = png.decode(file.read(), MAX_PIXELS)
+        pixels = png.decode(file.read(), max_pixels)
         if pixels is not None:
             return np.ascontiguousarray(_without_alpha(pixels))
         file.seek(0)
     image = reader(file)
     width, height = image.size
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         claim = f"{width:,} x {height:,} = {width * height / 1e6:,.0f} megapixels"
-        raise BadImage(path, f"claims {claim}, more than the {MAX_PIXELS // 10**6} that are read")
+        raise BadImage(path, f"claims {claim}, more than the {max_pixels // 10**6} that are read")
+    if strict and reader is PngImagePlugin.PngImageFile:
+        after_header = file.tell()
+        file.seek(0)
+        if not png.is_whole(file.read()):
+            raise BadImage(path, "is damaged (a wrong checksum, or more or less data than its header says)")
+        file.seek(after_header)
     turn = _orientation(image) if reader is TiffImagePlugin.TiffImageFile else 1  # Pillow forgets a TIFF's on loading
     bits, shift = _depth(image, file)
     if min_side and isinstance(image, JpegImagePlugin.JpegImageFile):

@@ -36,6 +36,8 @@ ALLOWED_CHUNKS: dict[bytes, tuple[int, ...] | None] = {
     b"sBIT": (1, 2, 3, 4),
 }
 """Chunks that do not change what Pillow's pixels are, with the lengths they may have (None: any)."""
+PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced file: first column and row, and their steps."""
 MAX_TEXT = 2**20
 """Bytes of text in a file; Pillow refuses files with very much of it."""
 
@@ -64,6 +66,35 @@ def decode(data: bytes, max_pixels: int) -> np.ndarray | None:
     if unfilter(height, width * step, step, raw, pixels.ctypes.data):
         return None
     return pixels
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether every chunk of a PNG of any kind has its checksum, and its stream exactly as many bytes as its header
+    says: Pillow leaves unread what lies behind the last pixel."""
+    header, parts, position, name = b"", [], len(MAGIC), b""
+    while name != b"IEND":
+        length, name = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        end = position + 8 + length
+        if end + 4 > len(data) or zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if name == b"IHDR":
+            header = data[position + 8 : end]
+        elif name == b"IDAT":
+            parts.append(data[position + 8 : end])
+        position = end + 4
+    return position == len(data) and len(header) == 13 and inflated(b"".join(parts), raw_size(header)) is not None
+
+
+def raw_size(header: bytes) -> int:
+    """Bytes of the filtered rows of a PNG, interlaced or not."""
+    width, height = (int.from_bytes(header[i : i + 4], "big") for i in (0, 4))
+    depth, colour, interlaced = header[8], header[9], header[12]
+    bits = depth * {**SAMPLES, 3: 1}.get(colour, 4)
+    size = 0
+    for left, top, across, down in PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-max(width - left, 0) // across), -(-max(height - top, 0) // down)
+        size += rows * (1 + -(-columns * bits // 8)) if columns else 0
+    return size
 
 
 def inflated(packed: bytes, size: int) -> bytes | None:
