@@ -129,12 +129,14 @@ def test_two_images_are_learned(name):
     options = {"hidden": 64, "rpn_top_n_train": 100} if name == "faster_rcnn" else {}
     neck = {"channels": 32, "finest": 2, "extra": "pool"}
     network = NetworkSpec("resnet20_cifar", 2, 3, name, {}, options, "pyramid", neck).build().train()
-    optimizer, steps = torch.optim.AdamW(network.parameters(), lr=3e-3), 80
+    # steps enough and gradients bounded, so that the rounding of another processor does not decide
+    optimizer, steps = torch.optim.AdamW(network.parameters(), lr=2e-3), 80 if name == "faster_rcnn" else 150
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / steps)
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
         optimizer.zero_grad()
         total, count = network.head.loss(network.run(images, stop="head"), boxes, labels)
         (total / count).backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
     with torch.no_grad():
         for answer, box, label in zip(network.eval()(images), boxes, labels, strict=True):
