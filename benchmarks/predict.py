@@ -180,6 +180,11 @@ def print_peak(arguments: argparse.Namespace) -> None:
     print(f"{(after - before) / 1024:.1f} {seconds:.1f}")
 
 
+def count_parts(folder: Path) -> int:
+    """Finished chunks of an unfinished prediction."""
+    return len(list(folder.glob("0*")))
+
+
 def measure_kills(arguments: argparse.Namespace) -> str:
     generator, moments = random.Random(arguments.seed), []
     with tempfile.TemporaryDirectory() as temporary:
@@ -188,12 +193,13 @@ def measure_kills(arguments: argparse.Namespace) -> str:
         for _ in range(arguments.kills):
             process = start(folder, "killed.csv", arguments.images, "killed")
             part = folder / "killed.csv.part"
-            while not part.is_dir() and process.poll() is None:
+            before = count_parts(part)
+            while count_parts(part) <= before and process.poll() is None:
                 time.sleep(0.01)
             time.sleep(generator.uniform(0, 2))
             process.kill()
             process.communicate()
-            moments.append(sum(1 for path in part.glob("0*")) if part.is_dir() else -1)
+            moments.append(count_parts(part))
             print("killed after", moments[-1], "parts", flush=True)
             if process.returncode != -signal.SIGKILL:
                 break
@@ -212,7 +218,7 @@ def measure_share(arguments: argparse.Namespace) -> str:
         start(folder, "whole.csv", arguments.images, "whole").communicate()
         processes = [start(folder, "shared.csv", arguments.images, f"run{i}") for i in range(2)]
         part = folder / "shared.csv.part"
-        while len(list(part.glob("0*")) if part.is_dir() else []) < 12:
+        while count_parts(part) < 12:
             time.sleep(0.02)
         os.kill(processes[1].pid, signal.SIGKILL)
         processes[1].communicate()

@@ -65,9 +65,9 @@ class Access:
 
     @classmethod
     def of(cls, host: str, token: str | None, names: Sequence[str] = ()) -> Access:
-        """The rules of a server that is bound to `host`. `names` are further names that it is called by."""
-        local = is_local(host)
-        return cls(token, (*LOCAL, host, *names) if local else tuple(names))
+        """The rules of a server that is bound to `host`. `names` are further names that it is called by; without any,
+        a server for the network may be called by every name."""
+        return cls(token, (*LOCAL, host, *names) if is_local(host) or names else ())
 
     def check_host(self, host: str, origin: str | None) -> None:
         """Raise a Refused for a name that is not accepted, and for pages of another origin."""

@@ -9,6 +9,7 @@ from finetune.errors import FinetuneError
 from finetune.serving import server as process
 from finetune.serving.access import Access, is_local, read_token
 from finetune.serving.limits import Limits
+from finetune.serving.refusal import Refused
 from tests.serving.served import Server, draw, encode, upload
 
 TOKEN = "a-token-of-sixteen"
@@ -52,7 +53,11 @@ def test_other_names_and_other_origins_are_refused_on_a_local_address(runs):
         assert response.status_code == 403
         assert "access-control-allow-origin" not in response.headers
     assert Access.of("0.0.0.0", None).hosts == ()
-    assert Access.of("0.0.0.0", None, ["xray"]).hosts == ("xray",)
+    named = Access.of("0.0.0.0", None, ["xray"])
+    named.check_host("xray:80", None)
+    named.check_host("127.0.0.1:8000", None)  # the health check of a container
+    with pytest.raises(Refused):
+        named.check_host("evil.example", None)
     server.close()
 
 
