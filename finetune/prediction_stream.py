@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,8 +91,9 @@ class ListPredictor:
 
     def _batches(self, lists: Iterable[Sequence[Any] | None]) -> Iterable[dict[str, Any]]:
         crosses_as_bytes = self.device.type == "cuda"
+        stopped = Event()
         batches = list_batches(
-            lists,
+            until(stopped, lists),
             self.preprocessing,
             self.batch_size,
             tiling=self.tiling,
@@ -99,7 +101,7 @@ class ListPredictor:
             workers=self.workers,
             normalise=not crosses_as_bytes,
         )
-        batches = made_ahead(batches, BATCHES_AHEAD) if self.workers else batches
+        batches = made_ahead(batches, BATCHES_AHEAD, stopped) if self.workers else batches
         return BytesToDevice(batches, self.preprocessing) if crosses_as_bytes else batches
 
     def _outputs(self, batches: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Any, np.ndarray | None]]:
@@ -166,8 +168,17 @@ class BytesToDevice:
             yield batch
 
 
-def made_ahead(batches: Iterator[dict[str, Any]], ahead: int) -> Iterator[dict[str, Any]]:
-    """The same batches in the same order, made in a thread of their own while earlier ones are in use."""
+def until(stopped: Event, lists: Iterable[Sequence[Any] | None]) -> Iterator[Sequence[Any] | None]:
+    """The lists, none more once `stopped` is set: a thread that waits for other processes ends then."""
+    for images in lists:
+        if stopped.is_set():
+            return
+        yield images
+
+
+def made_ahead(batches: Iterator[dict[str, Any]], ahead: int, stopped: Event) -> Iterator[dict[str, Any]]:
+    """The same batches in the same order, made in a thread of their own while earlier ones are in use. `stopped` is set
+    where no more are taken."""
     pending: deque[Future[dict[str, Any] | None]] = deque()
     with ThreadPoolExecutor(1) as thread:
         try:
@@ -176,6 +187,7 @@ def made_ahead(batches: Iterator[dict[str, Any]], ahead: int) -> Iterator[dict[s
                 pending.append(thread.submit(next, batches, None))
                 yield batch
         finally:
+            stopped.set()
             for future in pending:
                 future.cancel()
             thread.submit(batches.close)  # type: ignore[attr-defined]  # after the one that is being made

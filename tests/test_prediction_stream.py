@@ -9,6 +9,7 @@ import torch
 
 from finetune.errors import BadImage
 from finetune.image_batches import list_batches, read_ahead
+from finetune.prediction_stream import made_ahead, until
 from finetune.preprocessing import Preprocessing
 from tests import package_cases as cases
 
@@ -76,3 +77,23 @@ def test_an_error_while_reading_reaches_the_caller():
 
     with pytest.raises(ValueError, match="of the list"):
         list(cases.multilabel().predict_stream(lists(), batch_size=2, workers=2))
+
+
+def test_a_thread_that_waits_for_others_ends_when_no_more_batches_are_taken():
+    """Lists may be None for as long as other processes are at work."""
+    stopped = threading.Event()
+
+    def waiting():
+        yield [1]
+        while True:
+            yield None
+
+    def batches():
+        for images in until(stopped, waiting()):
+            if images is not None:
+                yield {"images": images}
+
+    ahead = made_ahead(batches(), 2, stopped)
+    assert next(ahead) == {"images": [1]}
+    ahead.close()  # hangs where the thread goes on
+    assert stopped.is_set()

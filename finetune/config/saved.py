@@ -20,7 +20,7 @@ from finetune.config.overrides import CONFIG_DIRS, choices, parse
 from finetune.config.settings import JOBS, Settings
 from finetune.config.values import unknown_key
 from finetune.errors import FinetuneError, one_of
-from finetune.runs.folder import CONFIG, read_config_file
+from finetune.runs.config_file import CONFIG, read_config_file
 
 CHOICE = "config_file"
 """Name of the choices that a file becomes."""
@@ -98,7 +98,9 @@ def _check(config: Mapping[str, Any], file: Path, job: str, trust: list[str]) ->
             f"trust=[{','.join(map(str, needed if isinstance(needed, list) else missing))}]."
         )
     known = [key for key in JOBS["fit"].model_fields if key != "resolved"]
-    for key in config:
+    for key, node in config.items():
+        if isinstance(node, Mapping) and "defaults" in node:  # Hydra would follow it, and place it where it says
+            raise FinetuneError(f"{file}: the key {key}.defaults is not read from a file. Name a choice, {key}: NAME.")
         if key not in known and key not in OWN_KEYS:
             raise unknown_key(str(file), key, config[key], known)
 

@@ -77,6 +77,7 @@ def export(
                 "weights": "signed, 7 bits, per output channel",
                 "activations": "unsigned, 8 bits, per tensor, minimum and maximum",
             }
+        manifest_path(path).unlink(missing_ok=True)  # that of an older export
         os.replace(eighth if precision == "int8" else partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -118,4 +119,6 @@ def check(model: Model, path: Path, format: str, precision: str, images: Sequenc
                 "only task=classify has. Use precision=fp32."
             )
         if not images:
-            raise FinetuneError("precision=int8 needs images, from which the ranges of the activations are taken.")
+            raise FinetuneError(
+                "precision=int8 needs images, from which the ranges of the activations are taken: input=DIR."
+            )

@@ -19,6 +19,8 @@ from finetune.model_file import Model
 
 TOLERANCE = 1e-4
 """Largest difference of logits, or of the scores of boxes, that is accepted in 32 bits."""
+PROBABILITY_TOLERANCE = 1e-5
+"""Largest difference of probabilities that are made of the same logits."""
 NOISE_IMAGES = 8
 
 
@@ -80,7 +82,9 @@ def compare(model: Model, run: Run, graph: Graph, images: Sequence[Any], source:
     for number, (image, expected) in enumerate(zip(images, model_outputs(model, images), strict=True)):
         batch = pixels_of(model, image, size)
         found = run(batch)
-        largest = max(largest, difference(expected, found, what))
+        away = difference(expected, found, what)
+        largest = away if not away <= largest else largest  # also where it is NaN
+        check_probabilities(model, expected, found)
         if "label_map" in found:
             pixels = expected["label_map"]
             wrong, total = wrong + int((pixels != found["label_map"][0]).sum()), total + pixels.size
@@ -98,8 +102,24 @@ def difference(expected: dict[str, Any], found: dict[str, np.ndarray], what: str
     worst = 0.0
     for box, score, label in zip(*expected["detections"], strict=True):
         same = np.flatnonzero((labels == label) & (np.abs(boxes - box).max(axis=1) < 0.01))
-        worst = max(worst, float(np.abs(scores[same] - score).min()) if len(same) else np.inf)
+        away = float(np.abs(scores[same] - score).min()) if len(same) else np.inf
+        worst = away if not away <= worst else worst
     return worst
+
+
+def check_probabilities(model: Model, expected: dict[str, Any], found: dict[str, np.ndarray]) -> None:
+    """Raise a FinetuneError where the graph makes other probabilities of its logits than the model makes of them."""
+    if model.task != "classify":
+        return
+    columns = model.answers.columns(found["logits"], [])
+    for output, prefix in (("probabilities", "prob_"), ("calibrated", "calibrated_")):
+        names = [name for name in columns if name.startswith(prefix)]
+        if output not in found or not names:
+            continue
+        own = np.stack([np.asarray(columns[name], np.float64) for name in names], axis=1)
+        away = float(np.abs(found[output] - own).max())
+        if not away <= PROBABILITY_TOLERANCE:
+            raise FinetuneError(f"The graph's {output} differ from the model's by {away:.1e}. Nothing was written.")
 
 
 def check_batches(run: Run, batch: np.ndarray, single: dict[str, np.ndarray], what: str) -> None:

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pandas.api.types import is_numeric_dtype
+
 from finetune import model_file
 from finetune.config.settings import PredictSettings
 from finetune.data.sources.listing import shorten
@@ -13,7 +15,7 @@ from finetune.evaluation.answers import Writer, at_operating_point
 from finetune.model_file import Model
 from finetune.runs.folder import RunFolder
 from finetune.steps import prepare
-from finetune.steps.answer_files import AnswerFormat, format_of
+from finetune.steps.answer_files import AnswerFormat, Written, format_of
 from finetune.steps.image_files import common_folder
 from finetune.steps.image_list import ImageList, read_list
 from finetune.steps.prediction_chunks import HEATMAP, Counts, predict_chunks, state_of
@@ -25,11 +27,11 @@ BATCHES_PER_CHUNK = 8  # a killed run repeats a chunk at most, and there is a fi
 MAX_UNUSUAL_SHARE = 0.05  # share of unusual images above which a warning is printed; 0.01 is expected by chance
 
 
-def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> Path:
+def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> Written:
     """Read the model, predict every image, write the table: an unreadable image has a row with the reason.
 
     What is predicted lies in OUTPUT.part/ until the end, where the same command finds it after a stop, and where other
-    processes with the same command take part. Returns where the table is.
+    processes with the same command take part.
 
     Raises:
         FinetuneError: no image can be read; the table with the reasons is still written.
@@ -41,12 +43,13 @@ def predict(settings: PredictSettings, run: RunFolder, words: list[str]) -> Path
     if settings.finding is not None and settings.heatmaps is None:
         raise FinetuneError(f"finding={settings.finding} is the class of heat maps: name their folder, heatmaps=DIR.")
     with read_list(settings.input, settings.root, BATCHES_PER_CHUNK * settings.batch_size) as images:
-        predict_list(settings, run, words, output, images)
-    return output
+        return Written(output, predict_list(settings, run, words, output, images))
 
 
-def predict_list(settings: PredictSettings, run: RunFolder, words: list[str], output: Path, images: ImageList) -> None:
-    """Predict the images of a list into `output`."""
+def predict_list(
+    settings: PredictSettings, run: RunFolder, words: list[str], output: Path, images: ImageList
+) -> list[str]:
+    """Predict the images of a list into `output`; returns the names of its columns of text."""
     format_ = format_of(output)
     model = model_file.load(settings.model)
     model.answers = at_operating_point(model.answers, settings.operating_point)
@@ -75,6 +78,8 @@ def predict_list(settings: PredictSettings, run: RunFolder, words: list[str], ou
         say(f"Another process has completed {output}.")
     else:
         summarise(settings, output, model, counts, say)
+    empty = model.predict_all([])
+    return [*(str(name) for name in empty if not is_numeric_dtype(empty[name])), *images.columns, HEATMAP]
 
 
 def heat_maps(settings: PredictSettings, model: Model, base: Path) -> HeatMaps | None:

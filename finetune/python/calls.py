@@ -16,8 +16,8 @@ from finetune.python.preview import Preview
 from finetune.python.start import job_process, listed, path_of, start, stopped_by_hand, words_and_table, written
 from finetune.python.words import UNSET, words_of
 from finetune.runs.read import Run, read_run
-from finetune.steps import prepare, training
-from finetune.steps.answer_files import read_table
+from finetune.steps import prepare
+from finetune.steps.beginning import begin
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -185,7 +185,7 @@ def predict(
         "output": output,
         **words,
     }
-    return read_table(start("predict", UNSET, arguments).result)
+    return start("predict", UNSET, arguments).result.read()
 
 
 def run_job(job: str, data: str | Path | pd.DataFrame = UNSET, **words: Any) -> Path:
@@ -232,11 +232,8 @@ def data_module(data: str | Path | pd.DataFrame = UNSET, **words: Any) -> ImageD
         say = prepare.make_printer(True)
         if settings.demo:
             prepare.make_demo_images(settings.data, settings.trainer.max_epochs, say)
-        table = prepare.load_table(build.source(settings).table(), settings.data, say)
-        learned = build.task(settings)
-        learned.check(table)
-        _, _, of_weights, _ = training.make_network(settings, learned.num_outputs(table), lambda sentence: None)
-        preprocessing = build.preprocessing(settings, of_weights)
-        table, images, _ = prepare.decode_and_audit(settings.data, table, preprocessing, say, None)
+        begun = begin(settings, say)
+        preprocessing = begun.preprocessing
+        table, images, _ = prepare.decode_and_audit(settings.data, begun.table, preprocessing, say, None)
         augment, mixing = build.augment(settings), build.mixing(settings)
         return prepare.make_datamodule(settings.data, settings.seed, table, images, preprocessing, augment, mixing)

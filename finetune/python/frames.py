@@ -28,7 +28,12 @@ class Data:
         """The table as a file of data=csv."""
         assert self.frame is not None
         text = self.frame.to_csv(index=False, lineterminator="\n", date_format="%Y-%m-%dT%H:%M:%S")
-        return write_text_atomic(folder / TABLE, text)
+        try:
+            return write_text_atomic(folder / TABLE, text)
+        except UnicodeEncodeError:
+            raise FinetuneError(
+                "data: a cell of the DataFrame holds a name of bytes that are not UTF-8. Rename such files."
+            ) from None
 
 
 def data_of(data: Any, given: dict[str, Any]) -> Data:

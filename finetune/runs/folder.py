@@ -27,13 +27,12 @@ from finetune.files import (
     write_text_atomic,
 )
 from finetune.runs import log
+from finetune.runs.config_file import CONFIG, read_config_file
 from finetune.runs.environment import command, environment_facts, now
-from finetune.runs.renames import renamed
 
 if TYPE_CHECKING:
     from finetune.model_file import Model
 
-CONFIG = "config.yaml"
 PARTIAL = re.compile(r"\..+\.\d+")
 """Name of a file that a process was writing when it was killed: .NAME.PID"""
 
@@ -335,25 +334,3 @@ class RunFolder:
 def runs_in(folder: Path, *, at_any_depth: bool = False) -> list[RunFolder]:
     """The run folders one level below `folder`, or at any depth."""
     return [RunFolder(path.parent) for path in folder.glob(f"{'**' if at_any_depth else '*'}/{CONFIG}")]
-
-
-def read_config_file(file: Path) -> dict[str, Any]:
-    """A resolved configuration, as plain values, with current names.
-
-    Raises:
-        FinetuneError: no such file, one that is damaged, or one that holds interpolations.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-        config = yaml.safe_load(text)
-    except OSError as error:
-        raise FinetuneError(f"{file} cannot be read: {error.strerror}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FinetuneError(f"{file} cannot be read as YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(config, dict):
-        raise FinetuneError(f"{file} is empty or not a configuration.")
-    if "${" in text:
-        raise FinetuneError(
-            f"{file} holds an interpolation (${{...}}); a run's configuration is resolved. Refusing it."
-        )
-    return {str(key): value for key, value in renamed(config).items()}

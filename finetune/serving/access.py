@@ -74,7 +74,7 @@ class Access:
         name = _name(f"//{host}")
         if self.hosts and name not in {each.lower() for each in self.hosts}:
             raise Refused(421, "The server is not called by this name: see the key hosts of job=serve.")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _netloc(origin) != host.lower():
             raise Refused(403, "Pages of other origins may not ask this server.")
 
     def check_token(self, authorization: str) -> None:
@@ -90,5 +90,12 @@ class Access:
 def _name(url: str) -> str:
     try:
         return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url).netloc.lower()
     except ValueError:
         return ""

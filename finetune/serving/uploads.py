@@ -73,9 +73,15 @@ class _Form:
 
     def add_name(self, data: bytes, start: int, end: int) -> None:
         self.name += data[start:end]
+        self.check_header()
 
     def add_value(self, data: bytes, start: int, end: int) -> None:
         self.value += data[start:end]
+        self.check_header()
+
+    def check_header(self) -> None:
+        if len(self.name) + len(self.value) > ENVELOPE:
+            raise Refused(400, "A part of the form has a header that is too long.")
 
     def end_header(self) -> None:
         if self.name.lower() == b"content-disposition":

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,15 +117,35 @@ def format_of(output: Path) -> AnswerFormat:
     return FORMATS[output.suffix.lower()]()
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The table of a file that job=predict wrote; what is unknown is NaN, and `error` blank where there is none."""
-    if path.suffix.lower() == ".parquet":
-        table = pd.read_parquet(path)
-    elif path.suffix.lower() == ".jsonl":
-        table = pd.read_json(path, lines=True, dtype={"path": str}, convert_dates=False)
-    else:
-        table = pd.read_csv(path, dtype={"path": str}, keep_default_na=False, na_values=[""], low_memory=False)
-    return table.assign(error=table["error"].fillna("").astype(str))
+@dataclass(frozen=True)
+class Written:
+    """The table that job=predict wrote."""
+
+    path: Path
+    text: Sequence[str]
+    """Its columns of text; the others hold numbers."""
+
+    def read(self) -> pd.DataFrame:
+        """The table: unknown numbers are NaN, unknown texts blank, and texts stay texts, as the id 007 does."""
+        if self.path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(self.path)
+        elif self.path.suffix.lower() == ".jsonl":
+            with self.path.open(encoding="utf-8", errors="surrogateescape") as file:
+                rows = [json.loads(line) for line in file]
+            kinds = {name: object if name in self.text else None for name in (rows[0] if rows else self.text)}
+            table = pd.DataFrame({n: pd.Series([row[n] for row in rows], dtype=kind) for n, kind in kinds.items()})
+        else:
+            options: dict[str, Any] = {"encoding_errors": "surrogateescape"}
+            names = pd.read_csv(self.path, nrows=0, **options).columns
+            table = pd.read_csv(
+                self.path,
+                dtype=dict.fromkeys(self.text, object),
+                keep_default_na=False,
+                na_values={name: [""] for name in names if name not in self.text},
+                **options,
+            )
+        texts = [name for name in self.text if name in table]
+        return table.assign(**{name: table[name].astype(object).fillna("") for name in texts})
 
 
 def _after(header: bytes, chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -228,14 +228,14 @@ def _table(table: Path, images: ImageList) -> Iterator[Entry]:
         if twice := sorted({name for name in header if header.count(name) > 1}):
             raise FinetuneError(f"input={table} has the column {twice[0]!r} twice. Rename one of them.")
         at, base = header.index(PATH), images.root or str(table.parent)
-        images.columns += [name for name in header if name != PATH and name not in images.columns]
+        images.columns += [name for name in header if name not in ("", PATH, *images.columns)]  # "": an unnamed index
         for number, row in enumerate(csv.reader(file, delimiter=separator), start=2):
             if not row:
                 continue
             if len(row) != len(header) or not row[at].strip():
                 what = "no path" if len(row) == len(header) else f"{len(row)} cells for {len(header)} columns"
                 raise FinetuneError(f"input={table}: row {number} has {what}.")
-            cells = {name: cell for name, cell in zip(header, row, strict=True) if name != PATH}
+            cells = {name: cell for name, cell in zip(header, row, strict=True) if name not in ("", PATH)}
             yield Entry(row[at].strip(), base, cells)
 
 

@@ -150,6 +150,7 @@ def state_of(settings: PredictSettings, output: Path, model: Model, images: Imag
         "model": _hash(model.path),
         "novelty": _hash(model.path.parent / novelty.FILE),
         "list of images": images.digest,
+        "root": None if images.root is None else str(Path(images.root).resolve()),
         "format": output.suffix.lower(),
         "device": best_device(settings.trainer.accelerator).type,
         **{

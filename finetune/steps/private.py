@@ -30,15 +30,17 @@ def public_provenance(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance without places and names."""
     kept = {key: provenance[key] for key in PROVENANCE if provenance.get(key) is not None}
     for key, names in PROVENANCE.items():
-        if names is not None and isinstance(kept.get(key), Mapping):
-            kept[key] = {name: kept[key][name] for name in names if kept[key].get(name) is not None}
+        if names is not None and key in kept:
+            node = kept.pop(key)
+            if isinstance(node, Mapping):
+                kept[key] = {name: node[name] for name in names if node.get(name) is not None}
     return kept
 
 
 def without_paths(value: Any) -> Any:
     """The same values, with absolute paths in texts shortened to their last name."""
     if isinstance(value, Mapping):
-        return {key: without_paths(item) for key, item in value.items()}
+        return {without_paths(key): without_paths(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_paths(item) for item in value]
     return wording.shortened(value) if isinstance(value, str) else value
@@ -60,7 +62,8 @@ def known_ids(run: RunFolder) -> set[str]:
     for path in tables:
         table = pd.read_csv(path, dtype=str, usecols=lambda column: column in ("sample", "patient"))
         ids.update(value for column in table for value in table[column].dropna())
-    return {name for value in ids for name in (value, value.rpartition("/")[2]) if len(name) >= SHORTEST}
+    names = {name for value in ids for name in (value, value.rpartition("/")[2])}
+    return {name for name in (*names, *(name.rpartition(".")[0] for name in names)) if len(name) >= SHORTEST}
 
 
 def check(files: Mapping[str, Any], ids: set[str], allowed: set[str]) -> None:
@@ -74,14 +77,23 @@ def check(files: Mapping[str, Any], ids: set[str], allowed: set[str]) -> None:
         FinetuneError: names the file and the place, not the id.
     """
     ids = ids - allowed
-    in_text = {name for name in ids if len(name) >= SHORTEST_IN_TEXT and not name.isdigit()}
+    in_text = {name.casefold() for name in ids if len(name) >= SHORTEST_IN_TEXT and not name.isdigit()}
+    odd = [name for name in in_text if not WORD.fullmatch(name)]  # with spaces, ^ or commas
     for file, content in files.items():
         for place, text in _texts(content):
-            if text in ids or not in_text.isdisjoint(word.rstrip(".:") for word in WORD.findall(text)):
+            plain = text.replace("\\", "").casefold()  # Markdown escapes with backslashes
+            if text in ids or _holds(plain, in_text, odd):
                 raise FinetuneError(
                     f"{file} holds the id of a patient or the name of an image{place and f', in {place}'}: nothing is "
                     "uploaded. Leave out the metadata column it comes from (evaluation.subgroups), and fit again."
                 )
+
+
+def _holds(text: str, names: set[str], odd: list[str]) -> bool:
+    """Whether one of the names is a word of the text, or one of the odd ones in it with no letter or digit beside."""
+    if not names.isdisjoint(word.rstrip(".:") for word in WORD.findall(text)):
+        return True
+    return any(name in text and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", text) for name in odd)
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

@@ -82,6 +82,7 @@ def push(
     """
     if not REPOSITORY.fullmatch(to) or ".." in to or "--" in to:
         raise FinetuneError(f"to={to} is no repository: write ORG/NAME, of letters, digits and any of . _ -")
+    hub.check_name("to", to, to)
     if licence is not None and not LICENCE.fullmatch(licence):
         raise FinetuneError(
             f"licence={licence} is no identifier of the hub, such as apache-2.0 or cc-by-nc-4.0: lower case, no spaces."

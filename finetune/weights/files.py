@@ -36,6 +36,8 @@ class WeightsFile:
     """timm's name of the recipe, such as a1_in1k, or the name of a repository; None for a file given by its path."""
     preprocessing: Preprocessing | None = None
     licence: str | None = None
+    architecture: str | None = None
+    """The network that the file is said to be of, by timm's name."""
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import build_hf_headers, validate_repo_id
 
 from finetune.errors import FinetuneError
 from finetune.weights.files import sha256
@@ -49,6 +49,16 @@ def cached(repo: str, filename: str, revision: str | None = None) -> Path | None
     """A file of a Hugging Face repository in the cache, or None."""
     path = try_to_load_from_cache(repo, filename, cache_dir=hub_cache(), revision=revision)
     return Path(path) if isinstance(path, str) else None
+
+
+def check_name(argument: str, value: str, repo: str) -> None:
+    """Raise a FinetuneError where the hub takes no repository of that name."""
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise FinetuneError(f"{argument}={value}: {str(error).splitlines()[0].rstrip('.')}.") from None
+    if any(part.endswith((".", "-")) for part in repo.split("/")):
+        raise FinetuneError(f"{argument}={value}: on the hub no name ends in . or -.")
 
 
 def hub_endpoint() -> str:

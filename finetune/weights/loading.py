@@ -88,6 +88,7 @@ def load_backbone(
 ) -> LoadReport:
     """The same of the `tensors` of a file."""
     own = own_header(file.path, tensors)
+    check_architecture(name, file, own)
     unfit = own.other_classifier(tensors) if own else []
     try:
         state, fit_report = fit({name: value for name, value in tensors.items() if name not in unfit}, net)
@@ -110,6 +111,20 @@ def load_backbone(
         **vars(fit_report),
         preprocessing=preprocessing,
     )
+
+
+def check_architecture(name: str, file: sources.WeightsFile, own: own_file.WeightsHeader | None) -> None:
+    """Refuse weights that say they are of another network: some have the same tensors, and compute something else.
+
+    Raises:
+        FinetuneError: names both.
+    """
+    stated = own.network.backbone if own else (file.architecture or "").removeprefix("tv_")  # torchvision's, in timm
+    if stated and stated != name:
+        raise FinetuneError(
+            f"weights={file.tag or file.path} are of {stated}, and the backbone is {name}. Choose "
+            f"backbone={stated}, or other weights."
+        )
 
 
 def default_preprocessing(name: str, tensors: dict[str, Tensor], fit_report: Fit) -> Preprocessing:

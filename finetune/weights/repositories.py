@@ -86,17 +86,21 @@ def find(weights: str) -> WeightsFile:
             f"weights={weights} names no repository: write hf-hub:ORG/NAME, or hf-hub:ORG/NAME@REVISION."
         )
     repo, revision = match.groups()
-    from finetune.weights.hub import MissingFile, from_hub  # the hub's client takes time to import
+    from finetune.weights.hub import MissingFile, check_name, from_hub  # the hub's client takes time to import
+
+    check_name("weights", weights, repo)
 
     try:
         try:
             path = from_hub(repo, CONFIG, revision)
         except FinetuneError as error:  # a model pushed by this project may have no config.json: its header has it all
             return WeightsFile(_own_model(repo, revision, error, is_missing=isinstance(error, MissingFile)), weights)
-        cfg = _read_config(path)
-        tensors = _tensors(repo, revision)
+        architecture, cfg = _read_config(path)
+        tensors = _tensors(repo, revision or _commit(path))
         # the header of a model of this project is the more exact: config.json has no word for some preprocessing
-        return WeightsFile(tensors, weights, None if _is_own(tensors) else cfg.preprocessing(), cfg.license)
+        return WeightsFile(
+            tensors, weights, None if _is_own(tensors) else cfg.preprocessing(), cfg.license, architecture
+        )
     except FinetuneError as error:
         raise FinetuneError(f"weights={weights}: {error}{_hint(repo)}") from None
 
@@ -144,8 +148,14 @@ def _own_model(repo: str, revision: str | None, why: FinetuneError, *, is_missin
     return path
 
 
-def _read_config(path: Path) -> PretrainedCfg:
-    """`pretrained_cfg` of a config.json; timm before 0.9 wrote its keys beside the architecture.
+def _commit(cached: Path) -> str | None:
+    """The commit that a file of the hub's cache is of, so that those beside it are of the same."""
+    name = cached.parent.name
+    return name if re.fullmatch(r"[0-9a-f]{40}", name) else None
+
+
+def _read_config(path: Path) -> tuple[str, PretrainedCfg]:
+    """Architecture and `pretrained_cfg` of a config.json; timm before 0.9 wrote its keys beside the architecture.
 
     Raises:
         FinetuneError: another program's config.json, or a damaged one.
@@ -154,7 +164,7 @@ def _read_config(path: Path) -> PretrainedCfg:
     try:
         config = read(Config, text)
         if config.architecture is not None:
-            return config.pretrained_cfg or read(PretrainedCfg, text)
+            return config.architecture, config.pretrained_cfg or read(PretrainedCfg, text)
     except FinetuneError as error:
         raise FinetuneError(f"its {CONFIG} cannot be used: {error}") from None
     raise FinetuneError(

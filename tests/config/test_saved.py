@@ -70,6 +70,11 @@ def test_a_partial_file_changes_what_it_holds(tmp_path):
         ("seed: 0\ntrust: [os]", [], r"made with code of os, which runs only where it is typed: add trust=\[os\]"),
         ("hydra: {callbacks: {x: {_target_: os.system}}}", [], "the key hydra is not read from a file"),
         ("defaults: [{override /data: csv}]", [], "the key defaults is not read"),
+        (
+            "loss: {_target_: x, defaults: ['/data@hydra.callbacks: config_file']}",
+            [],
+            "the key loss.defaults is not read",
+        ),
         ("data: {root: '${oc.env:HOME}'}", [], "holds an interpolation"),
         ("sed: 1", [], r"sed=1: there is no such key. Did you mean seed"),
         ("backbone: resnet81", [], r"backbone=resnet81 is not known. Did you mean resnet18"),

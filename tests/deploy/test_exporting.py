@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,25 @@ def test_eight_bits_differ_little(tmp_path):
 def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "TOLERANCE", 1e-12)
     with pytest.raises(FinetuneError, match=r"Largest difference of logits .*: [\d.]+e-\d+, more than 1e-12"):
+        export(classifier(), tmp_path / "model.pt", format="torchscript")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("output", "message"), [("logits", "nan"), ("probabilities", "probabilities differ")])
+def test_a_graph_that_fails_on_a_later_image_is_not_written(output, message, tmp_path, monkeypatch):
+    """NaN is larger than any number here, and probabilities are compared with those of the same logits."""
+
+    def read(*arguments):
+        run, calls = formats.read(*arguments), []
+
+        def broken(batch):
+            found, _ = run(batch), calls.append(batch)
+            return {**found, output: found[output] * np.nan} if len(calls) > 2 else found
+
+        return broken
+
+    monkeypatch.setattr(exporting, "formats", SimpleNamespace(**{**vars(formats), "read": read}))
+    with pytest.raises(FinetuneError, match=message):
         export(classifier(), tmp_path / "model.pt", format="torchscript")
     assert not list(tmp_path.iterdir())
 

@@ -48,7 +48,7 @@ def test_other_names_and_other_origins_are_refused_on_a_local_address(runs):
         assert server.ask({"url": "/health", "headers": {"Host": host}})[0].status_code == 421
     own = {"Origin": "http://127.0.0.1:8000", "Host": "127.0.0.1:8000"}
     assert server.predict(encode(draw(0)), headers=own).status_code == 200
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:9000"):
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:9000", "http://["):
         response = server.predict(encode(draw(0)), headers={**own, "Origin": origin})
         assert response.status_code == 403
         assert "access-control-allow-origin" not in response.headers

@@ -137,6 +137,14 @@ def test_the_type_is_that_of_the_content_and_limits_are_told(runs):
             "The form is cut short.",
         ),
         ({"headers": {"Content-Type": "multipart/form-data; boundary=b"}, "content": b"--b--\r\n"}, 400, "The form"),
+        (
+            {
+                "headers": {"Content-Type": "multipart/form-data; boundary=b"},
+                "content": b"--b\r\nX: " + b"x" * 5_000 + b"\r\n\r\n",
+            },
+            400,
+            "",
+        ),
     ],
 )
 def test_forms_that_are_no_image_are_refused_in_words(server, request_, status, sentence):

@@ -32,6 +32,14 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_nameless_column_is_left_out(here):
+    """As the index of a DataFrame is, written beside its columns."""
+    Path("d/list.csv").write_text(",path,age\n0,a.png,7\n")
+    found, images = names("d/list.csv")
+    assert len(found) == 1
+    assert images.columns == ["age"]
+
+
 def names(value, root=None, chunk=2):
     with read_list(value, root, chunk) as images:
         assert images.n_chunks == -(-len(images) // chunk)

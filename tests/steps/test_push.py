@@ -179,6 +179,26 @@ def test_ids_are_values_or_words_of_a_text():
             private.check({"a": content}, ids, set())
 
 
+def test_ids_with_odd_characters_are_found_also_where_markdown_escapes_them():
+    ids = {"PAT_00123", "DOE^JOHN", "Doe, John", "scan 7 (b)"}
+    private.check({"a": "PAT_001234 and XDOE^JOHN"}, ids, set())
+    for content in (r"of PAT\_00123.", "of doe^john, male", "(Doe, John)", "see scan 7 (b)"):
+        with pytest.raises(FinetuneError, match="nothing is uploaded"):
+            private.check({"a": content}, ids, set())
+
+
+def test_provenance_that_is_no_mapping_and_paths_in_keys_stay_at_home():
+    assert private.public_provenance({"weights": "/home/bob/x.pth", "seed": 3}) == {"seed": 3}
+    assert private.without_paths({"/home/bob/x.png": 1}) == {"…/x.png": 1}
+
+
+@pytest.mark.parametrize("to", ["a/b.", "a/b-", f"a/{'b' * 120}"])
+def test_names_that_the_hub_refuses_are_refused_first(to, run, tmp_path):
+    with pytest.raises(FinetuneError, match="to="):
+        finetune.push(run, to, dry_run=True, folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_pushed_is_said(run, tmp_path, hub, monkeypatch):
     for words, message in {
         (run, "name"): "to=name is no repository: write ORG/NAME",

@@ -63,6 +63,19 @@ def test_a_cached_repository_in_timms_form_starts_a_backbone_offline(cache, no_n
     assert not sources.may_fill_parts(f"hf-hub:{REPO}")
 
 
+def test_weights_of_another_network_with_the_same_tensors_are_refused(cache, no_network, theirs):
+    """resnetblur18 has the tensors of resnet18, and other layers between them."""
+    fill(cache, theirs, {"architecture": "resnetblur18", "num_classes": 3, "pretrained_cfg": CFG})
+    with pytest.raises(FinetuneError, match="are of resnetblur18, and the backbone is resnet18"):
+        loaded(f"hf-hub:{REPO}")
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "../..", "-a/b", "a/b."])
+def test_names_that_the_hub_does_not_have(cache, no_network, name):
+    with pytest.raises(FinetuneError, match=re.escape(f"weights=hf-hub:{name}")):
+        loaded(f"hf-hub:{name}")
+
+
 def test_timms_own_repositories_and_revisions_by_name(cache, no_network, theirs):
     fill(cache, theirs, {"architecture": "resnet18", "pretrained_cfg": CFG}, repo="timm/resnet18.mine_in1k")
     for weights in (
