@@ -193,17 +193,13 @@ def test_ctrl_c_leaves_a_run_that_resumes_to_the_same_bits(run, place, monkeypat
     assert "resume=" in resumed.environment["resumed"][0]["command"]
 
 
-def test_two_processes_know_the_modules_of_this_one(place, tmp_path, monkeypatch):
-    """Further processes are not started in the folder of the script, which holds the user's modules."""
-    (tmp_path / "beside.py").write_text(
-        "from finetune.losses import CrossEntropy\nclass Mine(CrossEntropy):\n    pass\n"
-    )
-    monkeypatch.syspath_prepend(str(tmp_path))
-    words = {**TINY, "epochs": 1, "devices": 2, "trust": "beside", "loss._target_": "beside.Mine"}
-    run = finetune.fit("images.csv", label="what it is", patient="who", folder="runs/two", **words)
-    assert run.environment["processes"] == 2
-    assert run.config["trust"] == ["beside"]
-    assert "RANK" not in os.environ
+def test_further_processes_know_the_modules_of_this_one(place, monkeypatch):
+    """Ranks of devices=2 are not started in the folder of the script, which holds the user's modules."""
+    monkeypatch.syspath_prepend("/beside/the script")
+    found: list[str] = []
+    monkeypatch.setattr("finetune.python.start.do_job", lambda *_: found.append(os.environ["PYTHONPATH"]))
+    finetune.run_job("preview", "images", **TINY, folder="runs/nothing")
+    assert "/beside/the script" in found[0].split(os.pathsep)
 
 
 def test_a_launcher_of_several_processes_is_told_the_ways(monkeypatch):
