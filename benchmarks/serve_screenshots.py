@@ -13,8 +13,8 @@ from tests.evaluation.browser import Browser
 from tests.serving.served import Server, listening
 
 VIEWS = {  # name -> width, height, dark, whether the heat map is shown
-    "serve_wide": (1180, 860, False, False),
-    "serve_dark": (1180, 860, True, True),
+    "serve_wide": (1060, 760, False, False),
+    "serve_dark": (1060, 760, True, True),
     "serve_phone": (390, 844, False, False),
 }
 PRESSED = "document.getElementById('heat-button').getAttribute('aria-pressed') === 'true'"
@@ -42,7 +42,7 @@ def main() -> None:
                     browser.wait_for(PRESSED)
                 path = given.out / f"{name}.png"
                 browser.image(path, whole=name == "serve_phone")
-                Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
+                Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(path, optimize=True)
                 print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
             if browser.problems:
                 raise SystemExit(f"the page complains: {browser.problems}")

@@ -53,6 +53,7 @@
       row.append(head, make("td", c.positives === null ? "–" : count(c.positives)), make("td", c.auroc ? interval(c.auroc) : "–"));
       return row;
     }));
+    at("harms-title").hidden = !card.harms.length;
     fill(at("harms"), ...card.harms.map((text) => make("li", text)));
     at("notice").textContent = card.notice;
     fill(at("heat-class"), ...card.classes.map((name) => new Option(name, name)));
@@ -93,7 +94,8 @@
     at("decision").textContent = `Decision: ${given.decision.classes.join(", ") || "none of the classes"}`;
     at("rule").textContent = `Rule: ${given.decision.rule}.`;
     fill(at("bars"), ...many.map(bar));
-    at("scale").textContent = (calibrated ? "Calibrated probabilities" : "Probabilities, not calibrated") + (ticks ? "; the tick is the threshold of the operating point." : ".");
+    at("scale").textContent = (calibrated ? "Calibrated probabilities" : "Probabilities, not calibrated") + (ticks ? "; the tick is the threshold of the operating point" : "")
+      + (ticks && !multilabel ? ", which this decision does not use." : ".");
     const conformal = given.conformal && (given.conformal.classes === null ? "beside each class"
       : given.conformal.classes.length ? given.conformal.classes.join(", ") : "empty");
     facts(at("facts"), [

@@ -141,10 +141,12 @@ def split_counts(model: Model) -> list[SplitCount]:
     samples = samples_of_fit(model)
     if samples is None:
         return []
-    return [
+    order = ["train", "val", "test"]
+    counts = [
         SplitCount(split=str(split), images=len(rows), patients=rows["patient"].nunique())
         for split, rows in samples.groupby("split", sort=False)
     ]
+    return sorted(counts, key=lambda each: order.index(each.split) if each.split in order else len(order))
 
 
 def score(name: str, title: str, value: dict[str, Any]) -> Score:
