@@ -1,10 +1,15 @@
 """Speed of exported files beside timm, and what 8 bits cost: writes the section "Export" of RESULTS.md.
 
     python -m benchmarks.export [--models resnet18 resnet50 densenet121] [--rounds 15] [--batches 1 8] [--quick]
-    python -m benchmarks.export --model RUN     AUROC of RUN (data as in benchmarks.kermany_table) in 8 bits
+    python -m benchmarks.export --model RUN     AUROC of a finished fit, in 32 and 8 bits
 
-Times are taken in turn (A B A B ...) with two threads each; a ratio is formed within each round, and its median and
-range over the rounds are given. Files have size=square: the resizing is not timed. Random weights.
+The RUN in RESULTS.md is of `python -m benchmarks.kermany_table METADATA_CSV kermany.csv --train 1200 --val 400` and
+`python -m finetune data=csv data.table=kermany.csv data.root=DIR data.label=label data.patient=patient_id
+data.split=split backbone=resnet18 backbone.weights=none data.image_size=96 trainer.max_epochs=3 optimizer.lr=1e-3`.
+
+Times are taken in pairs (A B B A A B ...) with two threads each, those of onnxruntime without spinning, which would
+slow down what follows; a ratio is formed within each round, and its median and range over the rounds are given. Files
+have size=square: the resizing is not timed. Random weights.
 """
 
 import argparse
@@ -44,21 +49,18 @@ def classifier(name: str) -> Model:
     return Model(network.eval(), spec, Preprocessing(SIZE), answers)
 
 
-def ratios(ways: dict[str, Callable[[], object]], base: str, rounds: int) -> dict[str, list[float]]:
-    """How many times faster than `base` each way is, per round."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        way()
-    for _ in range(rounds):
-        for name, way in ways.items():
+def ratios(way: Callable[[], object], base: Callable[[], object], rounds: int) -> list[float]:
+    """How many times faster than `base` a way is, per round."""
+    found = []
+    way(), base()
+    for number in range(rounds):
+        seconds = {}
+        for run in (way, base) if number % 2 else (base, way):
             start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    return {
-        name: [b / s for b, s in zip(seconds[base], values, strict=True)]
-        for name, values in seconds.items()
-        if name != base
-    }
+            run()
+            seconds[run] = time.perf_counter() - start
+        found.append(seconds[base] / seconds[way])
+    return found
 
 
 def in_words(values: list[float]) -> str:
@@ -80,18 +82,14 @@ def rows(name: str, batches: list[int], rounds: int) -> list[str]:
             images = noise.integers(0, 256, (batch, SIZE, SIZE, 3), np.uint8)
             x = model.preprocessing.batch_to_tensor(images)
             last = x.contiguous(memory_format=torch.channels_last)
+            ways: dict[str, Callable[[], object]] = {
+                "folded": lambda last=last: folded(last),
+                "fp32": lambda images=images: runs["fp32"](images),
+                "int8": lambda images=images: runs["int8"](images),
+            }
             with torch.inference_mode():
-                found = ratios(
-                    {
-                        "timm": lambda x=x: theirs(x),
-                        "folded": lambda last=last: folded(last),
-                        "fp32": lambda images=images: runs["fp32"](images),
-                        "int8": lambda images=images: runs["int8"](images),
-                    },
-                    "timm",
-                    rounds,
-                )
-            over = [int8 / fp32 for int8, fp32 in zip(found["int8"], found["fp32"], strict=True)]
+                found = {way: ratios(run, lambda x=x: theirs(x), rounds) for way, run in ways.items()}
+            over = ratios(ways["int8"], ways["fp32"], rounds)
             cells = [name, batch, *(in_words(found[way]) for way in ("folded", "fp32", "int8")), in_words(over)]
             lines.append(f"| {' | '.join(map(str, cells))} |")
             print(lines[-1], flush=True)
@@ -126,7 +124,8 @@ def main() -> None:
     if options.model:
         line = auroc_line(options.model)
         print(line)
-        write_section("Export, AUROC in 8 bits", f"`python -m benchmarks.export --model RUN`\n\n{line}\n\n{machine()}.")
+        command = "`python -m benchmarks.export --model RUN`, whose docstring has the commands of RUN"
+        write_section("Export, AUROC in 8 bits", f"{command}\n\n{line}\n\n{machine()}.")
         return
     models, rounds = (["resnet18"], 3) if options.quick else (options.models, options.rounds)
     lines = [line for name in models for line in rows(name, options.batches, rounds)]
