@@ -137,7 +137,7 @@ def test_a_run_of_another_task_starts_a_fit(tmp_path):
     (tmp_path / "scores.json").write_text("{}")
     words = ["task=segment", "data=folder", "backbone=resnet18", f"backbone.weights={tmp_path}"]
     ours, _, preprocessing, report = started(*words, outputs=3)
-    assert report["dropped"] == ["head.fc.bias", "head.fc.weight"]
+    assert report["dropped"] == ["fc.bias", "fc.weight"]
     assert report["parts"] == ["backbone"]
     assert preprocessing.image_size == 64
     assert torch.equal(ours["backbone.layer4.1.bn2.bias"], network.backbone.layer4[1].bn2.bias)
