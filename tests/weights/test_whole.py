@@ -171,7 +171,7 @@ def test_a_name_of_torchvision_is_its_file(tmp_path, monkeypatch):
     state, path = reference("faster_rcnn", 2).state_dict(), tmp_path / "fasterrcnn.pth"
     torch.save(state, path)
     addresses = []
-    monkeypatch.setattr(sources, "from_url", lambda url: addresses.append(url) or path)
+    monkeypatch.setattr("finetune.weights.hub.from_url", lambda url: addresses.append(url) or path)
     report = load_network(network_of("faster_rcnn"), "resnet18", "torchvision/fasterrcnn_resnet50_fpn")
     assert report.tag == "torchvision/fasterrcnn_resnet50_fpn"
     assert addresses[0].endswith("/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth")
