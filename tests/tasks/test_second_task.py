@@ -177,7 +177,7 @@ def test_it_is_trained_resumed_evaluated_predicted_and_reported(photos, tmp_path
     data += ["data.num_workers=0", "data.cache=off", "data.batch_size=8", "trainer.accelerator=cpu"]
     net = ["backbone=resnet20_cifar", "backbone.weights=none", "backbone.in_channels=1", "optimizer.lr=0.01"]
     main([*task, *data, *net, "transforms=none", "trainer.max_epochs=2", "hydra.run.dir=run"])
-    main(["resume=run", "trainer.max_epochs=5"])
+    main(["resume=run", "trust=[tests.tasks.test_second_task]", "trainer.max_epochs=5"])
     metrics = pd.read_csv("run/metrics.csv")
     assert list(metrics["epoch"]) == list(range(5))
     assert {"val/loss", "val/error"} <= set(metrics)
